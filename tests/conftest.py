@@ -1,0 +1,43 @@
+"""One thread, seeds, and memory that shows when it is read before it is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(autouse=True)
+def reproducible(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Seed torch; for the library's own tests also fill uninitialised memory with NaN."""
+    torch.manual_seed(0)
+    if HERE / "examples" in request.node.path.parents:
+        yield
+        return
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)  # with it torch.empty is NaN, integers their maximum
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def golden_sim() -> dict[str, np.ndarray]:
+    """40 recorded training iterations of the authors' code."""
+    with np.load(HERE / "golden" / "sim_reference.npz") as archive:
+        return dict(archive)
+
+
+@pytest.fixture(scope="session")
+def golden_baselines() -> dict[str, np.ndarray]:
+    """Recorded thresholds, pseudo-labels, discriminator values and scores."""
+    with np.load(HERE / "golden" / "baselines_reference.npz") as archive:
+        return dict(archive)
