@@ -1,0 +1,32 @@
+"""Cityscapes: ``leftImg8bit/<split>/<city>/*_leftImg8bit.png`` and ``gtFine/<split>/<city>/*_gtFine_labelIds.png``."""
+
+from collections.abc import Collection
+from pathlib import Path
+
+from .listing import pair_files, pictures_in, require_folder, require_pictures, unique_by_name
+from .samples import PictureFiles
+
+EXPECTED = "leftImg8bit/<split>/<city>/*_leftImg8bit.png|jpg and, for labels, gtFine/<split>/<city>/*_gtFine_labelIds.png"
+
+
+def list_cityscapes(root: Path, split: str, *, labels: bool, exclude: Collection[str]) -> list[PictureFiles]:
+    """Pairs sorted by name, which starts with the city. gtFine is not touched unless labels are asked for."""
+    images = _files_of_cities(root / "leftImg8bit" / split, "_leftImg8bit", "picture")
+    require_pictures(images, root / "leftImg8bit" / split, "<city>/<name>_leftImg8bit.png")
+    label_files = (
+        _files_of_cities(root / "gtFine" / split, "_gtFine_labelIds", "label map") if labels else None
+    )
+    where = f"{root / 'gtFine' / split}/<city>/{{name}}_gtFine_labelIds.png"
+    return pair_files(images, label_files, expected_label=where, exclude=exclude)
+
+
+def _files_of_cities(folder: Path, ending: str, what: str) -> dict[str, Path]:
+    require_folder(folder, "cityscapes", EXPECTED)
+    cities = sorted(city for city in folder.iterdir() if city.is_dir())
+    named = [
+        (path.stem.removesuffix(ending), path)
+        for city in cities
+        for path in pictures_in(city)
+        if path.stem.endswith(ending)
+    ]
+    return unique_by_name(named, what)

@@ -1,0 +1,70 @@
+"""What a data set holds, counted over an evenly spread sample: the answer to "did I point it at the right folder?"."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+
+from .pictures import picture_size
+from .samples import SegmentationDataset
+
+
+@dataclass(frozen=True)
+class DatasetSummary:
+    """Counts over a sample of a data set.
+
+    Attributes:
+        pictures: Number of pictures in the data set.
+        sampled: Number of pictures looked at.
+        sizes: Stored (height, width) of the sampled pictures.
+        pixels: Pixels per class name; classes never seen are listed with 0.
+        pictures_with: Sampled pictures per class name that hold the class.
+        ignored: Pixels that belong to no class of the space.
+        unknown_ids: Pixels per raw id that the data set does not define (part of ``ignored``).
+    """
+
+    pictures: int
+    sampled: int
+    sizes: dict[tuple[int, int], int]
+    pixels: dict[str, int]
+    pictures_with: dict[str, int]
+    ignored: int
+    unknown_ids: dict[int, int]
+
+    def share(self, name: str) -> float:
+        """Share of a class among the labelled pixels of the sample; 0 when nothing is labelled."""
+        return self.pixels[name] / max(1, sum(self.pixels.values()))
+
+
+def describe(dataset: SegmentationDataset, sample: int = 50) -> DatasetSummary:
+    """Read ``sample`` pictures, spread evenly over the data set, and count their classes.
+
+    Args:
+        dataset: Pixels are counted at its ``size``. Its own ``unknown_ids`` is left as it was.
+        sample: Pictures to read, at least 1; all of them when the data set has no more.
+    """
+    if sample < 1:
+        raise ValueError(f"sample must be at least 1, got {sample}. Pass len(dataset) to read everything.")
+    count = min(sample, len(dataset))
+    indices = [int(i) for i in np.linspace(0, len(dataset) - 1, count).round()]
+    pixels = np.zeros(256, dtype=np.int64)
+    pictures_with = np.zeros(256, dtype=np.int64)
+    sizes: Counter[tuple[int, int]] = Counter()
+    before = Counter(dataset.unknown_ids)
+    for index in indices:
+        histogram = np.bincount(dataset[index].labels.numpy().ravel(), minlength=256)
+        pixels += histogram
+        pictures_with += histogram > 0
+        sizes[picture_size(dataset.files[index].image, dataset.max_pixels)] += 1
+    unknown = dataset.unknown_ids - before
+    dataset.unknown_ids = before
+    names = dataset.space.names
+    return DatasetSummary(
+        pictures=len(dataset),
+        sampled=count,
+        sizes=dict(sizes.most_common()),
+        pixels={name: int(pixels[i]) for i, name in enumerate(names)},
+        pictures_with={name: int(pictures_with[i]) for i, name in enumerate(names)},
+        ignored=int(pixels[dataset.space.ignore_index]),
+        unknown_ids=dict(sorted(unknown.items())),
+    )

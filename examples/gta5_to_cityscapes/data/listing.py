@@ -1,0 +1,83 @@
+"""Finding files: what a folder must hold, in a fixed order, with an error that says what is missing."""
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from .errors import DatasetError
+from .pictures import PICTURE_SUFFIXES
+from .samples import PictureFiles
+
+
+def require_folder(folder: Path, layout: str, expected: str) -> Path:
+    """The folder itself, or an error that shows the layout that was looked for."""
+    if not folder.is_dir():
+        parent = folder.parent
+        found = sorted(entry.name for entry in parent.iterdir())[:8] if parent.is_dir() else None
+        seen = (
+            f"{parent} holds {found or 'nothing'}" if found is not None else f"{parent} does not exist either"
+        )
+        raise DatasetError(
+            f"{folder}: expected a folder of the {layout} layout ({expected}), found none; {seen}. "
+            f"Pass the folder that holds the whole {layout} data set."
+        )
+    return folder
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """Pictures directly in a folder, sorted by name; hidden files are not pictures."""
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith(".")
+    )
+
+
+def pair_files(
+    images: Mapping[str, Path],
+    labels: Mapping[str, Path] | None,
+    *,
+    expected_label: str,
+    exclude: Collection[str],
+) -> list[PictureFiles]:
+    """Join images with their labels by name, in sorted order of the names.
+
+    Raises:
+        DatasetError: If an image has no label, or an excluded name does not exist.
+    """
+    strangers = sorted(set(exclude) - images.keys())
+    if strangers:
+        raise DatasetError(
+            f"exclude must name pictures of the data set, got {strangers[:5]}. Check the spelling."
+        )
+    names = [name for name in sorted(images) if name not in set(exclude)]
+    if labels is None:
+        return [PictureFiles(name, images[name], None) for name in names]
+    missing = [name for name in names if name not in labels]
+    if missing:
+        raise DatasetError(
+            f"{images[missing[0]]}: expected its label map at {expected_label.format(name=missing[0])}, found none "
+            f"({len(missing)} of {len(names)} pictures have none). Add the labels, leave the pictures out with "
+            "exclude, or read with labels=False if they are not needed."
+        )
+    return [PictureFiles(name, images[name], labels[name]) for name in names]
+
+
+def unique_by_name(named: list[tuple[str, Path]], what: str) -> dict[str, Path]:
+    """A mapping from name to file; two files of one name are an error, never a silent choice."""
+    files: dict[str, Path] = {}
+    for name, path in named:
+        if name in files:
+            raise DatasetError(
+                f"{path}: expected one {what} named {name!r}, {files[name]} has the same name. Remove one of them."
+            )
+        files[name] = path
+    return files
+
+
+def require_pictures(images: Mapping[str, Path], folder: Path, pattern: str) -> None:
+    """At least one picture, or an error that shows the pattern."""
+    if not images:
+        raise DatasetError(
+            f"{folder}: expected pictures named {pattern} (png or jpg), found none. "
+            "Unpack the image archive of the data set here."
+        )

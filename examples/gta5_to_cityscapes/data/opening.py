@@ -1,0 +1,69 @@
+"""One door to every layout."""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from stuffinstance.labelspace import CITYSCAPES, LabelSpace
+
+from .cityscapes import list_cityscapes
+from .gta5 import list_gta5
+from .label_tables import CITYSCAPES_IDS, GTA5_IDS, SYNTHIA_IDS, build_label_table
+from .pictures import MAX_PIXELS, read_first_channel, read_id_map
+from .samples import PictureFiles, ReadIds, SegmentationDataset
+from .synthia import list_synthia
+
+Layout = Literal["gta5", "synthia", "cityscapes"]
+LAYOUTS: tuple[Layout, ...] = get_args(Layout)
+
+
+@dataclass(frozen=True)
+class _Reader:
+    list_files: Callable[..., list[PictureFiles]]
+    read_ids: ReadIds
+    raw_ids: Mapping[int, str]
+
+
+_READERS: Mapping[str, _Reader] = {
+    "gta5": _Reader(list_gta5, read_id_map, GTA5_IDS),
+    "synthia": _Reader(list_synthia, read_first_channel, SYNTHIA_IDS),
+    "cityscapes": _Reader(list_cityscapes, read_id_map, CITYSCAPES_IDS),
+}
+
+
+def open_dataset(
+    layout: Layout,
+    root: Path,
+    *,
+    split: str = "train",
+    space: LabelSpace = CITYSCAPES,
+    size: tuple[int, int] | None = None,
+    labels: bool = True,
+    exclude: Collection[str] = (),
+    max_pixels: int = MAX_PIXELS,
+) -> SegmentationDataset:
+    """Open a data set in its published folder layout.
+
+    Args:
+        layout: Whose layout ``root`` has.
+        root: The folder that holds the whole data set.
+        split: A split of Cityscapes; the game data sets have only ``"train"``.
+        space: Classes to read. Names decide: a class that the space does not have is ignored.
+        size: (height, width) of the samples, or None to keep each as stored.
+        labels: False reads no label file, needs none, and returns label maps that are all ignored.
+        exclude: Names of pictures to leave out.
+        max_pixels: Larger pictures are refused before they are decoded.
+
+    Raises:
+        DatasetError: If the folder is not of that layout, a picture has no label map, or two share a name.
+            Damaged files and pairs of unequal size raise it when they are read.
+    """
+    if layout not in _READERS:
+        raise ValueError(f"layout must be one of {sorted(_READERS)}, got {layout!r}.")
+    reader = _READERS[layout]
+    files = reader.list_files(Path(root), split, labels=labels, exclude=exclude)
+    table = build_label_table(reader.raw_ids, space)
+    return SegmentationDataset(
+        files, table=table, space=space, read_ids=reader.read_ids, size=size, max_pixels=max_pixels
+    )

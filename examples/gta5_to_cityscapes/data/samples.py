@@ -1,0 +1,127 @@
+"""The data set object behind every layout: a sorted list of files, a way to read ids, and a lookup table."""
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from stuffinstance.labelspace import LabelSpace
+
+from .errors import DatasetError
+from .label_tables import LabelTable
+from .pictures import MAX_PIXELS, read_image, resize_ids
+
+logger = logging.getLogger(__name__)
+
+ReadIds = Callable[[Path, int], npt.NDArray[Any]]
+
+
+class Sample(NamedTuple):
+    """One picture.
+
+    Attributes:
+        image: ``(3, H, W)`` uint8, RGB.
+        labels: ``(H, W)`` uint8, ids of the label space; all ignored when labels are not read.
+        name: Unique in its data set, usable as a file name.
+    """
+
+    image: Tensor
+    labels: Tensor
+    name: str
+
+
+@dataclass(frozen=True)
+class PictureFiles:
+    """Where one sample lies. ``labels`` is None when they are not read."""
+
+    name: str
+    image: Path
+    labels: Path | None
+
+
+class SegmentationDataset(Dataset[Sample]):
+    """Pictures of one domain in the ids of one label space.
+
+    Attributes:
+        names: Names of the samples, in the order of their index.
+        unknown_ids: Pixels read so far per raw id that the data set does not define; they are ignored. The count
+            belongs to the process that reads: with worker processes each worker keeps (and reports) its own.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[PictureFiles],
+        *,
+        table: LabelTable,
+        space: LabelSpace,
+        read_ids: ReadIds,
+        size: tuple[int, int] | None = None,
+        max_pixels: int = MAX_PIXELS,
+    ) -> None:
+        if size is not None and (len(size) != 2 or min(size) < 1):
+            raise ValueError(
+                f"size must be (height, width), both at least 1, got {size}. Use None to keep sizes."
+            )
+        self.files = list(files)
+        self.names = [entry.name for entry in self.files]
+        self.space = space
+        self.size = size
+        self.max_pixels = max_pixels
+        self.unknown_ids: Counter[int] = Counter()
+        self._table = table
+        self._read_ids = read_ids
+        self._reported: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> Sample:
+        entry = self.files[index]
+        pixels, stored = read_image(entry.image, self.size, self.max_pixels)
+        if entry.labels is None:
+            labels = np.full(pixels.shape[:2], self.space.ignore_index, dtype=np.uint8)
+        else:
+            labels = self._read_labels(entry.image, entry.labels, stored)
+        image = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+        return Sample(image, torch.from_numpy(labels), entry.name)
+
+    def _read_labels(self, image: Path, path: Path, stored: tuple[int, int]) -> npt.NDArray[np.uint8]:
+        raw = self._read_ids(path, self.max_pixels)
+        if raw.shape != stored:
+            raise DatasetError(
+                f"{path}: expected the size of {image}, {stored[1]}x{stored[0]}, got {raw.shape[1]}x{raw.shape[0]}. "
+                "The pair does not belong together: replace one of the files, or leave it out with exclude."
+            )
+        if self.size is not None:
+            raw = resize_ids(raw, self.size)
+        self._count_unknown(raw, path)
+        inside = raw if raw.dtype == np.uint8 else np.minimum(raw, 255)
+        labels = self._table.ids[inside]
+        if raw.dtype != np.uint8:
+            labels[raw > 255] = self.space.ignore_index
+        return labels
+
+    def _count_unknown(self, raw: npt.NDArray[Any], path: Path) -> None:
+        counts = np.bincount(raw.ravel())
+        present = np.flatnonzero(counts)
+        unknown = [int(i) for i in present if i > 255 or not self._table.known[i]]
+        self.unknown_ids.update({i: int(counts[i]) for i in unknown})
+        fresh = set(unknown) - self._reported
+        if fresh and not self._reported:
+            logger.warning(
+                "%s has label ids %s that this data set does not define (it defines %d..%d); they are ignored. "
+                "Further ones are counted in unknown_ids without a message.",
+                path,
+                sorted(fresh),
+                min(self._table.names),
+                max(self._table.names),
+            )
+        self._reported |= fresh

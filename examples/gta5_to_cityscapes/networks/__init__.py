@@ -1,0 +1,15 @@
+"""Segmentation networks with one interface: features for matching, logits for everything else."""
+
+from .building import NETWORKS, NetworkName, build_network
+from .network import NetworkOutput, SegmentationNetwork
+from .weights import WeightsError, WeightsReport
+
+__all__ = [
+    "NETWORKS",
+    "NetworkName",
+    "NetworkOutput",
+    "SegmentationNetwork",
+    "WeightsError",
+    "WeightsReport",
+    "build_network",
+]

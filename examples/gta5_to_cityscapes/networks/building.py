@@ -1,0 +1,48 @@
+"""A network by name, with weights from a file when there is one."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from .deeplab_v2 import deeplab_v2_resnet, deeplab_v2_vgg16
+from .network import SegmentationNetwork
+from .small import small_network
+from .weights import load_weights, read_weights
+
+NetworkName = Literal["deeplabv2_resnet101", "deeplabv2_vgg16", "small"]
+NETWORKS: tuple[NetworkName, ...] = get_args(NetworkName)
+
+_BUILDERS: Mapping[str, Callable[..., SegmentationNetwork]] = {
+    "deeplabv2_resnet101": deeplab_v2_resnet,
+    "deeplabv2_vgg16": deeplab_v2_vgg16,
+    "small": small_network,
+}
+
+
+def build_network(
+    name: NetworkName, num_classes: int, *, weights: Path | None = None, **options: Any
+) -> SegmentationNetwork:
+    """Build a network and load its weights.
+
+    Args:
+        name: Which network.
+        num_classes: Channels K of the logits.
+        weights: A ``.pth`` or ``.safetensors`` file: Caffe-style DeepLab, torchvision, or a checkpoint of this
+            trainer. Nothing is ever downloaded. The report is kept as ``network.weights_report``.
+        **options: Passed to the builder. ``style`` of the full-size networks is told from ``weights`` unless given;
+            give it for Caffe-trained VGG16 weights, whose names are those of torchvision.
+
+    Raises:
+        WeightsError: If the file cannot be read safely or does not fit the backbone.
+    """
+    if name not in _BUILDERS:
+        raise ValueError(f"name must be one of {sorted(_BUILDERS)}, got {name!r}.")
+    if num_classes < 1:
+        raise ValueError(f"num_classes must be at least 1, got {num_classes}.")
+    found = None if weights is None else read_weights(Path(weights))
+    if found is not None and name != "small":
+        options.setdefault("style", found.style)
+    network = _BUILDERS[name](num_classes, **options)
+    if found is not None:
+        network.weights_report = load_weights(network, found)
+    return network

@@ -1,0 +1,153 @@
+"""The interface of every network: normalisation, a backbone, and a linear head over dilated convolutions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from .weights import WeightsReport
+
+Style = Literal["caffe", "torchvision"]
+
+CAFFE_MEAN_BGR = (104.00698793, 116.66876762, 122.67891434)
+IMAGENET_MEAN_RGB = (0.485, 0.456, 0.406)
+IMAGENET_DEVIATION_RGB = (0.229, 0.224, 0.225)
+
+
+class NetworkOutput(NamedTuple):
+    """What a forward pass returns.
+
+    Attributes:
+        features: ``(B, D, h, w)``, the last stage of the backbone.
+        logits: ``(B, K, h, w)``, the head on those features, not upsampled.
+    """
+
+    features: Tensor
+    logits: Tensor
+
+
+class PixelNormalisation(nn.Module):
+    """RGB in [0, 1] to what the pretrained weights were trained on.
+
+    The numbers are persistent buffers: a checkpoint carries its own normalisation, and the style of a checkpoint
+    can be told from it.
+    """
+
+    order: Tensor
+    multiplier: Tensor
+    offset: Tensor
+
+    def __init__(self, style: Style) -> None:
+        super().__init__()
+        if style == "caffe":
+            order, mean, deviation, scale = (2, 1, 0), CAFFE_MEAN_BGR, (1.0, 1.0, 1.0), 255.0
+        elif style == "torchvision":
+            order, mean, deviation, scale = (0, 1, 2), IMAGENET_MEAN_RGB, IMAGENET_DEVIATION_RGB, 1.0
+        else:
+            raise ValueError(f"style must be 'caffe' or 'torchvision', got {style!r}.")
+        spread = torch.tensor(deviation).view(1, 3, 1, 1)
+        self.register_buffer("order", torch.tensor(order))
+        self.register_buffer("multiplier", scale / spread)
+        self.register_buffer("offset", torch.tensor(mean).view(1, 3, 1, 1) / spread)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.index_select(1, self.order) * self.multiplier - self.offset
+
+
+class DilatedHead(nn.Module):
+    """Sum of parallel 3×3 convolutions of different dilation: the classifier of DeepLabV2.
+
+    Args:
+        feature_dim: Channels D of the features.
+        num_classes: Channels K of the logits.
+        dilations: One branch each. A dilation of 0 makes that branch a 1×1 convolution.
+    """
+
+    def __init__(
+        self, feature_dim: int, num_classes: int, dilations: Sequence[int] = (6, 12, 18, 24)
+    ) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(
+            nn.Conv2d(feature_dim, num_classes, 3 if d else 1, padding=d, dilation=max(1, d))
+            for d in dilations
+        )
+        for branch in self.branches:
+            nn.init.normal_(branch.weight, 0.0, 0.01)
+            nn.init.zeros_(branch.bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        logits: Tensor = self.branches[0](features)
+        for branch in self.branches[1:]:
+            logits = logits + branch(features)
+        return logits
+
+    def classify(self, rows: Tensor) -> Tensor:
+        """The head on 1×1 maps: only the centre tap of each kernel ever meets the single pixel."""
+        weight = sum_of([branch.weight[:, :, branch.kernel_size[0] // 2, branch.kernel_size[0] // 2]
+                         for branch in self.branches])  # fmt: skip
+        bias = sum_of([branch.bias for branch in self.branches])
+        return nn.functional.linear(rows, weight, bias)
+
+
+def sum_of(tensors: Sequence[Tensor]) -> Tensor:
+    """Their sum, as a tensor also to the type checker."""
+    return torch.stack(tuple(tensors)).sum(0)
+
+
+class SegmentationNetwork(nn.Module):
+    """A backbone and its head.
+
+    Attributes:
+        feature_dim: Channels D of the features.
+        num_classes: Channels K of the logits.
+        stride: Image pixels per feature pixel.
+        style: Whose weights the normalisation and the backbone follow.
+        weights_report: What was loaded at construction, or None.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        head: DilatedHead,
+        *,
+        feature_dim: int,
+        num_classes: int,
+        stride: int,
+        style: Style,
+    ) -> None:
+        super().__init__()
+        self.normalisation = PixelNormalisation(style)
+        self.backbone = backbone
+        self.head = head
+        self.feature_dim = feature_dim
+        self.num_classes = num_classes
+        self.stride = stride
+        self.style: Style = style
+        self.weights_report: WeightsReport | None = None
+
+    def forward(self, images: Tensor) -> NetworkOutput:
+        """Features and logits of ``images`` ``(B, 3, H, W)``, floating point RGB in [0, 1]."""
+        if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+            raise ValueError(
+                f"images must be floating point RGB in [0, 1], (B, 3, H, W), got {images.dtype} "
+                f"{tuple(images.shape)}. For uint8 pass images.float() / 255."
+            )
+        features = self.backbone(self.normalisation(images))
+        return NetworkOutput(features, self.head(features))
+
+    def classify(self, rows: Tensor) -> Tensor:
+        """Logits ``(N, K)`` of feature rows ``(N, D)``, as if each were a map of one pixel."""
+        if rows.ndim != 2 or rows.shape[1] != self.feature_dim:
+            raise ValueError(f"rows must be (N, D={self.feature_dim}), got {tuple(rows.shape)}.")
+        return self.head.classify(rows)
+
+    def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
+        """Backbone at ``lr``, head at ten times that; parameters that take no gradient are left out."""
+        return [
+            {"params": [p for p in self.backbone.parameters() if p.requires_grad], "lr": lr},
+            {"params": [p for p in self.head.parameters() if p.requires_grad], "lr": 10 * lr},
+        ]
