@@ -251,7 +251,7 @@ def softmax(logits: Array) -> Array:
 
 
 def class_thresholds(probabilities: list[Array], quantile: float = 0.5, cap: float = 0.9) -> Array:
-    """Per class: sort the confidences predicted as it, take element round(n q), cap it; 0 if there are none."""
+    """Per class number round(n q) of the sorted confidences predicted as it, capped; 0 if there are none."""
     result = np.zeros(probabilities[0].shape[0])
     for k in range(len(result)):
         found: list[float] = []

@@ -1,0 +1,165 @@
+"""Every backend gives the oracle's numbers, bit for bit, on every map of the gallery."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import stuffinstance as si
+from tests import oracles
+from tests.label_maps import GALLERY, IGNORE, blocks, noise, street
+
+BACKENDS = ("reference", "torch", "skimage")
+
+
+def expected_numbers(
+    labels: Tensor,
+    connectivity: int = 8,
+    classes: tuple[int, ...] | None = None,
+    ignore: int = IGNORE,
+) -> Tensor:
+    numbers = np.zeros(tuple(labels.shape), dtype=np.int32)
+    for image, out in zip(labels.numpy(), numbers, strict=True):
+        out[:] = oracles.components(image, connectivity, classes, ignore)
+    return torch.from_numpy(numbers)
+
+
+@functools.cache
+def gallery_numbers(name: str, connectivity: int) -> Tensor:
+    return expected_numbers(GALLERY[name], connectivity)
+
+
+@pytest.mark.parametrize("connectivity", [4, 8])
+@pytest.mark.parametrize("backend", [*BACKENDS, "auto"])
+@pytest.mark.parametrize("name", GALLERY)
+def test_numbers_equal_the_oracles(name: str, connectivity: int, backend: str) -> None:
+    numbers = si.connected_components(GALLERY[name], connectivity=connectivity, backend=backend)
+    assert numbers.dtype == torch.int32
+    assert torch.equal(numbers, gallery_numbers(name, connectivity))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("seed", range(30))
+def test_numbers_equal_the_oracles_on_random_maps(seed: int, backend: str) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    height, width, batch = (int(torch.randint(1, n, (), generator=generator)) for n in (20, 24, 4))
+    ids = ((0, 1, IGNORE), (3, IGNORE), tuple(range(5)))[seed % 3]
+    connectivity = (4, 8)[seed // 3 % 2]
+    draw = blocks if seed % 2 else noise
+    labels = draw(height, width, ids, seed, batch=batch)
+    numbers = si.connected_components(labels, connectivity=connectivity, backend=backend)
+    assert torch.equal(numbers, expected_numbers(labels, connectivity))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("classes", [(0,), (13, 5), (5, 13, 11, 200), (), tuple(range(19))])
+def test_only_the_classes_asked_for_are_numbered(classes: tuple[int, ...], backend: str) -> None:
+    labels = GALLERY["street"]
+    numbers = si.connected_components(labels, classes=classes, backend=backend)
+    assert torch.equal(numbers, expected_numbers(labels, 8, classes))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("ids", "ignore"), [
+    ((0, 1, 2), 0),
+    ((0, 1, 255), 1),
+    ((0, 1, 255), -1),
+    ((-7, -1, 0, 3), -1),
+    ((-7, -1, 0, 3), 255),
+    ((2**31 - 1, 0, -(2**31), 5), 5),
+    ((2**40, 2**40 + 1, 2**40 + 2**32, -(2**62)), 2**40 + 1),
+])  # fmt: skip
+def test_any_ids_and_any_ignored_id(ids: tuple[int, ...], ignore: int, backend: str) -> None:
+    labels = blocks(13, 17, ids, seed=3, batch=2)
+    numbers = si.connected_components(labels, ignore_index=ignore, backend=backend)
+    assert torch.equal(numbers, expected_numbers(labels, ignore=ignore))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64])
+def test_any_integer_type(dtype: torch.dtype, backend: str) -> None:
+    ignore = -1 if dtype == torch.int8 else 255  # in int8 there is no 255
+    labels = blocks(14, 19, (0, 1, 100, ignore), seed=4)
+    numbers = si.connected_components(labels.to(dtype), ignore_index=ignore, backend=backend)
+    assert torch.equal(numbers, expected_numbers(labels, ignore=ignore))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_every_byte_is_a_class_where_none_is_ignored(backend: str) -> None:
+    """Moving ids by one must not wrap around in eight bits."""
+    labels = torch.arange(256, dtype=torch.uint8).view(1, 16, 16)
+    numbers = si.connected_components(labels, ignore_index=-1, backend=backend)
+    assert torch.equal(numbers.flatten(), torch.arange(1, 257, dtype=torch.int32))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("view", ["transposed", "strided", "flipped", "expanded"])
+def test_labels_need_not_be_contiguous(view: str, backend: str) -> None:
+    labels = GALLERY["blocks"]
+    seen = {
+        "transposed": labels.transpose(1, 2),
+        "strided": labels[::2, 1::2, ::3],
+        "flipped": labels.flip(2),
+        "expanded": labels[:1].expand(3, -1, -1),
+    }[view]
+    kept = seen.clone()
+    assert torch.equal(si.connected_components(seen, backend=backend), expected_numbers(seen.contiguous()))
+    assert torch.equal(seen, kept)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("size", [(0, 5), (5, 0)])
+def test_images_without_pixels_have_no_regions(size: tuple[int, int], backend: str) -> None:
+    labels = torch.zeros((2, *size), dtype=torch.int64)
+    assert si.connected_components(labels, backend=backend).shape == labels.shape
+
+
+@pytest.mark.parametrize("backend", ["torch", "skimage"])
+@pytest.mark.parametrize("name", ["snake", "spiral", "street", "noise-3"])
+def test_mirroring_keeps_the_count(name: str, backend: str) -> None:
+    def count(labels: Tensor) -> Tensor:
+        return si.connected_components(labels, backend=backend).amax((1, 2))
+
+    for axis in (1, 2):
+        assert torch.equal(count(GALLERY[name]), count(GALLERY[name].flip(axis)))
+
+
+def test_fast_backends_agree_on_a_real_size() -> None:
+    labels = torch.cat([street(90, 160, 9, batch=2), blocks(90, 160, (0, 1, 13, IGNORE), 10)])
+    one, other = (si.connected_components(labels, backend=backend) for backend in ("torch", "skimage"))
+    assert torch.equal(one, other)
+
+
+LABELS = torch.zeros(1, 4, 4, dtype=torch.int64)
+
+
+@pytest.mark.parametrize(("labels", "options", "message"), [
+    (LABELS[0], {}, r"labels must be .*\(B, H, W\), got .*\(4, 4\).*labels\[None\]"),
+    (LABELS[None], {}, r"labels must be .*\(1, 1, 4, 4\)"),
+    (LABELS.float(), {}, r"labels must be .*float32.*argmax"),
+    (LABELS.bool(), {}, r"labels must be .*bool"),
+    (LABELS, {"connectivity": 6}, r"connectivity must be 4 .*8.*got 6"),
+    (LABELS, {"classes": (1, 1)}, r"classes must be distinct"),
+    (LABELS, {"backend": "gpu"}, r"backend must be .*'gpu'"),
+])  # fmt: skip
+def test_what_cannot_be_right_is_refused(labels: Tensor, options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        si.connected_components(labels, **options)  # type: ignore[arg-type]
+
+
+def test_an_unusable_backend_is_an_error_not_a_fallback() -> None:
+    with pytest.raises(si.BackendUnavailableError, match=r"skimage.*labels are on meta"):
+        si.connected_components(LABELS.to("meta"), backend="skimage")
+
+
+@pytest.mark.parametrize("backend", ["torch", "skimage"])
+@pytest.mark.parametrize("classes", [None, [0, 13]])
+def test_the_operator_keeps_torchs_rules(backend: str, classes: list[int] | None) -> None:
+    operator = torch.ops.stuffinstance.connected_components.default
+    torch.library.opcheck(
+        operator, (GALLERY["street"][:, ::3, ::3].contiguous(), classes, 8, IGNORE, backend)
+    )

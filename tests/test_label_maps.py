@@ -1,0 +1,112 @@
+"""Resizing, Eq. 4 and Eq. 11 against the oracles, in every integer type."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import stuffinstance as si
+from tests import oracles
+
+INTEGERS = [torch.uint8, torch.int16, torch.int32, torch.int64]
+
+
+def labels_of(shape: tuple[int, ...], classes: int = 6) -> torch.Tensor:
+    labels = torch.randint(classes, shape)
+    return torch.where(torch.rand(shape) < 0.1, 255, labels)
+
+
+@pytest.mark.parametrize("dtype", INTEGERS)
+@pytest.mark.parametrize(("size", "into"), [
+    ((8, 12), (4, 6)),
+    ((7, 13), (3, 5)),
+    ((5, 5), (5, 5)),
+    ((3, 4), (7, 9)),
+    ((1, 1), (4, 3)),
+    ((720, 3), (90, 1)),
+    ((3, 1052), (2, 131)),
+])  # fmt: skip
+def test_resizing_takes_whole_number_steps(
+    size: tuple[int, int], into: tuple[int, int], dtype: torch.dtype
+) -> None:
+    labels = (torch.arange(size[0] * size[1]) % 120).view(1, *size)
+    resized = si.resize_labels(labels.to(dtype), into)
+    assert resized.dtype == dtype
+    np.testing.assert_array_equal(resized[0].numpy(), oracles.resize_nearest(labels[0].numpy(), *into))
+
+
+def test_resizing_agrees_with_torch_where_float_steps_are_exact() -> None:
+    labels = torch.randint(19, (2, 48, 80))
+    expected = torch.nn.functional.interpolate(labels[:, None].double(), (12, 20), mode="nearest")[
+        :, 0
+    ].long()
+    assert torch.equal(si.resize_labels(labels, (12, 20)), expected)
+
+
+@pytest.mark.parametrize("dtype", INTEGERS)
+@pytest.mark.parametrize(("size", "into"), [((16, 24), (4, 6)), ((11, 9), (4, 4)), ((4, 6), (4, 6))])
+def test_correct_labels_equal_the_oracle(
+    size: tuple[int, int], into: tuple[int, int], dtype: torch.dtype
+) -> None:
+    labels, logits = labels_of((3, *size)), torch.randn(3, 6, *into)
+    corrected = si.correct_labels(labels.to(dtype), logits)
+    assert corrected.dtype == torch.int64
+    for image, truth, scores in zip(corrected, labels, logits, strict=True):
+        np.testing.assert_array_equal(image.numpy(), oracles.correct_labels(truth.numpy(), scores.numpy()))
+
+
+def test_correct_labels_never_need_a_gradient() -> None:
+    logits = torch.randn(1, 3, 4, 4, requires_grad=True)
+    assert not si.correct_labels(torch.zeros(1, 4, 4, dtype=torch.int64), logits).requires_grad
+
+
+def test_correct_labels_write_another_ignored_id() -> None:
+    logits = torch.tensor([[[[0.0, 1.0]], [[1.0, 0.0]]]])
+    assert si.correct_labels(torch.tensor([[[0, 0]]]), logits, ignore_index=-1).tolist() == [[[-1, 0]]]
+
+
+@pytest.mark.parametrize("dtype", INTEGERS)
+def test_pseudo_labels_replace_predictions_where_they_exist(dtype: torch.dtype) -> None:
+    predicted, pseudo = torch.randint(6, (2, 5, 7)), labels_of((2, 11, 15))
+    merged = si.merge_pseudo_labels(predicted, pseudo.to(dtype))
+    assert merged.dtype == torch.int64
+    for image, guess, label in zip(merged, predicted, pseudo, strict=True):
+        np.testing.assert_array_equal(
+            image.numpy(), oracles.merge_pseudo_labels(guess.numpy(), label.numpy())
+        )
+
+
+def test_inputs_are_not_changed() -> None:
+    labels, logits = labels_of((1, 8, 8)), torch.randn(1, 6, 4, 4)
+    before = labels.clone(), logits.clone()
+    si.correct_labels(labels, logits)
+    si.merge_pseudo_labels(logits.argmax(1), labels)
+    si.resize_labels(labels, (3, 3))
+    assert torch.equal(labels, before[0])
+    assert torch.equal(logits, before[1])
+
+
+LABELS, LOGITS = torch.zeros(1, 4, 4, dtype=torch.int64), torch.zeros(1, 3, 2, 2)
+
+
+@pytest.mark.parametrize(("labels", "logits", "message"), [
+    (LABELS[0], LOGITS, r"labels must be .*\(B, H, W\).*\(4, 4\)"),
+    (LABELS.float(), LOGITS, r"labels must be .*integer.*float32"),
+    (LABELS.bool(), LOGITS, r"labels must be .*integer.*bool"),
+    (LABELS, LOGITS[0], r"logits must be .*\(3, 2, 2\)"),
+    (LABELS, LOGITS.long(), r"logits must be .*int64"),
+    (LABELS.expand(2, 4, 4), LOGITS, r"labels.*logits.*B = 2.*B = 1"),
+    (LABELS.to("meta"), LOGITS, r"device.*meta"),
+    (LABELS[:, :0], LOGITS, r"labels must have H and W of at least 1"),
+])  # fmt: skip
+def test_what_cannot_be_right_is_refused(labels: torch.Tensor, logits: torch.Tensor, message: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=message):
+        si.correct_labels(labels, logits)
+
+
+def test_pseudo_labels_of_another_batch_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"pseudo.*predicted"):
+        si.merge_pseudo_labels(
+            torch.zeros(1, 2, 2, dtype=torch.int64), torch.zeros(2, 2, 2, dtype=torch.int64)
+        )

@@ -1,0 +1,137 @@
+"""Means of regions: values, gradients, number formats and memory layouts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import stuffinstance as si
+from tests import oracles
+from tests.label_maps import GALLERY
+
+
+def features_and_map(
+    batch: int = 2, dim: int = 5, height: int = 9, width: int = 13, count: int = 6
+) -> tuple[Tensor, Tensor]:
+    return torch.randn(batch, dim, height, width), torch.randint(count + 1, (batch, height, width))
+
+
+def oracle_rows(features: Tensor, regions: Tensor, count: int) -> Tensor:
+    images = zip(features.double().numpy(), regions.numpy(), strict=True)
+    return torch.from_numpy(np.stack([oracles.region_means(f, r, count) for f, r in images]))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 17), (9, 13), (16, 16)])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32, torch.int64])
+def test_means_equal_the_oracles(size: tuple[int, int], dtype: torch.dtype) -> None:
+    features, regions = features_and_map(3, 4, *size, count=7)
+    rows = si.region_mean(features, regions.to(dtype), num_regions=9)
+    assert rows.shape == (3, 9, 4)
+    torch.testing.assert_close(rows.double(), oracle_rows(features, regions, 9), atol=1e-6, rtol=1e-6)
+
+
+def test_regions_may_be_given_as_found() -> None:
+    labels = GALLERY["street"]
+    features = torch.randn(labels.shape[0], 6, *labels.shape[1:])
+    for regions in (si.instance_regions(labels, (13, 5, 11), 4), si.stuff_regions(labels, (0, 2, 10, 9))):
+        rows = si.region_mean(features, regions)
+        count = regions.valid.shape[1] * regions.valid.shape[2]
+        expected = oracle_rows(features, regions.map, count)
+        torch.testing.assert_close(rows.double(), expected, atol=1e-6, rtol=1e-6)
+        assert torch.equal(rows.abs().sum(2) > 0, regions.valid.flatten(1))
+
+
+def test_empty_regions_are_zero_and_have_a_zero_gradient() -> None:
+    features = torch.randn(1, 3, 4, 4, requires_grad=True)
+    rows = si.region_mean(features, torch.zeros(1, 4, 4, dtype=torch.int32), num_regions=2)
+    assert torch.equal(rows, torch.zeros(1, 2, 3))
+    (gradient,) = torch.autograd.grad(rows.sum(), features)
+    assert torch.equal(gradient, torch.zeros_like(features))
+
+
+def test_no_region_and_no_image() -> None:
+    features, regions = features_and_map()
+    assert si.region_mean(features, torch.zeros_like(regions), num_regions=0).shape == (2, 0, 5)
+    assert si.region_mean(features[:0], regions[:0], num_regions=3).shape == (0, 3, 5)
+
+
+@pytest.mark.parametrize("layout", ["channels_last", "transposed", "strided", "expanded", "sliced"])
+def test_any_memory_layout(layout: str) -> None:
+    features, regions = features_and_map(2, 4, 8, 10)
+    seen = {
+        "channels_last": features.contiguous(memory_format=torch.channels_last),
+        "transposed": torch.randn(2, 4, 10, 8).transpose(2, 3),
+        "strided": torch.randn(2, 8, 16, 20)[:, ::2, ::2, ::2],
+        "expanded": features[:, :1].expand(-1, 4, -1, -1),
+        "sliced": torch.randn(3, 5, 9, 11)[1:, 1:, 1:, 1:],
+    }[layout]
+    torch.testing.assert_close(
+        si.region_mean(seen, regions, 6), si.region_mean(seen.clone().contiguous(), regions, 6)
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_summed_in_single(dtype: torch.dtype) -> None:
+    features = (torch.randn(1, 3, 60, 80) + 1).to(dtype)
+    regions = torch.randint(3, (1, 60, 80))
+    rows = si.region_mean(features, regions, 2)
+    assert rows.dtype == torch.float32
+    torch.testing.assert_close(rows.double(), oracle_rows(features.float(), regions, 2), atol=1e-6, rtol=1e-5)
+
+
+def test_double_precision_is_kept() -> None:
+    features, regions = features_and_map()
+    rows = si.region_mean(features.double(), regions, 6)
+    assert rows.dtype == torch.float64
+    torch.testing.assert_close(rows, oracle_rows(features, regions, 6), atol=1e-14, rtol=1e-14)
+
+
+@pytest.mark.parametrize("value", [0.1, 1.7, 1000.3])
+def test_a_large_region_keeps_its_digits(value: float) -> None:
+    """A mean of equal numbers is that number, also over as many pixels as an image has."""
+    features = torch.full((1, 2, 256, 512), value)
+    rows = si.region_mean(features, torch.ones(1, 256, 512, dtype=torch.int32), 1)
+    assert rows[0, 0, 0].item() == pytest.approx(value, rel=1e-5)
+
+
+def test_autocast_does_not_reach_the_sums() -> None:
+    features, regions = features_and_map()
+    with torch.autocast("cpu", torch.bfloat16):
+        rows = si.region_mean(features, regions, 6)
+    assert rows.dtype == torch.float32
+    assert torch.equal(rows, si.region_mean(features, regions, 6))
+
+
+def test_gradient_is_exact() -> None:
+    features, regions = features_and_map(2, 3, 4, 5, count=4)
+    features = features.double().requires_grad_()
+    assert torch.autograd.gradcheck(lambda f: si.region_mean(f, regions, 5), (features,))
+    assert torch.autograd.gradgradcheck(lambda f: si.region_mean(f, regions, 5).square(), (features,))
+
+
+def test_a_pixel_outside_all_regions_cannot_spoil_a_row() -> None:
+    features, regions = features_and_map()
+    regions[0, 0, 0] = 0
+    features[0, :, 0, 0] = float("nan")
+    assert torch.isfinite(si.region_mean(features, regions, 6)).all()
+
+
+FEATURES, REGIONS = torch.randn(2, 3, 4, 5), torch.ones(2, 4, 5, dtype=torch.int64)
+
+
+@pytest.mark.parametrize(("features", "regions", "message"), [
+    (FEATURES[0], REGIONS, r"features must be .*\(B, D, h, w\).*\(3, 4, 5\)"),
+    (FEATURES.long(), REGIONS, r"features must be .*float.*int64"),
+    (FEATURES, REGIONS[0], r"regions must be .*\(4, 5\)"),
+    (FEATURES, REGIONS.float(), r"regions must be .*integer.*float32"),
+    (FEATURES, REGIONS[:1], r"regions.*features.*B = 1.*B = 2"),
+    (FEATURES, torch.ones(2, 8, 10, dtype=torch.int64), r"regions must .*\(4, 5\), got \(8, 10\)"),
+    (FEATURES.to("meta"), REGIONS, r"device.*meta"),
+    (FEATURES, REGIONS + 2, r"regions must .*R = 2.*got .*3"),
+    (FEATURES, REGIONS - 2, r"regions must .*got .*-1"),
+])  # fmt: skip
+def test_what_cannot_be_right_is_refused(features: Tensor, regions: Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        si.region_mean(features, regions, 2)
