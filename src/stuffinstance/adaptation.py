@@ -1,0 +1,205 @@
+"""The façade: banks and losses of stuff and instance matching behind two calls, one before and one in the loss."""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from stuffinstance.arguments import (
+    check_class_ids,
+    check_finite,
+    check_label_map,
+    check_maps,
+    check_positive,
+    check_same_batch,
+)
+from stuffinstance.banks import Classifier, InstanceBank, StuffBank
+from stuffinstance.distributed import Sync
+from stuffinstance.label_maps import correct_labels, merge_pseudo_labels
+from stuffinstance.labelspace import LabelSpace
+from stuffinstance.losses import InstanceMatchingLoss, StuffMatchingLoss
+from stuffinstance.matching import DistanceName
+from stuffinstance.pooling import region_mean
+from stuffinstance.regions import Regions, join_regions
+
+
+class MatchingLosses(NamedTuple):
+    """Two scalars, before any weight: SIM uses 0.01 for both (0.001 in the second step of the released code)."""
+
+    stuff: Tensor
+    instance: Tensor
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Where the paper and the released code part."""
+
+    distance: DistanceName
+    warm_up: bool
+
+
+PRESETS = {
+    "code": Preset(distance="l1_mean", warm_up=True),
+    "paper": Preset(distance="l1_squared", warm_up=False),
+}
+
+
+class StuffInstanceMatching(nn.Module):
+    """Stuff and instance matching (SIM, CVPR 2020) for any backbone, any batch, one GPU or many.
+
+    Call :meth:`update` with the source batch, then the module with the target batch of the same step: the bank already
+    holds this step's rows, as in the released code.
+
+    Args:
+        space: Which class ids are stuff and which are things.
+        feature_dim: D, channels of the feature map.
+        preset: ``"code"``, what produced the published numbers: mean absolute difference over channels, and a class is
+            matched only once more rows were written than its bank holds. ``"paper"``, the equations as printed: squared
+            L1 distance, matched from the first row on.
+        capacity: w, rows per stuff class; an instance bank holds ``capacity * max_instances``.
+        max_instances: z, regions per class and image.
+        classifier: Rows (N, D) to logits (N, K), usually the segmentation head on 1×1 maps. Given, pooled source
+            features and target stuff count only where it agrees on their class (the released code; target things are
+            not filtered). It stays the caller's: its parameters are not part of this module.
+        sync: ``"auto"`` shares bank rows across the ranks of a running process group, ``"off"`` does not.
+        validate: Also check what must be read from the device: class ids and finite features. On CPU tensors ids are
+            always checked.
+
+    Attributes:
+        stuff_bank, instance_bank: The memories; all state is in their buffers.
+        stuff_loss, instance_loss: The losses on them.
+
+    Raises:
+        ValueError: If ``preset`` is unknown or a size is below 1.
+
+    Example:
+        >>> space = LabelSpace(names=("road", "car"), stuff=(0,), things=(1,))
+        >>> sim = StuffInstanceMatching(space, feature_dim=4, preset="paper")
+        >>> source, target = torch.randn(2, 4, 6, 8), torch.randn(2, 4, 5, 7, requires_grad=True)
+        >>> labels, logits = torch.zeros(2, 48, 64, dtype=torch.long), torch.randn(2, 2, 5, 7)
+        >>> sim.update(source, labels, source_logits=torch.randn(2, 2, 6, 8))
+        >>> losses = sim(target, logits)
+        >>> (losses.stuff + losses.instance).backward()
+    """
+
+    def __init__(
+        self,
+        space: LabelSpace,
+        feature_dim: int,
+        *,
+        preset: Literal["code", "paper"] = "code",
+        capacity: int = 50,
+        max_instances: int = 10,
+        classifier: Classifier | None = None,
+        sync: Sync = "auto",
+        validate: bool = False,
+    ) -> None:
+        super().__init__()
+        if preset not in PRESETS:
+            raise ValueError(f"preset must be one of {', '.join(map(repr, PRESETS))}, got {preset!r}.")
+        check_positive("capacity", capacity)
+        check_positive("max_instances", max_instances)
+        if classifier is not None and not callable(classifier):
+            raise TypeError(f"classifier must be a callable of rows (N, D), got {type(classifier).__name__}.")
+        self.space = space
+        self.feature_dim = feature_dim
+        self.preset = preset
+        self.validate = validate
+        self._classifier = [classifier]
+        choices = PRESETS[preset]
+        self.stuff_bank = StuffBank(space.stuff, feature_dim, capacity, sync=sync)
+        self.instance_bank = InstanceBank(space.things, feature_dim, capacity * max_instances, max_instances, sync=sync)
+        self.stuff_loss = StuffMatchingLoss(
+            self.stuff_bank, choices.distance, warm_up=choices.warm_up, classifier=classifier
+        )
+        self.instance_loss = InstanceMatchingLoss(self.instance_bank, choices.distance, warm_up=choices.warm_up)
+
+    @property
+    def classifier(self) -> Classifier | None:
+        """Rows to logits for the agreement filter, or None."""
+        return self._classifier[0]
+
+    @torch.no_grad()
+    def update(self, source_features: Tensor, source_labels: Tensor, source_logits: Tensor) -> None:
+        """Put the correctly predicted source regions into the banks (Eq. 4, 5, Algorithm 1), without gradient.
+
+        Either both banks change or, on an error, none. Rows that are not finite are left out.
+
+        Args:
+            source_features: (B, D, h, w).
+            source_labels: Ground truth (B, H, W), any integer dtype; resized nearest to (h, w).
+            source_logits: (B, K, h, w), at the features' resolution.
+
+        Raises:
+            ValueError: If ranks, dtypes, sizes, devices or class ids cannot be right.
+        """
+        self._check("source", source_features, source_logits, source_labels, "source_labels")
+        _check_size("source_logits", source_logits, source_features)
+        correct = correct_labels(source_labels, source_logits, self.space.ignore_index)
+        stuff, instance = self._pool(source_features, correct)
+        # Both lists are complete before either bank is written.
+        pending = [
+            (self.stuff_bank, self.stuff_bank.candidates(*stuff, self.classifier)),
+            (self.instance_bank, self.instance_bank.candidates(*instance, self.classifier)),
+        ]
+        for bank, candidates in pending:
+            bank.write(candidates)
+
+    def forward(
+        self, target_features: Tensor, target_logits: Tensor, pseudo_labels: Tensor | None = None
+    ) -> MatchingLosses:
+        """Match the target's predicted regions against the banks (Eq. 6 and 8; with pseudo-labels Eq. 11).
+
+        Args:
+            target_features: (B, D, h, w); the losses are differentiable in them.
+            target_logits: (B, K, h, w), at the features' resolution; only their argmax is used.
+            pseudo_labels: (B, H, W), any integer dtype, ``space.ignore_index`` where there is none; resized nearest.
+                Where there is one it replaces the prediction (Eq. 11; the released code leaves this out).
+
+        Returns:
+            :class:`MatchingLosses`, each the mean over images of the single-image loss; exactly 0, still attached to
+            ``target_features``, where nothing can be matched.
+
+        Raises:
+            ValueError: If ranks, dtypes, sizes, devices or class ids cannot be right.
+        """
+        self._check("target", target_features, target_logits, pseudo_labels, "pseudo_labels")
+        _check_size("target_logits", target_logits, target_features)
+        labels = target_logits.detach().argmax(1)
+        if pseudo_labels is not None:
+            labels = merge_pseudo_labels(labels, pseudo_labels, self.space.ignore_index)
+        stuff, instance = self._pool(target_features, labels)
+        return MatchingLosses(self.stuff_loss.of_rows(*stuff), self.instance_loss.of_rows(*instance))
+
+    def _pool(self, features: Tensor, labels: Tensor) -> tuple[tuple[Tensor, Regions], tuple[Tensor, Regions]]:
+        """Mean features of stuff and things together: one pass over the feature map."""
+        stuff, things = self.stuff_bank.regions(labels), self.instance_bank.regions(labels)
+        rows = region_mean(features, join_regions(stuff, things), stuff.num_rows + things.num_rows)
+        return (rows[:, : stuff.num_rows], stuff), (rows[:, stuff.num_rows :], things)
+
+    def _check(self, domain: str, features: Tensor, logits: Tensor, labels: Tensor | None, labels_name: str) -> None:
+        features_name, logits_name = f"{domain}_features", f"{domain}_logits"
+        check_maps(features_name, features, channels=self.feature_dim)
+        check_maps(logits_name, logits, channels=self.space.num_classes, channel_name="K")
+        check_same_batch(logits_name, logits, features_name, features)
+        if labels is not None:
+            check_label_map(labels_name, labels)
+            check_same_batch(labels_name, labels, features_name, features)
+            check_class_ids(labels_name, labels, self.space.num_classes, self.space.ignore_index, self.validate)
+        if features.device != self.stuff_bank.features.device:
+            raise ValueError(
+                f"{features_name} must be on the banks' device, got {features.device} and banks on "
+                f"{self.stuff_bank.features.device}. Move the module with .to({str(features.device)!r})."
+            )
+        if self.validate:
+            check_finite(features_name, features)
+            check_finite(logits_name, logits)
+
+
+def _check_size(name: str, logits: Tensor, features: Tensor) -> None:
+    if logits.shape[2:] != features.shape[2:]:
+        raise ValueError(
+            f"{name} must have the features' size (h, w) = {tuple(features.shape[2:])}, got {tuple(logits.shape[2:])}. "
+            "Pass the head's own output, before it is upsampled to the image."
+        )

@@ -1,0 +1,116 @@
+"""Checks of what callers pass in: each failure names the argument, what was expected, what came and what to do.
+
+Shapes, dtypes and devices are always checked, since they cost nothing. Values are read only where reading does
+not stall a GPU: on CPU tensors outside ``torch.compile``, or where the caller asks with ``validate=True``.
+"""
+
+from collections.abc import Collection, Sequence
+
+import torch
+from torch import Tensor
+
+INTEGER_DTYPES = frozenset(
+    {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32, torch.uint64}
+)
+
+
+def describe(value: object) -> str:
+    """What came, in the words of an error message."""
+    if isinstance(value, Tensor):
+        return f"{value.dtype} {tuple(value.shape)} on {value.device}"
+    return f"{type(value).__name__} {value!r}"
+
+
+def may_read(tensor: Tensor, validate: bool = False) -> bool:
+    """Whether looking at the values of ``tensor`` is allowed: free on a CPU, asked for elsewhere."""
+    if torch.compiler.is_compiling() or tensor.device.type == "meta":
+        return False
+    return validate or tensor.device.type == "cpu"
+
+
+def check_label_map(name: str, labels: Tensor) -> None:
+    """Require an integer tensor (B, H, W)."""
+    if not isinstance(labels, Tensor):
+        raise TypeError(f"{name} must be an integer tensor (B, H, W), got {describe(labels)}.")
+    if labels.dtype not in INTEGER_DTYPES or labels.ndim != 3:
+        raise ValueError(
+            f"{name} must be an integer tensor (B, H, W), got {describe(labels)}. "
+            "For one image pass labels[None]; for logits pass logits.argmax(1); for a mask pass mask.long()."
+        )
+
+
+def check_maps(name: str, maps: Tensor, channels: int | None = None, channel_name: str = "D") -> None:
+    """Require a floating tensor (B, channels, h, w)."""
+    wanted = f"{channel_name} = {channels}" if channels is not None else channel_name
+    if not isinstance(maps, Tensor):
+        raise TypeError(f"{name} must be a floating-point tensor (B, {wanted}, h, w), got {describe(maps)}.")
+    if not maps.is_floating_point() or maps.ndim != 4:
+        raise ValueError(
+            f"{name} must be a floating-point tensor (B, {wanted}, h, w), got {describe(maps)}. "
+            f"For one image pass {name}[None]; reshape transformer tokens (B, h*w, D) to (B, D, h, w) first."
+        )
+    if channels is not None and maps.shape[1] != channels:
+        raise ValueError(
+            f"{name} must have {wanted} channels in dimension 1, got {maps.shape[1]} ({describe(maps)}). "
+            f"Pass the layout (B, {channel_name}, h, w), or build the module for {maps.shape[1]} channels."
+        )
+    if maps.shape[2] == 0 or maps.shape[3] == 0:
+        raise ValueError(f"{name} must have h and w of at least 1, got {describe(maps)}.")
+
+
+def check_same_batch(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
+    """Require two tensors to agree on B and on the device."""
+    if tensor.shape[0] != other.shape[0]:
+        raise ValueError(
+            f"{name} and {other_name} must hold the same B images, got B = {tensor.shape[0]} in {name} "
+            f"{tuple(tensor.shape)} and B = {other.shape[0]} in {other_name} {tuple(other.shape)}."
+        )
+    if tensor.device != other.device:
+        raise ValueError(
+            f"{name} and {other_name} must be on one device, got {tensor.device} and {other.device}. "
+            f"Move one: {name}.to({other_name}.device)."
+        )
+
+
+def check_class_ids(name: str, labels: Tensor, num_classes: int, ignore_index: int, validate: bool = False) -> None:
+    """Require every id to be 0 .. K-1 or ``ignore_index``; looks only where reading is allowed."""
+    if labels.numel() == 0 or not may_read(labels, validate):
+        return
+    ids = labels.to(torch.int64)
+    if 0 <= ignore_index < num_classes:
+        allowed = (ids >= 0) & (ids < num_classes)
+    else:
+        allowed = ((ids >= 0) & (ids < num_classes)) | (ids == ignore_index)
+    if not bool(allowed.all()):
+        strange = torch.unique(ids[~allowed])[:5].tolist()
+        raise ValueError(
+            f"{name} must hold class ids 0..{num_classes - 1} or the ignored id {ignore_index}, got also {strange}. "
+            "Map the data set's own ids to train ids first, or ignore what has no class."
+        )
+
+
+def check_finite(name: str, tensor: Tensor) -> None:
+    """Require finite values. Reads the tensor: call it in ``validate=True`` mode only."""
+    if not bool(torch.isfinite(tensor).all()):
+        bad = int((~torch.isfinite(tensor)).sum())
+        raise ValueError(
+            f"{name} must be finite, got {bad} NaN or infinite values in {describe(tensor)}. "
+            "Look for a diverged loss or a half-precision overflow; nothing was changed."
+        )
+
+
+def checked_classes(name: str, classes: Sequence[int] | Collection[int]) -> tuple[int, ...]:
+    """Class ids as a tuple of distinct non-negative integers, in the order given."""
+    try:
+        ids = tuple(int(c) for c in classes)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a sequence of integer class ids, got {describe(classes)}.") from None
+    if len(set(ids)) != len(ids) or any(c < 0 for c in ids):
+        raise ValueError(f"{name} must be distinct class ids of 0 or more, got {ids}.")
+    return ids
+
+
+def check_positive(name: str, value: int) -> None:
+    """Require a whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}.")

@@ -1,0 +1,8 @@
+"""Memories of source features: per class a ring of the last rows written."""
+
+from stuffinstance.banks.classifier import Classifier
+from stuffinstance.banks.instance import InstanceBank
+from stuffinstance.banks.memory import Candidates, MemoryBank
+from stuffinstance.banks.stuff import StuffBank
+
+__all__ = ["Candidates", "Classifier", "InstanceBank", "MemoryBank", "StuffBank"]

@@ -1,0 +1,36 @@
+"""The agreement filter: a pooled feature counts only where the classifier gives it its own class."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Classifier = Callable[[Tensor], Tensor]
+"""Rows (N, D) to logits (N, K). On a 1×1 map dilated 3×3 convolutions reduce to their centre taps."""
+
+
+@torch.no_grad()
+def agrees(rows: Tensor, classes: Tensor, classifier: Classifier) -> Tensor:
+    """Whether the classifier's first choice for each row is the row's class.
+
+    Args:
+        rows: Pooled features, (N, D).
+        classes: Their class ids, (N,) int64.
+        classifier: Rows to logits.
+
+    Returns:
+        (N,) bool.
+
+    Raises:
+        ValueError: If the classifier does not return logits (N, K).
+    """
+    if rows.shape[0] == 0:
+        return torch.zeros_like(classes, dtype=torch.bool)
+    logits = classifier(rows)
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[0] != rows.shape[0]:
+        came = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(
+            f"classifier must map rows (N, D) = {tuple(rows.shape)} to logits (N, K), got {came}. For a convolutional "
+            "head pass lambda rows: head(rows[:, :, None, None])[:, :, 0, 0]."
+        )
+    return logits.argmax(1) == classes

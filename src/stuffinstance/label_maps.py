@@ -1,0 +1,93 @@
+"""Label maps made from label maps and logits: resized, corrected by the ground truth, joined with pseudo-labels."""
+
+import torch
+from torch import Tensor
+
+from stuffinstance.arguments import check_label_map, check_maps, check_same_batch
+
+
+def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize a label map by picking the nearest pixel, in exact integer arithmetic.
+
+    Output pixel *i* of *n* takes input pixel ``floor(i * N / n)`` of *N*, the convention of the released code's
+    ``interpolate(mode="nearest")``, without that function's rounding in float32.
+
+    Args:
+        labels: Class ids, (B, H, W), any integer dtype.
+        size: (h, w) of the result.
+
+    Returns:
+        Class ids, (B, h, w), same dtype; ``labels`` itself where the size is right already.
+
+    Raises:
+        ValueError: If ``labels`` is not a 3-D integer tensor, or has no pixel to take.
+
+    Example:
+        >>> resize_labels(torch.arange(8).view(1, 2, 4), (1, 2))
+        tensor([[[0, 2]]])
+    """
+    check_label_map("labels", labels)
+    height, width = labels.shape[1:]
+    if (height, width) == tuple(size):
+        return labels
+    if height == 0 or width == 0:
+        raise ValueError(f"labels must have H and W of at least 1 to be resized, got {tuple(labels.shape)}.")
+    rows = torch.arange(size[0], device=labels.device) * height // size[0]
+    columns = torch.arange(size[1], device=labels.device) * width // size[1]
+    return labels[:, rows[:, None], columns]
+
+
+def correct_labels(labels: Tensor, logits: Tensor, ignore_index: int = 255) -> Tensor:
+    """Keep the ground truth where the prediction agrees with it (SIM, Eq. 4), at the resolution of ``logits``.
+
+    .. math:: L_C = L_G \\cap L_P, \\qquad L_P = \\operatorname{argmax}_k C(f)^{(k)}
+
+    Args:
+        labels: Ground truth, (B, H, W), any integer dtype; resized nearest to (h, w).
+        logits: Scores of the classes, (B, K, h, w).
+        ignore_index: What a disagreeing pixel becomes.
+
+    Returns:
+        Class ids, (B, h, w) int64.
+
+    Raises:
+        ValueError: If ranks, dtypes, batch sizes or devices do not fit.
+
+    Example:
+        >>> logits = torch.tensor([[[[2.0, 0.0]], [[1.0, 3.0]]]])      # predicts class 0, then class 1
+        >>> correct_labels(torch.tensor([[[0, 0]]]), logits)
+        tensor([[[  0, 255]]])
+    """
+    check_label_map("labels", labels)
+    check_maps("logits", logits, channel_name="K")
+    check_same_batch("labels", labels, "logits", logits)
+    truth = resize_labels(labels, (logits.shape[2], logits.shape[3])).to(torch.int64)
+    predicted = logits.detach().argmax(1)
+    return torch.where(truth == predicted, truth, ignore_index)
+
+
+def merge_pseudo_labels(predicted: Tensor, pseudo: Tensor, ignore_index: int = 255) -> Tensor:
+    """Let a pseudo-label replace the prediction wherever there is one (SIM, Eq. 11).
+
+    The released code leaves Eq. 11 out; here it is active whenever pseudo-labels are given.
+
+    Args:
+        predicted: Predicted class ids, (B, h, w), any integer dtype.
+        pseudo: Pseudo-labels, (B, H, W), any integer dtype, ``ignore_index`` where there is none; resized nearest.
+        ignore_index: The id that means "no pseudo-label here".
+
+    Returns:
+        Class ids, (B, h, w) int64.
+
+    Raises:
+        ValueError: If ranks, dtypes, batch sizes or devices do not fit.
+
+    Example:
+        >>> merge_pseudo_labels(torch.tensor([[[1, 2]]]), torch.tensor([[[255, 5]]]))
+        tensor([[[1, 5]]])
+    """
+    check_label_map("predicted", predicted)
+    check_label_map("pseudo", pseudo)
+    check_same_batch("pseudo", pseudo, "predicted", predicted)
+    resized = resize_labels(pseudo, (predicted.shape[1], predicted.shape[2])).to(torch.int64)
+    return torch.where(resized == ignore_index, predicted.to(torch.int64), resized)

@@ -1,0 +1,81 @@
+"""What both matching losses do: pool the regions, find the nearest rows, mask what has no partner."""
+
+from torch import Tensor, nn
+
+from stuffinstance.banks import Classifier, MemoryBank
+from stuffinstance.label_maps import resize_labels
+from stuffinstance.matching import Between, DistanceName, nearest_distance, resolve_distance
+from stuffinstance.pooling import region_mean
+from stuffinstance.regions import Regions
+
+
+class MatchingLoss(nn.Module):
+    """Distance of target regions to the nearest source rows of their class.
+
+    The bank is read, never written, and is not part of this module's state: whoever updates it saves it.
+    """
+
+    def __init__(
+        self,
+        bank: MemoryBank,
+        distance: DistanceName | Between,
+        *,
+        warm_up: bool,
+        classifier: Classifier | None,
+    ) -> None:
+        super().__init__()
+        # In lists, so that neither becomes a submodule: the bank's and the network's state are saved where they live.
+        self._bank = [bank]
+        self._classifier = [classifier]
+        self.distance_name = distance if isinstance(distance, str) else getattr(distance, "__name__", "callable")
+        self.distance = resolve_distance(distance)
+        self.warm_up = warm_up
+
+    @property
+    def bank(self) -> MemoryBank:
+        """The bank whose rows are matched."""
+        return self._bank[0]
+
+    @property
+    def classifier(self) -> Classifier | None:
+        """Rows to logits for the agreement filter, or None."""
+        return self._classifier[0]
+
+    def forward(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Pool the regions of ``labels`` and match them.
+
+        Args:
+            features: Target features, (B, D, h, w).
+            labels: Target labels (B, H, W), any integer dtype, usually the argmax of the logits; resized nearest to
+                (h, w). Ids that are not the bank's are passed over.
+
+        Returns:
+            A scalar: the mean over images of the single-image loss. Exactly 0, still attached to ``features``, where
+            nothing can be matched. A region with a non-finite feature makes it non-finite, so that a gradient scaler
+            or an anomaly check sees it.
+
+        Raises:
+            ValueError: If ranks, dtypes, sizes or devices do not fit.
+        """
+        self.bank.check(features, labels)
+        regions = self.bank.regions(resize_labels(labels, (features.shape[2], features.shape[3])))
+        return self.of_rows(region_mean(features, regions), regions)
+
+    def of_rows(self, rows: Tensor, regions: Regions) -> Tensor:
+        """The loss of regions whose mean features (B, R, D) are already known."""
+        raise TypeError(f"{type(self).__name__} has no formula: use StuffMatchingLoss or InstanceMatchingLoss.")
+
+    def distances(self, rows: Tensor, regions: Regions) -> tuple[Tensor, Tensor]:
+        """Distance to the nearest row and whether the class can be matched, (B, C, Z) and (C,)."""
+        bank = self.bank
+        batch, classes, per_class = regions.valid.shape
+        grouped = rows.view(batch, classes, per_class, -1).transpose(0, 1).flatten(1, 2)  # (C, B*Z, D)
+        distance, _ = nearest_distance(grouped, bank.features, bank.filled, self.distance)
+        least = bank.capacity if self.warm_up else 0
+        return distance.view(classes, batch, per_class).transpose(0, 1), bank.written > least
+
+    def extra_repr(self) -> str:
+        """The choices, for ``print(module)``."""
+        return (
+            f"distance={self.distance_name!r}, warm_up={self.warm_up}, agreement_filter={self.classifier is not None}"
+        )

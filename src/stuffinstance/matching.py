@@ -1,0 +1,103 @@
+"""Descriptors and bank rows to distances: the nearest row is found without gradient, the distance to it has one."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Between = Callable[[Tensor, Tensor], Tensor]
+"""Two tensors (..., D) that broadcast to distances (...)."""
+
+DistanceName = Literal["l1_mean", "l1_squared", "l2", "cosine"]
+
+# A callable distance sees bank slots in blocks, so that no intermediate of (N, S, D) is ever built.
+_BLOCK_ELEMENTS = 2**22
+
+
+@dataclass(frozen=True)
+class Distance:
+    """How far two feature vectors are apart, and a cheaper score that has the same nearest row.
+
+    Attributes:
+        between: (..., D) and (..., D) to (...), differentiable.
+        ranking: (C, N, D) and (C, S, D) to (C, N, S): smallest where ``between`` is smallest.
+    """
+
+    between: Between
+    ranking: Callable[[Tensor, Tensor], Tensor]
+
+
+def _l1_ranking(rows: Tensor, bank: Tensor) -> Tensor:
+    return torch.cdist(rows, bank, p=1.0)
+
+
+def _l2_ranking(rows: Tensor, bank: Tensor) -> Tensor:
+    # Not through a matrix product: its cancellation could pick another row than the definition does.
+    return torch.cdist(rows, bank, p=2.0, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def _cosine_between(a: Tensor, b: Tensor) -> Tensor:
+    return 1 - F.cosine_similarity(a, b, dim=-1, eps=1e-8)
+
+
+def _cosine_ranking(rows: Tensor, bank: Tensor) -> Tensor:
+    return -torch.bmm(F.normalize(rows, dim=-1), F.normalize(bank, dim=-1).transpose(1, 2))
+
+
+DISTANCES: dict[str, Distance] = {
+    "l1_mean": Distance(lambda a, b: (a - b).abs().mean(-1), _l1_ranking),
+    "l1_squared": Distance(lambda a, b: (a - b).abs().sum(-1).square(), _l1_ranking),
+    "l2": Distance(lambda a, b: torch.linalg.vector_norm(a - b, dim=-1), _l2_ranking),
+    "cosine": Distance(_cosine_between, _cosine_ranking),
+}
+
+
+def resolve_distance(distance: DistanceName | str | Between) -> Distance:
+    """The distance of that name, or one made of a callable.
+
+    Raises:
+        ValueError: If there is no distance of that name.
+    """
+    if isinstance(distance, str):
+        if distance not in DISTANCES:
+            raise ValueError(
+                f"distance must be one of {', '.join(DISTANCES)}, or a callable of two tensors (..., D) that returns "
+                f"(...), got {distance!r}."
+            )
+        return DISTANCES[distance]
+    between: Between = distance
+
+    def ranking(rows: Tensor, bank: Tensor) -> Tensor:
+        block = max(1, _BLOCK_ELEMENTS // max(1, rows.numel()))
+        parts = [between(rows[:, :, None], part[:, None]) for part in torch.split(bank, block, dim=1)]
+        return torch.cat(parts, dim=2)
+
+    return Distance(between, ranking)
+
+
+def nearest_distance(rows: Tensor, bank: Tensor, filled: Tensor, distance: Distance) -> tuple[Tensor, Tensor]:
+    """Distance of each descriptor to the nearest row of its class.
+
+    The gradient flows to the descriptors only, through the one row that was found.
+
+    Args:
+        rows: Descriptors grouped by class, (C, N, D).
+        bank: Bank rows, (C, S, D).
+        filled: (C, S) bool, the slots that hold a row.
+        distance: From :func:`resolve_distance`.
+
+    Returns:
+        ``(distances, index)``, (C, N) each. For a class without a filled slot the distance means nothing: mask it with
+        ``filled.any(1)``. Memory: two tensors (C, N, S) and two (C, N, D); never (C, N, S, D).
+    """
+    with torch.autocast(rows.device.type, enabled=False):
+        exact = torch.promote_types(rows.dtype, bank.dtype)
+        rows, bank = rows.to(exact), bank.detach().to(exact)
+        with torch.no_grad():
+            scores = distance.ranking(rows, bank).masked_fill(~filled[:, None, :], torch.inf)
+            index = scores.argmin(-1)  # (C, N)
+        nearest = bank.gather(1, index[:, :, None].expand(-1, -1, bank.shape[2]))
+        return distance.between(rows, nearest), index

@@ -1,0 +1,70 @@
+"""The table of connected-component backends; all return the same tensor, bit for bit.
+
+A backend is a function ``run(values, connectivity)``: ``values`` is (B, H, W) int32 or int64, contiguous, 0 where there
+is nothing to label and the class plus one elsewhere. It returns (B, H, W) int32: 0 there, and 1, 2, ... per image in
+raster order of each region's first pixel.
+"""
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from stuffinstance.errors import BackendUnavailableError
+
+Run = Callable[[Tensor, int], Tensor]
+
+
+@dataclass(frozen=True)
+class Backend:
+    """Where a backend runs, what it needs, and the module to import when it is first used."""
+
+    module: str
+    devices: tuple[str, ...]
+    package: str | None = None
+
+    @property
+    def run(self) -> Run:
+        """The function itself, imported on first use so that optional packages stay optional."""
+        label: Run = importlib.import_module(f"{__name__}.{self.module}").label
+        return label
+
+    def obstacle(self, device: torch.device) -> str | None:
+        """Why this backend cannot run on tensors of ``device``, or None."""
+        if device.type not in self.devices:
+            return f"labels are on {device.type}, it runs on {' and '.join(self.devices)} tensors"
+        if self.package is not None and importlib.util.find_spec(self.package) is None:
+            return f"it needs the package {self.package!r}, which is not installed"
+        return None
+
+
+# The order is the preference of "auto". A Triton backend for CUDA tensors takes the first row when it lands;
+# until then "torch" serves every accelerator.
+BACKENDS: dict[str, Backend] = {
+    "skimage": Backend("skimage_cpu", ("cpu",), "skimage"),
+    "torch": Backend("torch_propagation", ("cpu", "cuda", "mps", "xpu")),
+    "reference": Backend("reference", ("cpu",)),
+}
+
+
+def resolve(backend: str, device: torch.device) -> Backend:
+    """The backend of that name, or the first that can run on ``device`` for ``"auto"``.
+
+    Raises:
+        ValueError: If there is no backend of that name.
+        BackendUnavailableError: If it cannot run there. There is no silent fallback.
+    """
+    if backend == "auto":
+        for candidate in BACKENDS.values():
+            if candidate.obstacle(device) is None:
+                return candidate
+        raise BackendUnavailableError(f"no backend of {sorted(BACKENDS)} runs on {device} tensors; use labels.cpu().")
+    if backend not in BACKENDS:
+        raise ValueError(f"backend must be 'auto' or one of {sorted(BACKENDS)}, got {backend!r}.")
+    obstacle = BACKENDS[backend].obstacle(device)
+    if obstacle is not None:
+        raise BackendUnavailableError(f"backend {backend!r} cannot run here: {obstacle}. Use backend='auto'.")
+    return BACKENDS[backend]

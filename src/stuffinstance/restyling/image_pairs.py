@@ -1,0 +1,28 @@
+"""Pairs of source and target images for restyling: checked, and the target repeated to the source's batch."""
+
+import torch
+from torch import Tensor
+
+from stuffinstance.arguments import describe
+
+
+def paired_target(source: Tensor, target: Tensor) -> Tensor:
+    """For each source image the target image it is restyled as: image *i* takes target *i* mod B'.
+
+    Raises:
+        ValueError: If either is not a floating (B, 3, H, W) batch, or they differ in device or dtype, or there is no
+            target.
+    """
+    for name, images in (("source", source), ("target", target)):
+        if not (
+            isinstance(images, Tensor) and images.is_floating_point() and images.ndim == 4 and images.shape[1] == 3
+        ):
+            raise ValueError(
+                f"{name} must be floating-point RGB images (B, 3, H, W) in 0..1, got {describe(images)}. "
+                "For uint8 images pass images.float() / 255."
+            )
+    if source.device != target.device or source.dtype != target.dtype:
+        raise ValueError(f"source and target must share device and dtype, got {describe(source)}, {describe(target)}.")
+    if target.shape[0] == 0:
+        raise ValueError("target must hold at least one image, got B' = 0.")
+    return target[torch.arange(source.shape[0], device=target.device) % target.shape[0]]
