@@ -1,7 +1,7 @@
 """Readers for GTA5, SYNTHIA and Cityscapes in the folder layouts they are published in."""
 
 from .errors import DatasetError
-from .inspection import DatasetSummary, describe
+from .inspection import DatasetSummary, describe, mismatched_pairs
 from .opening import LAYOUTS, Layout, open_dataset
 from .samples import Sample, SegmentationDataset
 
@@ -13,5 +13,6 @@ __all__ = [
     "Sample",
     "SegmentationDataset",
     "describe",
+    "mismatched_pairs",
     "open_dataset",
 ]

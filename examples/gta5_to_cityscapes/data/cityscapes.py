@@ -1,4 +1,6 @@
-"""Cityscapes: ``leftImg8bit/<split>/<city>/*_leftImg8bit.png`` and ``gtFine/<split>/<city>/*_gtFine_labelIds.png``."""
+"""Cityscapes: ``leftImg8bit/<split>/<city>/*_leftImg8bit.png`` and, for labels,
+``gtFine/<split>/<city>/*_gtFine_labelIds.png``.
+"""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -6,7 +8,10 @@ from pathlib import Path
 from .listing import pair_files, pictures_in, require_folder, require_pictures, unique_by_name
 from .samples import PictureFiles
 
-EXPECTED = "leftImg8bit/<split>/<city>/*_leftImg8bit.png|jpg and, for labels, gtFine/<split>/<city>/*_gtFine_labelIds.png"
+EXPECTED = (
+    "leftImg8bit/<split>/<city>/*_leftImg8bit.png|jpg and, for labels, "
+    "gtFine/<split>/<city>/*_gtFine_labelIds.png"
+)
 
 
 def list_cityscapes(root: Path, split: str, *, labels: bool, exclude: Collection[str]) -> list[PictureFiles]:

@@ -1,4 +1,4 @@
-"""What a data set holds, counted over an evenly spread sample: the answer to "did I point it at the right folder?"."""
+"""What a data set holds, counted over an evenly spread sample: is this the right folder, read rightly?"""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -68,3 +68,16 @@ def describe(dataset: SegmentationDataset, sample: int = 50) -> DatasetSummary:
         ignored=int(pixels[dataset.space.ignore_index]),
         unknown_ids=dict(sorted(unknown.items())),
     )
+
+
+def mismatched_pairs(dataset: SegmentationDataset) -> list[str]:
+    """Names whose image and label map differ in size, from the headers of all files alone.
+
+    Reading such a pair is an error; pass these names as ``exclude`` to leave them out of a long run beforehand.
+    """
+    return [
+        entry.name
+        for entry in dataset.files
+        if entry.labels is not None
+        and picture_size(entry.image, dataset.max_pixels) != picture_size(entry.labels, dataset.max_pixels)
+    ]

@@ -50,7 +50,7 @@ CITYSCAPES_IDS: Mapping[int, str] = {
     255: "license plate",  # published as -1, which one byte stores as 255
 }
 
-# GTA5 was annotated in the ids of Cityscapes; its palette adds one entry for the plates that Cityscapes calls -1.
+# GTA5 uses the ids of Cityscapes; its palette has one entry more, for the plates that Cityscapes calls -1.
 GTA5_IDS: Mapping[int, str] = {**CITYSCAPES_IDS, 34: "license plate"}
 
 # Names are those of Cityscapes where the class is the same thing ("pedestrian" is "person").

@@ -55,9 +55,9 @@ def pair_files(
     missing = [name for name in names if name not in labels]
     if missing:
         raise DatasetError(
-            f"{images[missing[0]]}: expected its label map at {expected_label.format(name=missing[0])}, found none "
-            f"({len(missing)} of {len(names)} pictures have none). Add the labels, leave the pictures out with "
-            "exclude, or read with labels=False if they are not needed."
+            f"{images[missing[0]]}: expected its label map at {expected_label.format(name=missing[0])}, "
+            f"found none ({len(missing)} of {len(names)} pictures have none). Add the labels, leave the "
+            "pictures out with exclude, or read with labels=False if they are not needed."
         )
     return [PictureFiles(name, images[name], labels[name]) for name in names]
 
@@ -68,7 +68,8 @@ def unique_by_name(named: list[tuple[str, Path]], what: str) -> dict[str, Path]:
     for name, path in named:
         if name in files:
             raise DatasetError(
-                f"{path}: expected one {what} named {name!r}, {files[name]} has the same name. Remove one of them."
+                f"{path}: expected one {what} named {name!r}, {files[name]} has the same name. "
+                "Remove one of them."
             )
         files[name] = path
     return files

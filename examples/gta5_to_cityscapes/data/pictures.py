@@ -88,7 +88,7 @@ def read_id_map(path: Path, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint
         if picture.mode not in _ID_MODES or picture.format != "PNG":
             raise DatasetError(
                 f"{path}: expected label ids as an 8-bit grey or palette PNG, got {picture.format} of mode "
-                f"{picture.mode!r}. Colour renderings and instance ids cannot be read: take the label id file."
+                f"{picture.mode!r}. Colour renderings and instance ids cannot be read: take the label ids."
             )
         try:
             return np.array(picture, dtype=np.uint8)

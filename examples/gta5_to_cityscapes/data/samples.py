@@ -52,8 +52,8 @@ class SegmentationDataset(Dataset[Sample]):
 
     Attributes:
         names: Names of the samples, in the order of their index.
-        unknown_ids: Pixels read so far per raw id that the data set does not define; they are ignored. The count
-            belongs to the process that reads: with worker processes each worker keeps (and reports) its own.
+        unknown_ids: Pixels read so far per raw id that the data set does not define; they are ignored. The
+            count belongs to the process that reads: each worker process keeps, and reports, its own.
     """
 
     def __init__(
@@ -97,7 +97,8 @@ class SegmentationDataset(Dataset[Sample]):
         raw = self._read_ids(path, self.max_pixels)
         if raw.shape != stored:
             raise DatasetError(
-                f"{path}: expected the size of {image}, {stored[1]}x{stored[0]}, got {raw.shape[1]}x{raw.shape[0]}. "
+                f"{path}: expected the size of {image}, {stored[1]}x{stored[0]}, "
+                f"got {raw.shape[1]}x{raw.shape[0]}. "
                 "The pair does not belong together: replace one of the files, or leave it out with exclude."
             )
         if self.size is not None:
@@ -117,7 +118,7 @@ class SegmentationDataset(Dataset[Sample]):
         fresh = set(unknown) - self._reported
         if fresh and not self._reported:
             logger.warning(
-                "%s has label ids %s that this data set does not define (it defines %d..%d); they are ignored. "
+                "%s has label ids %s, which this data set does not define (%d..%d); they are ignored. "
                 "Further ones are counted in unknown_ids without a message.",
                 path,
                 sorted(fresh),

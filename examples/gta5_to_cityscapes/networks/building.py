@@ -27,10 +27,10 @@ def build_network(
     Args:
         name: Which network.
         num_classes: Channels K of the logits.
-        weights: A ``.pth`` or ``.safetensors`` file: Caffe-style DeepLab, torchvision, or a checkpoint of this
-            trainer. Nothing is ever downloaded. The report is kept as ``network.weights_report``.
-        **options: Passed to the builder. ``style`` of the full-size networks is told from ``weights`` unless given;
-            give it for Caffe-trained VGG16 weights, whose names are those of torchvision.
+        weights: A ``.pth`` or ``.safetensors`` file: Caffe-style DeepLab, torchvision, or a checkpoint of
+            this trainer. Nothing is ever downloaded. The report is kept as ``network.weights_report``.
+        **options: Passed to the builder. ``style`` of the full-size networks is told from ``weights`` unless
+            given; give it for Caffe-trained VGG16 weights, whose names are those of torchvision.
 
     Raises:
         WeightsError: If the file cannot be read safely or does not fit the backbone.

@@ -13,8 +13,9 @@ BatchNormMode = Literal["train", "frozen"]
 class Bottleneck(nn.Module):
     """1×1, 3×3, 1×1 with a shortcut.
 
-    The two families of weights put the stride on different convolutions: Caffe's on the first 1×1, torchvision's
-    on the 3×3. The shapes agree either way, so the wrong choice loads in silence and computes another function.
+    The two families of weights put the stride on different convolutions: Caffe's on the first 1×1,
+    torchvision's on the 3×3. The shapes agree either way, so the wrong choice would load in silence and
+    compute another function.
     """
 
     def __init__(self, channels: int, width: int, *, stride: int, dilation: int, style: Style) -> None:
@@ -100,7 +101,7 @@ class ResNetBackbone(nn.Module):
 class VGG16Backbone(nn.Module):
     """VGG16 to fc7, its convolutions numbered as torchvision numbers them.
 
-    The fourth and fifth pooling keep the size (3×3, stride 1), conv5 dilates by 2 and fc6 by 4 in their place.
+    The fourth and fifth pooling keep the size (3×3, stride 1); conv5 dilates by 2 and fc6 by 4 instead.
     """
 
     plan = (
@@ -146,7 +147,8 @@ class VGG16Backbone(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.relu(self.fc6(self.features(x)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -33,8 +33,7 @@ class NetworkOutput(NamedTuple):
 class PixelNormalisation(nn.Module):
     """RGB in [0, 1] to what the pretrained weights were trained on.
 
-    The numbers are persistent buffers: a checkpoint carries its own normalisation, and the style of a checkpoint
-    can be told from it.
+    The numbers are persistent buffers: a checkpoint carries its normalisation, which also tells its style.
     """
 
     order: Tensor
@@ -71,13 +70,7 @@ class DilatedHead(nn.Module):
         self, feature_dim: int, num_classes: int, dilations: Sequence[int] = (6, 12, 18, 24)
     ) -> None:
         super().__init__()
-        self.branches = nn.ModuleList(
-            nn.Conv2d(feature_dim, num_classes, 3 if d else 1, padding=d, dilation=max(1, d))
-            for d in dilations
-        )
-        for branch in self.branches:
-            nn.init.normal_(branch.weight, 0.0, 0.01)
-            nn.init.zeros_(branch.bias)
+        self.branches = nn.ModuleList(_branch(feature_dim, num_classes, dilation) for dilation in dilations)
 
     def forward(self, features: Tensor) -> Tensor:
         logits: Tensor = self.branches[0](features)
@@ -87,15 +80,19 @@ class DilatedHead(nn.Module):
 
     def classify(self, rows: Tensor) -> Tensor:
         """The head on 1×1 maps: only the centre tap of each kernel ever meets the single pixel."""
-        weight = sum_of([branch.weight[:, :, branch.kernel_size[0] // 2, branch.kernel_size[0] // 2]
-                         for branch in self.branches])  # fmt: skip
-        bias = sum_of([branch.bias for branch in self.branches])
-        return nn.functional.linear(rows, weight, bias)
+        branches = [cast(nn.Conv2d, branch) for branch in self.branches]
+        centres = [b.weight[:, :, b.kernel_size[0] // 2, b.kernel_size[1] // 2] for b in branches]
+        biases = [cast(Tensor, branch.bias) for branch in branches]
+        return nn.functional.linear(rows, torch.stack(centres).sum(0), torch.stack(biases).sum(0))
 
 
-def sum_of(tensors: Sequence[Tensor]) -> Tensor:
-    """Their sum, as a tensor also to the type checker."""
-    return torch.stack(tuple(tensors)).sum(0)
+def _branch(feature_dim: int, num_classes: int, dilation: int) -> nn.Conv2d:
+    branch = nn.Conv2d(
+        feature_dim, num_classes, 3 if dilation else 1, padding=dilation, dilation=max(1, dilation)
+    )
+    nn.init.normal_(branch.weight, 0.0, 0.01)
+    nn.init.zeros_(cast(Tensor, branch.bias))
+    return branch
 
 
 class SegmentationNetwork(nn.Module):

@@ -1,4 +1,4 @@
-"""Weights from a file: read without running any code in it, recognised, renamed, and checked tensor by tensor."""
+"""Weights from a file: read without running any code in it, recognised, renamed, checked tensor by tensor."""
 
 import logging
 import pickle
@@ -66,8 +66,8 @@ class WeightsReport:
 
     def __str__(self) -> str:
         return (
-            f"{self.path.name} ({self.origin}): {len(self.loaded)} tensors loaded, {len(self.missing)} missing, "
-            f"{len(self.skipped)} skipped, {len(self.unexpected)} unexpected"
+            f"{self.path.name} ({self.origin}): {len(self.loaded)} tensors loaded, "
+            f"{len(self.missing)} missing, {len(self.skipped)} skipped, {len(self.unexpected)} unexpected"
         )
 
 
@@ -95,11 +95,11 @@ def read_weights(path: Path) -> FoundWeights:
 def load_weights(network: SegmentationNetwork, found: FoundWeights) -> WeightsReport:
     """Copy the tensors that fit into the network.
 
-    The backbone must fit whole, except fc6 and fc7 of VGG16, which ImageNet weights do not have in this shape.
+    The backbone must fit whole, except fc6 and fc7 of VGG16, which ImageNet weights have in another shape.
     The head may be missing or of another number of classes.
 
     Raises:
-        WeightsError: If a tensor of the backbone is missing or of another shape. The network is left untouched.
+        WeightsError: If a tensor of the backbone is missing or of another shape. The network stays as it was.
     """
     own = network.state_dict()
     skipped = dict(found.ignored)
@@ -171,7 +171,7 @@ def _read(path: Path) -> Any:
         )
     if path.suffix == ".safetensors":
         try:
-            from safetensors.torch import load_file
+            from safetensors.torch import load_file  # an optional package
         except ImportError as error:
             raise WeightsError(
                 f"{path}: reading this format needs a package: pip install safetensors."
@@ -181,7 +181,7 @@ def _read(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(
-            f"{path}: expected tensors only, it holds other objects or is no weights file, and was not run. "
+            f"{path}: expected tensors only; it holds other objects or is no weights file. Nothing was run. "
             f"{_ADVICE} ({str(error).splitlines()[0]})"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
