@@ -1,0 +1,154 @@
+"""The ablation table: what each part adds, over seeds, beside the published one.
+
+Gains are paired: the seeds that both rows have, subtracted seed by seed. A difference of two means
+taken over different seeds would mix the effect with the luck of the seed that is missing.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from examples.gta5_to_cityscapes.report.recipe_names import (
+    LADDER,
+    PAPER_GTA5,
+    PAPER_SYNTHIA_13,
+    SOURCE,
+    TARGET_ONLY,
+    in_order,
+    is_extra,
+    title,
+)
+from examples.gta5_to_cityscapes.report.results import Experiment
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and sample standard deviation over seeds; no deviation from a single seed."""
+
+    mean: float
+    deviation: float | None
+    count: int
+
+    @classmethod
+    def over(cls, values: Sequence[float]) -> Spread | None:
+        if not values:
+            return None
+        deviation = statistics.stdev(values) if len(values) > 1 else None
+        return cls(statistics.fmean(values), deviation, len(values))
+
+    def text(self, *, signed: bool = False, digits: int = 1) -> str:
+        mean = f"{self.mean:{'+' if signed else ''}.{digits}f}".replace("-", "−")
+        return mean if self.deviation is None else f"{mean} ± {self.deviation:.{digits}f}"
+
+
+@dataclass(frozen=True)
+class AblationRow:
+    """One recipe; all numbers in percent."""
+
+    recipe: str
+    title: str
+    miou: Spread | None
+    seeds: tuple[int, ...]
+    missing: tuple[int, ...]
+    gain: Spread | None
+    gain_over: str | None
+    paper: float | None
+    paper_gain: float | None
+
+    @property
+    def seed_text(self) -> str:
+        if not self.missing:
+            return str(len(self.seeds))
+        return f"{len(self.seeds)} of {len(self.seeds) + len(self.missing)}"
+
+
+@dataclass(frozen=True)
+class AblationTable:
+    """Rows in ladder order and the paper's column they are shown beside."""
+
+    rows: tuple[AblationRow, ...]
+    paper_name: str
+    classes: tuple[str, ...]
+
+    def row(self, recipe: str) -> AblationRow | None:
+        return next((row for row in self.rows if row.recipe == recipe), None)
+
+
+def build_ablation_table(experiment: Experiment) -> AblationTable:
+    """Every rung of the ladder gets a row, run or not: a gap should be seen."""
+    synthia = any("synthia" in str(run.settings.get("layouts", "")).lower() for run in experiment.runs)
+    paper = PAPER_SYNTHIA_13 if synthia else PAPER_GTA5
+    scores = {name: _percent_by_seed(experiment, name) for name in in_order({*LADDER, *experiment.recipes})}
+    rows = tuple(_row(name, scores, experiment.seeds, paper) for name in scores)
+    name = "SYNTHIA-13 → Cityscapes" if synthia else "GTA5 → Cityscapes"
+    return AblationTable(rows, name, experiment.scored_classes)
+
+
+def _percent_by_seed(experiment: Experiment, recipe: str) -> dict[int, float]:
+    runs = experiment.of(recipe, finished=True)
+    return {run.seed: 100 * run.result.miou for run in runs if run.result and run.result.miou is not None}
+
+
+def _row(
+    recipe: str, scores: dict[str, dict[int, float]], seeds: tuple[int, ...], paper: dict[str, float]
+) -> AblationRow:
+    mine = scores[recipe]
+    above = _row_above(recipe, scores)
+    shared = [mine[seed] - scores[above][seed] for seed in mine if seed in scores[above]] if above else []
+    rung = LADDER.index(recipe) if recipe in LADDER else 0
+    return AblationRow(
+        recipe=recipe,
+        title=title(recipe),
+        miou=Spread.over(list(mine.values())),
+        seeds=tuple(sorted(mine)),
+        missing=tuple(seed for seed in seeds if seed not in mine),
+        gain=Spread.over(shared),
+        gain_over=above if shared else None,
+        paper=paper.get(recipe),
+        paper_gain=paper[recipe] - paper[LADDER[rung - 1]] if rung else None,
+    )
+
+
+def _row_above(recipe: str, scores: dict[str, dict[int, float]]) -> str | None:
+    """The nearest rung above that has a result; recipes beside the ladder compare with source only."""
+    if is_extra(recipe):
+        return SOURCE if scores.get(SOURCE) else None
+    above = LADDER[: LADDER.index(recipe)]
+    return next((name for name in reversed(above) if scores.get(name)), None)
+
+
+def is_next_rung(row: AblationRow) -> bool:
+    """True where the gain is over the row printed directly above, as a reader assumes."""
+    if row.gain_over is None or is_extra(row.recipe):
+        return row.gain_over is None
+    return LADDER.index(row.gain_over) == LADDER.index(row.recipe) - 1
+
+
+def adapted_recipe(experiment: Experiment) -> str | None:
+    """The furthest finished rung that adapts; chosen by its place, never by its score."""
+    finished = experiment.finished_recipes
+    rungs = [name for name in LADDER if name in finished and name not in (SOURCE, TARGET_ONLY)]
+    extras = [name for name in finished if is_extra(name)]
+    return (rungs or extras or [None])[-1]
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """One class, one cell per finished recipe, in percent."""
+
+    name: str
+    cells: tuple[Spread | None, ...]
+
+
+def per_class_rows(experiment: Experiment) -> tuple[ClassRow, ...]:
+    """IoU over seeds for every scored class; ``None`` where the class never occurred."""
+    rows = []
+    for name in experiment.scored_classes:
+        cells = []
+        for recipe in experiment.finished_recipes:
+            values = [run.result.iou.get(name) for run in experiment.of(recipe, finished=True) if run.result]
+            cells.append(Spread.over([100 * value for value in values if value is not None]))
+        rows.append(ClassRow(name, tuple(cells)))
+    return tuple(rows)

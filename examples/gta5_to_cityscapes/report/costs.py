@@ -1,0 +1,96 @@
+"""What the runs cost, and on what they ran."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from examples.gta5_to_cityscapes.report.ablation_table import Spread
+from examples.gta5_to_cityscapes.report.recipe_names import title
+from examples.gta5_to_cityscapes.report.results import Experiment, Run
+
+
+@dataclass(frozen=True)
+class CostRow:
+    """Means over the finished runs of a recipe."""
+
+    title: str
+    iterations: str
+    minutes: str
+    rate: str
+    memory: str
+    runs: int
+
+
+@dataclass(frozen=True)
+class StatusRow:
+    """One recipe and seed: finished, under way, or not there."""
+
+    title: str
+    seed: int
+    state: str
+    detail: str
+
+
+def build_cost_rows(experiment: Experiment) -> tuple[CostRow, ...]:
+    """One row per recipe with a finished run."""
+    rows = []
+    for recipe in experiment.finished_recipes:
+        runs = experiment.of(recipe, finished=True)
+        timed = [(run.last_step, run.cost.seconds) for run in runs if run.cost.seconds]
+        steps = sorted({run.result.step for run in runs if run.result})
+        rows.append(
+            CostRow(
+                title(recipe),
+                " or ".join(f"{step:,}" for step in steps),
+                _text([seconds / 60 for _, seconds in timed], 1),
+                _text([step / seconds for step, seconds in timed], 2),
+                _text([r.cost.peak_memory_bytes / 2**30 for r in runs if r.cost.peak_memory_bytes], 2),
+                len(runs),
+            )
+        )
+    return tuple(rows)
+
+
+def _text(values: list[float], digits: int) -> str:
+    spread = Spread.over(values)
+    return spread.text(digits=digits) if spread else "–"
+
+
+def build_status_rows(experiment: Experiment) -> tuple[StatusRow, ...]:
+    """Only what does not count in the tables: unfinished and missing runs."""
+    rows = []
+    for recipe in experiment.recipes:
+        runs = {run.seed: run for run in experiment.of(recipe)}
+        for seed in experiment.seeds:
+            if seed not in runs:
+                rows.append(StatusRow(title(recipe), seed, "missing", "other recipes have this seed"))
+            elif not runs[seed].finished:
+                rows.append(StatusRow(title(recipe), seed, "unfinished", _progress(runs[seed])))
+    return tuple(rows)
+
+
+def _progress(run: Run) -> str:
+    goal = run.settings.get("schedule", {}).get("steps")
+    text = f"step {run.last_step:,}" + (f" of {goal:,}" if isinstance(goal, int) else "")
+    scored = [e for e in run.evaluations if e.miou is not None]
+    if scored:
+        text += f"; last evaluation {100 * (scored[-1].miou or 0):.1f} mIoU at step {scored[-1].step:,}"
+    return text
+
+
+def environment_rows(experiment: Experiment) -> tuple[tuple[str, str], ...]:
+    """The environment of the first run that recorded one, nested objects flattened."""
+    for run in experiment.runs:
+        if run.environment:
+            return tuple(_flat(run.environment))
+    return ()
+
+
+def _flat(content: dict[str, object], prefix: str = "") -> list[tuple[str, str]]:
+    rows: list[tuple[str, str]] = []
+    for key, value in content.items():
+        if isinstance(value, dict):
+            rows += _flat(value, f"{prefix}{key} ")
+        else:
+            rows.append((f"{prefix}{key}".replace("_", " "), "–" if value is None else str(value)))
+    return rows

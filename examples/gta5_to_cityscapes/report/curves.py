@@ -1,0 +1,151 @@
+"""Curves over iterations: mIoU with the band of the seeds, and one panel per loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from examples.gta5_to_cityscapes.report.drawn_figure import Drawn, Theme, draw, recipe_lines
+from examples.gta5_to_cityscapes.report.recipe_names import title
+from examples.gta5_to_cityscapes.report.results import Experiment, Run
+
+LOSSES = {
+    "segmentation": "Segmentation: cross-entropy on source labels",
+    "adversarial": "Adversarial: how well the target is told apart",
+    "discriminator": "Discriminator: chance level is 0.69",
+    "stuff": "Stuff matching: distance to the nearest row",
+    "instance": "Instance matching: distance to the nearest row",
+    "pseudo": "Pseudo-labels: cross-entropy on the target",
+}
+BINS = 60  # training losses are noisy; a point of the chart is the mean over one sixtieth of the run
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Mean over seeds and the lowest and highest seed, at increasing steps."""
+
+    steps: np.ndarray
+    mean: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+    @classmethod
+    def over(cls, series: Sequence[dict[int, float]]) -> Curve | None:
+        """Join the seeds' series at every step that at least one of them reached."""
+        steps = sorted(set().union(*series))
+        if not steps:
+            return None
+        values = [[one[step] for one in series if step in one] for step in steps]
+        mean, low, high = ([reduce(v) for v in values] for reduce in (np.mean, np.min, np.max))
+        return cls(np.array(steps), np.array(mean), np.array(low), np.array(high))
+
+
+def miou_curves(experiment: Experiment) -> dict[str, Curve]:
+    """mIoU in percent over iterations, per recipe, finished or not."""
+    curves = {}
+    for recipe in experiment.recipes:
+        series = [
+            {e.step: 100 * e.miou for e in run.evaluations if e.miou is not None}
+            for run in experiment.of(recipe)
+        ]
+        if curve := Curve.over(series):
+            curves[recipe] = curve
+    return curves
+
+
+def loss_names(experiment: Experiment) -> tuple[str, ...]:
+    """The losses that were logged: the six of the paper first, then any other."""
+    logged = {
+        key.removeprefix("loss/")
+        for run in experiment.runs
+        for line in run.training
+        for key in line
+        if key.startswith("loss/")
+    }
+    return (*(name for name in LOSSES if name in logged), *sorted(logged.difference(LOSSES)))
+
+
+def loss_curves(experiment: Experiment, loss: str) -> dict[str, Curve]:
+    """One loss per recipe, averaged in bins of steps. A loss that never leaves 0 was not in use."""
+    furthest = max(run.last_step for run in experiment.runs)
+    width = max(1, -(-furthest // BINS))
+    curves = {}
+    for recipe in experiment.recipes:
+        series = [_binned(run, f"loss/{loss}", width) for run in experiment.of(recipe)]
+        curve = Curve.over([one for one in series if any(one.values())])
+        if curve:
+            curves[recipe] = curve
+    return curves
+
+
+def _binned(run: Run, key: str, width: int) -> dict[int, float]:
+    bins: dict[int, list[float]] = {}
+    for line in run.training:
+        if key in line:
+            bins.setdefault((int(line["step"]) // width) * width, []).append(line[key])
+    return {step: float(np.mean(values)) for step, values in bins.items()}
+
+
+def draw_miou_curves(experiment: Experiment) -> Drawn | None:
+    """One line per recipe; ``None`` when nothing was evaluated yet."""
+    curves = miou_curves(experiment)
+    if not curves:
+        return None
+
+    def paint(figure: Figure, theme: Theme) -> None:
+        axes = figure.subplots()
+        _paint(axes, curves, experiment, theme, markers=True)
+        axes.set(xlabel="iterations", ylabel="mIoU, %")
+        axes.set_ylim(bottom=0)
+        figure.legend(loc="outside upper left", ncols=min(len(curves), 4), handlelength=2.2)
+
+    ends = ", ".join(f"{title(name)} {curve.mean[-1]:.1f}" for name, curve in curves.items())
+    return draw(
+        "miou_curves", f"Line chart of mIoU over iterations. At the end: {ends} percent.", (7, 4), paint
+    )
+
+
+def draw_loss_curves(experiment: Experiment) -> tuple[Drawn, ...]:
+    """One small chart per loss, so that a narrow screen can stack them."""
+    panels = []
+    for loss in loss_names(experiment):
+        curves = loss_curves(experiment, loss)
+        if curves:
+            panels.append(_loss_panel(loss, curves, experiment))
+    return tuple(panels)
+
+
+def _loss_panel(loss: str, curves: dict[str, Curve], experiment: Experiment) -> Drawn:
+    def paint(figure: Figure, theme: Theme) -> None:
+        axes = figure.subplots()
+        _paint(axes, curves, experiment, theme, markers=False)
+        axes.set_title(LOSSES.get(loss, loss))
+        axes.set_xlabel("iterations")
+        axes.set_ylim(bottom=min(0.0, *(float(curve.low.min()) for curve in curves.values())))
+        figure.legend(loc="outside lower left", ncols=4, fontsize=7.5, columnspacing=1.2, handlelength=1.6)
+
+    ends = ", ".join(f"{title(name)} ends at {curve.mean[-1]:.3g}" for name, curve in curves.items())
+    return draw(f"loss_{loss}", f"Line chart of the {loss} loss over iterations: {ends}.", (4.6, 3), paint)
+
+
+def _paint(
+    axes: Axes, curves: dict[str, Curve], experiment: Experiment, theme: Theme, *, markers: bool
+) -> None:
+    lines = recipe_lines(experiment.recipes, theme)
+    for recipe, curve in curves.items():
+        line = lines[recipe]
+        axes.fill_between(curve.steps, curve.low, curve.high, color=line.color, alpha=0.18, linewidth=0)
+        axes.plot(
+            curve.steps,
+            curve.mean,
+            line.dash,
+            color=line.color,
+            linewidth=1.7,
+            marker=line.marker if markers else None,
+            markersize=4,
+            label=title(recipe),
+        )

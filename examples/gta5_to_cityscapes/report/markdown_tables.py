@@ -1,0 +1,68 @@
+"""The tables of the report as Markdown, for a README, an issue or a commit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from examples.gta5_to_cityscapes.report.ablation_table import (
+    AblationRow,
+    AblationTable,
+    ClassRow,
+    is_next_rung,
+)
+from examples.gta5_to_cityscapes.report.recipe_names import title
+
+
+def ablation_markdown(table: AblationTable, per_class: Sequence[ClassRow], recipes: Sequence[str]) -> str:
+    """Ablation table, per-class table and the notes without which neither can be read."""
+    classes = ", ".join(table.classes) or "not recorded"
+    parts = [
+        "# Ablation",
+        "",
+        f"mIoU in percent over {len(table.classes)} classes ({classes}), last checkpoint, "
+        "mean ± sample standard deviation over seeds. Gain: seed by seed over the row above.",
+        "",
+        _table(
+            ("recipe", "mIoU", "gain", "seeds", f"paper, {table.paper_name}", "paper's gain"),
+            [_cells(row) for row in table.rows],
+        ),
+        "",
+        "The paper's columns come from other data, a larger network and a far longer training: "
+        "compare the direction of the steps, not the values.",
+        "",
+    ]
+    if per_class and recipes:
+        parts += [
+            "## IoU per class",
+            "",
+            _table(
+                ("class", *(title(name) for name in recipes)),
+                [(row.name, *(cell.text() if cell else "–" for cell in row.cells)) for row in per_class],
+            ),
+            "",
+        ]
+    return "\n".join(parts)
+
+
+def gain_text(row: AblationRow) -> str:
+    """The gain, and what it is over wherever that is not the row directly above."""
+    if row.gain is None:
+        return "–"
+    over = "" if is_next_rung(row) or row.gain_over is None else f" (over {title(row.gain_over)})"
+    return row.gain.text(signed=True) + over
+
+
+def _cells(row: AblationRow) -> tuple[str, ...]:
+    return (
+        row.title,
+        row.miou.text() if row.miou else "not run to its end",
+        gain_text(row),
+        row.seed_text,
+        f"{row.paper:.1f}" if row.paper is not None else "–",
+        f"{row.paper_gain:+.1f}" if row.paper_gain is not None else "–",
+    )
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(head) + " |", "|---" + "|---:" * (len(head) - 1) + "|"]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])

@@ -1,0 +1,179 @@
+"""Gather tables and figures and write them: one page that opens offline, each figure also as a file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+
+from examples.gta5_to_cityscapes.report.ablation_table import (
+    AblationTable,
+    ClassRow,
+    Spread,
+    adapted_recipe,
+    build_ablation_table,
+    per_class_rows,
+)
+from examples.gta5_to_cityscapes.report.bank_charts import (
+    Banks,
+    draw_bank_fill,
+    draw_bank_rows,
+    read_banks,
+)
+from examples.gta5_to_cityscapes.report.costs import build_cost_rows, build_status_rows, environment_rows
+from examples.gta5_to_cityscapes.report.curves import draw_loss_curves, draw_miou_curves
+from examples.gta5_to_cityscapes.report.drawn_figure import DARK, LIGHT, Drawn
+from examples.gta5_to_cityscapes.report.markdown_tables import ablation_markdown, gain_text
+from examples.gta5_to_cityscapes.report.picture_rows import PictureRows, build_picture_rows
+from examples.gta5_to_cityscapes.report.previews import label_space
+from examples.gta5_to_cityscapes.report.recipe_names import MEANINGS, SOURCE, TARGET_ONLY, title
+from examples.gta5_to_cityscapes.report.region_pictures import TOP, RegionPictures, build_region_pictures
+from examples.gta5_to_cityscapes.report.report_files import embedded, write_atomically
+from examples.gta5_to_cityscapes.report.results import Experiment, read_experiment
+from examples.gta5_to_cityscapes.report.score_charts import draw_ablation, draw_class_scores
+from examples.gta5_to_cityscapes.report.threshold_charts import (
+    ThresholdTable,
+    build_threshold_table,
+    draw_thresholds,
+)
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+@dataclass(frozen=True)
+class Content:
+    """Everything the page shows; whatever could not be made yet is ``None`` and said so."""
+
+    experiment: Experiment
+    table: AblationTable
+    per_class: tuple[ClassRow, ...]
+    pictures: PictureRows | None
+    regions: RegionPictures | None
+    banks: Banks | None
+    thresholds: ThresholdTable | None
+    figures: dict[str, Drawn]
+    losses: tuple[Drawn, ...]
+    problems: tuple[str, ...]
+
+
+def write_report(experiment: Path, out: Path | None = None) -> Path:
+    """Write the report of one experiment and return its page.
+
+    Args:
+        experiment: Folder holding ``<recipe>/seed<k>/``. Missing and unfinished runs are named in the
+            report; they are no error.
+        out: Folder for ``index.html``, ``table.md`` and the figures; made where it does not exist.
+            Default: ``experiment / "report"``.
+
+    Returns:
+        ``out / "index.html"``: one file with every picture inside, nothing to fetch.
+
+    Raises:
+        FileNotFoundError: If the folder is absent or holds no run at all.
+    """
+    content = gather_content(read_experiment(Path(experiment)))
+    folder = Path(out) if out is not None else Path(experiment) / "report"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, data in _image_files(content).items():
+        write_atomically(folder / name, data)
+    markdown = ablation_markdown(content.table, content.per_class, content.experiment.finished_recipes)
+    write_atomically(folder / "table.md", markdown)
+    page = folder / "index.html"
+    write_atomically(page, render_page(content))
+    return page
+
+
+def gather_content(experiment: Experiment) -> Content:
+    """Read, count and draw; nothing is written here."""
+    space = label_space(experiment)
+    table, per_class = build_ablation_table(experiment), per_class_rows(experiment)
+    banks, bank_problems = read_banks(experiment, space)
+    thresholds = build_threshold_table(experiment)
+    drawn = [
+        draw_ablation(experiment, table),
+        draw_class_scores(experiment, per_class),
+        draw_miou_curves(experiment),
+        draw_thresholds(thresholds) if thresholds else None,
+        draw_bank_fill(banks) if banks else None,
+        draw_bank_rows(banks) if banks else None,
+    ]
+    return Content(
+        experiment=experiment,
+        table=table,
+        per_class=per_class,
+        pictures=build_picture_rows(experiment, space),
+        regions=build_region_pictures(experiment, space),
+        banks=banks,
+        thresholds=thresholds,
+        figures={figure.name: figure for figure in drawn if figure},
+        losses=draw_loss_curves(experiment),
+        problems=(
+            *experiment.problems,
+            *(p for run in experiment.runs for p in run.problems),
+            *bank_problems,
+        ),
+    )
+
+
+def render_page(content: Content) -> str:
+    """The page as text."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(embedded=embedded, gain=gain_text)
+    experiment = content.experiment
+    adapted = adapted_recipe(experiment)
+    return environment.get_template("page.html.j2").render(
+        content=content,
+        experiment=experiment,
+        table=content.table,
+        figures=content.figures,
+        headline=headline_numbers(content.table, adapted),
+        adapted=adapted,
+        title=title,
+        meanings=MEANINGS,
+        status=build_status_rows(experiment),
+        costs=build_cost_rows(experiment),
+        environment=environment_rows(experiment),
+        top=TOP,
+        light=LIGHT,
+        dark=DARK,
+        tint=_tint,
+    )
+
+
+def headline_numbers(table: AblationTable, adapted: str | None) -> tuple[tuple[str, str], ...]:
+    """The three numbers that a reader looks for, and the share of the gap that adaptation closes."""
+    rows = [row for name in (SOURCE, adapted, TARGET_ONLY) if name and (row := table.row(name)) and row.miou]
+    numbers = [(f"{row.title}, mIoU", row.miou.text()) for row in rows if row.miou]
+    if len(rows) == 3:
+        low, middle, high = (row.miou.mean for row in rows if row.miou)
+        if high > low:
+            numbers.append(
+                ("of the gap to target only closed", f"{100 * (middle - low) / (high - low):.0f} %")
+            )
+    return tuple(numbers)
+
+
+def _tint(cell: Spread | None) -> int:
+    """Strength of a cell's background in percent: the table is its own heat map."""
+    return 0 if cell is None else round(min(max(cell.mean, 0.0), 100.0) * 0.55)
+
+
+def _image_files(content: Content) -> dict[str, bytes]:
+    """Every figure under its file name; light ones bear the plain name."""
+    files: dict[str, bytes] = {}
+    for figure in (*content.figures.values(), *content.losses):
+        files[f"{figure.name}.png"] = figure.light
+        files[f"{figure.name}-dark.png"] = figure.dark
+    if content.pictures:
+        files["pictures.png"] = content.pictures.sheet
+    for number, row in enumerate(content.regions.rows if content.regions else (), 1):
+        for kind, cell in zip(("truth", "prediction"), row, strict=True):
+            files[f"regions_{number}_{kind}.png"] = cell.data
+    return files
