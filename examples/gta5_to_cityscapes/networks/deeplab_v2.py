@@ -24,18 +24,14 @@ class Bottleneck(nn.Module):
         out = 4 * width
         self.conv1 = nn.Conv2d(channels, width, 1, stride=first, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(
-            width, width, 3, stride=second, padding=dilation, dilation=dilation, bias=False
-        )
+        self.conv2 = nn.Conv2d(width, width, 3, stride=second, padding=dilation, dilation=dilation, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
         self.conv3 = nn.Conv2d(width, out, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(out)
         self.relu = nn.ReLU(inplace=True)
         self.downsample: nn.Module | None = None
         if stride != 1 or channels != out:
-            self.downsample = nn.Sequential(
-                nn.Conv2d(channels, out, 1, stride=stride, bias=False), nn.BatchNorm2d(out)
-            )
+            self.downsample = nn.Sequential(nn.Conv2d(channels, out, 1, stride=stride, bias=False), nn.BatchNorm2d(out))
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.relu(self.bn1(self.conv1(x)))
@@ -169,9 +165,7 @@ def deeplab_v2_resnet(
     return _with_head(backbone, backbone.channels, num_classes, style)
 
 
-def deeplab_v2_vgg16(
-    num_classes: int, *, style: Style = "torchvision", divide: int = 1
-) -> SegmentationNetwork:
+def deeplab_v2_vgg16(num_classes: int, *, style: Style = "torchvision", divide: int = 1) -> SegmentationNetwork:
     """DeepLabV2 on VGG16; ``divide`` makes all its layers that much narrower."""
     backbone = VGG16Backbone(divide)
     return _with_head(backbone, backbone.channels, num_classes, style)
@@ -179,6 +173,4 @@ def deeplab_v2_vgg16(
 
 def _with_head(backbone: nn.Module, feature_dim: int, num_classes: int, style: Style) -> SegmentationNetwork:
     head = DilatedHead(feature_dim, num_classes)
-    return SegmentationNetwork(
-        backbone, head, feature_dim=feature_dim, num_classes=num_classes, stride=8, style=style
-    )
+    return SegmentationNetwork(backbone, head, feature_dim=feature_dim, num_classes=num_classes, stride=8, style=style)

@@ -66,9 +66,7 @@ class DilatedHead(nn.Module):
         dilations: One branch each. A dilation of 0 makes that branch a 1×1 convolution.
     """
 
-    def __init__(
-        self, feature_dim: int, num_classes: int, dilations: Sequence[int] = (6, 12, 18, 24)
-    ) -> None:
+    def __init__(self, feature_dim: int, num_classes: int, dilations: Sequence[int] = (6, 12, 18, 24)) -> None:
         super().__init__()
         self.branches = nn.ModuleList(_branch(feature_dim, num_classes, dilation) for dilation in dilations)
 
@@ -87,9 +85,7 @@ class DilatedHead(nn.Module):
 
 
 def _branch(feature_dim: int, num_classes: int, dilation: int) -> nn.Conv2d:
-    branch = nn.Conv2d(
-        feature_dim, num_classes, 3 if dilation else 1, padding=dilation, dilation=max(1, dilation)
-    )
+    branch = nn.Conv2d(feature_dim, num_classes, 3 if dilation else 1, padding=dilation, dilation=max(1, dilation))
     nn.init.normal_(branch.weight, 0.0, 0.01)
     nn.init.zeros_(cast(Tensor, branch.bias))
     return branch

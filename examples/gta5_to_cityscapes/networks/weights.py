@@ -3,6 +3,7 @@
 import logging
 import pickle
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -158,37 +159,44 @@ def _style_of_checkpoint(tensors: Mapping[str, Tensor]) -> Style:
     """A checkpoint carries its normalisation: blue first means Caffe."""
     order = tensors.get("normalisation.order")
     return (
-        "caffe"
-        if order is not None and torch.equal(order.cpu(), PixelNormalisation("caffe").order)
-        else "torchvision"
+        "caffe" if order is not None and torch.equal(order.cpu(), PixelNormalisation("caffe").order) else "torchvision"
     )
 
 
 def _read(path: Path) -> Any:
     if not path.is_file():
-        raise WeightsError(
-            f"{path}: expected a weights file, found none. Nothing is downloaded: place it there."
-        )
+        raise WeightsError(f"{path}: expected a weights file, found none. Nothing is downloaded: place it there.")
     if path.suffix == ".safetensors":
         try:
             from safetensors.torch import load_file  # an optional package
         except ImportError as error:
-            raise WeightsError(
-                f"{path}: reading this format needs a package: pip install safetensors."
-            ) from error
-        return load_file(path)
+            raise WeightsError(f"{path}: reading this format needs a package: pip install safetensors.") from error
+        try:
+            return load_file(path)
+        except Exception as error:  # the package has its own exception, which is no subclass of a usual one
+            raise _unreadable(path, error) from error
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # a refused file is an error below; how it was pickled does not matter
+            warnings.simplefilter("ignore", UserWarning)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(
             f"{path}: expected tensors only; it holds other objects or is no weights file. Nothing was run. "
-            f"{_ADVICE} ({str(error).splitlines()[0]})"
+            f"{_ADVICE} ({_first_line(error)})"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise WeightsError(
-            f"{path}: expected a complete weights file, could not read it ({str(error).splitlines()[0]}). "
-            "Copy it again from its source."
-        ) from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> WeightsError:
+    return WeightsError(
+        f"{path}: expected a complete weights file, could not read it ({_first_line(error)}). "
+        "Copy it again from its source."
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _state_dict(path: Path, content: Any) -> dict[str, Tensor]:
@@ -200,7 +208,5 @@ def _state_dict(path: Path, content: Any) -> dict[str, Tensor]:
         raise WeightsError(f"{path}: expected a state dict, got {type(content).__name__}. {_ADVICE}")
     tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
     if not tensors:
-        raise WeightsError(
-            f"{path}: expected tensors by name, found none among {list(content)[:3]}. {_ADVICE}"
-        )
+        raise WeightsError(f"{path}: expected tensors by name, found none among {list(content)[:3]}. {_ADVICE}")
     return tensors
