@@ -204,9 +204,7 @@ class Sim:
         if np.isfinite(row).all() and self.accepts(row, k):
             bank.append(k, row)
 
-    def losses(
-        self, features: Array, logits: Array, pseudo: Labels | None = None
-    ) -> tuple[float, Array, float, Array]:
+    def losses(self, features: Array, logits: Array, pseudo: Labels | None = None) -> tuple[float, Array, float, Array]:
         """Eq. 6 and Eq. 8, each with its gradient with respect to the features."""
         predicted = logits.argmax(0)
         if pseudo is not None:

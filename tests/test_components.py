@@ -160,6 +160,4 @@ def test_an_unusable_backend_is_an_error_not_a_fallback() -> None:
 @pytest.mark.parametrize("classes", [None, [0, 13]])
 def test_the_operator_keeps_torchs_rules(backend: str, classes: list[int] | None) -> None:
     operator = torch.ops.stuffinstance.connected_components.default
-    torch.library.opcheck(
-        operator, (GALLERY["street"][:, ::3, ::3].contiguous(), classes, 8, IGNORE, backend)
-    )
+    torch.library.opcheck(operator, (GALLERY["street"][:, ::3, ::3].contiguous(), classes, 8, IGNORE, backend))

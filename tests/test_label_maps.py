@@ -27,9 +27,7 @@ def labels_of(shape: tuple[int, ...], classes: int = 6) -> torch.Tensor:
     ((720, 3), (90, 1)),
     ((3, 1052), (2, 131)),
 ])  # fmt: skip
-def test_resizing_takes_whole_number_steps(
-    size: tuple[int, int], into: tuple[int, int], dtype: torch.dtype
-) -> None:
+def test_resizing_takes_whole_number_steps(size: tuple[int, int], into: tuple[int, int], dtype: torch.dtype) -> None:
     labels = (torch.arange(size[0] * size[1]) % 120).view(1, *size)
     resized = si.resize_labels(labels.to(dtype), into)
     assert resized.dtype == dtype
@@ -38,17 +36,13 @@ def test_resizing_takes_whole_number_steps(
 
 def test_resizing_agrees_with_torch_where_float_steps_are_exact() -> None:
     labels = torch.randint(19, (2, 48, 80))
-    expected = torch.nn.functional.interpolate(labels[:, None].double(), (12, 20), mode="nearest")[
-        :, 0
-    ].long()
+    expected = torch.nn.functional.interpolate(labels[:, None].double(), (12, 20), mode="nearest")[:, 0].long()
     assert torch.equal(si.resize_labels(labels, (12, 20)), expected)
 
 
 @pytest.mark.parametrize("dtype", INTEGERS)
 @pytest.mark.parametrize(("size", "into"), [((16, 24), (4, 6)), ((11, 9), (4, 4)), ((4, 6), (4, 6))])
-def test_correct_labels_equal_the_oracle(
-    size: tuple[int, int], into: tuple[int, int], dtype: torch.dtype
-) -> None:
+def test_correct_labels_equal_the_oracle(size: tuple[int, int], into: tuple[int, int], dtype: torch.dtype) -> None:
     labels, logits = labels_of((3, *size)), torch.randn(3, 6, *into)
     corrected = si.correct_labels(labels.to(dtype), logits)
     assert corrected.dtype == torch.int64
@@ -72,9 +66,7 @@ def test_pseudo_labels_replace_predictions_where_they_exist(dtype: torch.dtype) 
     merged = si.merge_pseudo_labels(predicted, pseudo.to(dtype))
     assert merged.dtype == torch.int64
     for image, guess, label in zip(merged, predicted, pseudo, strict=True):
-        np.testing.assert_array_equal(
-            image.numpy(), oracles.merge_pseudo_labels(guess.numpy(), label.numpy())
-        )
+        np.testing.assert_array_equal(image.numpy(), oracles.merge_pseudo_labels(guess.numpy(), label.numpy()))
 
 
 def test_inputs_are_not_changed() -> None:
@@ -107,6 +99,4 @@ def test_what_cannot_be_right_is_refused(labels: torch.Tensor, logits: torch.Ten
 
 def test_pseudo_labels_of_another_batch_are_refused() -> None:
     with pytest.raises(ValueError, match=r"pseudo.*predicted"):
-        si.merge_pseudo_labels(
-            torch.zeros(1, 2, 2, dtype=torch.int64), torch.zeros(2, 2, 2, dtype=torch.int64)
-        )
+        si.merge_pseudo_labels(torch.zeros(1, 2, 2, dtype=torch.int64), torch.zeros(2, 2, 2, dtype=torch.int64))

@@ -1,0 +1,128 @@
+"""The largest regions per class: which, in what order, and where they lie."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import stuffinstance as si
+from tests import oracles
+from tests.label_maps import GALLERY, IGNORE, blocks, noise
+
+BACKENDS = ("reference", "torch", "skimage")
+THINGS = (5, 6, 7, 11, 12, 13, 18)
+
+
+def check_against_oracle(labels: Tensor, classes: tuple[int, ...], most: int, **options: object) -> None:
+    regions = si.instance_regions(labels, classes, most, **options)  # type: ignore[arg-type]
+    batch, slots = labels.shape[0], len(classes)
+    assert regions.map.shape == labels.shape
+    assert regions.map.dtype == regions.ids.dtype == torch.int32
+    assert regions.area.dtype == torch.int64
+    assert regions.valid.dtype == torch.bool
+    for table in (regions.ids, regions.area, regions.valid):
+        assert table.shape == (batch, slots, most)
+    rule = {k: v for k, v in options.items() if k == "connectivity"}
+    ignore = options.get("ignore_index", IGNORE)
+    for b in range(batch):
+        expected_map = np.zeros(labels.shape[1:], dtype=np.int32)
+        found = oracles.largest_regions(labels[b].numpy(), classes, most, ignore=ignore, **rule)  # type: ignore[arg-type]
+        for slot, of_class in enumerate(found):
+            for rank, region in enumerate(of_class):
+                expected_map[region.mask] = 1 + slot * most + rank
+            padding = [0] * (most - len(of_class))
+            assert regions.ids[b, slot].tolist() == [r.number for r in of_class] + padding
+            assert regions.area[b, slot].tolist() == [r.area for r in of_class] + padding
+            assert regions.valid[b, slot].tolist() == [True] * len(of_class) + [False] * len(padding)
+        np.testing.assert_array_equal(regions.map[b].numpy(), expected_map)
+
+
+@pytest.mark.parametrize("connectivity", [4, 8])
+@pytest.mark.parametrize("name", GALLERY)
+def test_regions_equal_the_oracles(name: str, connectivity: int) -> None:
+    classes = (0, 1, 13, 5, 2, 6, 3)
+    check_against_oracle(GALLERY[name], classes, 3, connectivity=connectivity)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("most", [1, 2, 10, 300])
+def test_regions_equal_the_oracles_for_any_number_of_them(most: int, backend: str) -> None:
+    check_against_oracle(GALLERY["street"], THINGS, most, backend=backend)
+    check_against_oracle(noise(9, 12, (5, 13, 0), 1, batch=2), THINGS, most, backend=backend)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_regions_equal_the_oracles_on_random_maps(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    height, width = (int(n) for n in rng.integers(1, 18, 2))
+    labels = blocks(height, width, (0, 5, 13, 6, IGNORE), seed, batch=int(rng.integers(1, 4)), cell=2)
+    classes = tuple(rng.permutation([5, 6, 13, 18]).tolist()[: int(rng.integers(1, 5))])
+    check_against_oracle(labels, classes, int(rng.integers(1, 5)))
+
+
+def test_equal_areas_come_in_raster_order() -> None:
+    labels = torch.tensor([[[5, 0, 5, 0, 5], [0, 0, 0, 0, 5], [5, 0, 5, 0, 0]]])
+    regions = si.instance_regions(labels, (5,), 3)
+    assert regions.ids.tolist() == [[[3, 1, 2]]]
+    assert regions.area.tolist() == [[[2, 1, 1]]]
+
+
+def test_touching_regions_of_two_classes_stay_apart() -> None:
+    labels = torch.tensor([[[5, 6], [6, 5]]])
+    regions = si.instance_regions(labels, (6, 5), 2)
+    assert regions.area.tolist() == [[[2, 0], [2, 0]]]
+    assert regions.map.tolist() == [[[3, 1], [1, 3]]]
+    assert si.instance_regions(labels, (6, 5), 2, connectivity=4).area.tolist() == [[[1, 1], [1, 1]]]
+
+
+def test_an_ignored_id_is_no_region_even_when_asked_for() -> None:
+    labels = torch.tensor([[[255, 5, 0]]])
+    assert si.instance_regions(labels, (5, 255), 2).area.tolist() == [[[1, 0], [0, 0]]]
+    check_against_oracle(labels, (0, 5), 2, ignore_index=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32, torch.int64])
+def test_any_integer_type(dtype: torch.dtype) -> None:
+    labels = GALLERY["street"]
+    regions = si.instance_regions(labels.to(dtype), THINGS, 4)
+    for one, other in zip(regions, si.instance_regions(labels, THINGS, 4), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_without_classes_there_are_no_regions() -> None:
+    regions = si.instance_regions(GALLERY["street"], (), 4)
+    assert regions.area.shape == (2, 0, 4)
+    assert not regions.map.any()
+
+
+def test_stuff_is_one_region_per_class() -> None:
+    labels, classes = GALLERY["street"], (10, 2, 0, 9)
+    regions = si.stuff_regions(labels, classes)
+    assert regions.area.shape == (2, 4, 1)
+    for b, image in enumerate(labels):
+        for slot, k in enumerate(classes):
+            assert int(regions.area[b, slot, 0]) == int((image == k).sum())
+            assert bool(regions.valid[b, slot, 0]) == bool((image == k).any())
+            assert torch.equal(regions.map[b] == slot + 1, image == k)
+    assert torch.equal(regions.map > 0, sum(labels == k for k in classes) > 0)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(("labels", "options", "message"), [
+    (torch.zeros(4, 4, dtype=torch.int64), {}, r"labels must be .*\(B, H, W\)"),
+    (torch.zeros(1, 3, 4, 4), {}, r"labels must be .*argmax"),
+    (torch.zeros(1, 4, 4, dtype=torch.int64), {"max_regions": 0}, r"max_regions must be .*got 0"),
+    (torch.zeros(1, 4, 4, dtype=torch.int64), {"classes": (3, 3)}, r"classes must be distinct.*\(3, 3\)"),
+    (torch.zeros(1, 4, 4, dtype=torch.int64), {"connectivity": 5}, r"connectivity must be .*5"),
+])  # fmt: skip
+def test_what_cannot_be_right_is_refused(labels: Tensor, options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        si.instance_regions(labels, **{"classes": (1,), **options})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["street", "all-ignored", "one-pixel"])
+def test_the_operator_keeps_torchs_rules(name: str) -> None:
+    labels = GALLERY[name]
+    components = si.connected_components(labels, classes=THINGS)
+    torch.library.opcheck(torch.ops.stuffinstance.largest_regions.default, (labels, components, list(THINGS), 3))

@@ -1,0 +1,209 @@
+"""Stuff and instance losses: values by hand, distances, gradients, layouts, and what is nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import stuffinstance as si
+from tests import oracles
+from tests.label_maps import IGNORE, blocks
+
+DISTANCES = ("l1_mean", "l1_squared", "l2", "cosine")
+KINDS = ("stuff", "instance")
+
+
+def pair(kind: str, distance: object = "l1_mean", dim: int = 3, warm_up: bool = False, capacity: int = 6):  # type: ignore[no-untyped-def]
+    """A filled bank, its loss, and the oracle's bank with the same rows."""
+    classes = (2, 5, 0)
+    generator = torch.Generator().manual_seed(11)
+    if kind == "stuff":
+        bank = si.StuffBank(classes, dim, capacity).double()
+        loss = si.StuffMatchingLoss(bank, distance=distance, warm_up=warm_up)  # type: ignore[arg-type]
+    else:
+        bank = si.InstanceBank(classes, dim, capacity, max_instances=3).double()
+        loss = si.InstanceMatchingLoss(bank, distance=distance, warm_up=warm_up)  # type: ignore[arg-type]
+    name = distance if isinstance(distance, str) else "l1_mean"
+    sim = oracles.Sim(classes, classes, capacity, 3, "paper", kind=name)
+    sim.warm_up = warm_up
+    sim.instance_bank.capacity = capacity
+    sim.instance_bank.slots = {k: [None] * capacity for k in classes}
+    features = torch.randn(4, dim, 6, 6, generator=generator, dtype=torch.float64)
+    labels = blocks(6, 6, (2, 5, 0, IGNORE), 12, 4, cell=2)
+    bank.update(features, labels)
+    for image, truth in zip(features.numpy(), labels.numpy(), strict=True):
+        everywhere = np.eye(6)[np.where(truth == IGNORE, 0, truth)].transpose(2, 0, 1)
+        sim.update(image, truth, everywhere)
+    return bank, loss, sim.stuff_loss if kind == "stuff" else sim.instance_loss
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_value_and_gradient_equal_the_oracle(kind: str, distance: str) -> None:
+    _, loss, oracle = pair(kind, distance)
+    features = torch.randn(2, 3, 7, 5, dtype=torch.float64, requires_grad=True)
+    labels = blocks(7, 5, (2, 5, 0, 1, IGNORE), 3, 2, cell=2)
+    expected = [oracle(f, y) for f, y in zip(features.detach().numpy(), labels.numpy(), strict=True)]
+    value = loss(features, labels)
+    assert value.item() == pytest.approx(sum(e[0] for e in expected) / 2, rel=1e-12)
+    assert value.item() > 0
+    (gradient,) = torch.autograd.grad(value, features)
+    np.testing.assert_allclose(gradient.numpy(), np.stack([e[1] for e in expected]) / 2, atol=1e-12)
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradcheck(kind: str, distance: str) -> None:
+    _, loss, _ = pair(kind, distance)
+    features = torch.randn(2, 3, 4, 5, dtype=torch.float64, requires_grad=True)
+    labels = blocks(4, 5, (2, 5, 0, IGNORE), 4, 2, cell=2)
+    assert torch.autograd.gradcheck(lambda f: loss(f, labels), (features,))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_callable_is_a_distance(kind: str) -> None:
+    _, named, _ = pair(kind, "l1_mean")
+    _, called, _ = pair(kind, lambda a, b: (a - b).abs().mean(-1))
+    features, labels = torch.randn(2, 3, 6, 6), blocks(6, 6, (2, 5, 0), 5, 2)
+    torch.testing.assert_close(called(features, labels), named(features, labels))
+
+
+def test_values_by_hand() -> None:
+    bank = si.StuffBank((0, 1), 2, 4)
+    bank.update(torch.tensor([[[[1.0, 3.0]], [[5.0, 5.0]]]]), torch.tensor([[[0, 0]]]))  # row (2, 5)
+    target = torch.tensor([[[[4.0, 7.0]], [[4.0, 7.0]]]])  # class 0: (4, 4); class 1 has no partner
+    labels = torch.tensor([[[0, 1]]])
+    for distance, value in (("l1_mean", 1.5), ("l1_squared", 9.0), ("l2", 5**0.5)):
+        assert si.StuffMatchingLoss(bank, distance=distance)(target, labels).item() == pytest.approx(value)  # type: ignore[arg-type]
+    things = si.InstanceBank((7,), 1, 4, max_instances=2)
+    things.update(torch.tensor([[[[1.0, 0.0, 5.0]]]]), torch.tensor([[[7, 0, 7]]]))  # rows 1 and 5
+    target = torch.tensor([[[[2.0, 2.0, 0.0, 9.0, 9.0, 9.0, 0.0, 3.0]]]])
+    labels = torch.tensor([[[7, 7, 0, 7, 7, 7, 0, 7]]])  # 9 -> 5: 4; 2 -> 1: 1; the third is one too many
+    assert si.InstanceMatchingLoss(things)(target, labels).item() == pytest.approx(2.5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_warm_up_waits_for_more_rows_than_slots(kind: str) -> None:
+    classes = (5,)
+    bank = si.StuffBank(classes, 2, 3) if kind == "stuff" else si.InstanceBank(classes, 2, 3)
+    make = si.StuffMatchingLoss if kind == "stuff" else si.InstanceMatchingLoss
+    patient, eager = make(bank, warm_up=True), make(bank, warm_up=False)  # type: ignore[arg-type]
+    target, labels = torch.randn(1, 2, 2, 2, requires_grad=True), torch.full((1, 2, 2), 5)
+    for written in range(1, 6):
+        bank.update(torch.randn(1, 2, 2, 2), labels)
+        assert (patient(target, labels).item() > 0) == (written > 3)
+        assert eager(target, labels).item() > 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_unwritten_slots_are_never_matched(kind: str) -> None:
+    bank = si.StuffBank((5,), 2, 8) if kind == "stuff" else si.InstanceBank((5,), 2, 8)
+    make = si.StuffMatchingLoss if kind == "stuff" else si.InstanceMatchingLoss
+    labels = torch.full((1, 1, 1), 5)
+    bank.update(torch.full((1, 2, 1, 1), 10.0), labels)
+    loss = make(bank)(torch.zeros(1, 2, 1, 1), labels)  # type: ignore[arg-type]
+    assert loss.item() == 10
+
+
+@pytest.mark.parametrize("case", ["all-ignored", "absent", "cold", "no-image"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_to_match_is_an_exact_zero_with_a_gradient(kind: str, case: str) -> None:
+    bank, loss, _ = pair(kind)
+    if case == "cold":
+        bank.written.zero_()
+    features = torch.randn(0 if case == "no-image" else 2, 3, 6, 6, requires_grad=True)
+    ids = {"all-ignored": IGNORE, "absent": 7}.get(case, 5)
+    value = loss(features, torch.full((features.shape[0], 6, 6), ids))
+    assert value.ndim == 0
+    assert value.item() == 0
+    value.backward()
+    assert features.grad is not None
+    assert torch.equal(features.grad, torch.zeros_like(features))
+
+
+@pytest.mark.parametrize("layout", ["channels_last", "sliced", "transposed"])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32, torch.int64])
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_layout_and_label_type(kind: str, dtype: torch.dtype, layout: str) -> None:
+    _, loss, _ = pair(kind)
+    plain = torch.randn(2, 3, 7, 9)
+    view = {
+        "channels_last": plain.contiguous(memory_format=torch.channels_last),
+        "sliced": torch.cat([plain, plain], 1)[:, :3],
+        "transposed": plain.transpose(2, 3).contiguous().transpose(2, 3),
+    }[layout]
+    labels = blocks(7, 9, (2, 5, 0, IGNORE), 6, 2)
+    large = labels.repeat_interleave(2, 1).repeat_interleave(3, 2)
+    torch.testing.assert_close(loss(view, large.to(dtype)), loss(plain, labels))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_not_finite_shows_in_the_loss_and_nowhere_else(kind: str, value: float) -> None:
+    bank, loss, _ = pair(kind)
+    before = bank.features.clone(), bank.written.clone()
+    features, labels = torch.randn(1, 3, 6, 6), torch.full((1, 6, 6), 7)
+    labels[:, :3] = 5
+    features[0, 0, 5, 5] = value  # outside the matched region: no harm
+    assert torch.isfinite(loss(features, labels))
+    features[0, 0, 0, 0] = value
+    assert not torch.isfinite(loss(features, labels))
+    assert torch.equal(bank.features, before[0])
+    assert torch.equal(bank.written, before[1])
+
+
+@pytest.mark.parametrize("distance", ["l1_mean", "l1_squared"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_bfloat16_is_within_a_hundredth(kind: str, distance: str) -> None:
+    _, loss, _ = pair(kind, distance, dim=32)
+    features, labels = torch.randn(2, 32, 12, 12), blocks(12, 12, (2, 5, 0), 7, 2)
+    expected = loss(features, labels)
+    with torch.autocast("cpu", torch.bfloat16):
+        value = loss(features, labels)
+        rounded = loss(features.bfloat16(), labels)
+    assert value.item() == pytest.approx(expected.item(), rel=0.01)
+    assert rounded.item() == pytest.approx(expected.item(), rel=0.01)
+    assert rounded.dtype in (torch.float32, torch.float64)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_loss_owns_neither_bank_nor_classifier(kind: str) -> None:
+    bank, loss, _ = pair(kind)
+    assert loss.bank is bank
+    assert not loss.state_dict()
+    assert not list(loss.parameters())
+
+
+def test_target_stuff_is_filtered_and_target_things_are_not() -> None:
+    head = torch.nn.Linear(2, 8)
+    head.weight.data.zero_()
+    head.bias.data.zero_()
+    head.bias.data[1] = 1  # says class 1 to everything
+    labels = torch.full((1, 2, 2), 5)
+    bank = si.StuffBank((5,), 2, 2)
+    bank.update(torch.randn(1, 2, 2, 2), labels)
+    features = torch.randn(1, 2, 2, 2, requires_grad=True)
+    assert si.StuffMatchingLoss(bank)(features, labels).item() > 0
+    filtered = si.StuffMatchingLoss(bank, classifier=head)(features, labels)
+    assert filtered.item() == 0
+    filtered.backward()
+    assert head.weight.grad is None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("features", "labels", "message"), [
+    (torch.randn(3, 4, 4), torch.zeros(1, 4, 4, dtype=torch.int64), r"features must be .*\(3, 4, 4\)"),
+    (torch.randn(1, 2, 4, 4), torch.zeros(1, 4, 4, dtype=torch.int64), r"features must have D = 3 .*got 2"),
+    (torch.randn(1, 3, 4, 4), torch.zeros(1, 6, 4, 4), r"labels must be .*argmax"),
+    (torch.randn(1, 3, 4, 4), torch.zeros(2, 4, 4, dtype=torch.int64), r"labels.*features.*B = 2"),
+])  # fmt: skip
+def test_what_cannot_be_right_is_refused(kind: str, features: Tensor, labels: Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        pair(kind)[1](features, labels)
+
+
+def test_an_unknown_distance_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"distance must be one of l1_mean.*'l3'"):
+        si.StuffMatchingLoss(si.StuffBank((0,), 1), distance="l3")  # type: ignore[arg-type]
