@@ -15,7 +15,7 @@ from PIL import Image
 from examples.gta5_to_cityscapes.data import DatasetError, describe, mismatched_pairs, open_dataset
 from examples.gta5_to_cityscapes.data.label_tables import CITYSCAPES_IDS, SYNTHIA_IDS, build_label_table
 from examples.gta5_to_cityscapes.data.pictures import nearest_positions, resize_ids
-from stuffinstance.labelspace import CITYSCAPES, SYNTHIA_13, SYNTHIA_16, LabelSpace
+from stuffinstance import CITYSCAPES, SYNTHIA_13, SYNTHIA_16, LabelSpace
 
 HEIGHT, WIDTH = 12, 20
 SHARED = Path(os.environ.get("STUFFINSTANCE_SHARED", Path(__file__).resolve().parents[3] / "shared")) / "data"

@@ -9,8 +9,7 @@ from .listing import pair_files, pictures_in, require_folder, require_pictures, 
 from .samples import PictureFiles
 
 EXPECTED = (
-    "leftImg8bit/<split>/<city>/*_leftImg8bit.png|jpg and, for labels, "
-    "gtFine/<split>/<city>/*_gtFine_labelIds.png"
+    "leftImg8bit/<split>/<city>/*_leftImg8bit.png|jpg and, for labels, gtFine/<split>/<city>/*_gtFine_labelIds.png"
 )
 
 
@@ -18,9 +17,7 @@ def list_cityscapes(root: Path, split: str, *, labels: bool, exclude: Collection
     """Pairs sorted by name, which starts with the city. gtFine is not touched unless labels are asked for."""
     images = _files_of_cities(root / "leftImg8bit" / split, "_leftImg8bit", "picture")
     require_pictures(images, root / "leftImg8bit" / split, "<city>/<name>_leftImg8bit.png")
-    label_files = (
-        _files_of_cities(root / "gtFine" / split, "_gtFine_labelIds", "label map") if labels else None
-    )
+    label_files = _files_of_cities(root / "gtFine" / split, "_gtFine_labelIds", "label map") if labels else None
     where = f"{root / 'gtFine' / split}/<city>/{{name}}_gtFine_labelIds.png"
     return pair_files(images, label_files, expected_label=where, exclude=exclude)
 

@@ -11,9 +11,7 @@ EXPECTED = "images/*.png|jpg and labels/*.png"
 
 def list_gta5(root: Path, split: str, *, labels: bool, exclude: Collection[str]) -> list[PictureFiles]:
     """Pairs sorted by name. The whole data set is one training split."""
-    return list_flat_pairs(
-        root, split, "gta5", EXPECTED, ("images", "labels"), labels=labels, exclude=exclude
-    )
+    return list_flat_pairs(root, split, "gta5", EXPECTED, ("images", "labels"), labels=labels, exclude=exclude)
 
 
 def list_flat_pairs(
@@ -36,6 +34,4 @@ def list_flat_pairs(
     if labels:
         label_folder = require_folder(root / folders[1], layout, expected)
         label_files = {path.stem: path for path in pictures_in(label_folder) if path.suffix.lower() == ".png"}
-    return pair_files(
-        images, label_files, expected_label=f"{root / folders[1]}/{{name}}.png", exclude=exclude
-    )
+    return pair_files(images, label_files, expected_label=f"{root / folders[1]}/{{name}}.png", exclude=exclude)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from stuffinstance.labelspace import LabelSpace
+from stuffinstance import LabelSpace
 
 CITYSCAPES_IDS: Mapping[int, str] = {
     0: "unlabeled",

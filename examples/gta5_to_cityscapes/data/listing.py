@@ -13,9 +13,7 @@ def require_folder(folder: Path, layout: str, expected: str) -> Path:
     if not folder.is_dir():
         parent = folder.parent
         found = sorted(entry.name for entry in parent.iterdir())[:8] if parent.is_dir() else None
-        seen = (
-            f"{parent} holds {found or 'nothing'}" if found is not None else f"{parent} does not exist either"
-        )
+        seen = f"{parent} holds {found or 'nothing'}" if found is not None else f"{parent} does not exist either"
         raise DatasetError(
             f"{folder}: expected a folder of the {layout} layout ({expected}), found none; {seen}. "
             f"Pass the folder that holds the whole {layout} data set."
@@ -26,9 +24,7 @@ def require_folder(folder: Path, layout: str, expected: str) -> Path:
 def pictures_in(folder: Path) -> list[Path]:
     """Pictures directly in a folder, sorted by name; hidden files are not pictures."""
     return sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith(".")
+        path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith(".")
     )
 
 
@@ -46,9 +42,7 @@ def pair_files(
     """
     strangers = sorted(set(exclude) - images.keys())
     if strangers:
-        raise DatasetError(
-            f"exclude must name pictures of the data set, got {strangers[:5]}. Check the spelling."
-        )
+        raise DatasetError(f"exclude must name pictures of the data set, got {strangers[:5]}. Check the spelling.")
     names = [name for name in sorted(images) if name not in set(exclude)]
     if labels is None:
         return [PictureFiles(name, images[name], None) for name in names]
@@ -68,8 +62,7 @@ def unique_by_name(named: list[tuple[str, Path]], what: str) -> dict[str, Path]:
     for name, path in named:
         if name in files:
             raise DatasetError(
-                f"{path}: expected one {what} named {name!r}, {files[name]} has the same name. "
-                "Remove one of them."
+                f"{path}: expected one {what} named {name!r}, {files[name]} has the same name. Remove one of them."
             )
         files[name] = path
     return files

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from stuffinstance.labelspace import CITYSCAPES, LabelSpace
+from stuffinstance import CITYSCAPES, LabelSpace
 
 from .cityscapes import list_cityscapes
 from .gta5 import list_gta5

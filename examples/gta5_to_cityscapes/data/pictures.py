@@ -23,13 +23,9 @@ def _open(path: Path, max_pixels: int) -> Image.Image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             picture = Image.open(path)
     except FileNotFoundError as error:
-        raise DatasetError(
-            f"{path}: expected a picture, found no file. Check the data set folder."
-        ) from error
+        raise DatasetError(f"{path}: expected a picture, found no file. Check the data set folder.") from error
     except Image.DecompressionBombError as error:
-        raise DatasetError(
-            f"{path}: expected at most {max_pixels} pixels, {error}. Replace the file."
-        ) from error
+        raise DatasetError(f"{path}: expected at most {max_pixels} pixels, {error}. Replace the file.") from error
     except (OSError, SyntaxError, ValueError) as error:
         raise DatasetError(
             f"{path}: expected a PNG or JPEG picture, could not read its header ({error}). "
@@ -104,9 +100,7 @@ def read_first_channel(path: Path, max_pixels: int = MAX_PIXELS) -> npt.NDArray[
     """
     with _open(path, max_pixels) as picture:
         if picture.format != "PNG":
-            raise DatasetError(
-                f"{path}: expected a PNG label map, got {picture.format}. Take the published file."
-            )
+            raise DatasetError(f"{path}: expected a PNG label map, got {picture.format}. Take the published file.")
         if picture.mode == "P":
             return read_id_map(path, max_pixels).astype(np.uint16)
         try:

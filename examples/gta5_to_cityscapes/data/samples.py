@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from stuffinstance.labelspace import LabelSpace
+from stuffinstance import LabelSpace
 
 from .errors import DatasetError
 from .label_tables import LabelTable
@@ -67,9 +67,7 @@ class SegmentationDataset(Dataset[Sample]):
         max_pixels: int = MAX_PIXELS,
     ) -> None:
         if size is not None and (len(size) != 2 or min(size) < 1):
-            raise ValueError(
-                f"size must be (height, width), both at least 1, got {size}. Use None to keep sizes."
-            )
+            raise ValueError(f"size must be (height, width), both at least 1, got {size}. Use None to keep sizes.")
         self.files = list(files)
         self.names = [entry.name for entry in self.files]
         self.space = space

@@ -14,6 +14,4 @@ EXPECTED = "RGB/*.png|jpg and GT/LABELS/*.png"
 
 def list_synthia(root: Path, split: str, *, labels: bool, exclude: Collection[str]) -> list[PictureFiles]:
     """Pairs sorted by name. The whole data set is one training split."""
-    return list_flat_pairs(
-        root, split, "synthia", EXPECTED, ("RGB", "GT/LABELS"), labels=labels, exclude=exclude
-    )
+    return list_flat_pairs(root, split, "synthia", EXPECTED, ("RGB", "GT/LABELS"), labels=labels, exclude=exclude)
