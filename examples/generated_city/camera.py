@@ -1,0 +1,77 @@
+"""Pinhole camera over a flat ground plane: every object goes through it, so perspective agrees everywhere.
+
+World axes: x to the right, y up, z along the street; metres; the camera stands at (0, eye, 0). Pitch is
+modelled as a shift of the horizon row, which keeps verticals vertical as rectified street pictures have them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.floating]
+NEAR = 0.7  # metres; anything closer is behind the windscreen
+
+
+@dataclass(frozen=True)
+class Camera:
+    """Where the picture is taken from; pixels are those of the canvas it draws on."""
+
+    width: int
+    height: int
+    focal: float
+    horizon: float
+    eye: float
+    yaw: float
+
+    def view(self, points: Floats) -> NDArray[np.float64]:
+        """World points (N, 3) as (right, above the eye, ahead)."""
+        p = np.asarray(points, np.float64).reshape(-1, 3)
+        cos, sin = np.cos(self.yaw), np.sin(self.yaw)
+        return np.stack(
+            [cos * p[:, 0] - sin * p[:, 2], p[:, 1] - self.eye, sin * p[:, 0] + cos * p[:, 2]], axis=1
+        )
+
+    def pixels(self, view: Floats) -> NDArray[np.float64]:
+        """Points already in front of the camera as columns and rows (N, 2)."""
+        scale = self.focal / view[:, 2]
+        return np.stack([self.width / 2 + scale * view[:, 0], self.horizon - scale * view[:, 1]], axis=1)
+
+    def polygon(self, points: Floats) -> tuple[NDArray[np.float64], float] | None:
+        """Outline of a world polygon cut at the near plane and its mean depth, or None if all is behind."""
+        view = self.view(points)
+        if view[:, 2].min() < NEAR:
+            view = _cut_behind(view)
+            if len(view) < 3:
+                return None
+        return self.pixels(view), float(view[:, 2].mean())
+
+    def depth(self, x: float, z: float) -> float:
+        """How far ahead of the camera a ground position lies."""
+        return float(np.sin(self.yaw) * x + np.cos(self.yaw) * z)
+
+    def ground(self) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], int]:
+        """World x, z and depth of every ground pixel from the returned first row downwards."""
+        first = max(int(np.floor(self.horizon)) + 1, 0)
+        rows = np.arange(first, self.height, dtype=np.float32)[:, None] + 0.5
+        below = np.maximum(rows - np.float32(self.horizon), 0.25)
+        ahead = np.float32(self.focal * self.eye) / below
+        columns = np.arange(self.width, dtype=np.float32)[None] + np.float32(0.5 - self.width / 2)
+        right = columns * (ahead / np.float32(self.focal))
+        cos, sin = np.float32(np.cos(self.yaw)), np.float32(np.sin(self.yaw))
+        return cos * right + sin * ahead, cos * ahead - sin * right, np.broadcast_to(ahead, right.shape), first
+
+
+def _cut_behind(view: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Keep the part of a polygon beyond the near plane (one plane of Sutherland and Hodgman)."""
+    kept: list[NDArray[np.float64]] = []
+    for here, there in zip(view, np.roll(view, -1, axis=0), strict=True):
+        inside, next_inside = here[2] >= NEAR, there[2] >= NEAR
+        if inside:
+            kept.append(here)
+        if inside != next_inside:
+            share = (NEAR - here[2]) / (there[2] - here[2])
+            kept.append(here + share * (there - here))
+    return np.asarray(kept).reshape(-1, 3)

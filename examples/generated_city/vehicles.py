@@ -1,0 +1,136 @@
+"""Vehicles as small solids: a side profile swept across the width, with glass, lights, plates and wheels.
+
+Sweeping a profile gives the right view from behind, beside or ahead from one description, and a family of shapes
+per city from a few numbers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .label_ids import BUS, CAR, TRAIN, TRUCK
+from .painter import Painter
+from .vehicle_shapes import Shape, vehicle_shape
+
+LABELS = {"truck": TRUCK, "bus": BUS, "tram": TRAIN}
+Points = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Vehicle:
+    """``heading`` is the direction of travel: 0 along +z, growing towards +x."""
+
+    kind: str
+    x: float
+    z: float
+    heading: float
+    colour: tuple[float, float, float]
+    seed: int
+    braking: bool = False
+    domain: str = "game"
+
+    @property
+    def shape(self) -> Shape:
+        return vehicle_shape(self.kind, self.domain, self.seed)
+
+    def world(self, local: Points) -> Points:
+        """Local (forward, up, right) to world coordinates."""
+        sin, cos = np.sin(self.heading), np.cos(self.heading)
+        p = np.asarray(local, np.float64)
+        x = self.x + p[..., 0] * sin + p[..., 2] * cos
+        z = self.z + p[..., 0] * cos - p[..., 2] * sin
+        return np.stack([x, p[..., 1], z], axis=-1)
+
+    def direction(self, local: Points) -> Points:
+        """A local direction in world axes."""
+        sin, cos = np.sin(self.heading), np.cos(self.heading)
+        return np.array([local[0] * sin + local[2] * cos, local[1], local[0] * cos - local[2] * sin])
+
+    def ground_box(self) -> Points:
+        """Footprint (4, 3) for contact shadows."""
+        s, w = self.shape.length / 2, self.shape.half_width
+        return self.world(np.array([[-s, 0, -w], [-s, 0, w], [s, 0, w], [s, 0, -w]]))
+
+    def paint(self, painter: Painter) -> None:
+        shape, label = self.shape, LABELS.get(self.kind, CAR)
+        eye = np.array([0.0, painter.camera.eye, 0.0])
+        strips = []
+        for k in range(len(shape.profile) - 1):
+            (s0, y0, w0), (s1, y1, w1) = shape.profile[k], shape.profile[k + 1]
+            quad = self.world(np.array([[s0, y0, -w0], [s0, y0, w0], [s1, y1, w1], [s1, y1, -w1]]))
+            normal = self.direction(np.array([-(y1 - y0), s1 - s0, 0.0]))
+            if normal @ (eye - quad.mean(axis=0)) > 0:
+                length = max(float(np.linalg.norm(normal)), 1e-6)
+                strips.append((float(painter.camera.view(quad)[:, 2].mean()), k, quad, normal / length))
+        self._paint_wheels(painter, label, eye, inner=True)
+        for _, k, quad, normal in sorted(strips, key=lambda strip: -strip[0]):
+            self._paint_strip(painter, label, k, quad, normal)
+        for side in (-1, 1):
+            normal = self.direction(np.array([0.0, 0.0, float(side)]))
+            if normal @ (eye - self.world(np.array([0.0, 1.0, side * shape.half_width]))) > 0:
+                self._paint_side(painter, label, side, normal)
+                self._paint_wheels(painter, label, eye, inner=False, side=side)
+
+    def _paint_strip(self, painter: Painter, label: int, k: int, quad: Points, normal: Points) -> None:
+        material = self.shape.materials[k]
+        body = painter.lit(np.array(self.colour), normal)
+        if normal[1] > 0.5:  # what faces up mirrors the sky
+            body = tuple(0.72 * c + 0.28 * s for c, s in zip(body, (200, 210, 220), strict=True))  # type: ignore[assignment]
+        if material == "trim":
+            body = painter.lit(np.array([42.0, 42, 45]), normal)
+        painter.flat(quad, body, label)
+        if material == "glass":
+            tone = painter.shaded(np.array(self.shape.glass))
+            painter.flat(_inset(quad, 0.07, 0.93, 0.06, 0.94), tone, None)
+            bright = tuple(min(255.0, c * 1.5 + 22) for c in tone)
+            painter.flat(_inset(quad, 0.07, 0.93, 0.5, 0.94), bright, None)  # type: ignore[arg-type]
+        for decal in self.shape.decals.get(k, ()):
+            colour: NDArray[np.float64] = np.array(decal.colour, np.float64)
+            if decal.lamp:
+                tone = tuple(float(c) for c in colour * (1.0 if self.braking or decal.colour[2] > 99 else 0.6))  # type: ignore[assignment]
+            else:
+                tone = painter.lit(colour, normal)
+            painter.flat(_inset(quad, *decal.box), tone, None)
+
+    def _paint_side(self, painter: Painter, label: int, side: int, normal: Points) -> None:
+        shape = self.shape
+        body = painter.lit(np.array(self.colour), normal)
+        low = painter.lit(np.array(self.colour) * 0.68, normal)
+        glass = painter.shaded(np.array(shape.glass))
+        tones = {"body": body, "low": low, "glass": glass, "trim": painter.lit(np.array([40.0, 40, 42]), normal)}
+        tones["stripe"] = painter.lit(np.array(shape.stripe), normal)
+        tones["shine"] = tuple(min(255.0, 0.8 * c + 45) for c in body)  # type: ignore[assignment]
+        for material, outline, is_silhouette in shape.sides:
+            local = np.array([[s, y, side * w] for s, y, w in outline])
+            painter.flat(self.world(local), tones[material], label if is_silhouette else None)
+
+    def _paint_wheels(self, painter: Painter, label: int, eye: Points, *, inner: bool, side: int = 1) -> None:
+        """Outer wheels are discs on the visible side; inner ones the dark ends of tyres below the bumpers."""
+        shape, turn = self.shape, np.linspace(0, 2 * np.pi, 14, endpoint=False)
+        for s in shape.axles:
+            if inner:
+                for w in (-shape.half_width + 0.12, shape.half_width - 0.12):
+                    for end in (-1, 1):
+                        at = s + end * shape.wheel * 0.9
+                        quad = [[at, 0, w - 0.1], [at, 0, w + 0.1], [at, 0.35, w + 0.1], [at, 0.35, w - 0.1]]
+                        painter.flat(self.world(np.array(quad)), (16, 16, 17), label)
+                continue
+            for radius, colour in ((shape.wheel, (20.0, 20, 22)), (shape.wheel * 0.62, shape.hub), (0.08, (30, 30, 30))):
+                rim = np.stack(
+                    [s + radius * np.cos(turn), shape.wheel + radius * np.sin(turn), np.full(14, side * shape.half_width)],
+                    axis=1,
+                )
+                painter.flat(self.world(rim), painter.shaded(np.array(colour)), label)
+
+
+def _inset(quad: Points, a0: float, a1: float, b0: float, b1: float) -> Points:
+    """Part of a quad in its own coordinates: a across (left to right), b from its first edge to the second."""
+    p0, p1, p2, p3 = quad
+
+    def at(a: float, b: float) -> Points:
+        return (1 - b) * ((1 - a) * p0 + a * p1) + b * ((1 - a) * p3 + a * p2)  # type: ignore[no-any-return]
+
+    return np.array([at(a0, b0), at(a1, b0), at(a1, b1), at(a0, b1)])
