@@ -1,5 +1,5 @@
 """Turn a folder of finished, unfinished and missing runs into tables, figures and one offline page."""
 
-from examples.gta5_to_cityscapes.report.page import write_report
+from .page import write_report
 
 __all__ = ["write_report"]

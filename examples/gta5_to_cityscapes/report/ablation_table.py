@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from examples.gta5_to_cityscapes.report.recipe_names import (
+from .recipe_names import (
     LADDER,
     PAPER_GTA5,
     PAPER_SYNTHIA_13,
@@ -20,7 +20,7 @@ from examples.gta5_to_cityscapes.report.recipe_names import (
     is_extra,
     title,
 )
-from examples.gta5_to_cityscapes.report.results import Experiment
+from .results import Experiment
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,8 @@ def adapted_recipe(experiment: Experiment) -> str | None:
     finished = experiment.finished_recipes
     rungs = [name for name in LADDER if name in finished and name not in (SOURCE, TARGET_ONLY)]
     extras = [name for name in finished if is_extra(name)]
-    return (rungs or extras or [None])[-1]
+    furthest = rungs or extras
+    return furthest[-1] if furthest else None
 
 
 @dataclass(frozen=True)

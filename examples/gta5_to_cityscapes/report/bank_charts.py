@@ -15,10 +15,11 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 import stuffinstance as si
-from examples.gta5_to_cityscapes.report.drawn_figure import Drawn, Theme, draw, name_rows
-from examples.gta5_to_cityscapes.report.previews import colour_labels
-from examples.gta5_to_cityscapes.report.recipe_names import LADDER
-from examples.gta5_to_cityscapes.report.results import Experiment, Run
+
+from .drawn_figure import Drawn, Theme, draw, name_rows
+from .previews import colour_labels
+from .recipe_names import LADDER
+from .results import Experiment, Run
 
 ROWS_SHOWN = 60  # per class; hundreds of marks on one spot say no more than sixty
 
@@ -124,7 +125,7 @@ def project(banks: Banks) -> tuple[list[NDArray[np.float64]], tuple[float, float
 def _spaced(rows: NDArray[np.float32]) -> NDArray[np.float32]:
     if len(rows) <= ROWS_SHOWN:
         return rows
-    return rows[np.linspace(0, len(rows) - 1, ROWS_SHOWN).astype(int)]
+    return np.asarray(rows[np.linspace(0, len(rows) - 1, ROWS_SHOWN).astype(int)])
 
 
 def draw_bank_fill(banks: Banks) -> Drawn:
@@ -203,5 +204,12 @@ def _name_clusters(axes: Axes, banks: Banks, points: list[NDArray[np.float64]], 
         placed.append(place)
         box = {"boxstyle": "round,pad=0.15", "facecolor": theme.paper, "edgecolor": "none", "alpha": 0.72}
         axes.annotate(
-            name, spot, xytext=place, ha="center", va="center", fontsize=8, color=theme.ink, bbox=box
+            name,
+            (float(spot[0]), float(spot[1])),
+            xytext=(float(place[0]), float(place[1])),
+            ha="center",
+            va="center",
+            fontsize=8,
+            color=theme.ink,
+            bbox=box,
         )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from examples.gta5_to_cityscapes.report.ablation_table import Spread
-from examples.gta5_to_cityscapes.report.recipe_names import title
-from examples.gta5_to_cityscapes.report.results import Experiment, Run
+from .ablation_table import Spread
+from .recipe_names import title
+from .results import Experiment, Run
 
 
 @dataclass(frozen=True)

@@ -9,19 +9,19 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from examples.gta5_to_cityscapes.report.drawn_figure import Drawn, Theme, draw, recipe_lines
-from examples.gta5_to_cityscapes.report.recipe_names import title
-from examples.gta5_to_cityscapes.report.results import Experiment, Run
+from .drawn_figure import Drawn, Theme, add_legend, draw, recipe_lines
+from .recipe_names import title
+from .results import Experiment, Run
 
 LOSSES = {
-    "segmentation": "Segmentation: cross-entropy on source labels",
+    "segmentation": "Segmentation: cross-entropy on labels",
     "adversarial": "Adversarial: how well the target is told apart",
     "discriminator": "Discriminator: chance level is 0.69",
     "stuff": "Stuff matching: distance to the nearest row",
     "instance": "Instance matching: distance to the nearest row",
     "pseudo": "Pseudo-labels: cross-entropy on the target",
 }
-BINS = 60  # training losses are noisy; a point of the chart is the mean over one sixtieth of the run
+BINS = 60  # training losses are noisy; a point of the chart is the mean of what was logged in a sixtieth of the run
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def draw_miou_curves(experiment: Experiment) -> Drawn | None:
         _paint(axes, curves, experiment, theme, markers=True)
         axes.set(xlabel="iterations", ylabel="mIoU, %")
         axes.set_ylim(bottom=0)
-        figure.legend(loc="outside upper left", ncols=min(len(curves), 4), handlelength=2.2)
+        add_legend(figure, axes, "outside upper left", 6, handlelength=2.2)
 
     ends = ", ".join(f"{title(name)} {curve.mean[-1]:.1f}" for name, curve in curves.items())
     return draw(
@@ -126,7 +126,7 @@ def _loss_panel(loss: str, curves: dict[str, Curve], experiment: Experiment) -> 
         axes.set_title(LOSSES.get(loss, loss))
         axes.set_xlabel("iterations")
         axes.set_ylim(bottom=min(0.0, *(float(curve.low.min()) for curve in curves.values())))
-        figure.legend(loc="outside lower left", ncols=4, fontsize=7.5, columnspacing=1.2, handlelength=1.6)
+        add_legend(figure, axes, "outside lower left", 3, fontsize=7.5, columnspacing=1.2, handlelength=1.6)
 
     ends = ", ".join(f"{title(name)} ends at {curve.mean[-1]:.3g}" for name, curve in curves.items())
     return draw(f"loss_{loss}", f"Line chart of the {loss} loss over iterations: {ends}.", (4.6, 3), paint)

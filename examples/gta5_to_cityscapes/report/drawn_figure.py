@@ -9,13 +9,14 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from examples.gta5_to_cityscapes.report.recipe_names import LADDER, in_order
+from .recipe_names import LADDER, in_order
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def _render(size: tuple[float, float], paint: Callable[[Figure, Theme], None], t
     return buffer.getvalue()
 
 
-def _settings(theme: Theme) -> dict[str, object]:
+def _settings(theme: Theme) -> dict[Any, Any]:
     return {
         "axes.edgecolor": theme.grid,
         "axes.facecolor": theme.paper,
@@ -117,6 +118,21 @@ def _settings(theme: Theme) -> dict[str, object]:
         "ytick.color": theme.grid,
         "ytick.labelcolor": theme.soft,
     }
+
+
+def add_legend(figure: Figure, axes: Axes, place: Any, columns: int, **style: Any) -> None:
+    """A legend outside the axes that reads along its rows; matplotlib alone would fill its columns first."""
+    handles, labels = axes.get_legend_handles_labels()
+    columns = min(columns, len(labels))
+    order = [k for first in range(columns) for k in range(first, len(labels), columns)]
+    figure.legend(
+        [handles[k] for k in order],
+        [labels[k] for k in order],
+        loc=place,
+        ncols=columns,
+        borderpad=0,
+        **style,
+    )
 
 
 def name_rows(axes: Axes, names: list[str], theme: Theme) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from examples.gta5_to_cityscapes.report.ablation_table import (
+from .ablation_table import (
     AblationRow,
     AblationTable,
     ClassRow,
     is_next_rung,
 )
-from examples.gta5_to_cityscapes.report.recipe_names import title
+from .recipe_names import title
 
 
 def ablation_markdown(table: AblationTable, per_class: Sequence[ClassRow], recipes: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jinja2
 
-from examples.gta5_to_cityscapes.report.ablation_table import (
+from .ablation_table import (
     AblationTable,
     ClassRow,
     Spread,
@@ -15,24 +15,24 @@ from examples.gta5_to_cityscapes.report.ablation_table import (
     build_ablation_table,
     per_class_rows,
 )
-from examples.gta5_to_cityscapes.report.bank_charts import (
+from .bank_charts import (
     Banks,
     draw_bank_fill,
     draw_bank_rows,
     read_banks,
 )
-from examples.gta5_to_cityscapes.report.costs import build_cost_rows, build_status_rows, environment_rows
-from examples.gta5_to_cityscapes.report.curves import draw_loss_curves, draw_miou_curves
-from examples.gta5_to_cityscapes.report.drawn_figure import DARK, LIGHT, Drawn
-from examples.gta5_to_cityscapes.report.markdown_tables import ablation_markdown, gain_text
-from examples.gta5_to_cityscapes.report.picture_rows import PictureRows, build_picture_rows
-from examples.gta5_to_cityscapes.report.previews import label_space
-from examples.gta5_to_cityscapes.report.recipe_names import MEANINGS, SOURCE, TARGET_ONLY, title
-from examples.gta5_to_cityscapes.report.region_pictures import TOP, RegionPictures, build_region_pictures
-from examples.gta5_to_cityscapes.report.report_files import embedded, write_atomically
-from examples.gta5_to_cityscapes.report.results import Experiment, read_experiment
-from examples.gta5_to_cityscapes.report.score_charts import draw_ablation, draw_class_scores
-from examples.gta5_to_cityscapes.report.threshold_charts import (
+from .costs import build_cost_rows, build_status_rows, environment_rows
+from .curves import draw_loss_curves, draw_miou_curves
+from .drawn_figure import DARK, LIGHT, Drawn
+from .markdown_tables import ablation_markdown, gain_text
+from .picture_rows import PictureRows, build_picture_rows
+from .previews import label_space
+from .recipe_names import MEANINGS, SOURCE, TARGET_ONLY, title
+from .region_pictures import RegionPictures, build_region_pictures
+from .report_files import embedded, write_whole
+from .results import Experiment, read_experiment
+from .score_charts import draw_ablation, draw_class_scores
+from .threshold_charts import (
     ThresholdTable,
     build_threshold_table,
     draw_thresholds,
@@ -76,11 +76,11 @@ def write_report(experiment: Path, out: Path | None = None) -> Path:
     folder = Path(out) if out is not None else Path(experiment) / "report"
     folder.mkdir(parents=True, exist_ok=True)
     for name, data in _image_files(content).items():
-        write_atomically(folder / name, data)
+        write_whole(folder / name, data)
     markdown = ablation_markdown(content.table, content.per_class, content.experiment.finished_recipes)
-    write_atomically(folder / "table.md", markdown)
+    write_whole(folder / "table.md", markdown)
     page = folder / "index.html"
-    write_atomically(page, render_page(content))
+    write_whole(page, render_page(content))
     return page
 
 
@@ -140,7 +140,6 @@ def render_page(content: Content) -> str:
         status=build_status_rows(experiment),
         costs=build_cost_rows(experiment),
         environment=environment_rows(experiment),
-        top=TOP,
         light=LIGHT,
         dark=DARK,
         tint=_tint,

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 import stuffinstance as si
-from examples.gta5_to_cityscapes.report.ablation_table import adapted_recipe
-from examples.gta5_to_cityscapes.report.previews import (
+
+from .ablation_table import adapted_recipe
+from .previews import (
     Preview,
     best_known,
     colour_labels,
@@ -17,8 +18,8 @@ from examples.gta5_to_cityscapes.report.previews import (
     encode_png,
     read_previews,
 )
-from examples.gta5_to_cityscapes.report.recipe_names import SOURCE, title
-from examples.gta5_to_cityscapes.report.results import Experiment, Run
+from .recipe_names import SOURCE, title
+from .results import Experiment, Run
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 import stuffinstance as si
-from examples.gta5_to_cityscapes.report.results import Experiment, Run
+
+from .results import Experiment, Run
 
 Pixels = NDArray[np.uint8]
 SPACES = {"cityscapes": si.CITYSCAPES, "synthia16": si.SYNTHIA_16, "synthia13": si.SYNTHIA_13}

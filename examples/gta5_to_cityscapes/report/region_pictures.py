@@ -7,6 +7,7 @@ drawn, so a wrong region in training would be a wrong region here.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,9 +15,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 import stuffinstance as si
-from examples.gta5_to_cityscapes.report.ablation_table import adapted_recipe
-from examples.gta5_to_cityscapes.report.picture_rows import Cell
-from examples.gta5_to_cityscapes.report.previews import (
+
+from .ablation_table import adapted_recipe
+from .picture_rows import Cell
+from .previews import (
     Pixels,
     Preview,
     best_known,
@@ -24,11 +26,10 @@ from examples.gta5_to_cityscapes.report.previews import (
     encode_png,
     read_previews,
 )
-from examples.gta5_to_cityscapes.report.recipe_names import SOURCE, title
-from examples.gta5_to_cityscapes.report.results import Experiment, Run
+from .recipe_names import SOURCE, title
+from .results import Experiment, Run
 
 PICTURES = 3
-TOP = 10
 # Bright and far apart in lightness as well as hue; neighbours in the list differ most.
 _INSTANCE_COLORS = np.array(
     [
@@ -52,6 +53,7 @@ class RegionPictures:
     rows: tuple[tuple[Cell, ...], ...]
     run: Run
     stuff_names: tuple[str, ...]
+    largest: int
 
 
 def build_region_pictures(experiment: Experiment, space: si.LabelSpace) -> RegionPictures | None:
@@ -61,8 +63,9 @@ def build_region_pictures(experiment: Experiment, space: si.LabelSpace) -> Regio
     if run is None or not previews:
         return None
     chosen = sorted(previews, key=lambda preview: -_things(preview, space))[:PICTURES]
-    rows = tuple(_row(preview, run, space) for preview in chosen)
-    return RegionPictures(rows, run, tuple(space.names[k] for k in space.stuff))
+    largest = int((run.settings.get("matching") or {}).get("max_instances", 10))
+    rows = tuple(_row(preview, run, space, largest) for preview in chosen)
+    return RegionPictures(rows, run, tuple(space.names[k] for k in space.stuff), largest)
 
 
 def _things(preview: Preview, space: si.LabelSpace) -> int:
@@ -70,21 +73,23 @@ def _things(preview: Preview, space: si.LabelSpace) -> int:
     return int(si.connected_components(_batch(preview.labels), classes=space.things).max())
 
 
-def _row(preview: Preview, run: Run, space: si.LabelSpace) -> tuple[Cell, ...]:
+def _row(preview: Preview, run: Run, space: si.LabelSpace, most: int) -> tuple[Cell, ...]:
     cells = []
     for heading, labels in (("truth", preview.labels), (title(run.recipe), preview.prediction)):
-        pixels, total, outlined = draw_regions(preview.image, labels, space)
+        pixels, total, outlined = draw_regions(preview.image, labels, space, most)
         note = f"{total} regions of things, {outlined} outlined"
         alt = f"Regions in preview {preview.name}, {heading}: {note}; stuff is hatched in its class colour."
         cells.append(Cell(heading, note, alt, encode_png(pixels)))
     return tuple(cells)
 
 
-def draw_regions(image: Pixels, labels: Pixels, space: si.LabelSpace) -> tuple[Pixels, int, int]:
+def draw_regions(
+    image: Pixels, labels: Pixels, space: si.LabelSpace, most: int = 10
+) -> tuple[Pixels, int, int]:
     """The picture, the number of thing regions and how many of them are among the largest of their class."""
     batch = _batch(labels)
     components = si.connected_components(batch, classes=space.things)[0].numpy()
-    largest = si.instance_regions(batch, space.things, TOP)
+    largest = si.instance_regions(batch, space.things, most)
     stuff = si.stuff_regions(batch, space.stuff).map[0].numpy() > 0
     canvas = np.repeat(image.astype(np.float32).mean(2, keepdims=True), 3, axis=2) * 0.6 + 60
     _hatch(canvas, stuff, colour_labels(labels, space))
@@ -94,17 +99,17 @@ def draw_regions(image: Pixels, labels: Pixels, space: si.LabelSpace) -> tuple[P
     )
     numbers = largest.map[0].numpy()
     edges = _edges(numbers)
-    canvas[_grow(edges) & ~edges] = 0
+    canvas[_grow(edges) & ~edges & (numbers == 0)] *= 0.35
     canvas[edges] = 255
     pixels = canvas.clip(0, 255).astype(np.uint8)
-    return _numbered(pixels, numbers, space), int(components.max()), int(largest.valid.sum())
+    return _numbered(pixels, numbers, most), int(components.max()), int(largest.valid.sum())
 
 
 def _batch(labels: Pixels) -> torch.Tensor:
     return torch.from_numpy(labels.astype(np.int64))[None]
 
 
-def _hatch(canvas: NDArray[np.float32], stuff: NDArray[np.bool_], colors: Pixels) -> None:
+def _hatch(canvas: NDArray[np.floating[Any]], stuff: NDArray[np.bool_], colors: Pixels) -> None:
     """Tint stuff in its class colour, stronger on diagonal stripes."""
     down, across = np.indices(stuff.shape)
     stripe = (down + across) % 10 < 3
@@ -113,20 +118,23 @@ def _hatch(canvas: NDArray[np.float32], stuff: NDArray[np.bool_], colors: Pixels
 
 
 def _edges(numbers: NDArray[np.int32]) -> NDArray[np.bool_]:
-    """Pixels of a numbered region with a neighbour (of four) outside it."""
-    padded = np.pad(numbers, 1, mode="edge")
+    """Pixels just outside a numbered region: drawn inside, an outline would hide a thin pole."""
+    padded = np.pad(numbers, 1)
     centre = padded[1:-1, 1:-1]
     sides = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])
-    return np.logical_or.reduce([side != centre for side in sides]) & (centre > 0)
+    outside = [(side > 0) & (side != centre) for side in sides]
+    return np.asarray(np.logical_or.reduce(outside))
 
 
 def _grow(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     padded = np.pad(mask, 1)
     height, width = mask.shape
-    return np.logical_or.reduce([padded[y : y + height, x : x + width] for y in range(3) for x in range(3)])
+    return np.asarray(
+        np.logical_or.reduce([padded[y : y + height, x : x + width] for y in range(3) for x in range(3)])
+    )
 
 
-def _numbered(pixels: Pixels, numbers: NDArray[np.int32], space: si.LabelSpace) -> Pixels:
+def _numbered(pixels: Pixels, numbers: NDArray[np.int32], most: int) -> Pixels:
     """Write the rank within its class on every outlined region that has room for it."""
     picture = Image.fromarray(pixels)
     pen, font = ImageDraw.Draw(picture), ImageFont.load_default(size=max(11, pixels.shape[0] // 22))
@@ -137,7 +145,7 @@ def _numbered(pixels: Pixels, numbers: NDArray[np.int32], space: si.LabelSpace) 
         middle = np.argmin(
             (rows - rows.mean()) ** 2 + (columns - columns.mean()) ** 2
         )  # a pixel of the region itself
-        text = str((number - 1) % TOP + 1)
+        text = str((number - 1) % most + 1)
         place = (int(columns[middle]), int(rows[middle]))
         pen.text(place, text, fill="white", font=font, anchor="mm", stroke_width=2, stroke_fill="black")
     return np.asarray(picture)

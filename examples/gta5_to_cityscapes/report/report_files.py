@@ -1,25 +1,17 @@
-"""Write the files of a report so that a reader never meets half of one."""
+"""Write the files of a report so that a reader never meets half of one, and put pictures inside the page."""
 
 from __future__ import annotations
 
 import base64
-import os
-import tempfile
 from pathlib import Path
 
+from ..written_files import written_beside
 
-def write_atomically(path: Path, content: bytes | str) -> None:
-    """Write beside ``path`` and rename: an interrupted report leaves the previous one whole."""
-    data = content.encode("utf-8") if isinstance(content, str) else content
-    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        Path(beside).chmod(0o644)  # temporary files are private; a report is to be shared
-        Path(beside).replace(path)
-    except BaseException:
-        Path(beside).unlink(missing_ok=True)
-        raise
+
+def write_whole(path: Path, content: bytes | str) -> None:
+    """Replace ``path`` at once: an interrupted report leaves the previous one as it was."""
+    with written_beside(path) as beside:
+        beside.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
 
 
 def embedded(data: bytes, kind: str = "png") -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from examples.gta5_to_cityscapes.report.recipe_names import LADDER, in_order
+from .recipe_names import LADDER, in_order
 
 RUN_FILES = ("recipe.json", "metrics.jsonl", "result.json")
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from examples.gta5_to_cityscapes.report.ablation_table import AblationTable, ClassRow
-from examples.gta5_to_cityscapes.report.drawn_figure import Drawn, Theme, draw, name_rows, recipe_lines
-from examples.gta5_to_cityscapes.report.recipe_names import title
-from examples.gta5_to_cityscapes.report.results import Experiment
+from .ablation_table import AblationTable, ClassRow
+from .drawn_figure import Drawn, Theme, add_legend, draw, name_rows, recipe_lines
+from .recipe_names import title
+from .results import Experiment
 
 
 def draw_ablation(experiment: Experiment, table: AblationTable) -> Drawn | None:
@@ -81,7 +81,7 @@ def draw_class_scores(experiment: Experiment, rows: Sequence[ClassRow]) -> Drawn
         name_rows(axes, [row.name for row in shown], theme)
         axes.set_xlim(-1.5, 100)
         axes.set(xlabel="IoU, %")
-        figure.legend(loc="outside upper left", ncols=min(len(recipes), 4), handletextpad=0.2)
+        add_legend(figure, axes, "outside upper left", 6, handletextpad=0.2)
 
     alt = f"Dot chart of IoU per class for {', '.join(map(title, recipes))}; the table beside it has the numbers."
     return draw("class_scores", alt, (7, 1.3 + 0.3 * len(shown)), paint)

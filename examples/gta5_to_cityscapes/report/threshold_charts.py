@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from examples.gta5_to_cityscapes.report.ablation_table import Spread
-from examples.gta5_to_cityscapes.report.drawn_figure import Drawn, Theme, draw, name_rows
-from examples.gta5_to_cityscapes.report.results import Experiment
+from .ablation_table import Spread
+from .drawn_figure import Drawn, Theme, add_legend, draw, name_rows
+from .results import Experiment
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,8 @@ class ThresholdTable:
     rows: tuple[ThresholdRow, ...]
     kept_total: Spread | None
     seeds: tuple[int, ...]
+    quantile: float
+    cap: float
 
 
 def build_threshold_table(experiment: Experiment) -> ThresholdTable | None:
@@ -38,8 +40,8 @@ def build_threshold_table(experiment: Experiment) -> ThresholdTable | None:
         return None
     rows = []
     for name in found[0].thresholds:
-        pixels = [one.predicted_pixels for one in found]
-        shares = [100 * p.get(name, 0) / total for p in pixels if (total := sum(p.values()))]
+        pixels = [one.predicted_pixels for one in found if any(one.predicted_pixels.values())]
+        shares = [100 * p.get(name, 0) / sum(p.values()) for p in pixels]
         rows.append(
             ThresholdRow(
                 name,
@@ -49,7 +51,10 @@ def build_threshold_table(experiment: Experiment) -> ThresholdTable | None:
             )
         )
     total = Spread.over([100 * one.kept_total for one in found if one.kept_total is not None])
-    return ThresholdTable(tuple(rows), total, tuple(run.seed for run in runs))
+    rule = runs[0].settings.get("pseudo_labels") or {}
+    return ThresholdTable(
+        tuple(rows), total, tuple(r.seed for r in runs), rule.get("quantile", 0.5), rule.get("cap", 0.9)
+    )
 
 
 def draw_thresholds(table: ThresholdTable) -> Drawn:
@@ -62,12 +67,14 @@ def draw_thresholds(table: ThresholdTable) -> Drawn:
         limits = [100 * row.threshold.mean if row.threshold else 0.0 for row in table.rows]
         axes.barh(places, kept, height=0.58, color="#56b4e9", label="share of pixels kept")
         axes.plot(limits, places, "|", color="#d55e00", ms=13, mew=2.4, label="threshold on the confidence")
-        axes.axvline(90, color=theme.soft, linewidth=0.9, linestyle=":", label="cap, 0.9")
+        axes.axvline(
+            100 * table.cap, color=theme.soft, linewidth=0.9, linestyle=":", label=f"cap, {table.cap:g}"
+        )
         name_rows(axes, [row.name for row in table.rows], theme)
         axes.grid(visible=False, axis="y")
         axes.set_xlim(0, 100)
         axes.set(xlabel="%")
-        figure.legend(loc="outside upper left", ncols=3)
+        add_legend(figure, axes, "outside upper left", 3)
 
     alt = "Bar chart of the share of predicted pixels kept as pseudo-labels per class, with the class thresholds."
     return draw("thresholds", alt, (7, 1.2 + 0.3 * len(table.rows)), paint)
