@@ -218,7 +218,7 @@ def test_markdown_holds_the_numbers_the_classes_and_the_warning(ladder: Path) ->
         build_ablation_table(experiment), per_class_rows(experiment), experiment.finished_recipes
     )
     assert "| + AA | 27.0 ± 2.6 | +5.0 ± 1.0 | 3 | 41.4 | +4.8 |" in text
-    assert "over 3 classes (road, building, car)" in text
+    assert "3 classes (road, building, car). The mean is over the 2 that occur; these never do: car." in text
     assert "other data, a larger network" in text
     assert "| car | – | – | – | – | – | – |" in text
     assert "sky" not in text  # has a score but is not among the classes scored
@@ -323,17 +323,24 @@ def test_banks_of_another_class_list_are_refused(tmp_path: Path) -> None:
 
 
 def test_regions_are_counted_and_at_most_ten_are_outlined() -> None:
-    labels = np.zeros((40, 130), np.uint8)
+    labels = np.zeros((40, 480), np.uint8)
     for car in range(12):
         labels[10:18, 10 * car + 2 : 10 * car + 9] = 13
-    image = np.full((40, 130, 3), 128, np.uint8)
+    image = np.full((40, 480, 3), 128, np.uint8)
     pixels, total, outlined = draw_regions(image, labels, si.CITYSCAPES)
     assert (total, outlined) == (12, 10)
     white = (pixels == 255).all(2)
     assert white[9, 2:9].all()  # the outline runs just above the first car
     assert not white[10:18, 2:9].any()  # and hides nothing of it, but for numbers where there is room
     assert not white[:, 101:].any()  # the last two are equal in area and come later
-    assert len(np.unique(pixels[14, 5::10].reshape(-1, 3), axis=0)) > 6
+    assert len(np.unique(pixels[14, 5:120:10].reshape(-1, 3), axis=0)) > 6
+
+
+def test_regions_of_small_pictures_are_drawn_larger_but_counted_as_they_are() -> None:
+    labels = np.zeros((30, 96), np.uint8)
+    labels[10, 10] = labels[11, 11] = 13  # one region, since corners join
+    pixels, total, outlined = draw_regions(np.zeros((30, 96, 3), np.uint8), labels, si.CITYSCAPES)
+    assert (pixels.shape, total, outlined) == ((150, 480, 3), 1, 1)
 
 
 def test_the_page_fetches_nothing_and_describes_every_picture(report: Path) -> None:

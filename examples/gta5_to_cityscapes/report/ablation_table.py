@@ -66,11 +66,23 @@ class AblationRow:
 
 @dataclass(frozen=True)
 class AblationTable:
-    """Rows in ladder order and the paper's column they are shown beside."""
+    """Rows in ladder order, the paper's column they are shown beside, and what the mean is over."""
 
     rows: tuple[AblationRow, ...]
     paper_name: str
     classes: tuple[str, ...]
+    absent: tuple[str, ...]
+
+    @property
+    def scope(self) -> str:
+        """Which classes are scored, and which of them never occur."""
+        if not self.classes:
+            return "The scored classes are not recorded."
+        text = f"Scored: {len(self.classes)} classes ({', '.join(self.classes)})."
+        if self.absent:
+            left = len(self.classes) - len(self.absent)
+            text += f" The mean is over the {left} that occur; these never do: {', '.join(self.absent)}."
+        return text
 
     def row(self, recipe: str) -> AblationRow | None:
         return next((row for row in self.rows if row.recipe == recipe), None)
@@ -83,7 +95,14 @@ def build_ablation_table(experiment: Experiment) -> AblationTable:
     scores = {name: _percent_by_seed(experiment, name) for name in in_order({*LADDER, *experiment.recipes})}
     rows = tuple(_row(name, scores, experiment.seeds, paper) for name in scores)
     name = "SYNTHIA-13 → Cityscapes" if synthia else "GTA5 → Cityscapes"
-    return AblationTable(rows, name, experiment.scored_classes)
+    return AblationTable(rows, name, experiment.scored_classes, _absent(experiment))
+
+
+def _absent(experiment: Experiment) -> tuple[str, ...]:
+    """Scored classes without a score in any finished run: they count in no mean."""
+    results = [run.result for run in experiment.runs if run.finished and run.result and run.result.iou]
+    names = experiment.scored_classes if results else ()
+    return tuple(name for name in names if all(result.iou.get(name) is None for result in results))
 
 
 def _percent_by_seed(experiment: Experiment, recipe: str) -> dict[int, float]:

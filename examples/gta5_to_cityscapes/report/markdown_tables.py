@@ -15,12 +15,11 @@ from .recipe_names import title
 
 def ablation_markdown(table: AblationTable, per_class: Sequence[ClassRow], recipes: Sequence[str]) -> str:
     """Ablation table, per-class table and the notes without which neither can be read."""
-    classes = ", ".join(table.classes) or "not recorded"
     parts = [
         "# Ablation",
         "",
-        f"mIoU in percent over {len(table.classes)} classes ({classes}), last checkpoint, "
-        "mean ± sample standard deviation over seeds. Gain: seed by seed over the row above.",
+        "mIoU in percent at the last checkpoint, mean ± sample standard deviation over seeds. "
+        f"Gain: seed by seed over the row above. {table.scope}",
         "",
         _table(
             ("recipe", "mIoU", "gain", "seeds", f"paper, {table.paper_name}", "paper's gain"),
@@ -55,7 +54,7 @@ def gain_text(row: AblationRow) -> str:
 def _cells(row: AblationRow) -> tuple[str, ...]:
     return (
         row.title,
-        row.miou.text() if row.miou else "not run to its end",
+        row.miou.text() if row.miou else "no finished run",
         gain_text(row),
         row.seed_text,
         f"{row.paper:.1f}" if row.paper is not None else "–",

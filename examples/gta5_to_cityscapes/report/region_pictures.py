@@ -30,6 +30,7 @@ from .recipe_names import SOURCE, title
 from .results import Experiment, Run
 
 PICTURES = 3
+WIDTH = 480  # smaller pictures are enlarged before drawing, or outlines would cover what they enclose
 # Bright and far apart in lightness as well as hue; neighbours in the list differ most.
 _INSTANCE_COLORS = np.array(
     [
@@ -91,18 +92,27 @@ def draw_regions(
     components = si.connected_components(batch, classes=space.things)[0].numpy()
     largest = si.instance_regions(batch, space.things, most)
     stuff = si.stuff_regions(batch, space.stuff).map[0].numpy() > 0
+    numbers, total = largest.map[0].numpy(), int(components.max())
+    factor = -(-WIDTH // labels.shape[1])
+    image, labels, components, stuff, numbers = (
+        _enlarged(pixels, factor) for pixels in (image, labels, components, stuff, numbers)
+    )
     canvas = np.repeat(image.astype(np.float32).mean(2, keepdims=True), 3, axis=2) * 0.6 + 60
     _hatch(canvas, stuff, colour_labels(labels, space))
     things = components > 0
     canvas[things] = (
         0.25 * canvas[things] + 0.75 * _INSTANCE_COLORS[components[things] % len(_INSTANCE_COLORS)]
     )
-    numbers = largest.map[0].numpy()
     edges = _edges(numbers)
     canvas[_grow(edges) & ~edges & (numbers == 0)] *= 0.35
     canvas[edges] = 255
     pixels = canvas.clip(0, 255).astype(np.uint8)
-    return _numbered(pixels, numbers, most), int(components.max()), int(largest.valid.sum())
+    return _numbered(pixels, numbers, most), total, int(largest.valid.sum())
+
+
+def _enlarged(pixels: NDArray[Any], factor: int) -> NDArray[Any]:
+    """Every pixel as a block of ``factor`` by ``factor``: exact, as label maps need."""
+    return pixels.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
 def _batch(labels: Pixels) -> torch.Tensor:
