@@ -1,0 +1,128 @@
+"""Runs of one experiment: which there are, which wait for another, and how one is carried out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from .checkpoints import load_checkpoint
+from .progress_events import Event, Watch, unwatched
+from .pseudo_labelling import write_pseudo_labels
+from .recipes import Recipe, first_step_name
+from .run_folder import Result, RunFolder
+from .settings import PseudoLabels
+from .training import start_network, train
+from .training_data import Folders, open_target, open_training_data
+from .written_files import sha256_of, write_json
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run, and the run whose checkpoint it starts from, if any."""
+
+    recipe: Recipe
+    run: RunFolder
+    first_step: RunFolder | None = None
+
+    @property
+    def name(self) -> str:
+        """As events name it."""
+        return f"{self.recipe.name} seed {self.recipe.seed}"
+
+    @property
+    def cost(self) -> float:
+        """Work of a run relative to training on labelled pictures alone; only for the time that is left."""
+        recipe = self.recipe
+        second_pass = 1.2 if recipe.adversarial or recipe.matching or recipe.pseudo_labels else 0.0
+        return 1.0 + second_pass + (0.3 if recipe.matching else 0.0) + (0.1 if recipe.restyle else 0.0)
+
+
+def run_folder(experiment: Path, recipe: Recipe) -> RunFolder:
+    """Where a recipe's run lies within an experiment."""
+    return RunFolder(experiment / recipe.name / f"seed{recipe.seed}")
+
+
+def plan(recipes: Iterable[Recipe], experiment: Path, first_steps: Iterable[Recipe]) -> list[Job]:
+    """Jobs in an order that keeps a pair of workers busy: what others wait for goes first.
+
+    Args:
+        recipes: What was asked for.
+        experiment: The folder of them all.
+        first_steps: The first-step recipe of each second-step one, run too if it is not among ``recipes``.
+    """
+    wanted = {(recipe.name, recipe.seed): recipe for recipe in (*first_steps, *recipes)}
+    jobs = []
+    for recipe in wanted.values():
+        first = None
+        if recipe.pseudo_labels is not None:
+            first = run_folder(experiment, wanted[first_step_name(recipe.name), recipe.seed])
+        jobs.append(Job(recipe, run_folder(experiment, recipe), first))
+    waited_for = {job.first_step.path for job in jobs if job.first_step}
+    return sorted(jobs, key=lambda job: (job.run.path not in waited_for, job.first_step is None))
+
+
+def carry_out(
+    job: Job,
+    folders: Folders,
+    device: torch.device,
+    watch: Watch = unwatched,
+    checkpoint: Path | None = None,
+) -> Result:
+    """Train one job; a second step labels the target pictures first.
+
+    Args:
+        job: What to run.
+        folders: The data.
+        device: Where to compute.
+        watch: Told how far it is.
+        checkpoint: Label with this checkpoint in place of the first step's.
+    """
+    if job.recipe.pseudo_labels is None:
+        data = open_training_data(job.recipe, folders)
+        return train(job.recipe, job.run, data, device=device, watch=watch)
+    checkpoint = checkpoint or (job.first_step.checkpoint if job.first_step else None)
+    if checkpoint is None:
+        raise ValueError(f"{job.name}: needs the checkpoint of {first_step_name(job.recipe.name)}; pass --from.")
+    digest = label_target(job.recipe, checkpoint, job.run, folders, device, watch, job.name)
+    data = open_training_data(job.recipe, folders, job.run.pseudo_labels, digest)
+    return train(job.recipe, job.run, data, device=device, watch=watch)
+
+
+def label_target(
+    recipe: Recipe,
+    checkpoint: Path,
+    run: RunFolder,
+    folders: Folders,
+    device: torch.device,
+    watch: Watch,
+    task: str,
+) -> str:
+    """Write the target's pseudo-labels and thresholds into ``run``; the checkpoint's digest comes back."""
+    saved = load_checkpoint(checkpoint, device)
+    digest = sha256_of(checkpoint)
+    # Refuse before the first file is written, not after.
+    data = open_training_data(recipe, folders, checkpoint_sha256=digest)
+    run.claim(recipe, data.identity)
+    network = start_network(recipe, device)
+    network.load_state_dict(saved["network"])
+    kept = write_pseudo_labels(
+        network,
+        open_target(recipe, folders),
+        run.pseudo_labels,
+        recipe.pseudo_labels or PseudoLabels(),
+        recipe.label_space,
+        device,
+        checkpoint_sha256=digest,
+        batch=recipe.evaluation.batch,
+        tick=lambda done, total: watch(Event(task, 0, recipe.schedule.steps, f"labels {done}/{total}")),
+    )
+    write_json(run.thresholds, kept.as_json())
+    return digest
+
+
+def unfinished(jobs: Sequence[Job]) -> list[Job]:
+    """Those without a result; a folder that holds another recipe is refused when its job starts."""
+    return [job for job in jobs if job.run.result() is None]

@@ -1,0 +1,86 @@
+"""Random crops, flips, colours, blur and noise for training pictures, whole batches at a time.
+
+All randomness is torch's global generator in the training process, which a checkpoint keeps; so a
+resumed run sees the very pictures it would have seen.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import kornia.augmentation as K
+import torch
+from torch import Tensor, nn
+
+from .settings import Augmentation
+
+
+class TrainingAugmentation:
+    """Apply a recipe's augmentation to (images, labels) of one domain."""
+
+    def __init__(self, settings: Augmentation) -> None:
+        self.settings = settings
+        self._geometry: dict[tuple[int, int], K.AugmentationSequential | None] = {}
+        self._appearance = appearance(settings)
+
+    def __call__(self, images: Tensor, labels: Tensor, domain: Literal["labelled", "target"]) -> tuple[Tensor, Tensor]:
+        """Images (B, 3, H, W) in [0, 1] and labels (B, H, W) int64, cut and changed together."""
+        extent = self.settings.target if domain == "target" else "all"
+        if extent == "none":
+            return images, labels
+        height, width = images.shape[-2:]
+        if (height, width) not in self._geometry:
+            self._geometry[height, width] = geometry(self.settings, (height, width))
+        change = self._geometry[height, width]
+        if change is not None:
+            images, moved = change(images, labels[:, None].to(images.dtype))
+            labels = moved[:, 0].round().long()
+        if self._appearance is not None and extent == "all":
+            images = self._appearance(images).clamp(0, 1)
+        return images, labels
+
+
+def geometry(settings: Augmentation, size: tuple[int, int]) -> K.AugmentationSequential | None:
+    """Changes that pictures and labels share; labels are sampled nearest and nothing is padded."""
+    steps: list[nn.Module] = []
+    crop = settings.crop or size
+    if crop != size or settings.area != (1.0, 1.0):
+        ratio = crop[1] / crop[0]
+        steps.append(
+            K.RandomResizedCrop(
+                crop,
+                scale=settings.area,
+                ratio=(ratio / settings.stretch, ratio * settings.stretch),
+                cropping_mode="slice",
+            )
+        )
+    if settings.flip:
+        steps.append(K.RandomHorizontalFlip(p=settings.flip))
+    return K.AugmentationSequential(*steps, data_keys=["input", "mask"]) if steps else None
+
+
+def appearance(settings: Augmentation) -> nn.Sequential | None:
+    """Changes of the pictures alone."""
+    steps: list[nn.Module] = []
+    if settings.colour:
+        steps.append(
+            K.ColorJiggle(
+                settings.brightness,
+                settings.contrast,
+                settings.saturation,
+                settings.hue,
+                p=settings.colour,
+            )
+        )
+    if settings.grey:
+        steps.append(K.RandomGrayscale(p=settings.grey))
+    if settings.blur:
+        steps.append(K.RandomGaussianBlur((5, 5), settings.blur_sigma, p=settings.blur))
+    if settings.noise:
+        steps.append(K.RandomGaussianNoise(std=settings.noise_deviation, p=settings.noise))
+    return nn.Sequential(*steps) if steps else None
+
+
+def as_unit_floats(images: Tensor, device: torch.device) -> Tensor:
+    """uint8 pictures as floats in [0, 1] on ``device``."""
+    return images.to(device, non_blocking=True).float().div_(255)

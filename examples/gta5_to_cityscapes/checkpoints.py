@@ -1,0 +1,89 @@
+"""Everything a run needs to go on as if it had never stopped, in one file that is whole or absent."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from .written_files import written_beside
+
+FORMAT = 1
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is absent, damaged, or of another kind."""
+
+
+def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
+    """Write ``content`` (tensors, numbers, strings, lists, dicts) so that ``weights_only`` can read it."""
+    with written_beside(path) as beside:
+        torch.save({"format": FORMAT, **content}, beside)
+
+
+def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Read a checkpoint; nothing in it can run code."""
+    if not path.is_file():
+        raise CheckpointError(
+            f"checkpoint {path}: expected a file written by `train`, there is none. "
+            "Train that recipe first, or pass the folder of a run that has checkpoints/last.pt."
+        )
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # torch.load raises many kinds for one thing: this file cannot be used
+        raise CheckpointError(
+            f"checkpoint {path}: expected a file written by `train`, could not read it "
+            f"({type(error).__name__}: {str(error).splitlines()[0]}). Delete it; the run will start again."
+        ) from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise CheckpointError(
+            f"checkpoint {path}: expected one written by `train` (format {FORMAT}), got something else. "
+            "Weights of other origin go into network.weights."
+        )
+    return content
+
+
+def random_state() -> dict[str, Any]:
+    """The state of every generator that training may draw from."""
+    version, words, gauss = random.getstate()
+    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    return {
+        "python": {"version": version, "words": list(words), "gauss": gauss},
+        "numpy": {
+            "name": str(name),
+            "keys": torch.from_numpy(np.asarray(keys).astype(np.int64)),
+            "position": int(position),
+            "has_gauss": int(has_gauss),
+            "cached": float(cached),
+        },
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def restore_random_state(state: dict[str, Any]) -> None:
+    """Put every generator back to where :func:`random_state` found it."""
+    python, numpy = state["python"], state["numpy"]
+    random.setstate((python["version"], tuple(python["words"]), python["gauss"]))
+    np.random.set_state(
+        (
+            numpy["name"],
+            numpy["keys"].cpu().numpy().astype(np.uint32),
+            numpy["position"],
+            numpy["has_gauss"],
+            numpy["cached"],
+        )
+    )
+    torch.set_rng_state(state["torch"].cpu())
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all([one.cpu() for one in state["cuda"]])
+
+
+def seed_everything(seed: int) -> None:
+    """Seed python, numpy and torch; loaders have generators of their own."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)

@@ -1,0 +1,133 @@
+"""Scores over a whole data set, never an average of batch scores, and the pictures that go with them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import stuffinstance as si
+
+from .augmentation import as_unit_floats
+from .batches import Batch, Samples, collate
+from .data import DatasetError, Sample
+from .picture_files import picture_tensor
+from .written_files import written_beside
+
+Tick = Callable[[int, int], None]  # (pictures done, pictures in all)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Fractions; a class that occurs neither in truth nor prediction has none and is not in the mean."""
+
+    miou: float
+    iou: dict[str, float | None]
+
+
+def silent(done: int, total: int) -> None:
+    """A tick that tells nobody."""
+
+
+@torch.no_grad()
+def upsampled_logits(network: nn.Module, images: Tensor, size: Sequence[int]) -> Tensor:
+    """Logits (B, K, H, W) at ``size`` of float images in [0, 1]."""
+    logits: Tensor = network(images).logits.float()
+    return F.interpolate(logits, tuple(size), mode="bilinear", align_corners=True)
+
+
+def evaluate(
+    network: nn.Module,
+    dataset: Samples,
+    space: si.LabelSpace,
+    classes: Sequence[str],
+    device: torch.device,
+    *,
+    picture_size: tuple[int, int] | None = None,
+    batch: int = 1,
+    previews: Path | None = None,
+    preview_count: int = 0,
+    tick: Tick = silent,
+) -> Scores:
+    """Mean IoU of ``network`` over ``dataset``, for the named ``classes``.
+
+    Args:
+        network: In whatever mode; it is left in that mode.
+        dataset: Labelled pictures. Predictions are scored at their labels' size.
+        space: The network's classes.
+        classes: Names to score. The prediction may still be any class of the space.
+        device: Where the network is.
+        picture_size: (height, width) that pictures are shown to the network at, None for as they are.
+        batch: Pictures at once; 1 where their sizes differ.
+        previews: Folder for the first ``preview_count`` of evenly spaced pictures, as ``<k>.npz``.
+        preview_count: How many of those.
+        tick: Called with (pictures done, pictures in all).
+    """
+    score = si.MeanIoU(space.num_classes, ignore_index=space.ignore_index).to(device)
+    shown = {int(i): k for k, i in enumerate(np.linspace(0, len(dataset) - 1, preview_count).astype(int))}
+    was_training = network.training
+    network.eval()
+    try:
+        for first, samples in _chunks(dataset, batch):
+            resized = [_at_size(sample, picture_size) for sample in samples]
+            labels = torch.stack([sample.labels for sample in samples]).to(device)
+            images = as_unit_floats(torch.stack(resized), device)
+            predictions = upsampled_logits(network, images, labels.shape[-2:]).argmax(1)
+            score.update(predictions, labels.long())
+            for offset, sample in enumerate(samples):
+                if previews is not None and first + offset in shown:
+                    _write_preview(previews / f"{shown[first + offset]}.npz", sample, predictions[offset])
+            tick(first + len(samples), len(dataset))
+    finally:
+        network.train(was_training)
+    return named_scores(score, space, classes)
+
+
+def named_scores(score: si.MeanIoU, space: si.LabelSpace, classes: Sequence[str]) -> Scores:
+    """The scores of some classes of a space, by name."""
+    ids = space.ids(tuple(classes))
+    mean, per_class = score.compute(ids)
+    if math.isnan(mean):
+        raise DatasetError(
+            f"validation pictures: expected pixels of at least one scored class ({', '.join(classes)}), "
+            "got none. Choose other --classes, or look at the labels with `check`."
+        )
+    values = {name: float(per_class[i]) for name, i in zip(classes, ids, strict=True)}
+    return Scores(mean, {name: None if math.isnan(value) else value for name, value in values.items()})
+
+
+def _chunks(dataset: Samples, batch: int) -> Iterator[tuple[int, list[Sample]]]:
+    for first in range(0, len(dataset), batch):
+        yield first, [dataset[i] for i in range(first, min(first + batch, len(dataset)))]
+
+
+def picture_batches(dataset: Samples, batch: int) -> Iterator[Batch]:
+    """The whole data set once, in order."""
+    for _, samples in _chunks(dataset, batch):
+        yield collate(samples)
+
+
+def _at_size(sample: Sample, size: tuple[int, int] | None) -> Tensor:
+    if size is None or tuple(sample.image.shape[-2:]) == tuple(size):
+        return sample.image
+    picture = Image.fromarray(sample.image.permute(1, 2, 0).numpy())
+    return picture_tensor(picture.resize((size[1], size[0]), Image.Resampling.BICUBIC))
+
+
+def _write_preview(path: Path, sample: Sample, prediction: Tensor) -> None:
+    height, width = sample.labels.shape
+    image = _at_size(sample, (height, width)).permute(1, 2, 0).numpy()
+    with written_beside(path) as beside, beside.open("wb") as file:
+        np.savez_compressed(
+            file,
+            image=image,
+            labels=sample.labels.numpy(),
+            prediction=prediction.to(torch.uint8).cpu().numpy(),
+        )

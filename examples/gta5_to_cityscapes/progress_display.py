@@ -1,0 +1,92 @@
+"""Progress bars with the time left; plain lines where there is no terminal to draw bars in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from .progress_events import Event
+
+LINES_PER_TASK = 5
+
+
+class ProgressDisplay:
+    """A bar for every task it hears of, and one over all whose work is weighted by ``costs``.
+
+    Args:
+        costs: Work of each task that will come, relative to each other, by task name.
+        overall: Name of the bar over all, or None to have none.
+        console: Where to; standard error by default, so that results can be piped.
+    """
+
+    def __init__(self, costs: Mapping[str, float], overall: str | None = None, console: Console | None = None) -> None:
+        self.console = console or Console(stderr=True)
+        self.costs = dict(costs)
+        self.done = dict.fromkeys(costs, 0.0)
+        self._bars = Progress(
+            TextColumn("{task.description:<24}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(elapsed_when_finished=False),
+            TextColumn("{task.fields[note]}"),
+            console=self.console,
+            speed_estimate_period=120.0,
+            disable=not self.console.is_terminal,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._lines: dict[str, int] = {}
+        self._overall = None
+        if overall is not None:
+            self._overall = self._bars.add_task(overall, total=100, note="")
+
+    def __enter__(self) -> ProgressDisplay:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    def __call__(self, event: Event) -> None:
+        """Hear an event."""
+        if event.kind in ("failed", "stopped"):
+            self.console.print(f"[red]{event.kind}[/red] {event.note}", highlight=False)
+            return
+        if event.task not in self._tasks:
+            # A run that resumes starts its bar where it stands, or its time left would be a fiction.
+            self._tasks[event.task] = self._bars.add_task(
+                event.task, total=event.total, completed=event.done, note=event.note
+            )
+        self._bars.update(self._tasks[event.task], total=event.total, completed=event.done, note=event.note)
+        self.done[event.task] = event.done / max(1, event.total)
+        if self._overall is not None:
+            self._bars.update(self._overall, completed=round(100 * self.share, 1))
+        if not self.console.is_terminal:
+            self._print_line(event)
+
+    @property
+    def share(self) -> float:
+        """Share of all the work that is done."""
+        total = sum(self.costs.values()) or 1.0
+        return sum(self.costs.get(task, 0.0) * done for task, done in self.done.items()) / total
+
+    def _print_line(self, event: Event) -> None:
+        mark = LINES_PER_TASK * event.done // max(1, event.total)
+        if mark > self._lines.get(event.task, -1) or event.kind == "finished":
+            self._lines[event.task] = mark if event.kind != "finished" else LINES_PER_TASK + 1
+            overall = f"{self.share:4.0%}  " if self._overall is not None else ""
+            self.console.print(f"{overall}{event.task:<24} {event.done}/{event.total}  {event.note}", highlight=False)

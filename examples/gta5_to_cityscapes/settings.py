@@ -1,0 +1,148 @@
+"""The vocabulary of a recipe: small frozen models, one for each thing a run decides.
+
+Every default here is the value of METHODS §1 (what the authors' code ran with); the sizes in
+``sizes.py`` say where they depart from it.  A model refuses fields it does not know, so a mistyped
+setting is an error and never a silent default.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+LayoutName = Literal["gta5", "synthia", "cityscapes"]
+SpaceName = Literal["cityscapes", "synthia16", "synthia13"]
+
+
+class Settings(BaseModel):
+    """A group of settings that cannot change once made."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Layouts(Settings):
+    """How the two folders are laid out."""
+
+    source: LayoutName = "gta5"
+    target: LayoutName = "cityscapes"
+
+
+class Network(Settings):
+    """Which network, and where it starts from."""
+
+    name: Literal["deeplabv2_resnet101", "deeplabv2_vgg16", "small"] = "deeplabv2_resnet101"
+    weights: str | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class Pictures(Settings):
+    """Sizes are (height, width), as tensors have them."""
+
+    source_size: tuple[int, int] = (720, 1280)
+    target_size: tuple[int, int] = (512, 1024)
+    batch: int = Field(1, ge=1)
+
+
+class Augmentation(Settings):
+    """Random changes of the training pictures; the same for every recipe so that an ablation is fair.
+
+    The defaults change nothing, which is what the authors did.
+    """
+
+    crop: tuple[int, int] | None = None
+    area: tuple[float, float] = (1.0, 1.0)
+    stretch: float = Field(1.0, ge=1.0)
+    flip: float = Field(0.0, ge=0.0, le=1.0)
+    colour: float = Field(0.0, ge=0.0, le=1.0)
+    brightness: float = 0.4
+    contrast: float = 0.4
+    saturation: float = 0.4
+    hue: float = 0.08
+    grey: float = Field(0.0, ge=0.0, le=1.0)
+    blur: float = Field(0.0, ge=0.0, le=1.0)
+    blur_sigma: tuple[float, float] = (0.1, 1.5)
+    noise: float = Field(0.0, ge=0.0, le=1.0)
+    noise_deviation: float = 0.04
+    target: Literal["none", "geometry", "all"] = "all"
+
+
+class Optimiser(Settings):
+    """The network's optimiser."""
+
+    kind: Literal["sgd", "adamw"] = "sgd"
+    lr: float = 2.5e-4
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 5e-4
+    head_factor: float = 10.0
+
+
+class Schedule(Settings):
+    """Learning rates fall as (1 - step / horizon) ** power; training stops at ``steps``."""
+
+    steps: int = Field(200_000, ge=1)
+    horizon: int = Field(250_000, ge=1)
+    power: float = 0.9
+    warmup: int = Field(0, ge=0)
+    log_every: int = Field(50, ge=1)
+    evaluate_every: int = Field(5_000, ge=1)
+    save_every: int = Field(5_000, ge=1)
+
+
+class Restyling(Settings):
+    """IT: source pictures in the target's appearance.
+
+    ``method`` is ``"lab"``, ``"fourier"``, ``"lab+fourier"`` (each source batch towards the target batch
+    of the same step, nothing to train) or a folder that holds the source pictures already restyled.
+    """
+
+    method: str = "lab"
+    window: float = 0.01
+    probability: float = Field(1.0, ge=0.0, le=1.0)
+
+
+class Adversarial(Settings):
+    """AA: output-space adversarial alignment, Eq. 2 and 3."""
+
+    weight: float = 0.001
+    width: int = 64
+    lr: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.99)
+    resolution: Literal["picture", "feature"] = "picture"
+    begin: int = Field(0, ge=0)
+
+
+class Matching(Settings):
+    """SIM: stuff and instance matching, Eq. 4 to 8 and 11."""
+
+    weight: float = 0.01
+    preset: Literal["code", "paper"] = "code"
+    capacity: int = 50
+    max_instances: int = 10
+    agreement: bool = True
+    begin: int = Field(0, ge=0)
+
+
+class PseudoLabels(Settings):
+    """SSL: Eq. 9 and 10, on the labels that the step-1 network gives the target training pictures."""
+
+    weight: float = 1.0
+    quantile: float = 0.5
+    cap: float = 0.9
+
+
+class Evaluation(Settings):
+    """``at="labels"`` scores at the labels' own size; ``"pictures"`` at the size the network sees."""
+
+    at: Literal["labels", "pictures"] = "labels"
+    batch: int = Field(1, ge=1)
+    previews: int = Field(6, ge=0, le=6)
+
+
+class Running(Settings):
+    """What decides how a run is carried out but not what it computes; never compared between runs."""
+
+    workers: int = Field(4, ge=0)
+    cache: bool = False
+    tensorboard: bool = True

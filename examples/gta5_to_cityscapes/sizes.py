@@ -1,0 +1,83 @@
+"""The sizes a recipe comes in: the authors', one for two CPU cores, and one that only proves it runs."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from .settings import (
+    Adversarial,
+    Augmentation,
+    Evaluation,
+    Matching,
+    Network,
+    Optimiser,
+    Pictures,
+    PseudoLabels,
+    Restyling,
+    Running,
+    Schedule,
+    Settings,
+)
+
+
+class Size(Settings):
+    """All settings a recipe may draw on; which of the parts it takes is the recipe's name."""
+
+    network: Network = Network()
+    pictures: Pictures = Pictures()
+    augmentation: Augmentation = Augmentation()
+    optimiser: Optimiser = Optimiser()
+    schedule: Schedule = Schedule()
+    restyle: Restyling = Restyling()
+    adversarial: Adversarial = Adversarial()
+    matching: Matching = Matching()
+    matching_weight_in_second_step: float = 0.001
+    pseudo_labels: PseudoLabels = PseudoLabels()
+    evaluation: Evaluation = Evaluation()
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    deterministic: bool = False
+    running: Running = Running()
+
+
+FULL = Size()
+
+FULL_VGG16 = Size(network=Network(name="deeplabv2_vgg16"))
+
+# A network from random weights on a few hundred small pictures needs what the authors' ImageNet start
+# gave them for free: a larger learning rate with warm-up, strong augmentation of appearance and scale,
+# and weights of the adaptation terms to go with both.
+SMALL = Size(
+    network=Network(name="small"),
+    pictures=Pictures(source_size=(120, 240), target_size=(120, 240), batch=4),
+    augmentation=Augmentation(
+        crop=(96, 192),
+        area=(0.3, 1.0),
+        stretch=1.2,
+        flip=0.5,
+        colour=0.9,
+        grey=0.1,
+        blur=0.4,
+        noise=0.4,
+    ),
+    optimiser=Optimiser(kind="adamw", lr=1e-3, weight_decay=0.01, head_factor=1.0),
+    schedule=Schedule(steps=1500, horizon=1500, warmup=50, log_every=10, evaluate_every=250, save_every=250),
+    restyle=Restyling(method="lab"),
+    adversarial=Adversarial(weight=0.003, width=16, begin=200),
+    matching=Matching(weight=0.01, capacity=50),
+    evaluation=Evaluation(at="pictures", batch=8),
+    deterministic=True,
+    running=Running(workers=0, cache=True),
+)
+
+SMOKE = SMALL.model_copy(
+    update={
+        "pictures": Pictures(source_size=(48, 96), target_size=(48, 96), batch=2),
+        "augmentation": SMALL.augmentation.model_copy(update={"crop": None}),
+        "schedule": Schedule(steps=12, horizon=12, warmup=2, log_every=2, evaluate_every=6, save_every=6),
+        "adversarial": Adversarial(weight=0.003, width=4, begin=0),
+        "matching": Matching(weight=0.01, capacity=4),
+        "evaluation": Evaluation(at="pictures", batch=4, previews=2),
+    }
+)
+
+SIZES: dict[str, Size] = {"full": FULL, "full-vgg16": FULL_VGG16, "small": SMALL, "smoke": SMOKE}

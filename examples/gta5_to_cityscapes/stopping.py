@@ -1,0 +1,46 @@
+"""Ctrl-C asks a run to stop at the end of its step, where everything fits together and can be saved."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from types import FrameType, TracebackType
+from typing import Any
+
+PATIENCE_SECONDS = 2.0
+
+
+class Stopped(Exception):
+    """A run was asked to stop and has saved its state; the message says how to go on."""
+
+
+class StopRequest:
+    """While active, the first SIGINT or SIGTERM only sets ``asked``; a later second one interrupts at once.
+
+    A terminal and a parent process may both pass on one Ctrl-C, so signals close together count as one.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._first = 0.0
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread():
+            for kind in (signal.SIGINT, signal.SIGTERM):
+                self._before[kind] = signal.signal(kind, self._on_signal)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for name, handler in self._before.items():
+            signal.signal(name, handler)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if self.asked and now - self._first > PATIENCE_SECONDS:
+            raise KeyboardInterrupt
+        if not self.asked:
+            self.asked, self._first = True, now

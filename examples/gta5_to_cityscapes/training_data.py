@@ -1,0 +1,100 @@
+"""Open the pictures that a recipe trains and is scored on."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .batches import DecodedPictures, PseudoLabelled, Samples
+from .data import SegmentationDataset, open_dataset
+from .recipes import Recipe
+from .restyling import RestyledPictures, restyled_folder
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where the two data sets lie; where they lie is no part of a recipe."""
+
+    source: Path
+    target: Path
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Data sets of one run; ``target`` is absent where no step looks at it."""
+
+    labelled: Samples
+    target: Samples | None
+    validation: Samples
+    identity: dict[str, Any]
+
+
+def open_labelled(recipe: Recipe, folders: Folders) -> SegmentationDataset:
+    """The pictures whose ground truth is trained on."""
+    target = recipe.labelled == "target"
+    return open_dataset(
+        recipe.layouts.target if target else recipe.layouts.source,
+        folders.target if target else folders.source,
+        split="train",
+        space=recipe.label_space,
+        size=recipe.pictures.target_size if target else recipe.pictures.source_size,
+    )
+
+
+def open_target(recipe: Recipe, folders: Folders) -> SegmentationDataset:
+    """The target's training pictures; no label file is needed and none is read."""
+    return open_dataset(
+        recipe.layouts.target,
+        folders.target,
+        split="train",
+        space=recipe.label_space,
+        size=recipe.pictures.target_size,
+        labels=False,
+    )
+
+
+def open_validation(recipe: Recipe, folders: Folders) -> SegmentationDataset:
+    """The labelled pictures that are scored and never trained on."""
+    return open_dataset(
+        recipe.layouts.target,
+        folders.target,
+        split="val",
+        space=recipe.label_space,
+        size=recipe.pictures.target_size if recipe.evaluation.at == "pictures" else None,
+    )
+
+
+def open_training_data(
+    recipe: Recipe, folders: Folders, pseudo_labels: Path | None = None, checkpoint_sha256: str | None = None
+) -> TrainingData:
+    """Everything a run reads, with what identifies it wherever it lies."""
+    labelled = open_labelled(recipe, folders)
+    target = open_target(recipe, folders) if recipe.needs_target else None
+    validation = open_validation(recipe, folders)
+    identity: dict[str, Any] = {"labelled": fingerprint(labelled), "validation": fingerprint(validation)}
+    if target is not None:
+        identity["target"] = fingerprint(target)
+    if checkpoint_sha256 is not None:
+        identity["first_step_checkpoint"] = checkpoint_sha256
+    folder = restyled_folder(recipe.restyle)
+    first: Samples = RestyledPictures(labelled, folder) if folder else labelled
+    second: Samples | None = target
+    if pseudo_labels is not None and target is not None:
+        second = PseudoLabelled(target, pseudo_labels)
+    keep = recipe.running.cache
+    return TrainingData(
+        DecodedPictures(first) if keep else first,
+        DecodedPictures(second) if keep and second is not None else second,
+        DecodedPictures(validation) if keep else validation,
+        identity,
+    )
+
+
+def fingerprint(dataset: SegmentationDataset) -> dict[str, Any]:
+    """How many pictures, and a digest of their names and file sizes: other pictures, other digest."""
+    digest = hashlib.sha256()
+    for name, files in zip(dataset.names, dataset.files, strict=True):
+        digest.update(f"{name}\0{files.image.stat().st_size}\n".encode())
+    return {"pictures": len(dataset), "digest": digest.hexdigest()[:16]}
