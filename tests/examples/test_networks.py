@@ -191,12 +191,31 @@ def test_small_network_learns_within_seconds(norm: str) -> None:
     assert float(loss.detach()) < 0.2
 
 
+def test_small_network_is_small() -> None:
+    """The main job trains it a dozen times on two cores; a slip in the stem would show here, not in a table."""
+    network = build_network("small", 19)
+    macs = 0
+
+    def count(module: nn.Module, _: object, out: Tensor) -> None:
+        nonlocal macs
+        macs += module.weight[0].numel() * out.numel()  # type: ignore[operator,index]
+
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(count)
+    network(torch.rand(1, 3, 120, 240))
+    assert 0.05e9 < macs < 0.35e9
+    assert sum(p.numel() for p in network.parameters()) < 500_000
+
+
 def test_group_norm_treats_an_image_the_same_in_any_batch() -> None:
     network = tiny("small").train()
     images = torch.rand(3, 3, 48, 80)
     together = network(images).logits
     alone = torch.cat([network(images[i : i + 1]).logits for i in range(3)])
     assert torch.allclose(together, alone, atol=1e-5)
+    with pytest.raises(ValueError, match="width must be a positive multiple of 4"):
+        tiny("small", width=10)
     with pytest.raises(ValueError, match="norm must be"):
         tiny("small", norm="layer")
 

@@ -5,6 +5,7 @@ Group normalisation is the default: source and target batches pass through separ
 domain would be wrong for the other and running statistics would be a mixture of both.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -16,9 +17,9 @@ Norm = Literal["group", "batch"]
 
 
 def normalise(channels: int, norm: Norm) -> nn.Module:
-    """Group normalisation in groups of eight channels, or batch normalisation."""
+    """Group normalisation in groups of at least eight channels where they divide, or batch normalisation."""
     if norm == "group":
-        return nn.GroupNorm(max(1, channels // 8), channels)
+        return nn.GroupNorm(math.gcd(channels, max(1, channels // 8)), channels)
     if norm == "batch":
         return nn.BatchNorm2d(channels)
     raise ValueError(f"norm must be 'group' or 'batch', got {norm!r}.")
@@ -43,43 +44,69 @@ class ResidualBlock(nn.Module):
         return out
 
 
+class ImageContext(nn.Module):
+    """Adds a linear function of the mean over the picture to every cell: what kind of scene this is."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(channels, channels)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.relu(x + self.linear(x.mean((2, 3)))[:, :, None, None])
+        return out
+
+
 class SmallBackbone(nn.Module):
-    """Stem to stride 8, residual blocks, and a last convolution to the feature width."""
+    """Three strided convolutions to stride 8, residual blocks, scene context, and the feature width."""
 
     def __init__(self, width: int, feature_dim: int, dilations: Sequence[int], norm: Norm) -> None:
         super().__init__()
-        self.stem = nn.Sequential(
-            nn.Conv2d(3, width // 2, 4, stride=4, bias=False),
-            normalise(width // 2, norm),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(width // 2, width, 3, stride=2, padding=1, bias=False),
-            normalise(width, norm),
-            nn.ReLU(inplace=True),
-        )
-        self.blocks = nn.Sequential(*(ResidualBlock(width, dilation, norm) for dilation in dilations))
-        self.out = nn.Sequential(
-            nn.Conv2d(width, feature_dim, 1, bias=False), normalise(feature_dim, norm), nn.ReLU(inplace=True)
-        )
+        layers: list[nn.Module] = []
+        channels = 3
+        for out in (width // 4, width // 2, width):
+            layers += _convolution(channels, out, 3, norm, stride=2)
+            channels = out
+        layers += [ResidualBlock(width, dilation, norm) for dilation in dilations]
+        layers += [ImageContext(width), *_convolution(width, feature_dim, 1, norm)]
+        self.layers = nn.Sequential(*layers)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.out(self.blocks(self.stem(x)))
+        out: Tensor = self.layers(x)
         return out
+
+
+def _convolution(channels: int, out: int, kernel: int, norm: Norm, stride: int = 1) -> list[nn.Module]:
+    convolution = nn.Conv2d(channels, out, kernel, stride=stride, padding=kernel // 2, bias=False)
+    return [convolution, normalise(out, norm), nn.ReLU(inplace=True)]
 
 
 def small_network(
     num_classes: int,
     *,
-    width: int = 64,
+    width: int = 48,
     feature_dim: int = 64,
     dilations: Sequence[int] = (1, 2, 4, 8),
+    head_dilations: Sequence[int] = (1, 2, 4, 6),
     norm: Norm = "group",
 ) -> SegmentationNetwork:
-    """A light network with the interface of the full-size ones, trained from scratch."""
+    """A light network with the interface of the full-size ones, trained from scratch.
+
+    Args:
+        num_classes: Channels K of the logits.
+        width: Channels of the residual blocks, a multiple of 4; time grows with its square.
+        feature_dim: Channels D of the features.
+        dilations: One residual block each.
+        head_dilations: Branches of the head; ``(0,)`` is a plain linear classifier.
+        norm: ``"group"`` or ``"batch"``.
+    """
+    if width < 4 or width % 4:
+        raise ValueError(f"width must be a positive multiple of 4, got {width}.")
     backbone = SmallBackbone(width, feature_dim, dilations, norm)
-    head = DilatedHead(feature_dim, num_classes, dilations=(0,))
+    head = DilatedHead(feature_dim, num_classes, head_dilations)
     return SegmentationNetwork(
         backbone, head, feature_dim=feature_dim, num_classes=num_classes, stride=8, style="torchvision"
     )
