@@ -26,7 +26,13 @@ def main(
     except ValueError:
         raise typer.BadParameter(f"expected WIDTHxHEIGHT, such as 480x240, got {size!r}", param_hint="--size") from None
     source_images = train if source is None else source
-    columns = (TextColumn("generating the city"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("generating the city"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns) as bar:
         task = bar.add_task("scenes", total=source_images + train + val)
         try:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .facades import PIXELS_PER_METRE, facade
+from .canvas import Bytes
+from .facades import GROUND_EXTRA, PIXELS_PER_METRE, TALLEST, facade
 from .label_ids import BUILDING
 from .painter import Painter
 
@@ -33,7 +34,7 @@ class Building:
     @property
     def eaves(self) -> float:
         """Height of the front wall in metres."""
-        return 3.0 * self.floors + 0.6
+        return 3.0 * self.floors + GROUND_EXTRA
 
     def footprint(self) -> list[Spot]:
         """Corners: front start, front end, back end, back start."""
@@ -43,7 +44,10 @@ class Building:
 
     def paint(self, painter: Painter) -> None:
         corners = self.footprint()
-        front = facade(painter.domain, self.style, self.floors, self.slot)
+        middle = (corners[0][0] + corners[2][0]) / 2, (corners[0][1] + corners[2][1]) / 2
+        reach = float(np.hypot(corners[0][0] - middle[0], corners[0][1] - middle[1]))
+        if not painter.camera.sees(*middle, reach):
+            return
         faces = []
         for k in range(4):
             a, b = corners[k], corners[(k + 1) % 4]
@@ -54,13 +58,21 @@ class Building:
         if self.roof > 0:
             self._paint_roof(painter, corners)
         for _, k, a, b, normal in sorted(faces, key=lambda face: -face[0]):
-            length = float(np.hypot(b[0] - a[0], b[1] - a[1]))
-            picture = _cut_bays(front, length, blank=k in (1, 3) and self.slot % 3 != 0)
+            picture = self._front(painter, a, b, blank=k in (1, 3) and self.slot % 3 != 0)
             a, b = _left_to_right(painter, a, b)
             painter.wall(a, b, (0.0, self.eaves), picture, BUILDING, painter.light.on(normal) * self.tint)
 
+    def _front(self, painter: Painter, a: Spot, b: Spot, *, blank: bool) -> Bytes:
+        """The picture for one wall, at about the resolution in which it will be seen."""
+        nearest = max(min(painter.camera.depth(*a), painter.camera.depth(*b)), 2.0)
+        level = int(np.clip(np.log2(PIXELS_PER_METRE * nearest / painter.camera.focal), 0, 5))
+        whole = facade(painter.domain, self.style, self.slot, level)
+        per_metre = whole.shape[0] / (3.0 * TALLEST[self.style] + GROUND_EXTRA)
+        whole = whole[max(0, whole.shape[0] - round(self.eaves * per_metre)) :]
+        return _cut_bays(whole, float(np.hypot(b[0] - a[0], b[1] - a[1])) * per_metre, blank=blank)
+
     def _paint_roof(self, painter: Painter, corners: list[Spot]) -> None:
-        eaves, ridge = self.eaves, self.eaves + self.roof
+        eaves = self.eaves
         fs, fe, be, bs = (np.array([x, eaves, z]) for x, z in corners)
         middle_start, middle_end = (fs + bs) / 2 + UP * self.roof, (fe + be) / 2 + UP * self.roof
         for share in np.linspace(0.1, 0.9, self.chimneys) if self.chimneys else ():
@@ -82,9 +94,8 @@ class Building:
         for a, b, top in ((fs, bs, middle_start), (fe, be, middle_end)):
             gable = painter.lit(np.array(self.tint) * 120, _outward((a[0], a[2]), (b[0], b[2]), corners))
             painter.flat(np.array([a, b, top]), gable, BUILDING)
-        assert ridge > eaves
 
-    def _paint_chimney(self, painter: Painter, at: np.ndarray) -> None:  # type: ignore[type-arg]
+    def _paint_chimney(self, painter: Painter, at: np.ndarray) -> None:
         spot = painter.foot(float(at[0]), float(at[2]), float(at[1]))
         if spot is None:
             return
@@ -94,10 +105,12 @@ class Building:
         painter.canvas.fill(outline, painter.shaded(np.array([120.0, 84, 68])), BUILDING, depth)
         for shift in (-0.25, 0.25):
             pot = outline[1] + np.array([half + shift * scale, -0.15 * scale])
-            painter.canvas.stroke(np.array([pot, pot + [0, 0.3 * scale]]), (90, 60, 45), 0.25 * scale, BUILDING)
+            painter.canvas.stroke(
+                np.array([pot, pot + np.array([0, 0.3 * scale])]), (90, 60, 45), 0.25 * scale, BUILDING
+            )
 
 
-def _outward(a: Spot, b: Spot, corners: list[Spot]) -> np.ndarray:  # type: ignore[type-arg]
+def _outward(a: Spot, b: Spot, corners: list[Spot]) -> np.ndarray:
     normal = np.array([b[1] - a[1], 0.0, a[0] - b[0]])
     normal /= max(float(np.linalg.norm(normal)), 1e-6)
     cx, cz = sum(c[0] for c in corners) / 4, sum(c[1] for c in corners) / 4
@@ -111,12 +124,10 @@ def _left_to_right(painter: Painter, a: Spot, b: Spot) -> tuple[Spot, Spot]:
     return (a, b) if va[0] * vb[2] < vb[0] * va[2] else (b, a)
 
 
-def _cut_bays(front: np.ndarray, length: float, *, blank: bool) -> np.ndarray:  # type: ignore[type-arg]
+def _cut_bays(front: Bytes, columns: float, *, blank: bool) -> Bytes:
     """Repeat or cut a front to a wall's length; a blank wall repeats the strip beside the first window."""
-    wanted = max(8, round(length * PIXELS_PER_METRE))
+    wanted = max(2, round(columns))
     if blank:
-        strip = front[:, :4]
-        return np.repeat(np.repeat(strip, 2, axis=1), 4, axis=1)
-    while front.shape[1] < wanted:
-        front = np.concatenate([front, front], axis=1)
-    return front[:, :wanted]
+        front = np.concatenate([front[:, :4], front[:, 3::-1]], axis=1)
+    repeats = -(-wanted // front.shape[1])
+    return np.tile(front, (1, repeats, 1))[:, :wanted]

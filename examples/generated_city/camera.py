@@ -7,6 +7,7 @@ modelled as a shift of the horizon row, which keeps verticals vertical as rectif
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,16 +29,28 @@ class Camera:
 
     def view(self, points: Floats) -> NDArray[np.float64]:
         """World points (N, 3) as (right, above the eye, ahead)."""
-        p = np.asarray(points, np.float64).reshape(-1, 3)
+        return (np.asarray(points, np.float64).reshape(-1, 3) - self._position) @ self._turn
+
+    @cached_property
+    def _position(self) -> NDArray[np.float64]:
+        return np.array([0.0, self.eye, 0.0])
+
+    @cached_property
+    def _turn(self) -> NDArray[np.float64]:
         cos, sin = np.cos(self.yaw), np.sin(self.yaw)
-        return np.stack(
-            [cos * p[:, 0] - sin * p[:, 2], p[:, 1] - self.eye, sin * p[:, 0] + cos * p[:, 2]], axis=1
-        )
+        return np.array([[cos, 0.0, sin], [0.0, 1.0, 0.0], [-sin, 0.0, cos]])
+
+    @cached_property
+    def _centre(self) -> NDArray[np.float64]:
+        return np.array([self.width / 2, self.horizon])
+
+    @cached_property
+    def _zoom(self) -> NDArray[np.float64]:
+        return np.array([self.focal, -self.focal])
 
     def pixels(self, view: Floats) -> NDArray[np.float64]:
         """Points already in front of the camera as columns and rows (N, 2)."""
-        scale = self.focal / view[:, 2]
-        return np.stack([self.width / 2 + scale * view[:, 0], self.horizon - scale * view[:, 1]], axis=1)
+        return self._centre + view[:, :2] / view[:, 2:] * self._zoom
 
     def polygon(self, points: Floats) -> tuple[NDArray[np.float64], float] | None:
         """Outline of a world polygon cut at the near plane and its mean depth, or None if all is behind."""
@@ -47,6 +60,12 @@ class Camera:
             if len(view) < 3:
                 return None
         return self.pixels(view), float(view[:, 2].mean())
+
+    def sees(self, x: float, z: float, radius: float) -> bool:
+        """Whether something this wide at a ground position can reach into the picture."""
+        right = float(np.cos(self.yaw) * x - np.sin(self.yaw) * z)
+        ahead = self.depth(x, z) + radius
+        return ahead > NEAR and abs(right) - radius < ahead * self.width / (2 * self.focal)
 
     def depth(self, x: float, z: float) -> float:
         """How far ahead of the camera a ground position lies."""

@@ -19,7 +19,13 @@ FAR = 400.0
 
 def fixed_point(points: Floats) -> NDArray[np.int32]:
     """Pixel positions as OpenCV's fixed-point integers, kept inside its range."""
-    return np.round(np.clip(points, -60000, 60000) * (1 << SUBPIXEL)).astype(np.int32)
+    return (np.minimum(np.maximum(points, -60000), 60000) * (1 << SUBPIXEL) + 0.5).astype(np.int32)
+
+
+def as_colour(values: Floats) -> Colour:
+    """Three numbers as a colour OpenCV takes, cut to what a byte holds."""
+    r, g, b = (min(max(float(v), 0.0), 255.0) for v in values)
+    return r, g, b
 
 
 class Canvas:
@@ -58,14 +64,12 @@ class Canvas:
     def window(self, points: Floats) -> tuple[int, int, int, int] | None:
         """Rows and columns (top, bottom, left, right) that the points span inside the picture."""
         height, width = self.ids.shape
-        left, top = np.floor(points.min(axis=0)).clip(-1, [width, height]).astype(int)
-        right, bottom = np.ceil(points.max(axis=0)).clip(-1, [width, height]).astype(int)
-        left, top = max(left, 0), max(top, 0)
+        (low_x, low_y), (high_x, high_y) = points.min(axis=0), points.max(axis=0)
+        left, top = int(max(low_x, 0)), int(max(low_y, 0))
+        right, bottom = int(np.ceil(min(high_x, width))), int(np.ceil(min(high_y, height)))
         return (top, bottom, left, right) if bottom > top and right > left else None
 
-    def texture(
-        self, quad: Floats, picture: Bytes, label: int, depths: tuple[float, float], gain: Floats
-    ) -> None:
+    def texture(self, quad: Floats, picture: Bytes, label: int, depths: tuple[float, float], gain: Floats) -> None:
         """A flat picture in perspective; ``quad`` is top-left, top-right, bottom-right, bottom-left."""
         window = self.window(quad)
         if window is None:
@@ -77,9 +81,7 @@ class Canvas:
         place = quad - np.array([left, top])
         transform = cv2.getPerspectiveTransform(corners, place.astype(np.float32))
         size = (right - left, bottom - top)
-        warped = cv2.warpPerspective(
-            picture, transform, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
-        )
+        warped = cv2.warpPerspective(picture, transform, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         mask = np.zeros((bottom - top, right - left), np.uint8)
         cv2.fillPoly(mask, [fixed_point(place)], 255, shift=SUBPIXEL)
         inside = mask > 0
@@ -128,7 +130,7 @@ def tinted(picture: Bytes, gain: Floats) -> Bytes:
     table = (levels * np.asarray(gain)[None]).clip(0, 255)
     if picture.shape[2] == 4:
         table = np.concatenate([table, levels], axis=1)
-    return cv2.LUT(picture, table.astype(np.uint8)[:, None])  # type: ignore[no-any-return]
+    return np.asarray(cv2.LUT(picture, table.astype(np.uint8)[:, None]), np.uint8)
 
 
 def _shrink(picture: Bytes, quad: Floats) -> Bytes:
@@ -139,4 +141,4 @@ def _shrink(picture: Bytes, quad: Floats) -> Bytes:
     if wide * 1.5 >= width and high * 1.5 >= height:
         return picture
     size = (int(np.clip(np.ceil(wide), 1, width)), int(np.clip(np.ceil(high), 1, height)))
-    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)

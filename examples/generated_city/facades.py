@@ -6,6 +6,7 @@ warping a dozen.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import cv2
@@ -16,6 +17,7 @@ from .noise import noise_patch
 
 Bytes = NDArray[np.uint8]
 PIXELS_PER_METRE = 26
+GROUND_EXTRA = 0.6  # metres that the ground floor is higher than the others
 WALLS = {
     "game": [(176, 92, 66), (150, 74, 58), (205, 178, 140), (222, 210, 190), (128, 120, 112), (92, 78, 70),
              (190, 186, 180), (232, 230, 226), (110, 60, 50), (164, 140, 104), (70, 66, 66), (120, 96, 78)],
@@ -24,15 +26,27 @@ WALLS = {
 }  # fmt: skip
 
 
-@lru_cache(maxsize=512)
-def facade(domain: str, style: str, floors: int, slot: int) -> Bytes:
-    """Picture of a front of this many floors; 3 m a floor plus a higher ground floor."""
-    rng = np.random.default_rng([77, 1 if domain == "game" else 2, len(style), floors, slot])
+SLOTS = 20  # fronts per style
+TALLEST = {"centre": 6, "residential": 4, "green": 6, "modern": 12}
+
+
+WindowPainter = Callable[[NDArray[np.float32], int, int], None]  # picture, left, top of the cell
+
+
+@lru_cache(maxsize=640)
+def facade(domain: str, style: str, slot: int, level: int) -> Bytes:
+    """A front of the style's greatest height, halved ``level`` times; lower houses cut floors off its top."""
+    if level:
+        above = facade(domain, style, slot, level - 1)
+        size = max(above.shape[1] // 2, 1), max(above.shape[0] // 2, 1)
+        return np.asarray(cv2.resize(above, size, interpolation=cv2.INTER_AREA), np.uint8)
+    rng = np.random.default_rng([77, 1 if domain == "game" else 2, len(style), slot])
+    floors = TALLEST[style]
     bay = rng.uniform(2.0, 3.6) if style != "modern" else rng.uniform(1.2, 2.6)
     bays = int(rng.integers(3, 8))
-    floor_px, ground_px = round(3.0 * PIXELS_PER_METRE), round(rng.uniform(3.2, 4.0) * PIXELS_PER_METRE)
-    bay_px = round(bay * PIXELS_PER_METRE)
-    height, width = floors * floor_px - floor_px + ground_px, bays * bay_px
+    floor_px, bay_px = 3 * PIXELS_PER_METRE, round(bay * PIXELS_PER_METRE)
+    height, width = round((3.0 * floors + GROUND_EXTRA) * PIXELS_PER_METRE), bays * bay_px
+    ground_px = height - (floors - 1) * floor_px
     wall = np.array(WALLS[domain][int(rng.integers(len(WALLS[domain])))], np.float32)
     picture = _wall(rng, domain, height, width, wall)
     cell = _window_maker(rng, domain, style, bay_px, floor_px)
@@ -40,8 +54,6 @@ def facade(domain: str, style: str, floors: int, slot: int) -> Bytes:
         for column in range(bays):
             cell(picture, column * bay_px, floor * floor_px)
     _ground_floor(rng, domain, style, picture, height - ground_px, bays, bay_px)
-    if rng.random() < 0.7:
-        picture[: max(3, floor_px // 14)] *= 1.25 if rng.random() < 0.5 else 0.7
     return picture.clip(0, 255).astype(np.uint8)
 
 
@@ -63,7 +75,7 @@ def _wall(
     return picture
 
 
-def _window_maker(rng: np.random.Generator, domain: str, style: str, bay_px: int, floor_px: int):  # type: ignore[no-untyped-def]
+def _window_maker(rng: np.random.Generator, domain: str, style: str, bay_px: int, floor_px: int) -> WindowPainter:
     """A function that paints one window of this house's kind into a cell."""
     share = rng.uniform(0.38, 0.6) if style != "modern" else rng.uniform(0.7, 0.96)
     tall = rng.uniform(0.45, 0.66) if style != "modern" else rng.uniform(0.5, 0.92)

@@ -18,9 +18,20 @@ LEAVES = {
 SIZE = 224
 
 
-@lru_cache(maxsize=256)
-def tree(domain: str, kind: str, slot: int) -> Bytes:
-    """RGBA crown with trunk, standing on the lower edge; kinds are leafy, conifer, bare and bush."""
+@lru_cache(maxsize=2048)
+def tree(domain: str, kind: str, slot: int, level: int, mirrored: bool) -> Bytes:
+    """RGBA crown with trunk, standing on the lower edge; kinds are leafy, conifer, bare and bush.
+
+    ``level`` halves the picture that often, so that a distant tree is averaged once and not in every scene.
+    """
+    if level:
+        side = SIZE >> level
+        return np.asarray(
+            cv2.resize(tree(domain, kind, slot, level - 1, mirrored), (side, side), interpolation=cv2.INTER_AREA),
+            np.uint8,
+        )
+    if mirrored:
+        return np.ascontiguousarray(tree(domain, kind, slot, 0, False)[:, ::-1])
     key = ("leafy", "conifer", "bare", "bush").index(kind)
     rng = np.random.default_rng([55, 1 if domain == "game" else 2, key, slot])
     if kind == "bare":
@@ -47,12 +58,14 @@ def _leafy(rng: np.random.Generator, domain: str, kind: str) -> Bytes:
         cv2.ellipse(density, centre, axes, 0, 0, 360, 1.0, -1)
         cv2.ellipse(lit, centre, axes, 0, 0, 360, brightness, -1)
         if k % 2:
-            cv2.ellipse(lit, (centre[0] + 2, centre[1] + axes[1] // 2), (axes[0], axes[1] // 2), 0, 0, 360, brightness * 0.7, -1)
-    density = cv2.GaussianBlur(density, (0, 0), 5)
+            cv2.ellipse(
+                lit, (centre[0] + 2, centre[1] + axes[1] // 2), (axes[0], axes[1] // 2), 0, 0, 360, brightness * 0.7, -1
+            )
+    density = np.asarray(cv2.GaussianBlur(density, (0, 0), 5), np.float32)
     ragged = density + 0.2 * noise_patch(rng, height, width, 0.8) + 0.13 * noise_patch(rng, height, width, 0.3)
     holes = 0.42 if domain == "game" else 0.5
-    alpha = ((ragged - holes) * 5).clip(0, 1)
-    lit = cv2.GaussianBlur(lit, (0, 0), 3)
+    alpha = ((ragged - holes) * 5).clip(0, 1) * (density > 0.12)
+    lit = np.asarray(cv2.GaussianBlur(lit, (0, 0), 3), np.float32)
     leaf = np.array(LEAVES[domain][int(rng.integers(len(LEAVES[domain])))], np.float32) * rng.uniform(0.75, 1.25)
     texture = lit * (1 + 0.3 * noise_patch(rng, height, width, 0.5) + 0.2 * noise_patch(rng, height, width, 1.2))
     hue = 0.06 * noise_patch(rng, height, width, 1.3)
@@ -94,10 +107,10 @@ def _bare(rng: np.random.Generator, domain: str) -> Bytes:
             tips.append((round(x1), round(y1)))
             return
         for _ in range(3 if depth > 1 else 2):
-            turn = rng.normal(0, 0.5)
+            turn = rng.normal(0, 0.5) - 0.12 * angle
             grow(x1, y1, angle + turn, length * rng.uniform(0.62, 0.86), thick * 0.6, depth - 1)
 
-    grow(SIZE / 2, SIZE, rng.normal(0, 0.05), SIZE * 0.3, 9, 5)
+    grow(SIZE / 2, SIZE, rng.normal(0, 0.05), SIZE * rng.uniform(0.21, 0.25), 9, 5)
     veil = np.zeros((SIZE, SIZE), np.float32)
     for tip in tips:
         cv2.circle(veil, tip, 7, 1.0, -1)

@@ -73,9 +73,7 @@ def _check(source: int, train: int, val: int, size: tuple[int, int], seed: int, 
     if workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers}. 1 draws in this process.")
     if len(size) != 2 or min(size) < MINIMUM_SIZE:
-        raise ValueError(
-            f"size must be (width, height) in pixels, each at least {MINIMUM_SIZE}, got {tuple(size)}."
-        )
+        raise ValueError(f"size must be (width, height) in pixels, each at least {MINIMUM_SIZE}, got {tuple(size)}.")
 
 
 def _claim(out: Path, settings: dict[str, object]) -> None:
@@ -118,7 +116,8 @@ def _drawn(draw: Callable[[ScenePlace], None], places: list[ScenePlace], workers
         cv2.setNumThreads(1)
         try:
             for place in places:
-                yield draw(place)
+                draw(place)
+                yield
         finally:
             cv2.setNumThreads(threads)
         return

@@ -50,7 +50,7 @@ def paint_ground(painter: Painter, street: Street, look: GroundLook, rng: np.ran
     x, z, depth, first = painter.camera.ground()
     if first >= painter.camera.height:
         return
-    u = x - np.asarray(street.bend(z), np.float32) - np.float32(street.centre)
+    u = x - street.bend(z) - np.float32(street.centre)
     labels = _plan(street, u, z, look.lot_label)
     along = depth * depth / np.float32(painter.camera.focal * painter.camera.eye)  # metres per pixel row
     across = depth / np.float32(painter.camera.focal)
@@ -67,7 +67,7 @@ def paint_ground(painter: Painter, street: Street, look: GroundLook, rng: np.ran
     shade = 1 + strength * (1.1 * fine + 0.9 * coarse) + np.float32(0.05) * stains
     tracks = np.cos(u * np.float32(2 * np.pi / 1.7)) * np.float32(0.03)
     shade += np.where(is_road, tracks, 0)
-    joints = _joints(x - np.asarray(street.bend(z), np.float32), z, look.slab, along, across)
+    joints = _joints(x - street.bend(z), z, look.slab, along, across)
     shade = np.where(is_paved, shade * (1 - 0.25 * joints), shade)
     base *= shade[:, :, None]
     _blend(base, _kerb_lines(street, u, z, across), look.kerb)
@@ -123,7 +123,7 @@ def _stripe(distance: Floats32, width: float, pixel: Floats32) -> Floats32:
     """Share of a pixel that a line this wide covers, at this distance from its middle."""
     half = np.float32(width / 2)
     cover = ((half - distance) / pixel + np.float32(0.5)).clip(0, 1)
-    return cover * np.minimum(np.float32(width) / pixel, 1)  # type: ignore[no-any-return]
+    return cover * np.minimum(np.float32(width) / pixel, 1)
 
 
 def _joints(x: Floats32, z: Floats32, slab: float, along: Floats32, across: Floats32) -> Floats32:
@@ -131,7 +131,7 @@ def _joints(x: Floats32, z: Floats32, slab: float, along: Floats32, across: Floa
     gap = np.float32(slab)
     ahead = np.abs(np.mod(z, gap) - gap / 2)
     aside = np.abs(np.mod(x, gap) - gap / 2)
-    return np.maximum(_stripe(ahead, 0.025, along), _stripe(aside, 0.025, across))  # type: ignore[no-any-return]
+    return np.maximum(_stripe(ahead, 0.025, along), _stripe(aside, 0.025, across))
 
 
 def _kerb_lines(street: Street, u: Floats32, z: Floats32, across: Floats32) -> Floats32:
@@ -139,7 +139,7 @@ def _kerb_lines(street: Street, u: Floats32, z: Floats32, across: Floats32) -> F
     line = _stripe(np.abs(main - np.float32(0.09)), 0.18, across)
     for middle, half in _side_streets(street):
         line = np.where(np.abs(z - np.float32(middle)) < half + 3, 0, line)
-    return line  # type: ignore[no-any-return]
+    return np.asarray(line, np.float32)
 
 
 def _markings(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .buildings import Building
+from .facades import SLOTS, TALLEST
 from .painter import Paintable
 from .roadside import Barrier, Tree
 from .statistics import DomainStatistics
@@ -28,19 +29,32 @@ def sample_lots(rng: np.random.Generator, stats: DomainStatistics, street: Stree
 
 
 def sample_building(
-    rng: np.random.Generator, stats: DomainStatistics, style: str, ends: tuple[tuple[float, float], tuple[float, float]],
+    rng: np.random.Generator,
+    stats: DomainStatistics,
+    style: str,
+    ends: tuple[tuple[float, float], tuple[float, float]],
     back: tuple[float, float],
 ) -> Building:
     """A house on a street front."""
-    floors = int(rng.integers(stats.floors[style][0], stats.floors[style][1] + 1))
+    floors = min(int(rng.integers(stats.floors[style][0], stats.floors[style][1] + 1)), TALLEST[style])
     pitched = rng.random() < {"centre": 0.5, "residential": 0.95, "green": 0.5, "modern": 0.0}[style]
-    tint = rng.uniform(0.75, 1.2) * (1 + rng.normal(0, 0.05 if stats.name == "game" else 0.02, 3))
+    tint = rng.uniform(0.7, 1.55 if stats.name == "game" else 1.2) * (
+        1 + rng.normal(0, 0.05 if stats.name == "game" else 0.02, 3)
+    )
     roof = ROOFS[int(rng.integers(len(ROOFS)))]
     return Building(
-        ends[0], ends[1], back, float(rng.uniform(8, 14)), floors, style, int(rng.integers(10)),
-        (float(tint[0]), float(tint[1]), float(tint[2])), float(rng.uniform(2, 4.5)) if pitched else 0.0, roof,
+        ends[0],
+        ends[1],
+        back,
+        float(rng.uniform(8, 14)),
+        floors,
+        style,
+        int(rng.integers(SLOTS)),
+        (float(tint[0]), float(tint[1]), float(tint[2])),
+        float(rng.uniform(2, 4.5)) if pitched else 0.0,
+        roof,
         int(rng.integers(0, 4)) if pitched and stats.name == "game" else 0,
-    )  # fmt: skip
+    )
 
 
 def _side(rng: np.random.Generator, stats: DomainStatistics, street: Street, side: int) -> list[Placed]:
@@ -84,11 +98,21 @@ def _border_shares(stats: DomainStatistics, style: str) -> list[float]:
     if style == "centre":
         return [0.8, 0.1, 0.1, 0.0]
     fence, wall = stats.fence_share, stats.wall_share
-    return [max(0.0, 0.8 - fence - wall), fence, wall, 0.2] if fence + wall <= 0.8 else [0.0, fence, wall, 1 - fence - wall]
+    return (
+        [max(0.0, 0.8 - fence - wall), fence, wall, 0.2]
+        if fence + wall <= 0.8
+        else [0.0, fence, wall, 1 - fence - wall]
+    )
 
 
 def _garden(
-    rng: np.random.Generator, stats: DomainStatistics, street: Street, side: int, z: float, wide: float, deep: float,
+    rng: np.random.Generator,
+    stats: DomainStatistics,
+    street: Street,
+    side: int,
+    z: float,
+    wide: float,
+    deep: float,
     rate: float = 1.0,
 ) -> list[Placed]:
     """Trees and bushes between the pavement and whatever is behind."""
@@ -103,7 +127,12 @@ def _garden(
 
 
 def sample_tree(
-    rng: np.random.Generator, stats: DomainStatistics, at: tuple[float, float], *, bush: bool = False, scale: float = 1.0
+    rng: np.random.Generator,
+    stats: DomainStatistics,
+    at: tuple[float, float],
+    *,
+    bush: bool = False,
+    scale: float = 1.0,
 ) -> Tree:
     """One tree or bush of this city."""
     if bush:
@@ -116,11 +145,24 @@ def sample_tree(
             kind = "conifer"
         height = rng.uniform(5, 13) * scale
         width = height * (rng.uniform(0.4, 0.6) if kind == "conifer" else rng.uniform(0.75, 1.1))
-    tint = rng.uniform(0.6, 1.25) * (1 + rng.normal(0, 0.07, 3))
-    return Tree(at[0], at[1], float(height), float(width), kind, int(rng.integers(stats.tree_library // 2)), (float(tint[0]), float(tint[1]), float(tint[2])))  # fmt: skip
+    grey = (
+        rng.uniform(0, 0.7) if stats.name == "game" and kind != "bare" else 0.0
+    )  # leaves reach from lush to winter grey
+    tint = rng.uniform(0.6, 1.5) * (1 + rng.normal(0, 0.07, 3)) * (1 + grey * np.array([0.35, -0.05, 0.75]))
+    return Tree(
+        at[0],
+        at[1],
+        float(height),
+        float(width),
+        kind,
+        int(rng.integers(stats.tree_library)),
+        (float(tint[0]), float(tint[1]), float(tint[2])),
+    )
 
 
-def _facing_row(rng: np.random.Generator, stats: DomainStatistics, street: Street, z: float, *, gap: bool) -> list[Placed]:
+def _facing_row(
+    rng: np.random.Generator, stats: DomainStatistics, street: Street, z: float, *, gap: bool
+) -> list[Placed]:
     """Houses along the far side of a side street, which face the camera; ``gap`` leaves the main street open."""
     placed: list[Placed] = []
     middle = float(street.bend(z)) + street.centre
@@ -131,7 +173,13 @@ def _facing_row(rng: np.random.Generator, stats: DomainStatistics, street: Stree
             wide = float(rng.uniform(8, 20))
             a, b = (middle + side * x, z), (middle + side * (x + wide), z)
             if rng.random() < 0.72:
-                placed.append((BACK_ROW if gap else FRONT_ROW, *_middle(a, b), sample_building(rng, stats, street.style, (a, b), (0.0, 1.0))))
+                placed.append(
+                    (
+                        BACK_ROW if gap else FRONT_ROW,
+                        *_middle(a, b),
+                        sample_building(rng, stats, street.style, (a, b), (0.0, 1.0)),
+                    )
+                )
             else:
                 for _ in range(int(rng.integers(2, 6))):
                     at = (a[0] + side * rng.uniform(0, wide), z + rng.uniform(0, 6))

@@ -21,7 +21,7 @@ def fractal_tile(slope: float, variant: int) -> NDArray[np.float32]:
     spectrum = np.fft.rfft2(rng.standard_normal((TILE, TILE))) / radius**slope
     spectrum[0, 0] = 0.0
     field = np.fft.irfft2(spectrum, s=(TILE, TILE))
-    return np.round(field / field.std(), 4).astype(np.float32)
+    return np.asarray(np.round(field / field.std(), 4), np.float32)
 
 
 def noise_patch(
@@ -33,15 +33,16 @@ def noise_patch(
     columns = min(int(np.ceil(width / zoom)), TILE)
     dy, dx = (int(v) for v in rng.integers(0, TILE, 2))
     cut = np.take(np.take(tile, range(dy, dy + rows), 0, mode="wrap"), range(dx, dx + columns), 1, mode="wrap")
-    return cv2.resize(cut, (width, height), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(cv2.resize(cut, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
 
 
 def noise_at(
     x: NDArray[np.float32], y: NDArray[np.float32], slope: float, variant: int, pixels_per_metre: float
 ) -> NDArray[np.float32]:
     """The tile sampled at ground positions in metres, wrapping round."""
-    size = np.float32(TILE)
-    columns = np.mod(x * np.float32(pixels_per_metre), size)
-    rows = np.mod(y * np.float32(pixels_per_metre), size)
+    # remap counts in 16 bits; ground as far out as 30000 pixels of tile has no visible texture any more
+    limit = np.float32(30000)
+    columns = np.maximum(np.minimum(x * np.float32(pixels_per_metre), limit), -limit)
+    rows = np.maximum(np.minimum(y * np.float32(pixels_per_metre), limit), -limit)
     tile = fractal_tile(slope, variant)
-    return cv2.remap(tile, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
+    return np.asarray(cv2.remap(tile, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP), np.float32)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .camera import NEAR, Camera
-from .canvas import Bytes, Canvas, Colour, Floats
+from .canvas import Bytes, Canvas, Colour, Floats, as_colour
 from .lighting import Light
 
 
@@ -24,14 +24,11 @@ class Painter:
 
     def lit(self, colour: Floats, normal: Floats) -> Colour:
         """Surface colour under this scene's light."""
-        r, g, b = (np.asarray(colour, np.float64) * self.light.on(np.asarray(normal))).clip(0, 255)
-        return float(r), float(g), float(b)
+        return as_colour(np.asarray(colour, np.float64) * self.light.on(np.asarray(normal)))
 
     def shaded(self, colour: Floats, share: float = 1.0) -> Colour:
         """Colour of something without a clear facing: the sky's light and half of the sun's."""
-        gain = (self.light.ambient + 0.5 * self.light.sun) * share
-        r, g, b = (np.asarray(colour, np.float64) * gain).clip(0, 255)
-        return float(r), float(g), float(b)
+        return as_colour(np.asarray(colour, np.float64) * (self.light.ambient + 0.5 * self.light.sun) * share)
 
     def flat(self, points: Floats, colour: Colour, label: int | None) -> None:
         """A polygon given in world coordinates (N, 3)."""

@@ -14,6 +14,7 @@ from .street import Street
 Placed = tuple[float, float, Paintable]
 REACH = 90.0  # metres of street that are furnished
 SEEDS = 1 << 30
+SIGN_SHARES = (0.14, 0.2, 0.2, 0.14, 0.1, 0.1, 0.12)  # in the order of SIGN_SHAPES
 
 
 def sample_pavement(rng: np.random.Generator, stats: DomainStatistics, street: Street) -> list[Placed]:
@@ -25,7 +26,9 @@ def sample_pavement(rng: np.random.Generator, stats: DomainStatistics, street: S
         placed += _parked_cycles(rng, stats, street, side)
     placed += _signals(rng, stats, street)
     for _ in range(int(rng.poisson(0.5))):
-        placed += _group(rng, stats, street, rng.uniform(-0.9, 0.9) * street.half_width + street.centre, rng.uniform(9, 50))
+        placed += _group(
+            rng, stats, street, rng.uniform(-0.9, 0.9) * street.half_width + street.centre, rng.uniform(9, 50)
+        )
     return placed
 
 
@@ -33,10 +36,11 @@ def _furniture(rng: np.random.Generator, stats: DomainStatistics, street: Street
     placed: list[Placed] = []
     kerb = street.kerb(side)
     grey = float(rng.uniform(50, 150))
+    thick = float(rng.uniform(0.09, 0.16))
     tall, arm = float(rng.uniform(5, 9)), float(rng.uniform(0.8, 2.5)) if rng.random() < 0.6 else 0.0
     for z in _along(rng, street, rng.uniform(*stats.pole_gap), 4.0):
         at = street.place(kerb + side * 0.5, z)
-        placed.append((*at, Pole(*at, tall, 0.15, -side * arm, True, (grey, grey, grey * 0.97))))
+        placed.append((*at, Pole(*at, tall, thick, -side * arm, True, (grey, grey, grey * 0.97))))
     if rng.random() < stats.street_tree_share:
         for z in _along(rng, street, rng.uniform(*stats.tree_gap), 5.0):
             at = street.place(kerb + side * rng.uniform(0.8, 1.3), z)
@@ -44,13 +48,24 @@ def _furniture(rng: np.random.Generator, stats: DomainStatistics, street: Street
     for _ in range(int(rng.poisson(stats.sign_rate))):
         z = float(4 + (REACH - 20) * rng.random() ** 1.5)
         at = street.place(kerb + side * rng.uniform(0.3, 1.0), z)
-        shape = str(rng.choice(SIGN_SHAPES))
-        high, size = float(rng.uniform(1.9, 3.2)), float(rng.uniform(0.5, 0.95))
-        if shape == "board":
-            size *= 1.3
+        shape = str(rng.choice(SIGN_SHAPES, p=SIGN_SHARES))
+        high, size = float(rng.uniform(1.9, 3.2)), float(rng.uniform(0.45, 0.85))
         placed.append((*at, Sign(*at, high, size, shape, True, int(rng.integers(SEEDS)))))
         if rng.random() < 0.25:
-            placed.append((at[0], at[1] + 0.001, Sign(*at, high - size * 1.05, size * 0.9, str(rng.choice(SIGN_SHAPES)), False, int(rng.integers(SEEDS)))))
+            placed.append(
+                (
+                    at[0],
+                    at[1] + 0.001,
+                    Sign(
+                        *at,
+                        high - size * 1.05,
+                        size * 0.9,
+                        str(rng.choice(SIGN_SHAPES, p=SIGN_SHARES)),
+                        False,
+                        int(rng.integers(SEEDS)),
+                    ),
+                )
+            )
     if rng.random() < 0.25:
         for z in _along(rng, street, rng.uniform(1.5, 3), 3.0, reach=35):
             at = street.place(kerb + side * 0.35, z)
@@ -115,9 +130,7 @@ def _signals(rng: np.random.Generator, stats: DomainStatistics, street: Street) 
     return placed
 
 
-def _along(
-    rng: np.random.Generator, street: Street, gap: float, start: float, reach: float = REACH
-) -> list[float]:
+def _along(rng: np.random.Generator, street: Street, gap: float, start: float, reach: float = REACH) -> list[float]:
     """Jittered positions along the street that leave side streets free."""
     spots = np.arange(start + rng.uniform(0, gap), reach, gap)
     spots = spots + rng.normal(0, gap * 0.06, len(spots))

@@ -47,7 +47,14 @@ class _Figure:
     """Limbs of one figure in units of its height, foot point at (0, 0), up positive."""
 
     def __init__(
-        self, painter: Painter, label: int, column: float, row: float, size: float, depth: float, rng: np.random.Generator
+        self,
+        painter: Painter,
+        label: int,
+        column: float,
+        row: float,
+        size: float,
+        depth: float,
+        rng: np.random.Generator,
     ) -> None:
         self.painter, self.label, self.depth, self.size = painter, label, depth, size
         self.origin = np.array([column, row])
@@ -63,7 +70,7 @@ class _Figure:
         self.build = rng.uniform(0.85, 1.2)
 
     def at(self, points: list[tuple[float, float]]) -> Points:
-        return self.origin + np.array(points) * np.array([self.size, -self.size])
+        return np.asarray(self.origin + np.array(points) * np.array([self.size, -self.size]))
 
     def limb(self, points: list[tuple[float, float]], thick: float, colour: Points) -> None:
         """A limb, with its unlit side darker."""
@@ -87,13 +94,33 @@ class _Figure:
     def torso_and_head(self, swing: float, *, skirt: bool = False, lean: float = 0.0, raise_by: float = 0.0) -> None:
         w, up = 0.115 * self.build, raise_by
         arms = ((-1, swing), (1, -swing))
-        self.limb([(-w * 0.95 + lean, 0.79 + up), (-w * 1.15 + arms[0][1] * 0.5, 0.62 + up), (-w + arms[0][1], 0.48 + up)], 0.058, self.coat * 0.85)
+        self.limb(
+            [(-w * 0.95 + lean, 0.79 + up), (-w * 1.15 + arms[0][1] * 0.5, 0.62 + up), (-w + arms[0][1], 0.48 + up)],
+            0.058,
+            self.coat * 0.85,
+        )
         hem = 0.32 if skirt else 0.46
-        outline = [(-w + lean, 0.82 + up), (w + lean, 0.82 + up), (w * 1.02, 0.6 + up), (w * (1.1 if skirt else 0.9), hem + up), (-w * (1.1 if skirt else 0.9), hem + up), (-w * 1.02, 0.6 + up)]
+        outline = [
+            (-w + lean, 0.82 + up),
+            (w + lean, 0.82 + up),
+            (w * 1.02, 0.6 + up),
+            (w * (1.1 if skirt else 0.9), hem + up),
+            (-w * (1.1 if skirt else 0.9), hem + up),
+            (-w * 1.02, 0.6 + up),
+        ]
         self.patch(outline, self.coat, 0.8)
-        half = [(0.2 * w * self.lit_side + lean, 0.82 + up), (w * self.lit_side + lean, 0.82 + up), (w * 0.9 * self.lit_side, hem + up), (0.3 * w * self.lit_side, hem + up)]
+        half = [
+            (0.2 * w * self.lit_side + lean, 0.82 + up),
+            (w * self.lit_side + lean, 0.82 + up),
+            (w * 0.9 * self.lit_side, hem + up),
+            (0.3 * w * self.lit_side, hem + up),
+        ]
         self.painter.canvas.fill(self.at(half), self.painter.shaded(self.coat, 1.1), None)
-        self.limb([(w * 0.95 + lean, 0.79 + up), (w * 1.15 + arms[1][1] * 0.5, 0.62 + up), (w + arms[1][1], 0.48 + up)], 0.058, self.coat)
+        self.limb(
+            [(w * 0.95 + lean, 0.79 + up), (w * 1.15 + arms[1][1] * 0.5, 0.62 + up), (w + arms[1][1], 0.48 + up)],
+            0.058,
+            self.coat,
+        )
         self.limb([(lean, 0.82 + up), (lean, 0.88 + up)], 0.06, self.skin * 0.85)
         turn = np.linspace(0, 2 * np.pi, 12, endpoint=False)
         head = [(lean * 1.2 + 0.055 * float(np.cos(a)), 0.925 + up + 0.072 * float(np.sin(a))) for a in turn]
@@ -129,17 +156,31 @@ class Cycle:
         outline = painter.camera.polygon(frame)
         if outline is not None:
             if motor:
-                body = self._world(np.array([[-0.75, 0.6], [-0.7, 0.85], [0.1, 0.8], [0.45, 0.95], [0.55, 0.7], [0.2, 0.3], [-0.4, 0.3]]))
+                body = self._world(
+                    np.array(
+                        [[-0.75, 0.6], [-0.7, 0.85], [0.1, 0.8], [0.45, 0.95], [0.55, 0.7], [0.2, 0.3], [-0.4, 0.3]]
+                    )
+                )
                 painter.flat(body, painter.shaded(colour), label)
-                painter.flat(self._world(np.array([[-0.3, 0.3], [-0.3, 0.6], [0.25, 0.6], [0.2, 0.3]])), painter.shaded(np.array([48.0, 48, 50])), label)
-            painter.canvas.stroke(np.concatenate([outline[0], outline[0][:1]]), painter.shaded(colour), 0.06 * spot[2], label, outline[1])
+                painter.flat(
+                    self._world(np.array([[-0.3, 0.3], [-0.3, 0.6], [0.25, 0.6], [0.2, 0.3]])),
+                    painter.shaded(np.array([48.0, 48, 50])),
+                    label,
+                )
+            painter.canvas.stroke(
+                np.concatenate([outline[0], outline[0][:1]]), painter.shaded(colour), 0.06 * spot[2], label, outline[1]
+            )
             for bar in ([[-0.15, 0.8], [-0.2, 0.98]], [[0.4, 0.85], [0.36, 1.05]], [[0.52, 0.35], [0.38, 0.95]]):
                 ends = painter.camera.polygon(self._world(np.array([*bar, bar[1]])))
                 if ends is not None:
                     painter.canvas.stroke(ends[0], painter.shaded(colour * 0.7), 0.05 * spot[2], label, ends[1])
         side = np.array([-np.cos(self.heading), np.sin(self.heading)]) * 0.3
         for end in (-1, 1):  # handlebar seen from the front or rear
-            bar_foot = painter.foot(self.x + 0.36 * np.sin(self.heading) + end * side[0], self.z + 0.36 * np.cos(self.heading) + end * side[1], 1.05)
+            bar_foot = painter.foot(
+                self.x + 0.36 * np.sin(self.heading) + end * side[0],
+                self.z + 0.36 * np.cos(self.heading) + end * side[1],
+                1.05,
+            )
             if bar_foot is not None and not motor:
                 centre = painter.foot(self.x + 0.36 * np.sin(self.heading), self.z + 0.36 * np.cos(self.heading), 1.05)
                 if centre is not None:
@@ -151,7 +192,8 @@ class Cycle:
     def _world(self, local: Points) -> Points:
         """(forward, up) in the plane of the wheels to world coordinates."""
         return np.stack(
-            [self.x + local[:, 0] * np.sin(self.heading), local[:, 1], self.z + local[:, 0] * np.cos(self.heading)], axis=1
+            [self.x + local[:, 0] * np.sin(self.heading), local[:, 1], self.z + local[:, 0] * np.cos(self.heading)],
+            axis=1,
         )
 
     def _paint_wheels(self, painter: Painter, label: int, motor: bool, scale: float) -> None:
@@ -182,7 +224,9 @@ class Cycle:
         for k, lift in ((0, sway), (1, 0.12 - sway)):
             hip = 0.05 * (1 if k else -1) * abs(across)
             figure.limb(
-                [(hip - 0.14 * sideways, 0.56), (hip * 1.6 + 0.07 * sideways, 0.36 + lift), (hip * 1.3, 0.12 + lift)], 0.085, figure.trousers
+                [(hip - 0.14 * sideways, 0.56), (hip * 1.6 + 0.07 * sideways, 0.36 + lift), (hip * 1.3, 0.12 + lift)],
+                0.085,
+                figure.trousers,
             )
         lean = 0.16 * sideways
         figure.torso_and_head(swing=0.16 * sideways, lean=lean, raise_by=0.08)

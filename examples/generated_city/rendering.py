@@ -73,38 +73,39 @@ def _paint_bonnet(canvas: Canvas, rng: np.random.Generator, domain: str) -> None
     outline = np.concatenate([outline, [[width * 1.03, height + 9], [-0.03 * width, height + 9]]])
     tone = rng.uniform(20, 60) if domain == "camera" else rng.uniform(20, 220)
     canvas.fill(outline, (tone, tone, tone * 1.05), EGO_VEHICLE, 2.0)
-    shine = outline[:24] + [0, 0.012 * height]
+    shine = outline[:24] + np.array([0, 0.012 * height])
     canvas.stroke(shine, (tone + 35, tone + 37, tone + 40), 0.012 * height, None)
 
 
 def _haze(picture: Floats32, depth: Floats32, colour: NDArray[np.float64], reach: float) -> Floats32:
     veil = (1 - np.exp(-depth / np.float32(reach)))[:, :, None] * (depth < FAR)[:, :, None]
-    return picture + veil * (colour.astype(np.float32) - picture)
+    return np.asarray(picture + veil * (colour.astype(np.float32) - picture), np.float32)
 
 
 def _saturate(picture: Floats32, amount: float) -> Floats32:
     grey = picture @ np.array([0.299, 0.587, 0.114], np.float32)
-    return grey[:, :, None] + np.float32(amount) * (picture - grey[:, :, None])
+    return np.asarray(grey[:, :, None] + np.float32(amount) * (picture - grey[:, :, None]), np.float32)
 
 
 def _develop_game(picture: Floats32, depth: Floats32, rng: np.random.Generator) -> Bytes:
     """Clean, crisp, contrasty, saturated; exposure and white balance wander widely."""
     picture = _haze(picture, depth, np.array([205.0, 218, 235]), rng.uniform(250, 1500))
-    picture = _saturate(picture, rng.uniform(0.55, 1.4))
-    exposure = np.exp(rng.normal(0.0, 0.25))
+    picture = _saturate(picture, rng.uniform(0.35, 1.35))
+    exposure = np.exp(rng.normal(-0.05, 0.25))
     balance = 1 + rng.normal(0, 0.04, 3)
     picture = picture * (exposure * balance).astype(np.float32)
-    curve = (picture / 255).clip(0, 1.6)
-    shoulder = rng.uniform(0.7, 1.0)
-    curve = np.where(curve > shoulder, shoulder + (curve - shoulder) * 0.7, curve).clip(0, 1)
-    contrast = np.float32(rng.uniform(0.85, 1.5))
-    curve = curve ** np.float32(rng.uniform(0.85, 1.35))
+    curve = (picture / 255).clip(0, 2)
+    shoulder = np.float32(rng.uniform(0.55, 0.85))  # above it highlights are compressed, not cut
+    bent = shoulder + (1 - shoulder) * np.tanh((curve - shoulder) / (1.15 * (1 - shoulder)))
+    curve = np.where(curve > shoulder, bent, curve)
+    curve = curve ** np.float32(rng.uniform(0.9, 1.3))
+    contrast = np.float32(rng.uniform(0.85, 1.3))
     curve = (0.45 + contrast * (curve - 0.45)).clip(0, 1)
     out = curve * 255
     amount = rng.uniform(0.0, 0.8)
     out = out + np.float32(amount) * (out - cv2.GaussianBlur(out, (0, 0), 0.9))
     out += rng.standard_normal(out.shape, dtype=np.float32) * np.float32(rng.uniform(0.5, 4.0))
-    return out.clip(0, 255).astype(np.uint8)
+    return np.asarray(out.clip(0, 255), np.uint8)
 
 
 def _develop_camera(picture: Floats32, depth: Floats32, rng: np.random.Generator) -> Bytes:
@@ -112,19 +113,19 @@ def _develop_camera(picture: Floats32, depth: Floats32, rng: np.random.Generator
     height, width = depth.shape
     picture = _haze(picture, depth, np.array([196.0, 202, 200]), rng.uniform(60, 220))
     picture = _saturate(picture, rng.uniform(0.45, 0.7))
-    picture = cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.55, 0.9))
+    picture = np.asarray(cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.55, 0.9)), np.float32)
     if rng.random() < 0.5:
         length = int(rng.integers(2, 6))
         kernel = np.zeros((5, 5), np.float32)
         cv2.line(kernel, (2 - length // 2, 2), (2 + length // 2, 2 + int(rng.integers(-1, 2))), 1.0)
-        picture = cv2.filter2D(picture, -1, kernel / kernel.sum())
+        picture = np.asarray(cv2.filter2D(picture, -1, kernel / kernel.sum()), np.float32)
     glow = cv2.GaussianBlur(cv2.resize(picture, (width // 8, height // 8), interpolation=cv2.INTER_AREA), (0, 0), 4)
     glow = cv2.resize(glow, (width, height), interpolation=cv2.INTER_LINEAR)
     picture = picture + np.float32(rng.uniform(0.06, 0.18)) * glow
     across = np.linspace(-1, 1, width, dtype=np.float32)[None] ** 2
     down = np.linspace(-1, 1, height, dtype=np.float32)[:, None] ** 2
     picture = picture * (1 - np.float32(rng.uniform(0.12, 0.3)) * (across + down) * 0.7)[:, :, None]
-    response = np.array([0.93, 1.03, 0.95]) * np.exp(rng.normal(-0.12, 0.1)) * (1 + rng.normal(0, 0.015, 3))
+    response = np.array([0.93, 1.03, 0.95]) * np.exp(rng.normal(0.0, 0.12)) * (1 + rng.normal(0, 0.015, 3))
     curve = (picture * response.astype(np.float32) / 255).clip(0, 1) ** np.float32(rng.uniform(0.95, 1.15))
     out = 255 * (0.04 + 0.9 * curve)
     grain = rng.standard_normal(out.shape, dtype=np.float32)

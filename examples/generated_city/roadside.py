@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .canvas import Bytes
-from .foliage import tree
+from .foliage import SIZE, tree
 from .label_ids import FENCE, POLE, STATIC, TRAFFIC_LIGHT, TRAFFIC_SIGN, VEGETATION, WALL
 from .noise import noise_patch
 from .painter import Painter
@@ -35,12 +35,13 @@ class Tree:
             return
         column, row, scale, depth = spot
         half = self.width * scale / 2
-        picture = tree(painter.domain, self.kind, self.slot)
-        if self.slot % 2:
-            picture = picture[:, ::-1]
+        if column + half < 0 or column - half > painter.camera.width:
+            return
+        level = int(np.clip(np.log2(SIZE / max(self.height * scale, 1.0)), 0, 5))
+        picture = tree(painter.domain, self.kind, self.slot // 2, level, bool(self.slot % 2))
         gain = (painter.light.ambient + 0.6 * painter.light.sun) * self.tint
         box = (column - half, row - self.height * scale, column + half, row)
-        painter.canvas.sprite(box, np.ascontiguousarray(picture), VEGETATION, depth, gain)
+        painter.canvas.sprite(box, picture, VEGETATION, depth, gain)
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,9 @@ class Pole:
             canvas.stroke(np.array([[column + side, row], [column + side, top]]), lit, width * 0.5, None)
         if self.arm:
             end = column + self.arm * scale
-            bend = np.array([[column, top + 0.5 * scale], [column + 0.1 * (end - column), top], [end, top - 0.25 * scale]])
+            bend = np.array(
+                [[column, top + 0.5 * scale], [column + 0.1 * (end - column), top], [end, top - 0.25 * scale]]
+            )
             canvas.stroke(bend, dark, max(width * 0.7, 2), POLE, depth)
             if self.lamp:
                 tip = np.array([[end, top - 0.25 * scale], [end + 0.5 * np.sign(self.arm) * scale, top - 0.2 * scale]])
@@ -97,9 +100,9 @@ class TrafficLight:
         if spot is None:
             return
         column, row, scale, depth = spot
-        half, tall = 0.19 * scale, 1.0 * scale
-        box = np.array([[-half, 0], [half, 0], [half, -tall], [-half, -tall]]) + [column, row]
-        back = np.array([[-1.5, 1], [1.5, 1], [1.5, -1], [-1.5, -1]]) * [half, 0.08 * scale] + [column, row]
+        half, tall, spot_at = 0.19 * scale, 1.0 * scale, np.array([column, row])
+        box = np.array([[-half, 0], [half, 0], [half, -tall], [-half, -tall]]) + spot_at
+        back = np.array([[-1.5, 1], [1.5, 1], [1.5, -1], [-1.5, -1]]) * [half, 0.08 * scale] + spot_at
         back[2:, 1] -= tall
         painter.canvas.fill(back, painter.shaded(np.array([26.0, 28, 28])), TRAFFIC_LIGHT, depth)
         painter.canvas.fill(box, painter.shaded(np.array([48.0, 50, 48])), TRAFFIC_LIGHT, depth)
@@ -140,14 +143,26 @@ class Sign:
         disc = np.stack([np.cos(turn), np.sin(turn)], axis=1)
         square = np.array([[-1.0, -1], [1, -1], [1, 1], [-1, 1]])
         wide = float(rng.uniform(1.4, 2.4))
-        outlines = {"disc": disc, "ring": disc, "triangle": np.array([[0, -1.05], [1.1, 0.85], [-1.1, 0.85]]),
-                    "square": square, "board": square * [wide, 1], "arrow": square * [0.7, 1.2],
-                    "back": disc if rng.random() < 0.5 else square}  # fmt: skip
+        outlines = {
+            "disc": disc,
+            "ring": disc,
+            "triangle": np.array([[0, -1.05], [1.1, 0.85], [-1.1, 0.85]]),
+            "square": square,
+            "board": square * [wide, 1],
+            "arrow": square * [0.7, 1.2],
+            "back": disc if rng.random() < 0.5 else square,
+        }
         blue, red, white, grey = (30.0, 70, 165), (190.0, 30, 35), (235.0, 235, 230), (120.0, 122, 122)
         green, yellow = (20.0, 100, 70), (235.0, 190, 40)
-        faces = {"disc": (blue, white), "ring": (red, white), "triangle": (red, white), "square": (blue, white),
-                 "board": ((blue, green, white, yellow)[int(rng.integers(4))], white), "arrow": (blue, white),
-                 "back": (grey, grey)}  # fmt: skip
+        faces = {
+            "disc": (blue, white),
+            "ring": (red, white),
+            "triangle": (red, white),
+            "square": (blue, white),
+            "board": ((blue, green, white, yellow)[int(rng.integers(4))], white),
+            "arrow": (blue, white),
+            "back": (grey, grey),
+        }
         outer, inner = faces[self.shape]
         outline = outlines[self.shape]
         place = np.array([column, row])
@@ -159,7 +174,7 @@ class Sign:
         mark = painter.shaded(np.array(white if self.shape in ("disc", "square", "board", "arrow") else (25.0, 25, 25)))
         for _ in range(int(rng.integers(1, 4)) if self.shape != "back" else 0):
             a = outline.min(axis=0) * 0.6 + rng.random(2) * np.ptp(outline, axis=0) * 0.5
-            b = a + [0.0, 0.35] if self.shape != "board" else a + [0.8, 0.0]
+            b = a + np.array([0.8, 0.0] if self.shape == "board" else [0.0, 0.35])
             canvas.stroke(place + np.array([a, b]) * half * 0.8, mark, 0.16 * half, None)
 
 
@@ -192,7 +207,14 @@ class Barrier:
         count = max(1, round(length / 4))
         painter.wall(a, b, (0.0, self.height), np.concatenate([picture] * min(count, 6), axis=1), label, gain)
         if self.kind == "wall":
-            top = np.array([[a[0], self.height, a[1]], [b[0], self.height, b[1]], [b[0], self.height + 0.1, b[1]], [a[0], self.height + 0.1, a[1]]])
+            top = np.array(
+                [
+                    [a[0], self.height, a[1]],
+                    [b[0], self.height, b[1]],
+                    [b[0], self.height + 0.1, b[1]],
+                    [a[0], self.height + 0.1, a[1]],
+                ]
+            )
             painter.flat(top, painter.shaded(np.array([165.0, 160, 150])), WALL)
 
     def _paint_bars(self, painter: Painter, a: Spot, b: Spot, length: float) -> None:
@@ -214,7 +236,14 @@ class Barrier:
             line = np.array([[spot[0], spot[1]], [spot[0], spot[1] - h * spot[2]]])
             painter.canvas.stroke(line, tone, (0.3 if solid else 0.045) * spot[2], FENCE, spot[3])
         for y in (0.15, 0.55, 1.0) if gap > 1 else (0.12, 0.95):
-            rail = np.array([[a[0], y * h - 0.03, a[1]], [b[0], y * h - 0.03, b[1]], [b[0], y * h + 0.03, b[1]], [a[0], y * h + 0.03, a[1]]])
+            rail = np.array(
+                [
+                    [a[0], y * h - 0.03, a[1]],
+                    [b[0], y * h - 0.03, b[1]],
+                    [b[0], y * h + 0.03, b[1]],
+                    [a[0], y * h + 0.03, a[1]],
+                ]
+            )
             painter.flat(rail, tone, FENCE)
 
 
@@ -254,8 +283,8 @@ class Bin:
         if spot is None:
             return
         column, row, scale, depth = spot
-        half, tall = 0.28 * scale, self.height * scale
-        box = np.array([[-half, 0], [half, 0], [half, -tall], [-half, -tall]]) + [column, row]
+        half, tall, spot_at = 0.28 * scale, self.height * scale, np.array([column, row])
+        box = np.array([[-half, 0], [half, 0], [half, -tall], [-half, -tall]]) + spot_at
         painter.canvas.fill(box, painter.shaded(np.array(self.colour)), STATIC, depth)
-        lid = np.array([[-half, -tall * 0.9], [half, -tall * 0.9], [half, -tall], [-half, -tall]]) + [column, row]
+        lid = np.array([[-half, -tall * 0.9], [half, -tall * 0.9], [half, -tall], [-half, -tall]]) + spot_at
         painter.canvas.fill(lid, painter.shaded(np.array(self.colour), 1.4), None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -45,11 +45,7 @@ def sample_scene(rng: np.random.Generator, stats: DomainStatistics, size: tuple[
     for layer in sorted({level for level, _, _, _ in behind}):
         items = [(camera.depth(x, z), item) for level, x, z, item in behind if level == layer]
         ordered += [item for _, item in sorted(items, key=lambda pair: -pair[0])]
-    ranked = sorted(((camera.depth(x, z), item) for x, z, item in ahead), key=lambda pair: -pair[0])
+    seen = [(camera.depth(x, z), item) for x, z, item in ahead if camera.sees(x, z, 15.0)]
+    ranked = sorted(seen, key=lambda pair: -pair[0])
     ordered += [item for depth, item in ranked if depth > 1.5]
     return Scene(camera, street, tuple(ordered), rng.random() < stats.bonnet_share)
-
-
-def without_side_street(street: Street) -> Street:
-    """The same street running on undisturbed."""
-    return replace(street, crossing=None, end=None)

@@ -35,17 +35,17 @@ def paint_shadows(painter: Painter, objects: list[object]) -> None:
     soft = cv2.GaussianBlur(sun, (0, 0), 1.2).astype(np.float32) / 255 * painter.light.shadow
     under = cv2.GaussianBlur(contact, (0, 0), 2.0).astype(np.float32) / 255 * 0.62
     keep = cv2.resize((1 - soft) * (1 - under), (camera.width, camera.height), interpolation=cv2.INTER_LINEAR)
-    part = canvas.rgb[first:].astype(np.float32) * keep[first:, :, None]
-    canvas.rgb[first:] = part.astype(np.uint8)
+    levels = cv2.cvtColor((keep[first:] * 255).astype(np.uint8), cv2.COLOR_GRAY2RGB)
+    canvas.rgb[first:] = cv2.multiply(canvas.rgb[first:], levels, scale=1 / 255)
 
 
-def _fill(mask: np.ndarray, painter: Painter, points: np.ndarray, scale: np.ndarray) -> None:  # type: ignore[type-arg]
+def _fill(mask: np.ndarray, painter: Painter, points: np.ndarray, scale: np.ndarray) -> None:
     outline = painter.camera.polygon(points)
     if outline is not None:
         cv2.fillPoly(mask, [fixed_point(outline[0] * scale)], 255, shift=SUBPIXEL)
 
 
-def _solids(item: object) -> list[tuple[np.ndarray, float]]:  # type: ignore[type-arg]
+def _solids(item: object) -> list[tuple[np.ndarray, float]]:
     """Footprints (N, 3) and heights that stand for an object's shadow."""
     if isinstance(item, Vehicle):
         return [(item.ground_box(), item.shape.profile[5][1] * 0.9)]
@@ -68,5 +68,5 @@ def _solids(item: object) -> list[tuple[np.ndarray, float]]:  # type: ignore[typ
     return []
 
 
-def _square(x: float, z: float, r: float) -> np.ndarray:  # type: ignore[type-arg]
+def _square(x: float, z: float, r: float) -> np.ndarray:
     return np.array([[x - r, 0, z - r], [x + r, 0, z - r], [x + r, 0, z + r], [x - r, 0, z + r]])

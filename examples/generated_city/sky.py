@@ -16,9 +16,9 @@ def paint_sky(painter: Painter, rng: np.random.Generator) -> None:
     rows = min(max(int(camera.horizon) + 2, 4), camera.height)
     sunny = painter.light.shadow > 0.2
     if painter.domain == "game":
-        top = np.array([70.0, 125, 205]) * rng.uniform(0.8, 1.2) if sunny else np.full(3, rng.uniform(120, 235))
+        top = np.array([70.0, 125, 205]) * rng.uniform(0.8, 1.2) if sunny else np.full(3, rng.uniform(130, 255))
         low = np.array([190.0, 215, 240]) if sunny else np.minimum(top * 1.15 + 10, 255)
-        white = rng.uniform(0.0, 1.0) ** 0.6
+        white = rng.uniform(0.0, 1.0) ** 0.4
         top, low = top + white * (245 - top), low + white * (250 - low)
         cloud_gain, cloud_tone = rng.uniform(0.1, 0.9), np.array([250.0, 250, 250])
         if not sunny and rng.random() < 0.5:
@@ -32,7 +32,7 @@ def paint_sky(painter: Painter, rng: np.random.Generator) -> None:
     sky = top.astype(np.float32) + share * (low - top).astype(np.float32)
     sky = np.broadcast_to(sky, (height, camera.width // 4 + 1, 3)).copy()
     clouds = noise_patch(rng, height * 2, sky.shape[1], 1.6, rng.uniform(1.0, 2.5))
-    clouds = cv2.resize(clouds, (sky.shape[1], height), interpolation=cv2.INTER_AREA)
+    clouds = np.asarray(cv2.resize(clouds, (sky.shape[1], height), interpolation=cv2.INTER_AREA), np.float32)
     cover = (0.5 * clouds + rng.uniform(-0.6, 0.7)).clip(0, 1)[:, :, None] * np.float32(cloud_gain)
     sky += cover * (cloud_tone.astype(np.float32) - sky)
     full = cv2.resize(sky, (camera.width, rows), interpolation=cv2.INTER_CUBIC)

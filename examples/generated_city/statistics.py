@@ -50,8 +50,7 @@ class DomainStatistics:
     wall_share: float
     bonnet_share: float
     car_colours: tuple[tuple[int, int, int], ...] = field(repr=False)
-    facade_library: int = 72
-    tree_library: int = 40
+    tree_library: int = 48  # pictures per kind, mirrored ones counted
 
 
 GAME_CITY = DomainStatistics(
@@ -60,7 +59,7 @@ GAME_CITY = DomainStatistics(
     seed_key=1,
     eye_height=(1.15, 1.9),
     focal_per_width=(0.75, 1.25),
-    horizon=(0.38, 0.6),
+    horizon=(0.38, 0.62),
     yaw_deviation=0.06,
     turned_share=0.25,
     road_width=(6.0, 15.0),
@@ -69,8 +68,8 @@ GAME_CITY = DomainStatistics(
     curve_share=0.4,
     crossing_share=0.45,
     junction_end_share=0.2,
-    styles={"centre": 0.35, "residential": 0.3, "green": 0.2, "modern": 0.15},
-    floors={"centre": (2, 6), "residential": (1, 3), "green": (2, 5), "modern": (3, 14)},
+    styles={"centre": 0.33, "residential": 0.32, "green": 0.23, "modern": 0.12},
+    floors={"centre": (2, 6), "residential": (1, 3), "green": (2, 5), "modern": (2, 12)},
     parked_share=0.5,
     traffic_gap=(7.0, 40.0),
     vehicle_mix={"sedan": 0.24, "hatch": 0.24, "estate": 0.12, "suv": 0.14, "van": 0.1, "truck": 0.09, "bus": 0.07},
@@ -81,13 +80,13 @@ GAME_CITY = DomainStatistics(
     parked_cycles_rate=1.0,
     tree_gap=(5.0, 18.0),
     street_tree_share=0.5,
-    bare_tree_share=0.35,
+    bare_tree_share=0.4,
     conifer_share=0.12,
-    pole_gap=(9.0, 30.0),
-    sign_rate=4.0,
+    pole_gap=(12.0, 36.0),
+    sign_rate=3.0,
     light_share=0.6,
-    fence_share=0.35,
-    wall_share=0.3,
+    fence_share=0.45,
+    wall_share=0.25,
     bonnet_share=0.15,
     car_colours=(
         (205, 30, 30), (25, 70, 175), (235, 235, 235), (25, 25, 28), (150, 152, 155), (95, 98, 102),
@@ -125,7 +124,7 @@ CAMERA_CITY = DomainStatistics(
     bare_tree_share=0.08,
     conifer_share=0.05,
     pole_gap=(12.0, 24.0),
-    sign_rate=6.0,
+    sign_rate=4.0,
     light_share=0.5,
     fence_share=0.25,
     wall_share=0.25,

@@ -30,10 +30,10 @@ class Street:
     zebra: bool
     median: bool
 
-    def bend(self, z: Floats32 | float) -> Floats32 | float:
+    def bend(self, z: Floats32 | float) -> Floats32:
         """Sideways position of the street's curve at z; straight beyond 70 m."""
         near = np.clip(z, 0, 70)
-        return self.curvature * near * (np.asarray(z).clip(0) - near / 2)  # type: ignore[no-any-return]
+        return np.asarray(self.curvature * near * (np.asarray(z).clip(0) - near / 2), np.float32)
 
     def place(self, u: float, z: float) -> tuple[float, float]:
         """World ground position of a street position."""

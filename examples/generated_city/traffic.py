@@ -35,7 +35,13 @@ def sample_traffic(rng: np.random.Generator, stats: DomainStatistics, street: St
         side = 1 if rng.random() < 0.5 else -1
         z = float(rng.uniform(26, 60))
         at = street.place(street.centre + side * 1.65, z)
-        placed.append((at[0], at[1] - 8, _vehicle(rng, stats, "tram", at, street.heading(z) + (0.0 if _is_ours(street, side) else np.pi))))
+        placed.append(
+            (
+                at[0],
+                at[1] - 8,
+                _vehicle(rng, stats, "tram", at, street.heading(z) + (0.0 if _is_ours(street, side) else np.pi)),
+            )
+        )
     return placed
 
 
@@ -89,7 +95,9 @@ def _lane(
     while z < 110:
         kind = _kind(rng, stats)
         length = LENGTHS.get(kind, 4.7)
-        at = street.place(street.centre + side * (lanes[int(rng.integers(len(lanes)))] + rng.normal(0, 0.15)), z + length / 2)
+        at = street.place(
+            street.centre + side * (lanes[int(rng.integers(len(lanes)))] + rng.normal(0, 0.15)), z + length / 2
+        )
         too_near = kind in ("bus", "truck") and z < 10
         if not too_near and not (street.end is not None and z > street.end - 3):
             heading = street.heading(z) + (0.0 if ours else np.pi) + rng.normal(0, 0.03)
@@ -109,6 +117,8 @@ def _cross_traffic(rng: np.random.Generator, stats: DomainStatistics, street: St
         while x < street.half_width + 6:
             if rng.random() < 0.55:
                 at = (street.centre + float(street.bend(middle)) + x, middle - direction * 1.9)
-                placed.append((*at, _vehicle(rng, stats, _kind(rng, stats), at, direction * np.pi / 2 + rng.normal(0, 0.06))))
+                placed.append(
+                    (*at, _vehicle(rng, stats, _kind(rng, stats), at, direction * np.pi / 2 + rng.normal(0, 0.06)))
+                )
             x += rng.uniform(7, 16)
     return placed

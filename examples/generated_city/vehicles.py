@@ -6,12 +6,17 @@ per city from a few numbers.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from .camera import NEAR
+from .canvas import as_colour
 from .label_ids import BUS, CAR, TRAIN, TRUCK
+from .noise import noise_patch
 from .painter import Painter
 from .vehicle_shapes import Shape, vehicle_shape
 
@@ -38,11 +43,9 @@ class Vehicle:
 
     def world(self, local: Points) -> Points:
         """Local (forward, up, right) to world coordinates."""
-        sin, cos = np.sin(self.heading), np.cos(self.heading)
-        p = np.asarray(local, np.float64)
-        x = self.x + p[..., 0] * sin + p[..., 2] * cos
-        z = self.z + p[..., 0] * cos - p[..., 2] * sin
-        return np.stack([x, p[..., 1], z], axis=-1)
+        sin, cos = math.sin(self.heading), math.cos(self.heading)
+        turn = np.array([[sin, 0.0, cos], [0.0, 1.0, 0.0], [cos, 0.0, -sin]])
+        return np.asarray(np.asarray(local, np.float64) @ turn + np.array([self.x, 0.0, self.z]))
 
     def direction(self, local: Points) -> Points:
         """A local direction in world axes."""
@@ -56,7 +59,10 @@ class Vehicle:
 
     def paint(self, painter: Painter) -> None:
         shape, label = self.shape, LABELS.get(self.kind, CAR)
+        if not painter.camera.sees(self.x, self.z, shape.length / 2 + 1):
+            return
         eye = np.array([0.0, painter.camera.eye, 0.0])
+        self._paint_bulk(painter, label)
         strips = []
         for k in range(len(shape.profile) - 1):
             (s0, y0, w0), (s1, y1, w1) = shape.profile[k], shape.profile[k + 1]
@@ -73,24 +79,58 @@ class Vehicle:
             if normal @ (eye - self.world(np.array([0.0, 1.0, side * shape.half_width]))) > 0:
                 self._paint_side(painter, label, side, normal)
                 self._paint_wheels(painter, label, eye, inner=False, side=side)
+        self._reflect_street(painter, label)
+
+    def _paint_bulk(self, painter: Painter, label: int) -> None:
+        """Silhouettes of the lower and the upper body, so that no seam between the panels shows the street."""
+        rows = np.array(self.shape.profile)
+        waist = self.shape.waist
+        for part in (rows[rows[:, 1] <= waist + 0.01], rows[rows[:, 1] >= waist - 0.01]):
+            if len(part) < 2:
+                continue
+            both = np.concatenate([part, part * [1, 1, -1]])
+            view = painter.camera.view(self.world(both))
+            if view[:, 2].min() < NEAR:
+                continue
+            hull = np.asarray(cv2.convexHull(painter.camera.pixels(view).astype(np.float32))[:, 0], np.float32)
+            tone = painter.shaded(np.array(self.colour), 0.8)
+            painter.canvas.fill(hull, tone, label, float(view[:, 2].mean()))
+
+    def _reflect_street(self, painter: Painter, label: int) -> None:
+        """Enamel mirrors a bright sky above and a dark street below: uneven tones instead of flat polygons."""
+        shape = self.shape
+        rows = np.array(shape.profile)
+        view = painter.camera.view(self.world(np.concatenate([rows, rows * [1, 1, -1]])))
+        if view[:, 2].min() < NEAR:
+            return
+        window = painter.canvas.window(painter.camera.pixels(view))
+        if window is None or window[1] - window[0] < 14 or window[3] - window[2] < 14:
+            return
+        top, bottom, left, right = window
+        ramp = np.linspace(1.16, 0.84, bottom - top, dtype=np.float32)[:, None]
+        rng = np.random.default_rng([53, self.seed])
+        gain = ramp * (1 + 0.07 * noise_patch(rng, bottom - top, right - left, 1.3, 2.0))
+        part = painter.canvas.rgb[top:bottom, left:right]
+        ours = painter.canvas.ids[top:bottom, left:right] == label
+        mirrored = np.minimum(part * gain[:, :, None], 255).astype(np.uint8)
+        np.copyto(part, mirrored, where=ours[:, :, None])
 
     def _paint_strip(self, painter: Painter, label: int, k: int, quad: Points, normal: Points) -> None:
         material = self.shape.materials[k]
         body = painter.lit(np.array(self.colour), normal)
         if normal[1] > 0.5:  # what faces up mirrors the sky
-            body = tuple(0.72 * c + 0.28 * s for c, s in zip(body, (200, 210, 220), strict=True))  # type: ignore[assignment]
+            body = as_colour(0.72 * np.array(body) + 0.28 * np.array([200.0, 210, 220]))
         if material == "trim":
             body = painter.lit(np.array([42.0, 42, 45]), normal)
         painter.flat(quad, body, label)
         if material == "glass":
             tone = painter.shaded(np.array(self.shape.glass))
             painter.flat(_inset(quad, 0.07, 0.93, 0.06, 0.94), tone, None)
-            bright = tuple(min(255.0, c * 1.5 + 22) for c in tone)
-            painter.flat(_inset(quad, 0.07, 0.93, 0.5, 0.94), bright, None)  # type: ignore[arg-type]
+            painter.flat(_inset(quad, 0.07, 0.93, 0.5, 0.94), as_colour(1.5 * np.array(tone) + 22), None)
         for decal in self.shape.decals.get(k, ()):
             colour: NDArray[np.float64] = np.array(decal.colour, np.float64)
             if decal.lamp:
-                tone = tuple(float(c) for c in colour * (1.0 if self.braking or decal.colour[2] > 99 else 0.6))  # type: ignore[assignment]
+                tone = as_colour(colour * (1.0 if self.braking or decal.colour[2] > 99 else 0.6))
             else:
                 tone = painter.lit(colour, normal)
             painter.flat(_inset(quad, *decal.box), tone, None)
@@ -102,7 +142,7 @@ class Vehicle:
         glass = painter.shaded(np.array(shape.glass))
         tones = {"body": body, "low": low, "glass": glass, "trim": painter.lit(np.array([40.0, 40, 42]), normal)}
         tones["stripe"] = painter.lit(np.array(shape.stripe), normal)
-        tones["shine"] = tuple(min(255.0, 0.8 * c + 45) for c in body)  # type: ignore[assignment]
+        tones["shine"] = as_colour(0.8 * np.array(body) + 45)
         for material, outline, is_silhouette in shape.sides:
             local = np.array([[s, y, side * w] for s, y, w in outline])
             painter.flat(self.world(local), tones[material], label if is_silhouette else None)
@@ -118,9 +158,17 @@ class Vehicle:
                         quad = [[at, 0, w - 0.1], [at, 0, w + 0.1], [at, 0.35, w + 0.1], [at, 0.35, w - 0.1]]
                         painter.flat(self.world(np.array(quad)), (16, 16, 17), label)
                 continue
-            for radius, colour in ((shape.wheel, (20.0, 20, 22)), (shape.wheel * 0.62, shape.hub), (0.08, (30, 30, 30))):
+            for radius, colour in (
+                (shape.wheel, (20.0, 20, 22)),
+                (shape.wheel * 0.62, shape.hub),
+                (0.08, (30, 30, 30)),
+            ):
                 rim = np.stack(
-                    [s + radius * np.cos(turn), shape.wheel + radius * np.sin(turn), np.full(14, side * shape.half_width)],
+                    [
+                        s + radius * np.cos(turn),
+                        shape.wheel + radius * np.sin(turn),
+                        np.full(14, side * shape.half_width),
+                    ],
                     axis=1,
                 )
                 painter.flat(self.world(rim), painter.shaded(np.array(colour)), label)
@@ -131,6 +179,6 @@ def _inset(quad: Points, a0: float, a1: float, b0: float, b1: float) -> Points:
     p0, p1, p2, p3 = quad
 
     def at(a: float, b: float) -> Points:
-        return (1 - b) * ((1 - a) * p0 + a * p1) + b * ((1 - a) * p3 + a * p2)  # type: ignore[no-any-return]
+        return np.asarray((1 - b) * ((1 - a) * p0 + a * p1) + b * ((1 - a) * p3 + a * p2))
 
     return np.array([at(a0, b0), at(a1, b0), at(a1, b1), at(a0, b1)])
