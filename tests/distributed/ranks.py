@@ -1,0 +1,46 @@
+"""Start two processes that talk through gloo, run one function in each, and bring back what they return."""
+
+from __future__ import annotations
+
+import datetime
+import pickle
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+WORLD = 2
+SECONDS = 60
+
+
+def _enter(rank: int, function: Callable[..., Any], folder: str, arguments: tuple[Any, ...]) -> None:
+    torch.set_num_threads(1)
+    warnings.simplefilter("error")
+    store = dist.FileStore(str(Path(folder) / "store"), WORLD)  # no port to be taken by someone else
+    limit = datetime.timedelta(seconds=SECONDS)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=WORLD, timeout=limit)
+    try:
+        result = function(rank, *arguments)
+        (Path(folder) / f"{rank}.pickle").write_bytes(pickle.dumps(result))
+        dist.barrier()
+    finally:
+        dist.destroy_process_group()
+
+
+def on_two_ranks(function: Callable[..., Any], folder: Path, *arguments: Any) -> list[Any]:
+    """``function(rank, *arguments)`` on both ranks; an error or a hang in either is an error here."""
+    context = mp.start_processes(
+        _enter, args=(function, str(folder), arguments), nprocs=WORLD, join=False, start_method="spawn"
+    )
+    deadline = time.monotonic() + 2 * SECONDS
+    while not context.join(timeout=5):  # raises what a rank raised; True once both are done
+        if time.monotonic() > deadline:
+            for process in context.processes:
+                process.kill()
+            raise TimeoutError("the ranks did not finish in time")
+    return [pickle.loads((Path(folder) / f"{rank}.pickle").read_bytes()) for rank in range(WORLD)]
