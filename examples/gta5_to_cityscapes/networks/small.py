@@ -1,8 +1,8 @@
 """A network that trains on one or two CPU cores: stride 8 at once, then residual blocks of growing dilation.
 
-Dense 3×3 convolutions on few pixels are what a CPU does fast; depthwise ones save multiplications and lose time.
-Group normalisation is the default: source and target batches pass through separately, so batch statistics of one
-domain would be wrong for the other and running statistics would be a mixture of both.
+Dense 3×3 convolutions on few cells are what a CPU does fast; depthwise ones save multiplications and lose time.
+Group normalisation is the default: source and target batches pass through separately, so running statistics would
+mix the two domains, and adapting them would be an adaptation of its own that no row of an ablation names.
 """
 
 import math
@@ -44,21 +44,8 @@ class ResidualBlock(nn.Module):
         return out
 
 
-class ImageContext(nn.Module):
-    """Adds a linear function of the mean over the picture to every cell: what kind of scene this is."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(channels, channels)
-        self.relu = nn.ReLU(inplace=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.relu(x + self.linear(x.mean((2, 3)))[:, :, None, None])
-        return out
-
-
 class SmallBackbone(nn.Module):
-    """Three strided convolutions to stride 8, residual blocks, scene context, and the feature width."""
+    """Three strided convolutions to stride 8, residual blocks, and the feature width."""
 
     def __init__(self, width: int, feature_dim: int, dilations: Sequence[int], norm: Norm) -> None:
         super().__init__()
@@ -68,7 +55,7 @@ class SmallBackbone(nn.Module):
             layers += _convolution(channels, out, 3, norm, stride=2)
             channels = out
         layers += [ResidualBlock(width, dilation, norm) for dilation in dilations]
-        layers += [ImageContext(width), *_convolution(width, feature_dim, 1, norm)]
+        layers += _convolution(width, feature_dim, 1, norm)
         self.layers = nn.Sequential(*layers)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
