@@ -91,6 +91,8 @@ def _claim(out: Path, settings: dict[str, object]) -> None:
                 f"{out} holds a city made with {found}, asked for was {settings}. "
                 "Choose another folder, or delete this one first."
             )
+        for leftover in out.rglob(".*.part"):  # of a run that was killed
+            leftover.unlink(missing_ok=True)
         return
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(

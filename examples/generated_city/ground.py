@@ -123,7 +123,7 @@ def _stripe(distance: Floats32, width: float, pixel: Floats32) -> Floats32:
     """Share of a pixel that a line this wide covers, at this distance from its middle."""
     half = np.float32(width / 2)
     cover = ((half - distance) / pixel + np.float32(0.5)).clip(0, 1)
-    return cover * np.minimum(np.float32(width) / pixel, 1)
+    return np.asarray(cover * np.minimum(np.float32(width) / pixel, 1), np.float32)
 
 
 def _joints(x: Floats32, z: Floats32, slab: float, along: Floats32, across: Floats32) -> Floats32:
@@ -131,7 +131,7 @@ def _joints(x: Floats32, z: Floats32, slab: float, along: Floats32, across: Floa
     gap = np.float32(slab)
     ahead = np.abs(np.mod(z, gap) - gap / 2)
     aside = np.abs(np.mod(x, gap) - gap / 2)
-    return np.maximum(_stripe(ahead, 0.025, along), _stripe(aside, 0.025, across))
+    return np.asarray(np.maximum(_stripe(ahead, 0.025, along), _stripe(aside, 0.025, across)), np.float32)
 
 
 def _kerb_lines(street: Street, u: Floats32, z: Floats32, across: Floats32) -> Floats32:

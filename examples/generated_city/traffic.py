@@ -33,7 +33,7 @@ def sample_traffic(rng: np.random.Generator, stats: DomainStatistics, street: St
     placed += _cross_traffic(rng, stats, street)
     if street.tram:
         side = 1 if rng.random() < 0.5 else -1
-        z = float(rng.uniform(26, 60))
+        z = float(rng.uniform(22, 50))
         at = street.place(street.centre + side * 1.65, z)
         placed.append(
             (
