@@ -8,9 +8,11 @@ from pathlib import Path
 
 import torch
 
-from .checkpoints import load_checkpoint
+from .checkpoints import load_checkpoint, restore_network
+from .evaluation import Tick
+from .networks import SegmentationNetwork
 from .progress_events import Event, Watch, unwatched
-from .pseudo_labelling import write_pseudo_labels
+from .pseudo_labelling import Kept, write_pseudo_labels
 from .recipes import Recipe, first_step_name
 from .run_folder import Result, RunFolder
 from .settings import PseudoLabels
@@ -80,47 +82,69 @@ def carry_out(
         watch: Told how far it is.
         checkpoint: Label with this checkpoint in place of the first step's.
     """
-    if job.recipe.pseudo_labels is None:
-        data = open_training_data(job.recipe, folders)
-        return train(job.recipe, job.run, data, device=device, watch=watch)
+    recipe, run = job.recipe, job.run
+    if recipe.pseudo_labels is None:
+        return train(recipe, run, open_training_data(recipe, folders), device=device, watch=watch)
     checkpoint = checkpoint or (job.first_step.checkpoint if job.first_step else None)
     if checkpoint is None:
-        raise ValueError(f"{job.name}: needs the checkpoint of {first_step_name(job.recipe.name)}; pass --from.")
-    digest = label_target(job.recipe, checkpoint, job.run, folders, device, watch, job.name)
-    data = open_training_data(job.recipe, folders, job.run.pseudo_labels, digest)
-    return train(job.recipe, job.run, data, device=device, watch=watch)
+        raise ValueError(f"{job.name}: needs the checkpoint of {first_step_name(recipe.name)}; pass --from.")
+    saved, digest = load_checkpoint(checkpoint, device), sha256_of(checkpoint)
+    # Before the first label map is written, not after: a folder may hold another run.
+    run.claim(recipe, open_training_data(recipe, folders, checkpoint_sha256=digest).identity)
+    network = start_network(recipe, device)
+    restore_network(network, saved, checkpoint)
+    label_target(
+        network,
+        recipe,
+        recipe.pseudo_labels,
+        run,
+        folders,
+        device,
+        checkpoint_sha256=digest,
+        tick=lambda done, total: watch(Event(job.name, 0, recipe.schedule.steps, f"labels {done}/{total}")),
+    )
+    data = open_training_data(recipe, folders, run.pseudo_labels, digest)
+    return train(recipe, run, data, device=device, watch=watch)
 
 
 def label_target(
+    network: SegmentationNetwork,
     recipe: Recipe,
-    checkpoint: Path,
+    settings: PseudoLabels,
     run: RunFolder,
     folders: Folders,
     device: torch.device,
-    watch: Watch,
-    task: str,
-) -> str:
-    """Write the target's pseudo-labels and thresholds into ``run``; the checkpoint's digest comes back."""
-    saved = load_checkpoint(checkpoint, device)
-    digest = sha256_of(checkpoint)
-    # Refuse before the first file is written, not after.
-    data = open_training_data(recipe, folders, checkpoint_sha256=digest)
-    run.claim(recipe, data.identity)
-    network = start_network(recipe, device)
-    network.load_state_dict(saved["network"])
+    *,
+    checkpoint_sha256: str,
+    tick: Tick,
+) -> Kept:
+    """Write the target's pseudo-labels and ``thresholds.json`` into ``run``."""
     kept = write_pseudo_labels(
         network,
         open_target(recipe, folders),
         run.pseudo_labels,
-        recipe.pseudo_labels or PseudoLabels(),
+        settings,
         recipe.label_space,
         device,
-        checkpoint_sha256=digest,
+        checkpoint_sha256=checkpoint_sha256,
         batch=recipe.evaluation.batch,
-        tick=lambda done, total: watch(Event(task, 0, recipe.schedule.steps, f"labels {done}/{total}")),
+        tick=tick,
     )
     write_json(run.thresholds, kept.as_json())
-    return digest
+    return kept
+
+
+def refuse_another_run(job: Job, folders: Folders) -> None:
+    """Find out before hours of training, not after, that a folder holds something else."""
+    if not (job.run.path / "recipe.json").is_file():
+        return
+    if job.first_step is None:
+        job.run.check(job.recipe, open_training_data(job.recipe, folders).identity)
+    elif job.first_step.result() is not None:
+        digest = sha256_of(job.first_step.checkpoint)
+        job.run.check(job.recipe, open_training_data(job.recipe, folders, checkpoint_sha256=digest).identity)
+    else:
+        job.run.check(job.recipe)
 
 
 def unfinished(jobs: Sequence[Job]) -> list[Job]:

@@ -9,7 +9,7 @@ method is a new class here and one line in :func:`compose_terms`.
 from __future__ import annotations
 
 from abc import ABC
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -40,7 +40,7 @@ class Domain:
     images: Tensor  # (B, 3, H, W) float in [0, 1]
     labels: Tensor  # (B, H, W) int64; for the target these are pseudo-labels, 255 throughout without
     output: NetworkOutput | None = None
-    logits: Tensor | None = None  # (B, K, H, W) at picture size
+    _upsampled: dict[float, Tensor] = field(default_factory=dict)
 
     @property
     def seen(self) -> NetworkOutput:
@@ -49,12 +49,12 @@ class Domain:
             raise RuntimeError("this domain's pictures have not been through the network yet")
         return self.output
 
-    @property
-    def upsampled(self) -> Tensor:
-        """The logits at picture size."""
-        if self.logits is None:
-            raise RuntimeError("this domain's pictures have not been through the network yet")
-        return self.logits
+    def logits(self, scale: float = 1.0) -> Tensor:
+        """Logits (B, K, H, W) in float32 at ``scale`` times the picture's size, upsampled once for all terms."""
+        if scale not in self._upsampled:
+            size = [max(1, round(scale * side)) for side in self.images.shape[-2:]]
+            self._upsampled[scale] = F.interpolate(self.seen.logits.float(), size, mode="bilinear", align_corners=True)
+        return self._upsampled[scale]
 
 
 @dataclass
@@ -113,7 +113,7 @@ class LabelledSegmentation(Term):
 
     def on_labelled(self, passes: Passes) -> list[Loss]:
         domain = passes.labelled
-        return [Loss("segmentation", cross_entropy(domain.upsampled, domain.labels, self.ignore_index))]
+        return [Loss("segmentation", cross_entropy(domain.logits(), domain.labels, self.ignore_index))]
 
 
 class PseudoLabelSegmentation(Term):
@@ -127,7 +127,7 @@ class PseudoLabelSegmentation(Term):
 
     def on_target(self, passes: Passes) -> list[Loss]:
         domain = passes.unlabelled
-        loss = cross_entropy(domain.upsampled, domain.labels, self.ignore_index)
+        loss = cross_entropy(domain.logits(), domain.labels, self.ignore_index)
         return [Loss("pseudo", loss, self.weight)]
 
 
@@ -148,13 +148,14 @@ class OutputAlignment(Term):
         if passes.step < self.settings.begin:
             return []
         self.discriminator.requires_grad_(False)  # fooling it must not train it
-        value = self.loss.generator(self._logits(passes.unlabelled))
+        value = self.loss.generator(passes.unlabelled.logits(self.settings.scale))
         return [Loss("adversarial", value, self.settings.weight)]
 
     def on_own_network(self, passes: Passes) -> list[Loss]:
         # It learns from the first step on, so that it has something to say when its weight begins.
         self.discriminator.requires_grad_(True)
-        source, target = self._logits(passes.labelled), self._logits(passes.unlabelled)
+        source = passes.labelled.logits(self.settings.scale)
+        target = passes.unlabelled.logits(self.settings.scale)
         return [Loss("discriminator", self.loss.discriminator(source.detach(), target.detach()))]
 
     def modules(self) -> dict[str, nn.Module]:
@@ -162,10 +163,6 @@ class OutputAlignment(Term):
 
     def optimisers(self) -> dict[str, Optimizer]:
         return {"discriminator": self.optimiser}
-
-    def _logits(self, domain: Domain) -> Tensor:
-        logits = domain.upsampled if self.settings.resolution == "picture" else domain.seen.logits
-        return logits.float()
 
 
 class StuffInstanceAlignment(Term):

@@ -6,7 +6,7 @@ resumed run sees the very pictures it would have seen.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import kornia.augmentation as K
 import torch
@@ -42,7 +42,7 @@ class TrainingAugmentation:
 
 def geometry(settings: Augmentation, size: tuple[int, int]) -> K.AugmentationSequential | None:
     """Changes that pictures and labels share; labels are sampled nearest and nothing is padded."""
-    steps: list[nn.Module] = []
+    steps: list[Any] = []
     crop = settings.crop or size
     if crop != size or settings.area != (1.0, 1.0):
         ratio = crop[1] / crop[0]

@@ -86,7 +86,7 @@ class BatchStream:
         self._batches = iter(loader)
 
     def __next__(self) -> Batch:
-        batch = next(self._batches)
+        batch: Batch = next(self._batches)
         self.position += len(batch.names)
         return batch
 

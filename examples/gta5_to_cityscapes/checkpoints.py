@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from .written_files import written_beside
 
@@ -44,6 +45,19 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
             "Weights of other origin go into network.weights."
         )
     return content
+
+
+def restore_network(network: nn.Module, saved: dict[str, Any], path: Path) -> None:
+    """Put a checkpoint's weights into a network of the same architecture."""
+    try:
+        network.load_state_dict(saved["network"])
+    except (RuntimeError, KeyError) as error:
+        recipe = saved.get("recipe", {})
+        raise CheckpointError(
+            f"checkpoint {path}: expected weights of the network that its recipe names ({recipe.get('network')}), "
+            f"they do not fit ({str(error).splitlines()[-1].strip()}). It was written by another version of the "
+            "network: train again into another --out."
+        ) from error
 
 
 def random_state() -> dict[str, Any]:

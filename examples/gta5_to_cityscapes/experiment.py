@@ -19,11 +19,11 @@ from typing import Any
 
 import torch
 
-from .ablation_runs import Job, carry_out, unfinished
+from .ablation_runs import Job, carry_out, refuse_another_run, unfinished
 from .progress_events import Event, Watch
 from .run_folder import RunFolder
 from .stopping import Stopped, StopRequest
-from .training_data import Folders, open_training_data
+from .training_data import Folders
 
 
 class RunsFailed(RuntimeError):
@@ -40,19 +40,17 @@ def run_experiment(
         RunsFailed: If a run failed; the others are carried out nevertheless.
     """
     for job in jobs:
-        _refuse_another_recipe(job, folders)
+        refuse_another_run(job, folders)
     left = unfinished(jobs)
+    for job in jobs:
+        if job not in left:
+            steps = job.recipe.schedule.steps
+            watch(Event(job.name, steps, steps, "ended earlier", "finished"))
     if processes <= 1:
         for job in left:
             carry_out(job, folders, device, watch)
         return
     _Pool(left, folders, device, watch, processes).run()
-
-
-def _refuse_another_recipe(job: Job, folders: Folders) -> None:
-    """Find out before hours of training, not after, that a folder holds something else."""
-    if job.first_step is None and (job.run.path / "recipe.json").is_file():
-        job.run.claim(job.recipe, open_training_data(job.recipe, folders).identity)
 
 
 class _Pool:

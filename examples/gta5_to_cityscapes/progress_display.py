@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from types import TracebackType
 
@@ -46,6 +47,8 @@ class ProgressDisplay:
             speed_estimate_period=120.0,
             disable=not self.console.is_terminal,
         )
+        self._started = time.monotonic()
+        self._share_at_start = 0.0
         self._tasks: dict[str, TaskID] = {}
         self._lines: dict[str, int] = {}
         self._overall = None
@@ -66,13 +69,17 @@ class ProgressDisplay:
         if event.kind in ("failed", "stopped"):
             self.console.print(f"[red]{event.kind}[/red] {event.note}", highlight=False)
             return
-        if event.task not in self._tasks:
+        first = event.task not in self._tasks
+        if first:
             # A run that resumes starts its bar where it stands, or its time left would be a fiction.
             self._tasks[event.task] = self._bars.add_task(
                 event.task, total=event.total, completed=event.done, note=event.note
             )
         self._bars.update(self._tasks[event.task], total=event.total, completed=event.done, note=event.note)
-        self.done[event.task] = event.done / max(1, event.total)
+        share = event.done / max(1, event.total)
+        if first:  # what was there before did not take any of this time
+            self._share_at_start += share * self.costs.get(event.task, 0.0) / (sum(self.costs.values()) or 1.0)
+        self.done[event.task] = share
         if self._overall is not None:
             self._bars.update(self._overall, completed=round(100 * self.share, 1))
         if not self.console.is_terminal:
@@ -84,9 +91,16 @@ class ProgressDisplay:
         total = sum(self.costs.values()) or 1.0
         return sum(self.costs.get(task, 0.0) * done for task, done in self.done.items()) / total
 
+    def _time_left(self) -> str:
+        done = self.share - self._share_at_start
+        if done <= 0:
+            return "?:??"
+        seconds = int((time.monotonic() - self._started) * (1 - self.share) / done)
+        return f"{seconds // 60}:{seconds % 60:02}"
+
     def _print_line(self, event: Event) -> None:
         mark = LINES_PER_TASK * event.done // max(1, event.total)
         if mark > self._lines.get(event.task, -1) or event.kind == "finished":
             self._lines[event.task] = mark if event.kind != "finished" else LINES_PER_TASK + 1
-            overall = f"{self.share:4.0%}  " if self._overall is not None else ""
+            overall = f"{self.share:4.0%}, {self._time_left()} left  " if self._overall is not None else ""
             self.console.print(f"{overall}{event.task:<24} {event.done}/{event.total}  {event.note}", highlight=False)

@@ -69,21 +69,25 @@ class RunFolder:
         return self.path / "thresholds.json"
 
     def claim(self, recipe: Recipe, data: Mapping[str, Any]) -> None:
-        """Take the folder for this recipe and these pictures, or refuse naming what differs."""
-        asked = recipe.model_dump(mode="json")
+        """Take the folder for this recipe and these pictures, or refuse as :meth:`check` does."""
+        self.check(recipe, data)
+        write_json(self.path / "recipe.json", recipe.model_dump(mode="json"))
+        write_json(self.path / "data.json", data)
+
+    def check(self, recipe: Recipe, data: Mapping[str, Any] | None = None) -> None:
+        """Refuse when the folder holds a run of another recipe or other pictures, naming what differs."""
         found: list[str] = []
-        for name, content in (("recipe.json", asked), ("data.json", dict(data))):
-            file = self.path / name
-            if file.is_file():
-                found += differences(read_json(file), content, "" if name == "recipe.json" else "data.")
+        recipe_file, data_file = self.path / "recipe.json", self.path / "data.json"
+        if recipe_file.is_file():
+            found += differences(read_json(recipe_file), recipe.model_dump(mode="json"))
+        if data is not None and data_file.is_file():
+            found += differences(read_json(data_file), data, "data.")
         if found:
             raise RunFolderError(
                 f"run folder {self.path}: expected a run of the recipe that is asked for, it holds one that "
                 f"differs in {len(found)} settings (folder -> asked): {'; '.join(found)}. "
                 "Choose another --out, ask for the same settings, or delete that folder."
             )
-        write_json(self.path / "recipe.json", asked)
-        write_json(self.path / "data.json", data)
 
     def result(self) -> Result | None:
         """What came out, when the run has ended."""

@@ -41,7 +41,7 @@ class Pictures(Settings):
 
     source_size: tuple[int, int] = (720, 1280)
     target_size: tuple[int, int] = (512, 1024)
-    batch: int = Field(1, ge=1)
+    batch: int = Field(default=1, ge=1)
 
 
 class Augmentation(Settings):
@@ -52,17 +52,17 @@ class Augmentation(Settings):
 
     crop: tuple[int, int] | None = None
     area: tuple[float, float] = (1.0, 1.0)
-    stretch: float = Field(1.0, ge=1.0)
-    flip: float = Field(0.0, ge=0.0, le=1.0)
-    colour: float = Field(0.0, ge=0.0, le=1.0)
+    stretch: float = Field(default=1.0, ge=1.0)
+    flip: float = Field(default=0.0, ge=0.0, le=1.0)
+    colour: float = Field(default=0.0, ge=0.0, le=1.0)
     brightness: float = 0.4
     contrast: float = 0.4
     saturation: float = 0.4
     hue: float = 0.08
-    grey: float = Field(0.0, ge=0.0, le=1.0)
-    blur: float = Field(0.0, ge=0.0, le=1.0)
+    grey: float = Field(default=0.0, ge=0.0, le=1.0)
+    blur: float = Field(default=0.0, ge=0.0, le=1.0)
     blur_sigma: tuple[float, float] = (0.1, 1.5)
-    noise: float = Field(0.0, ge=0.0, le=1.0)
+    noise: float = Field(default=0.0, ge=0.0, le=1.0)
     noise_deviation: float = 0.04
     target: Literal["none", "geometry", "all"] = "all"
 
@@ -81,13 +81,13 @@ class Optimiser(Settings):
 class Schedule(Settings):
     """Learning rates fall as (1 - step / horizon) ** power; training stops at ``steps``."""
 
-    steps: int = Field(200_000, ge=1)
-    horizon: int = Field(250_000, ge=1)
+    steps: int = Field(default=200_000, ge=1)
+    horizon: int = Field(default=250_000, ge=1)
     power: float = 0.9
-    warmup: int = Field(0, ge=0)
-    log_every: int = Field(50, ge=1)
-    evaluate_every: int = Field(5_000, ge=1)
-    save_every: int = Field(5_000, ge=1)
+    warmup: int = Field(default=0, ge=0)
+    log_every: int = Field(default=50, ge=1)
+    evaluate_every: int = Field(default=5_000, ge=1)
+    save_every: int = Field(default=5_000, ge=1)
 
 
 class Restyling(Settings):
@@ -99,18 +99,21 @@ class Restyling(Settings):
 
     method: str = "lab"
     window: float = 0.01
-    probability: float = Field(1.0, ge=0.0, le=1.0)
+    probability: float = Field(default=1.0, ge=0.0, le=1.0)
 
 
 class Adversarial(Settings):
-    """AA: output-space adversarial alignment, Eq. 2 and 3."""
+    """AA: output-space adversarial alignment, Eq. 2 and 3.
+
+    The discriminator sees the logits at ``scale`` times the picture's size.
+    """
 
     weight: float = 0.001
     width: int = 64
     lr: float = 1e-4
     betas: tuple[float, float] = (0.9, 0.99)
-    resolution: Literal["picture", "feature"] = "picture"
-    begin: int = Field(0, ge=0)
+    scale: float = Field(default=1.0, gt=0.0, le=1.0)
+    begin: int = Field(default=0, ge=0)
 
 
 class Matching(Settings):
@@ -121,7 +124,7 @@ class Matching(Settings):
     capacity: int = 50
     max_instances: int = 10
     agreement: bool = True
-    begin: int = Field(0, ge=0)
+    begin: int = Field(default=0, ge=0)
 
 
 class PseudoLabels(Settings):
@@ -136,13 +139,13 @@ class Evaluation(Settings):
     """``at="labels"`` scores at the labels' own size; ``"pictures"`` at the size the network sees."""
 
     at: Literal["labels", "pictures"] = "labels"
-    batch: int = Field(1, ge=1)
-    previews: int = Field(6, ge=0, le=6)
+    batch: int = Field(default=1, ge=1)
+    previews: int = Field(default=6, ge=0, le=6)
 
 
 class Running(Settings):
     """What decides how a run is carried out but not what it computes; never compared between runs."""
 
-    workers: int = Field(4, ge=0)
+    workers: int = Field(default=4, ge=0)
     cache: bool = False
     tensorboard: bool = True

@@ -62,7 +62,7 @@ SMALL = Size(
     optimiser=Optimiser(kind="adamw", lr=1e-3, weight_decay=0.01, head_factor=1.0),
     schedule=Schedule(steps=1500, horizon=1500, warmup=50, log_every=10, evaluate_every=250, save_every=250),
     restyle=Restyling(method="lab"),
-    adversarial=Adversarial(weight=0.003, width=16, begin=200),
+    adversarial=Adversarial(weight=0.003, width=16, scale=0.5, begin=200),
     matching=Matching(weight=0.01, capacity=50),
     evaluation=Evaluation(at="pictures", batch=8),
     deterministic=True,

@@ -15,7 +15,14 @@ from torch import Tensor
 from .adaptation_terms import Domain, Passes, compose_terms
 from .augmentation import TrainingAugmentation, as_unit_floats
 from .batches import Batch, BatchStream
-from .checkpoints import load_checkpoint, random_state, restore_random_state, save_checkpoint, seed_everything
+from .checkpoints import (
+    load_checkpoint,
+    random_state,
+    restore_network,
+    restore_random_state,
+    save_checkpoint,
+    seed_everything,
+)
 from .evaluation import Scores, evaluate
 from .networks import SegmentationNetwork, build_network
 from .progress_events import Event, Watch, unwatched
@@ -76,15 +83,15 @@ def train(
 def _determinism(wanted: bool, device: torch.device) -> Iterator[None]:
     """Let torch choose repeatable kernels; on a GPU some have none, which it then says once."""
     before = torch.are_deterministic_algorithms_enabled()
-    fill = torch.utils.deterministic.fill_uninitialized_memory
+    fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     if wanted:
         torch.use_deterministic_algorithms(True, warn_only=device.type == "cuda")
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before)
-        torch.utils.deterministic.fill_uninitialized_memory = fill
+        torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
 
 
 class _Training:
@@ -113,6 +120,7 @@ class _Training:
         schedule = self.recipe.schedule
         started = time.monotonic() - self.seconds
         scores: Scores | None = None
+        self._tell("starting" if self.step == 0 else "going on")
         try:
             while self.step < schedule.steps:
                 losses = self._train_once()
@@ -236,7 +244,7 @@ class _Training:
             return {"labelled": 0, "target": 0}
         saved: dict[str, Any] = load_checkpoint(self.run.checkpoint, self.device)
         self.step, self.seconds = saved["step"], saved["seconds"]
-        self.network.load_state_dict(saved["network"])
+        restore_network(self.network, saved, self.run.checkpoint)
         for term in self.take_step.terms:
             for name, module in term.modules().items():
                 module.load_state_dict(saved[name])

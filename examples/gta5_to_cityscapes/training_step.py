@@ -10,7 +10,6 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from .adaptation_terms import Domain, Loss, Passes, Term
@@ -62,11 +61,7 @@ class TrainingStep:
 
     def _forward(self, domain: Domain) -> None:
         with torch.autocast(self.device.type, self.precision, enabled=self.precision is not None):
-            output = self.network(domain.images)
-        domain.output = output
-        domain.logits = F.interpolate(
-            output.logits.float(), domain.images.shape[-2:], mode="bilinear", align_corners=True
-        )
+            domain.output = self.network(domain.images)
 
     def _backward(self, losses: Iterable[Loss], record: dict[str, Tensor]) -> None:
         total: Tensor | None = None
@@ -76,4 +71,4 @@ class TrainingStep:
                 weighted = loss.weight * loss.value
                 total = weighted if total is None else total + weighted
         if total is not None:
-            self.scaler.scale(total).backward()
+            self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]

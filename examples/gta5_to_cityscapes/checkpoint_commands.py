@@ -1,0 +1,129 @@
+"""Commands that look at folders and trained networks: pseudo-label, evaluate, check."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from .ablation_runs import label_target
+from .checkpoints import load_checkpoint, restore_network
+from .command_options import (
+    Device,
+    Source,
+    SourceLayout,
+    Target,
+    TargetLayout,
+    Threads,
+    checkpoint_file,
+    device_named,
+    print_scores,
+    use_threads,
+)
+from .data import describe, open_dataset
+from .evaluation import evaluate as evaluate_network
+from .networks import SegmentationNetwork, build_network
+from .progress_display import ProgressDisplay
+from .progress_events import Event
+from .recipes import Recipe, class_names, compose_recipe
+from .run_folder import RunFolder
+from .settings import Layouts, PseudoLabels
+from .training_data import Folders, open_labelled, open_target, open_validation
+from .written_files import sha256_of
+
+
+def trained_network(file: Path, device: torch.device) -> tuple[Recipe, SegmentationNetwork, int]:
+    """The recipe, the network and the step of a checkpoint."""
+    saved = load_checkpoint(file, device)
+    recipe = Recipe.model_validate(saved["recipe"])
+    network = build_network(recipe.network.name, recipe.label_space.num_classes, **recipe.network.options)
+    restore_network(network, saved, file)
+    return recipe, network.to(device), int(saved["step"])
+
+
+def pseudo_label(
+    checkpoint: Annotated[Path, typer.Argument(help="A run folder, or a checkpoint of one.")],
+    target: Target,
+    out: Annotated[Path, typer.Option(help="Folder for pseudo_labels/ and thresholds.json.")],
+    quantile: Annotated[float, typer.Option(help="Share of a class's pixels below its threshold.")] = 0.5,
+    cap: Annotated[float, typer.Option(help="No threshold is higher than this.")] = 0.9,
+    device: Device = "auto",
+    threads: Threads = 0,
+) -> None:
+    """Label the target's training pictures with a trained network; labels are one byte per pixel."""
+    use_threads(threads)
+    where = device_named(device)
+    file = checkpoint_file(checkpoint) or checkpoint
+    recipe, network, _ = trained_network(file, where)
+    run = RunFolder(out)
+    with ProgressDisplay({"labels": 1.0}) as display:
+        kept = label_target(
+            network,
+            recipe,
+            PseudoLabels(quantile=quantile, cap=cap),
+            run,
+            Folders(target, target),
+            where,
+            checkpoint_sha256=sha256_of(file),
+            tick=lambda done, total: display(Event("labels", done, total)),
+        )
+    typer.echo(f"{100 * kept.kept_total:.1f} % of the pixels kept; labels in {run.pseudo_labels}")
+
+
+def evaluate(
+    checkpoint: Annotated[Path, typer.Argument(help="A run folder, or a checkpoint of one.")],
+    target: Target,
+    target_layout: TargetLayout = "cityscapes",
+    classes: Annotated[str | None, typer.Option(help="all, 16, 13 or names; as trained if left out.")] = None,
+    split: Annotated[str, typer.Option(help="Split of the target.")] = "val",
+    at_label_size: Annotated[bool, typer.Option(help="Score at the labels' own size.")] = False,
+    device: Device = "auto",
+    threads: Threads = 0,
+) -> None:
+    """Mean IoU over a whole labelled data set."""
+    use_threads(threads)
+    where = device_named(device)
+    recipe, network, step = trained_network(checkpoint_file(checkpoint) or checkpoint, where)
+    space = recipe.label_space
+    names = recipe.classes if classes is None else class_names(classes, space)
+    size = recipe.pictures.target_size
+    whole = at_label_size or recipe.evaluation.at == "labels"
+    dataset = open_dataset(target_layout, target, split=split, space=space, size=None if whole else size)
+    with ProgressDisplay({"evaluation": 1.0}) as display:
+        scores = evaluate_network(
+            network,
+            dataset,
+            space,
+            names,
+            where,
+            picture_size=size,
+            batch=1 if whole else recipe.evaluation.batch,
+            tick=lambda done, total: display(Event("evaluation", done, total)),
+        )
+    print_scores(scores, f"{recipe.name}, seed {recipe.seed}, step {step}, {len(dataset)} pictures")
+
+
+def check(
+    source: Source,
+    target: Target,
+    source_layout: SourceLayout = "gta5",
+    target_layout: TargetLayout = "cityscapes",
+    sample: Annotated[int, typer.Option(help="Pictures to read of each set.")] = 20,
+) -> None:
+    """Look at both folders before training: pictures, sizes, classes, ids that no table knows."""
+    recipe = compose_recipe("aa", "full", layouts=Layouts(source=source_layout, target=target_layout))
+    folders = Folders(source, target)
+    typer.echo(f"target, training: {len(open_target(recipe, folders))} pictures (labels are not needed)")
+    opened = {"source": open_labelled(recipe, folders), "target, validation": open_validation(recipe, folders)}
+    for title, dataset in opened.items():
+        dataset.size = None
+        found = describe(dataset, sample)
+        sizes = ", ".join(f"{width}x{height}" for height, width in found.sizes)
+        typer.echo(f"{title}: {found.pictures} pictures ({sizes}), {found.sampled} of them read:")
+        for name, pixels in found.pixels.items():
+            amount = f"{found.share(name):7.2%} of labelled pixels" if pixels else "absent"
+            typer.echo(f"  {name:<14} {amount}")
+        if found.unknown_ids:
+            typer.echo(f"  ids that the layout does not define, ignored (id: pixels): {found.unknown_ids}")

@@ -1,0 +1,68 @@
+"""Options that several commands share, and how they are read and answered."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from .evaluation import Scores
+from .run_folder import RunFolder
+from .settings import LayoutName
+
+Source = Annotated[Path, typer.Option(help="Folder of the labelled source data set.")]
+Target = Annotated[Path, typer.Option(help="Folder of the target data set.")]
+SourceLayout = Annotated[LayoutName, typer.Option(help="How the source folder is laid out.")]
+TargetLayout = Annotated[LayoutName, typer.Option(help="How the target folder is laid out.")]
+SizeName = Annotated[str, typer.Option(help="full (the authors'), full-vgg16, small (two CPU cores) or smoke.")]
+Out = Annotated[Path, typer.Option(help="Experiment folder; runs go to OUT/<recipe>/seed<k>/.")]
+Classes = Annotated[str, typer.Option(help="Classes to score: all, 16, 13, or names set apart by commas.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="A setting of the size, such as schedule.steps=500.")]
+Restyle = Annotated[
+    str | None, typer.Option(help="lab, fourier, lab+fourier, or a folder of source pictures already restyled.")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
+Threads = Annotated[int, typer.Option(help="CPU threads, 0 for all cores.")]
+
+
+def overrides_of(settings: list[str] | None, restyle: str | None) -> list[str]:
+    return [*(settings or []), *([] if restyle is None else [f"restyle.method={restyle}"])]
+
+
+def numbers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise typer.BadParameter(f"--seeds expects numbers set apart by commas, got {text!r}") from error
+
+
+def device_named(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise typer.BadParameter(f"--device {name}: this machine has no CUDA device; use --device cpu")
+    return torch.device(name)
+
+
+def use_threads(threads: int) -> None:
+    if threads > 0:
+        torch.set_num_threads(threads)
+
+
+def checkpoint_file(path: Path | None) -> Path | None:
+    return RunFolder(path).checkpoint if path is not None and path.is_dir() else path
+
+
+def print_scores(scores: Scores, title: str) -> None:
+    table = Table(title=title)
+    table.add_column("class")
+    table.add_column("IoU %", justify="right")
+    for name, value in scores.iou.items():
+        table.add_row(name, "–" if value is None else f"{100 * value:.1f}")
+    table.add_section()
+    table.add_row("mean", f"{100 * scores.miou:.1f}")
+    Console().print(table)
