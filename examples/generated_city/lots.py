@@ -148,7 +148,7 @@ def sample_tree(
     grey = (
         rng.uniform(0, 0.7) if stats.name == "game" and kind != "bare" else 0.0
     )  # leaves reach from lush to winter grey
-    tint = rng.uniform(0.6, 1.5) * (1 + rng.normal(0, 0.07, 3)) * (1 + grey * np.array([0.35, -0.05, 0.75]))
+    tint = rng.uniform(0.6, 1.5) * (1 + rng.normal(0, 0.07, 3)) * (1 + grey * np.array([0.2, -0.05, 0.45]))
     return Tree(
         at[0],
         at[1],

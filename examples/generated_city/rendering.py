@@ -91,14 +91,16 @@ def _develop_game(picture: Floats32, depth: Floats32, rng: np.random.Generator) 
     """Clean, crisp, contrasty, saturated; exposure and white balance wander widely."""
     picture = _haze(picture, depth, np.array([205.0, 218, 235]), rng.uniform(250, 1500))
     picture = _saturate(picture, rng.uniform(0.35, 1.35))
-    exposure = np.exp(rng.normal(-0.05, 0.25))
-    balance = 1 + rng.normal(0, 0.04, 3)
-    picture = picture * (exposure * balance).astype(np.float32)
+    exposure = np.exp(rng.normal(0.02, 0.24))
+    balance = 1 + rng.normal(0, 0.03, 3)
+    # a street in shade is exposed far below its sky, so the sky stays bright in dark pictures
+    level = np.where(depth >= FAR, np.float32(exposure**0.3), np.float32(exposure))[:, :, None]
+    picture = picture * level * balance.astype(np.float32)
     curve = (picture / 255).clip(0, 2)
     shoulder = np.float32(rng.uniform(0.55, 0.85))  # above it highlights are compressed, not cut
     bent = shoulder + (1 - shoulder) * np.tanh((curve - shoulder) / (1.15 * (1 - shoulder)))
     curve = np.where(curve > shoulder, bent, curve)
-    curve = curve ** np.float32(rng.uniform(0.9, 1.3))
+    curve = curve ** np.float32(rng.uniform(0.85, 1.25))
     contrast = np.float32(rng.uniform(0.85, 1.3))
     curve = (0.45 + contrast * (curve - 0.45)).clip(0, 1)
     out = curve * 255

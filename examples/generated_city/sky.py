@@ -16,7 +16,7 @@ def paint_sky(painter: Painter, rng: np.random.Generator) -> None:
     rows = min(max(int(camera.horizon) + 2, 4), camera.height)
     sunny = painter.light.shadow > 0.2
     if painter.domain == "game":
-        top = np.array([70.0, 125, 205]) * rng.uniform(0.8, 1.2) if sunny else np.full(3, rng.uniform(130, 255))
+        top = np.array([70.0, 125, 205]) * rng.uniform(0.8, 1.2) if sunny else np.full(3, rng.uniform(150, 262))
         low = np.array([190.0, 215, 240]) if sunny else np.minimum(top * 1.15 + 10, 255)
         white = rng.uniform(0.0, 1.0) ** 0.4
         top, low = top + white * (245 - top), low + white * (250 - low)
