@@ -1,0 +1,49 @@
+"""Tiny streets on disk, drawn once for all tests that train."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from examples.gta5_to_cityscapes.training_data import Folders
+
+from .drawn_streets import write_streets
+
+
+@pytest.fixture(scope="session")
+def streets(tmp_path_factory: pytest.TempPathFactory) -> Folders:
+    """Six source, four target training and three validation pictures, 96 wide and 48 high."""
+    root = tmp_path_factory.mktemp("streets")
+    write_streets(root)
+    return Folders(root / "gta5", root / "cityscapes")
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Tests share the machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def quiet() -> list[str]:
+    """Settings that make a smoke run as small as it can be."""
+    return [
+        "running.tensorboard=false",
+        "network.options.width=8",
+        "network.options.feature_dim=8",
+        "schedule.warmup=0",
+        "evaluation.previews=0",
+    ]
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

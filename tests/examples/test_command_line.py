@@ -1,0 +1,195 @@
+"""The commands as a person types them."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from typer.testing import CliRunner
+
+from examples.gta5_to_cityscapes import command_line, experiment
+from examples.gta5_to_cityscapes.command_line import app, main, planned_jobs
+from examples.gta5_to_cityscapes.experiment import RunsFailed, run_experiment
+from examples.gta5_to_cityscapes.progress_display import ProgressDisplay
+from examples.gta5_to_cityscapes.progress_events import Event, unwatched
+from examples.gta5_to_cityscapes.run_folder import RunFolderError
+from examples.gta5_to_cityscapes.stopping import Stopped
+from examples.gta5_to_cityscapes.training_data import Folders
+
+CPU = torch.device("cpu")
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture
+def run(streets: Folders, quiet: list[str]):  # type: ignore[no-untyped-def]
+    """Call a command with the tiny streets; its output comes back."""
+
+    def call(*words: str, code: int = 0) -> str:
+        result = CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
+        assert result.exit_code == code, result.output
+        return result.output
+
+    return call
+
+
+def data(streets: Folders) -> list[str]:
+    return ["--source", str(streets.source), "--target", str(streets.target)]
+
+
+def settings(quiet: list[str], steps: int = 2) -> list[str]:
+    return [word for item in (*quiet, f"schedule.steps={steps}") for word in ("--set", item)]
+
+
+def test_train_evaluate_and_label(run, streets: Folders, quiet: list[str], tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    out = str(tmp_path / "runs")
+    common = [*data(streets), "--size", "smoke", "--out", out, *settings(quiet)]
+    assert "mean" in run("train", "aa", *common, "--threads", "1")
+    folder = tmp_path / "runs" / "aa" / "seed0"
+    result = json.loads((folder / "result.json").read_text())
+    shown = run("evaluate", str(folder), "--target", str(streets.target), "--classes", "road,sky")
+    assert "road" in shown
+    assert "building" not in shown
+    assert f"{100 * result['iou']['road']:.1f}" in shown
+    run("pseudo-label", str(folder), "--target", str(streets.target), "--out", str(tmp_path / "labels"), "--cap", "0.5")
+    assert len(list((tmp_path / "labels" / "pseudo_labels").glob("*.png"))) == 4
+    assert max(json.loads((tmp_path / "labels" / "thresholds.json").read_text())["thresholds"].values()) <= 0.5
+    run("train", "ssl", *common, "--from", str(folder))
+    assert (tmp_path / "runs" / "ssl" / "seed0" / "result.json").is_file()
+    assert not (tmp_path / "runs" / "source").exists()
+
+
+def test_check_counts_pictures_and_classes(run, streets: Folders) -> None:  # type: ignore[no-untyped-def]
+    shown = run("check", *data(streets))
+    assert "source: 6 pictures (96x48)" in shown
+    assert "target, training: 4 pictures" in shown
+    assert "train          absent" in shown
+
+
+def test_ablation_skips_what_has_ended_and_resumes_the_rest(
+    streets: Folders, quiet: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overrides = [*quiet, "schedule.steps=4", "schedule.save_every=2"]
+    jobs = planned_jobs(["source", "sim+ssl"], [0], "smoke", tmp_path, overrides=overrides)
+    assert [job.recipe.name for job in jobs] == ["sim", "sim+ssl", "source"]  # the one waited for goes first
+    events: list[Event] = []
+
+    class PowerCut(Exception):
+        pass
+
+    def cut(event: Event) -> None:
+        events.append(event)
+        if event.task == "sim+ssl seed 0" and event.done == 4:
+            raise PowerCut
+
+    with pytest.raises(PowerCut):
+        run_experiment(jobs, streets, CPU, cut)
+    assert jobs[0].run.result() is not None
+    assert jobs[1].run.result() is None
+    before = jobs[0].run.checkpoint.stat().st_mtime_ns
+    resumed: list[Event] = []
+    run_experiment(jobs, streets, CPU, resumed.append)
+    assert all(job.run.result() is not None for job in jobs)
+    assert jobs[0].run.checkpoint.stat().st_mtime_ns == before
+    first = {event.task: event for event in reversed(resumed) if not event.note.startswith("labels")}
+    assert first["sim seed 0"].note == "ended earlier"
+    assert (first["sim+ssl seed 0"].done, first["sim+ssl seed 0"].note) == (2, "going on")
+    again: list[Event] = []
+    monkeypatch.setattr(experiment, "carry_out", None)  # nothing is left to carry out
+    run_experiment(jobs, streets, CPU, again.append)
+    assert {event.kind for event in again} == {"finished"}
+    other = planned_jobs(["source"], [0], "smoke", tmp_path, overrides=[*overrides, "optimiser.lr=0.25"])
+    with pytest.raises(RunFolderError, match="optimiser.lr"):
+        run_experiment(other, streets, CPU, unwatched)
+
+
+def test_runs_beside_each_other_report_and_one_failure_spares_the_rest(
+    streets: Folders, quiet: list[str], tmp_path: Path
+) -> None:
+    few = [*quiet, "schedule.steps=2"]
+    good = planned_jobs(["source"], [0], "smoke", tmp_path, overrides=few)
+    bad = planned_jobs(["aa"], [0], "smoke", tmp_path, overrides=[*few, "network.weights=nowhere.pt"])
+    events: list[Event] = []
+    with pytest.raises(RunsFailed, match=r"aa seed 0: FileNotFoundError: network.weights: .*nowhere.pt"):
+        run_experiment([*bad, *good], streets, CPU, events.append, processes=2)
+    assert good[0].run.result() is not None
+    assert [event.kind for event in events if event.task == "source seed 0"][-1] == "finished"
+    assert "Traceback" in (bad[0].run.path / "error.txt").read_text()
+
+
+def test_ablation_writes_a_report(run, streets: Folders, quiet: list[str], tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    shown = run(
+        "ablation", *data(streets), "--recipes", "source,target-only", "--seeds", "0", "--size", "smoke",
+        "--out", str(tmp_path), "--classes", "road,sky,building", *settings(quiet),
+    )  # fmt: skip
+    assert "target only" in shown
+    assert (tmp_path / "report" / "index.html").is_file()
+    assert set(json.loads((tmp_path / "source/seed0/result.json").read_text())["iou"]) == {"road", "sky", "building"}
+
+
+def test_demo_draws_runs_and_reports(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr(command_line, "ABLATION", ("source",))
+    run("demo", "--budget", "smoke", "--out", str(tmp_path), "--jobs", "1")
+    assert (tmp_path / "source" / "seed0" / "result.json").is_file()
+    assert (tmp_path / "report" / "index.html").is_file()
+    assert run("report", str(tmp_path)).count("index.html") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["train", "aa+xyz"], "sum of aa, it, sim, ssl"),
+        (["train", "source", "--source", "nowhere"], "nowhere/images: expected a folder of the gta5 layout"),
+        (["evaluate", "nowhere.pt"], "checkpoint nowhere.pt: expected a file written by `train`"),
+    ],
+)
+def test_mistakes_are_told_without_a_traceback(
+    words: list[str],
+    said: str,
+    streets: Folders,
+    elsewhere: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rest = ["--target", str(streets.target)]
+    if words[0] == "train":
+        rest += ["--out", "runs", "--size", "smoke"]
+        if "--source" not in words:
+            rest += ["--source", str(streets.source)]
+    monkeypatch.setattr("sys.argv", ["gta5_to_cityscapes", *words, *rest])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 1
+    assert said in capsys.readouterr().err
+
+
+def test_stopping_is_no_error(streets: Folders, elsewhere: Path, monkeypatch: pytest.MonkeyPatch,
+                              capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    def stop(*args: object, **kwargs: object) -> None:
+        raise Stopped("Give the same command again.")
+
+    monkeypatch.setattr(command_line, "carry_out", stop)
+    monkeypatch.setattr("sys.argv", ["x", "train", "source", *data(streets), "--out", "runs", "--size", "smoke"])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 130
+    assert "same command again" in capsys.readouterr().err
+
+
+def test_display_weighs_runs_by_their_work_and_tells_the_time_left(tmp_path: Path) -> None:
+    with (tmp_path / "shown.txt").open("w") as file:
+        display = ProgressDisplay({"short": 1.0, "long": 3.0}, overall="all", console=Console(file=file, width=200))
+        with display:
+            display(Event("short", 5, 10))
+            assert display.share == pytest.approx(0.125)
+            time.sleep(0.01)
+            display(Event("long", 0, 10))
+            display(Event("short", 10, 10, "mIoU 1.0", "finished"))
+            display(Event("long", 5, 10))
+            assert display.share == pytest.approx(0.625)
+    lines = (tmp_path / "shown.txt").read_text().splitlines()
+    assert lines[0].startswith(" 12%")
+    assert "0:0" in lines[-1]

@@ -1,0 +1,139 @@
+"""Pseudo-label files against a plain in-memory computation of METHODS §1."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from examples.gta5_to_cityscapes.ablation_runs import Job, carry_out
+from examples.gta5_to_cityscapes.batches import PseudoLabelled
+from examples.gta5_to_cityscapes.networks import SegmentationNetwork
+from examples.gta5_to_cityscapes.pseudo_labelling import write_pseudo_labels
+from examples.gta5_to_cityscapes.recipes import compose_recipe
+from examples.gta5_to_cityscapes.run_folder import RunFolder
+from examples.gta5_to_cityscapes.settings import PseudoLabels
+from examples.gta5_to_cityscapes.training import start_network, train
+from examples.gta5_to_cityscapes.training_data import Folders, open_target, open_training_data
+from stuffinstance import CITYSCAPES
+
+CPU = torch.device("cpu")
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def opinionated_network(quiet: list[str]) -> SegmentationNetwork:
+    """Random weights, but a head that says different things in different places."""
+    network = start_network(compose_recipe("aa", "smoke", overrides=quiet), CPU)
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for branch in network.head.branches:
+            branch.weight.normal_(0, 1.0)
+    return network.eval()
+
+
+def probabilities_of(network: SegmentationNetwork, image: Tensor) -> Tensor:
+    with torch.no_grad():
+        logits = network(image[None].float() / 255).logits
+    return F.interpolate(logits.softmax(1), image.shape[-2:], mode="bilinear", align_corners=True)[0]
+
+
+def test_files_equal_the_rule_worked_out_in_memory(streets: Folders, tmp_path: Path, quiet: list[str]) -> None:
+    network = opinionated_network(quiet).train()
+    dataset = open_target(compose_recipe("aa", "smoke", overrides=quiet), streets)
+    settings = PseudoLabels(quantile=0.5, cap=0.6)
+    kept = write_pseudo_labels(network, dataset, tmp_path, settings, CITYSCAPES, CPU, checkpoint_sha256="abc", batch=3)
+    assert network.training
+    network.eval()
+    maps = [probabilities_of(network, dataset[i].image) for i in range(len(dataset))]
+    confidence, predicted = zip(*(p.max(0) for p in maps), strict=True)
+    everything, classes = torch.stack(confidence).flatten(), torch.stack(predicted).flatten()
+    written = {}
+    for k, name in enumerate(CITYSCAPES.names):
+        mine = everything[classes == k].sort().values
+        exact = 0.0 if len(mine) == 0 else min(float(mine[round(len(mine) / 2)]), 0.6)
+        assert kept.thresholds[name] == pytest.approx(exact, abs=2e-3)
+        assert kept.predicted_pixels[name] == len(mine)
+    assert len({name for name, count in kept.predicted_pixels.items() if count}) > 3
+    limits = torch.tensor([kept.thresholds[name] for name in CITYSCAPES.names], dtype=torch.float64)
+    for i, name in enumerate(dataset.names):
+        with Image.open(tmp_path / f"{name}.png") as file:
+            assert file.mode == "L"  # one byte per pixel
+            written[name] = torch.from_numpy(np.array(file)).long()
+        expected = torch.where(confidence[i].double() >= limits[predicted[i]], predicted[i], 255)
+        # A confidence may sit within float rounding of its threshold; nothing else may differ.
+        differing = written[name] != expected
+        assert differing.float().mean() < 1e-3
+        assert not (differing & ((confidence[i].double() - limits[predicted[i]]).abs() > 1e-5)).any()
+    labels = torch.stack(list(written.values()))
+    assert kept.kept_total == pytest.approx(float((labels != 255).double().mean()))
+    for k, name in enumerate(CITYSCAPES.names):
+        share = int((labels == k).sum()) / max(1, kept.predicted_pixels[name])
+        assert kept.kept[name] == pytest.approx(share, abs=1e-6)
+
+
+def test_manifest_decides_what_is_written_again(streets: Folders, tmp_path: Path, quiet: list[str]) -> None:
+    network = opinionated_network(quiet)
+    dataset = open_target(compose_recipe("aa", "smoke", overrides=quiet), streets)
+
+    def write(sha256: str, cap: float = 0.9) -> None:
+        settings = PseudoLabels(cap=cap)
+        write_pseudo_labels(network, dataset, tmp_path, settings, CITYSCAPES, CPU, checkpoint_sha256=sha256)
+
+    write("first")
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest["checkpoint_sha256"] == "first"
+    assert manifest["pictures"] == 4
+    marked = tmp_path / f"{dataset.names[0]}.png"
+    marked.write_bytes(b"mark")
+    write("first")
+    assert marked.read_bytes() == b"mark"
+    write("second")
+    assert marked.read_bytes() != b"mark"
+    marked.write_bytes(b"mark")
+    write("second", cap=0.5)
+    assert marked.read_bytes() != b"mark"
+    marked.write_bytes(b"mark")
+    (tmp_path / "manifest.json").unlink()
+    write("second", cap=0.5)
+    assert marked.read_bytes() != b"mark"
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_missing_and_misfit_label_maps_are_named(streets: Folders, tmp_path: Path, quiet: list[str]) -> None:
+    dataset = open_target(compose_recipe("aa", "smoke", overrides=quiet), streets)
+    with pytest.raises(FileNotFoundError, match="4 are missing"):
+        PseudoLabelled(dataset, tmp_path)
+    for name in dataset.names:
+        Image.new("L", (5, 4)).save(tmp_path / f"{name}.png")
+    with pytest.raises(ValueError, match=r"size \(48, 96\) \(H, W\), got \(4, 5\)"):
+        PseudoLabelled(dataset, tmp_path)[0]
+    (tmp_path / f"{dataset.names[1]}.png").write_bytes(b"not a picture")
+    with pytest.raises(OSError, match="written again"):
+        PseudoLabelled(dataset, tmp_path)[1]
+
+
+def test_the_second_step_trains_on_the_labels_of_the_first(streets: Folders, tmp_path: Path, quiet: list[str]) -> None:
+    few = [*quiet, "schedule.steps=2"]
+    first = compose_recipe("source", "smoke", overrides=few)
+    first_run = RunFolder(tmp_path / "first")
+    train(first, first_run, open_training_data(first, streets), device=CPU)
+    second = compose_recipe("ssl", "smoke", overrides=few)
+    job = Job(second, RunFolder(tmp_path / "second"), first_run)
+    carry_out(job, streets, CPU)
+    data = open_training_data(second, streets, job.run.pseudo_labels)
+    assert data.target is not None
+    sample = data.target[0]
+    with Image.open(job.run.pseudo_labels / f"{sample.name}.png") as file:
+        assert torch.equal(sample.labels, torch.from_numpy(np.array(file)))
+    assert (sample.labels != 255).any()
+    lines = [json.loads(line) for line in job.run.metrics.read_text().splitlines()]
+    assert all(line["loss/pseudo"] > 0 for line in lines if line["kind"] == "train")
+    # A first step that has changed since makes another second step.
+    identity = json.loads((job.run.path / "data.json").read_text())
+    assert len(identity["first_step_checkpoint"]) == 64

@@ -1,0 +1,139 @@
+"""Recipes compose: a name switches parts on, sizes give settings, mistakes are named."""
+
+from __future__ import annotations
+
+import pytest
+
+import stuffinstance as si
+from examples.gta5_to_cityscapes.recipes import (
+    ABLATION,
+    Recipe,
+    RecipeError,
+    class_names,
+    compose_recipe,
+    differences,
+    first_step_name,
+)
+from examples.gta5_to_cityscapes.schedules import learning_rate_factor
+from examples.gta5_to_cityscapes.settings import Layouts, Schedule
+
+
+@pytest.mark.parametrize("size", ["full", "full-vgg16", "small", "smoke"])
+@pytest.mark.parametrize("name", [*ABLATION, "it", "sim", "ssl", "aa+sim"])
+def test_a_name_switches_on_its_parts_and_nothing_else(name: str, size: str) -> None:
+    recipe = compose_recipe(name, size)
+    on = {
+        "it": recipe.restyle is not None,
+        "aa": recipe.adversarial is not None,
+        "sim": recipe.matching is not None,
+        "ssl": recipe.pseudo_labels is not None,
+    }
+    assert on == {part: part in name.split("+") for part in on}
+    assert recipe.labelled == ("target" if name == "target-only" else "source")
+    assert recipe.needs_target == (name not in ("source", "target-only"))
+
+
+def test_recipes_of_a_size_share_everything_but_their_parts() -> None:
+    recipes = [compose_recipe(name, "small").model_dump() for name in ABLATION]
+    for field in ("network", "pictures", "augmentation", "optimiser", "schedule", "seed", "classes"):
+        assert all(recipe[field] == recipes[0][field] for recipe in recipes)
+
+
+def test_full_size_is_what_the_authors_ran() -> None:
+    recipe = compose_recipe("aa+it+sim", "full")
+    assert recipe.network.name == "deeplabv2_resnet101"
+    assert recipe.pictures.source_size == (720, 1280)
+    assert recipe.pictures.target_size == (512, 1024)
+    assert recipe.pictures.batch == 1
+    optimiser = recipe.optimiser
+    assert (optimiser.kind, optimiser.lr, optimiser.momentum) == ("sgd", 2.5e-4, 0.9)
+    assert (optimiser.nesterov, optimiser.weight_decay, optimiser.head_factor) == (False, 5e-4, 10)
+    assert (recipe.schedule.steps, recipe.schedule.horizon, recipe.schedule.power) == (200_000, 250_000, 0.9)
+    assert recipe.adversarial is not None
+    assert (recipe.adversarial.weight, recipe.adversarial.lr) == (1e-3, 1e-4)
+    assert recipe.adversarial.betas == (0.9, 0.99)
+    assert recipe.matching is not None
+    assert (recipe.matching.weight, recipe.matching.capacity, recipe.matching.max_instances) == (0.01, 50, 10)
+    second = compose_recipe("aa+it+sim+ssl", "full")
+    assert second.matching is not None
+    assert second.matching.weight == 1e-3
+    assert second.pseudo_labels is not None
+    assert (second.pseudo_labels.quantile, second.pseudo_labels.cap, second.pseudo_labels.weight) == (0.5, 0.9, 1)
+    assert recipe.augmentation.flip == recipe.augmentation.colour == 0
+    assert compose_recipe("aa", "full-vgg16").network.name == "deeplabv2_vgg16"
+
+
+@pytest.mark.parametrize("name", ["", "aa+", "aa+aa", "sim+fada", "source+aa", "target"])
+def test_unknown_parts_are_named(name: str) -> None:
+    with pytest.raises(RecipeError, match="sum of aa, it, sim, ssl"):
+        compose_recipe(name)
+
+
+def test_order_of_parts_does_not_matter() -> None:
+    assert compose_recipe("sim+aa") == compose_recipe("aa+sim")
+    assert first_step_name("aa+it+sim+ssl") == "aa+it+sim"
+    assert first_step_name("ssl") == "source"
+
+
+def test_overrides_reach_their_setting_and_serve_recipes_without_it() -> None:
+    overrides = ["schedule.steps=7", "matching.weight=0.5", "restyle.method=fourier", "pictures.batch=3"]
+    recipe = compose_recipe("aa+it+sim", overrides=overrides)
+    assert recipe.schedule.steps == 7
+    assert recipe.matching is not None
+    assert recipe.matching.weight == 0.5
+    assert recipe.restyle is not None
+    assert recipe.restyle.method == "fourier"
+    assert compose_recipe("source", overrides=overrides).pictures.batch == 3
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("schedule.step=7", "no setting 'schedule.step'; schedule has steps"),
+        ("steps", "group.setting=value"),
+        ("schedule.steps=many", "schedule.steps"),
+        ("pictures.batch=0", "pictures.batch"),
+        ("schedule.steps=99999999", "schedule.horizon"),
+        ("nothing.at=1", "no setting"),
+        ("precision.x=1", "has no settings of its own"),
+    ],
+)
+def test_a_wrong_override_says_what_is_wrong(override: str, words: str) -> None:
+    with pytest.raises(RecipeError, match=words):
+        compose_recipe("aa", overrides=[override])
+
+
+def test_unknown_size() -> None:
+    with pytest.raises(RecipeError, match="full, full-vgg16, small, smoke"):
+        compose_recipe("aa", "huge")
+
+
+def test_class_subsets() -> None:
+    assert class_names("all", si.CITYSCAPES) == si.CITYSCAPES.names
+    assert class_names("19", si.CITYSCAPES) == si.CITYSCAPES.names
+    assert set(class_names("16", si.CITYSCAPES)) == set(si.CITYSCAPES.names) - {"terrain", "truck", "train"}
+    assert len(class_names("13", si.CITYSCAPES)) == 13
+    assert class_names("road, sky", si.CITYSCAPES) == ("road", "sky")
+    with pytest.raises(RecipeError, match=r"got lane\.$"):
+        class_names("road,lane", si.CITYSCAPES)
+
+
+def test_synthia_trains_its_sixteen_classes() -> None:
+    recipe = compose_recipe("aa", layouts=Layouts(source="synthia"), classes="13")
+    assert recipe.label_space.num_classes == 16
+    assert recipe.classes == si.SYNTHIA_13.names
+
+
+def test_a_recipe_survives_its_file_and_differences_are_named() -> None:
+    recipe = compose_recipe("aa+it+sim+ssl", seed=3)
+    assert Recipe.model_validate(recipe.model_dump(mode="json")) == recipe
+    other = compose_recipe("aa+it+sim+ssl", seed=4, overrides=["matching.capacity=9", "running.workers=1"])
+    found = differences(recipe.model_dump(mode="json"), other.model_dump(mode="json"))
+    assert found == ["matching.capacity: 50 -> 9", "seed: 3 -> 4"]
+
+
+def test_learning_rate_is_polynomial_after_a_linear_start() -> None:
+    schedule = Schedule(steps=100, horizon=200, power=0.9, warmup=10)
+    assert learning_rate_factor(schedule, 0) == pytest.approx(0.1)
+    assert learning_rate_factor(schedule, 50) == pytest.approx(0.75**0.9)
+    assert learning_rate_factor(schedule, 200) == 0

@@ -1,0 +1,247 @@
+"""The loop: order of a step, what a recipe computes, and the files that a run leaves."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from examples.gta5_to_cityscapes.ablation_runs import carry_out, plan
+from examples.gta5_to_cityscapes.adaptation_terms import (
+    Domain,
+    OutputAlignment,
+    Passes,
+    StuffInstanceAlignment,
+    compose_terms,
+    cross_entropy,
+)
+from examples.gta5_to_cityscapes.recipes import Recipe, compose_recipe
+from examples.gta5_to_cityscapes.restyling import BatchRestyling
+from examples.gta5_to_cityscapes.run_folder import RunFolder, RunFolderError
+from examples.gta5_to_cityscapes.schedules import network_optimiser
+from examples.gta5_to_cityscapes.settings import Optimiser, Restyling
+from examples.gta5_to_cityscapes.training import start_network, train
+from examples.gta5_to_cityscapes.training_data import Folders, open_training_data
+from examples.gta5_to_cityscapes.training_step import TrainingStep
+
+CPU = torch.device("cpu")
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def made_step(recipe: Recipe) -> tuple[TrainingStep, Passes]:
+    """A step over random pictures of two sizes."""
+    network = start_network(recipe, CPU)
+    optimiser = network_optimiser(recipe.optimiser, network.parameter_groups(recipe.optimiser.lr))
+    step = TrainingStep(recipe, network, compose_terms(recipe, network, CPU), optimiser, CPU)
+    generator = torch.Generator().manual_seed(1)
+
+    def domain(height: int, width: int) -> Domain:
+        images = torch.rand(2, 3, height, width, generator=generator)
+        return Domain(images, torch.randint(0, 19, (2, height, width), generator=generator))
+
+    return step, Passes(0, domain(48, 96), domain(32, 64))
+
+
+def test_a_step_keeps_the_published_order(quiet: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    step, passes = made_step(compose_recipe("aa+sim", "smoke", overrides=quiet))
+    matching, alignment = step.terms[1], step.terms[2]
+    assert isinstance(matching, StuffInstanceAlignment)
+    assert isinstance(alignment, OutputAlignment)
+    events: list[str] = []
+
+    def noted(name: str, function):  # type: ignore[no-untyped-def]
+        def call(*args, **kwargs):  # type: ignore[no-untyped-def]
+            events.append(name)
+            return function(*args, **kwargs)
+
+        return call
+
+    domains = {passes.labelled.images.shape[-1]: "source", passes.unlabelled.images.shape[-1]: "target"}
+    step.network.register_forward_pre_hook(lambda _, args: events.append(f"{domains[args[0].shape[-1]]} forward"))
+    monkeypatch.setattr(matching.sim, "update", noted("banks", matching.sim.update))
+    matching.sim.register_forward_pre_hook(lambda *_: events.append("matching"))
+    monkeypatch.setattr(alignment.loss, "generator", noted("adversarial", alignment.loss.generator))
+    monkeypatch.setattr(alignment.loss, "discriminator", noted("discriminator", alignment.loss.discriminator))
+    monkeypatch.setattr(torch.Tensor, "backward", noted("backward", torch.Tensor.backward))
+    for name, optimiser in step.optimisers.items():
+        monkeypatch.setattr(optimiser, "step", noted(f"{name} steps", optimiser.step))
+    step(passes)
+    assert events == [
+        "source forward",
+        "banks",
+        "backward",
+        "target forward",
+        "matching",
+        "adversarial",
+        "backward",
+        "discriminator",
+        "backward",
+        "network steps",
+        "discriminator steps",
+    ]
+
+
+def test_matching_sees_the_rows_of_its_own_step(quiet: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    step, passes = made_step(compose_recipe("sim", "smoke", overrides=[*quiet, "matching.agreement=false"]))
+    matching = step.terms[1]
+    assert isinstance(matching, StuffInstanceAlignment)
+    seen: list[int] = []
+    matching.sim.register_forward_pre_hook(lambda *_: seen.append(int(matching.sim.stuff_bank.written.sum())))
+    # Every pixel is right, so every class of the source becomes a row.
+    passes.labelled.labels.zero_()
+    bias = step.network.head.branches[0].bias
+    with torch.no_grad():
+        bias[0] = 100.0
+    step(passes)
+    assert seen == [len(passes.labelled.images)]
+
+
+def test_fooling_the_discriminator_does_not_train_it(quiet: list[str]) -> None:
+    step, passes = made_step(compose_recipe("aa", "smoke", overrides=[*quiet, "adversarial.weight=1e6"]))
+    alignment = step.terms[1]
+    assert isinstance(alignment, OutputAlignment)
+    step._forward(passes.labelled)
+    step._forward(passes.unlabelled)
+    (loss,) = alignment.on_target(passes)
+    loss.value.backward()
+    assert all(p.grad is None for p in alignment.discriminator.parameters())
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in step.network.parameters())
+    before = [p.grad.clone() for p in step.network.parameters() if p.grad is not None]
+    (own,) = alignment.on_own_network(passes)
+    own.value.backward()
+    assert all(p.grad is not None for p in alignment.discriminator.parameters())
+    after = [p.grad for p in step.network.parameters() if p.grad is not None]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "losses"),
+    [
+        ("source", {"segmentation"}),
+        ("target-only", {"segmentation"}),
+        ("it", {"segmentation"}),
+        ("aa", {"segmentation", "adversarial", "discriminator"}),
+        ("sim", {"segmentation", "stuff", "instance"}),
+        ("aa+it+sim", {"segmentation", "adversarial", "discriminator", "stuff", "instance"}),
+        ("aa+it+sim+ssl", {"segmentation", "adversarial", "discriminator", "stuff", "instance", "pseudo"}),
+    ],
+)
+def test_a_recipe_is_the_sum_of_its_terms(name: str, losses: set[str], quiet: list[str]) -> None:
+    step, passes = made_step(compose_recipe(name, "smoke", overrides=quiet))
+    record = step(passes)
+    assert set(record) == losses
+    assert all(math.isfinite(float(value)) for value in record.values())
+
+
+def test_bfloat16_trains_close_to_float32(quiet: list[str]) -> None:
+    exact, passes = made_step(compose_recipe("aa+sim", "smoke", overrides=quiet))
+    rough, same = made_step(compose_recipe("aa+sim", "smoke", overrides=[*quiet, "precision=bfloat16"]))
+    first, second = exact(passes), rough(same)
+    assert float(second["segmentation"]) == pytest.approx(float(first["segmentation"]), rel=0.02)
+
+
+def test_all_ignored_labels_give_an_exact_zero_on_the_graph() -> None:
+    logits = torch.randn(1, 3, 4, 4, requires_grad=True)
+    loss = cross_entropy(logits, torch.full((1, 4, 4), 255), 255)
+    loss.backward()
+    assert loss.item() == 0
+    assert logits.grad is not None
+    assert not logits.grad.any()
+
+
+def test_head_factor_replaces_the_ten(quiet: list[str]) -> None:
+    network = start_network(compose_recipe("source", "smoke", overrides=quiet), CPU)
+    groups = network_optimiser(Optimiser(lr=0.1, head_factor=3), network.parameter_groups(0.1)).param_groups
+    assert [group["lr"] for group in groups] == pytest.approx([0.1, 0.3])
+
+
+@pytest.mark.parametrize("method", ["lab", "fourier", "lab+fourier"])
+def test_restyling_moves_the_source_towards_the_target(method: str) -> None:
+    source, target = torch.rand(2, 3, 32, 32) * 0.3, 0.6 + 0.4 * torch.rand(2, 3, 24, 40)
+    restyled = BatchRestyling(Restyling(method=method, window=0.05))(source, target)
+    assert restyled.shape == source.shape
+    assert (restyled.mean() - target.mean()).abs() < 0.5 * (source.mean() - target.mean()).abs()
+    never = BatchRestyling(Restyling(method=method, probability=0))(source, target)
+    assert torch.equal(never, source)
+
+
+def test_pictures_restyled_elsewhere_replace_the_source(streets: Folders, tmp_path: Path, quiet: list[str]) -> None:
+    from PIL import Image
+
+    overrides = [*quiet, f"restyle.method={tmp_path}"]
+    recipe = compose_recipe("it", "smoke", overrides=overrides)
+    with pytest.raises(FileNotFoundError, match="6 are missing, the first is"):
+        open_training_data(recipe, streets)
+    for file in (streets.source / "images").iterdir():
+        Image.new("RGB", (10, 10), (255, 0, 0)).save(tmp_path / file.name)
+    sample = open_training_data(recipe, streets).labelled[0]
+    assert sample.image.shape == (3, 48, 96)
+    assert sample.image[0].min() == 255
+    assert not sample.image[1:].any()
+    assert (sample.labels != 255).any()
+
+
+def test_a_smoke_run_writes_every_file(streets: Folders, tmp_path: Path) -> None:
+    recipe = compose_recipe("aa+it+sim+ssl", "smoke", overrides=["schedule.steps=4", "schedule.evaluate_every=2"])
+    first = compose_recipe("aa+it+sim", "smoke", overrides=["schedule.steps=4"])
+    for job in plan([recipe], tmp_path, [first]):
+        result = carry_out(job, streets, CPU)
+    run = tmp_path / "aa+it+sim+ssl" / "seed0"
+    assert result.step == 4
+    saved = json.loads((run / "result.json").read_text())
+    assert saved["miou"] == pytest.approx(result.miou)
+    assert set(saved["iou"]) == set(recipe.classes)
+    assert saved["peak_memory_bytes"] > 1e7
+    kept = json.loads((run / "recipe.json").read_text())
+    assert (kept["name"], kept["seed"], kept["size"]) == ("aa+it+sim+ssl", 0, "smoke")
+    assert json.loads((run / "environment.json").read_text())["torch"] == torch.__version__
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    training = [line for line in lines if line["kind"] == "train"]
+    assert [line["step"] for line in training] == [2, 4]
+    assert {"loss/segmentation", "loss/pseudo", "loss/stuff", "lr", "seconds"} <= set(training[0])
+    assert [line["step"] for line in lines if line["kind"] == "evaluation"] == [2, 4]
+    assert list((run / "tensorboard").iterdir())
+    with np.load(run / "previews" / "0.npz") as preview:
+        assert preview["image"].shape == (48, 96, 3)
+        assert preview["labels"].shape == preview["prediction"].shape == (48, 96)
+        assert preview["image"].dtype == preview["prediction"].dtype == np.uint8
+    assert len(list((run / "pseudo_labels").glob("*.png"))) == 4
+    thresholds = json.loads((run / "thresholds.json").read_text())
+    assert set(thresholds) == {"thresholds", "kept", "kept_total", "predicted_pixels"}
+    assert sum(thresholds["predicted_pixels"].values()) == 4 * 48 * 96
+
+
+def test_both_steps_start_from_the_same_weights(quiet: list[str]) -> None:
+    first = start_network(compose_recipe("aa+it+sim", "smoke", overrides=quiet), CPU).state_dict()
+    second = start_network(compose_recipe("aa+it+sim+ssl", "smoke", overrides=quiet), CPU).state_dict()
+    other = start_network(compose_recipe("aa", "smoke", seed=1, overrides=quiet), CPU).state_dict()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert any(not torch.equal(first[key], other[key]) for key in first)
+
+
+def test_another_recipe_in_the_folder_is_refused(streets: Folders, tmp_path: Path, quiet: list[str]) -> None:
+    few = [*quiet, "schedule.steps=1"]
+    recipe = compose_recipe("source", "smoke", overrides=few)
+    run = RunFolder(tmp_path / "run")
+    train(recipe, run, open_training_data(recipe, streets), device=CPU)
+    other = compose_recipe("source", "smoke", overrides=[*few, "optimiser.lr=0.5", "schedule.horizon=24"])
+    with pytest.raises(RunFolderError, match=r"2 settings .*optimiser.lr: 0.001 -> 0.5; schedule.horizon: 12 -> 24"):
+        train(other, run, open_training_data(other, streets), device=CPU)
+    data = open_training_data(recipe, streets)
+    data.identity["labelled"] = {"pictures": 7}
+    with pytest.raises(RunFolderError, match="data.labelled"):
+        train(recipe, run, data, device=CPU)
+
+
+def test_a_loss_that_is_no_number_stops_the_run(
+    streets: Folders, tmp_path: Path, quiet: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = compose_recipe("source", "smoke", overrides=quiet)
+    broken = {"segmentation": torch.tensor(float("nan"))}
+    monkeypatch.setattr(TrainingStep, "__call__", lambda self, passes: broken)
+    with pytest.raises(FloatingPointError, match=r"step 2: loss segmentation .*lower optimiser.lr"):
+        train(recipe, RunFolder(tmp_path / "run"), open_training_data(recipe, streets), device=CPU)
