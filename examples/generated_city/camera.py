@@ -71,16 +71,17 @@ class Camera:
         """How far ahead of the camera a ground position lies."""
         return float(np.sin(self.yaw) * x + np.cos(self.yaw) * z)
 
-    def ground(self) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], int]:
-        """World x, z and depth of every ground pixel from the returned first row downwards."""
-        first = max(int(np.floor(self.horizon)) + 1, 0)
-        rows = np.arange(first, self.height, dtype=np.float32)[:, None] + 0.5
+    def ground(
+        self, first: int, last: int, step: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+        """World x, z and depth seen at every ``step``-th pixel of the rows from ``first`` up to ``last``."""
+        rows = np.arange(first, last, step, dtype=np.float32)[:, None] + step / 2
         below = np.maximum(rows - np.float32(self.horizon), 0.25)
         ahead = np.float32(self.focal * self.eye) / below
-        columns = np.arange(self.width, dtype=np.float32)[None] + np.float32(0.5 - self.width / 2)
+        columns = np.arange(0, self.width, step, dtype=np.float32)[None] + np.float32((step - self.width) / 2)
         right = columns * (ahead / np.float32(self.focal))
         cos, sin = np.float32(np.cos(self.yaw)), np.float32(np.sin(self.yaw))
-        return cos * right + sin * ahead, cos * ahead - sin * right, np.broadcast_to(ahead, right.shape), first
+        return cos * right + sin * ahead, cos * ahead - sin * right, np.broadcast_to(ahead, right.shape)
 
 
 def _cut_behind(view: NDArray[np.float64]) -> NDArray[np.float64]:

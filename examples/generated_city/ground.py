@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from .canvas import FAR
 from .label_ids import GROUND, PARKING, ROAD, SIDEWALK, TERRAIN
 from .noise import noise_at
 from .painter import Painter
@@ -27,6 +29,9 @@ class GroundLook:
     variant: int
     roughness: float
     lot_label: int
+    dash_phase: float
+    edge_lines: bool
+    patches: tuple[tuple[float, float, float, float, float], ...]  # repairs: u from, to, z from, to, tone
 
 
 def sample_ground_look(rng: np.random.Generator, domain: str) -> GroundLook:
@@ -41,49 +46,94 @@ def sample_ground_look(rng: np.random.Generator, domain: str) -> GroundLook:
         grass = np.array([84.0, 98, 62]) * rng.uniform(0.8, 1.1)
     lot = int(rng.choice([SIDEWALK, TERRAIN, GROUND, PARKING], p=[0.35, 0.5, 0.1, 0.05]))
     slab = float(rng.uniform(0.4, 1.0)) if domain == "game" else 0.25
-    return GroundLook(asphalt, paving, grass, paving * rng.uniform(0.95, 1.3), slab, int(rng.integers(4)),
-                      float(rng.uniform(0.6, 1.4)), lot)  # fmt: skip
+    patches = []
+    for _ in range(int(rng.integers(0, 5))):
+        u, z = rng.uniform(-6, 6), rng.uniform(3, 40)
+        patches.append((u, u + rng.uniform(0.5, 2.5), z, z + rng.uniform(1, 14), rng.uniform(-0.14, 0.1)))
+    return GroundLook(
+        asphalt=asphalt,
+        paving=paving,
+        grass=grass,
+        kerb=paving * rng.uniform(0.95, 1.3),
+        slab=slab,
+        variant=int(rng.integers(4)),
+        roughness=float(rng.uniform(0.6, 1.4)),
+        lot_label=lot,
+        dash_phase=float(rng.uniform(0, 9)),
+        edge_lines=bool(rng.random() < 0.6),
+        patches=tuple(patches),
+    )
 
 
-def paint_ground(painter: Painter, street: Street, look: GroundLook, rng: np.random.Generator) -> None:
-    """Fill everything below the horizon."""
-    x, z, depth, first = painter.camera.ground()
-    if first >= painter.camera.height:
-        return
-    u = x - street.bend(z) - np.float32(street.centre)
+def paint_ground(painter: Painter, street: Street, look: GroundLook) -> None:
+    """Fill everything below the horizon; close by, half the pixels are enough for what is to be seen."""
+    height = painter.camera.height
+    first = max(int(painter.camera.horizon) + 1, 0)
+    split = min(height, first + 2 * ((height - first) // 5))
+    split -= (height - split) % 2
+    for top, bottom, step in ((first, split, 1), (split, height, 2)):
+        if bottom <= top:
+            continue
+        colours, labels, depth = _ground_band(painter, street, look, top, bottom, step)
+        if step > 1:
+            size = (painter.camera.width, bottom - top)
+            colours = np.asarray(cv2.resize(colours, size, interpolation=cv2.INTER_LINEAR), np.uint8)
+            labels = np.asarray(cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST), np.uint8)
+            depth = np.asarray(cv2.resize(depth, size, interpolation=cv2.INTER_NEAREST), np.float32)
+        painter.canvas.rgb[top:bottom] = colours
+        painter.canvas.ids[top:bottom] = labels
+        painter.canvas.depth[top:bottom] = depth
+
+
+def _ground_band(
+    painter: Painter, street: Street, look: GroundLook, top: int, bottom: int, step: int
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8], Floats32]:
+    """Colours, labels and depth of some rows, at every ``step``-th pixel."""
+    x, z, depth = painter.camera.ground(top, bottom, step)
+    offset = x - street.bend(z)
+    u = offset - np.float32(street.centre)
     labels = _plan(street, u, z, look.lot_label)
-    along = depth * depth / np.float32(painter.camera.focal * painter.camera.eye)  # metres per pixel row
-    across = depth / np.float32(painter.camera.focal)
-    fade = (0.12 / np.maximum(along, 0.02)).clip(0, 1)
-    fine = noise_at(x, z, 0.25, look.variant, 55.0) * fade
-    coarse = noise_at(x, z, 1.1, (look.variant + 1) % 4, 14.0)
-    stains = noise_at(x, z * np.float32(0.25), 1.5, (look.variant + 2) % 4, 9.0)
-    gain = painter.light.on(np.array([0.0, 1.0, 0.0]))
+    along = depth * depth * np.float32(step / (painter.camera.focal * painter.camera.eye))  # metres per pixel
+    across = depth * np.float32(step / painter.camera.focal)
     is_road, is_paved = labels == ROAD, (labels == SIDEWALK) | (labels == PARKING)
     base = np.where(is_road[:, :, None], look.asphalt.astype(np.float32), look.grass.astype(np.float32))
     base[is_paved] = look.paving
-    strength = np.where(is_road, np.float32(0.055), np.float32(0.06)) * np.float32(look.roughness)
-    strength[labels == TERRAIN] = 0.17
+    coarse = noise_at(x, z, 1.1, (look.variant + 1) % 4, 14.0)
+    fine = noise_at(x, z, 0.25, look.variant, 55.0) * (0.12 / np.maximum(along, 0.02)).clip(0, 1)
+    stains = noise_at(x, z * np.float32(0.25), 1.5, (look.variant + 2) % 4, 9.0)
+    strength = np.where(labels == TERRAIN, np.float32(0.17), np.float32(0.055 * look.roughness))
     shade = 1 + strength * (1.1 * fine + 0.9 * coarse) + np.float32(0.05) * stains
-    tracks = np.cos(u * np.float32(2 * np.pi / 1.7)) * np.float32(0.03)
-    shade += np.where(is_road, tracks, 0)
-    joints = _joints(x - street.bend(z), z, look.slab, along, across)
-    shade = np.where(is_paved, shade * (1 - 0.25 * joints), shade)
+    worn = np.cos(u * np.float32(2 * np.pi / 1.7)) * np.float32(0.03)
+    for left, right, near, far, tone in look.patches:
+        worn[(u > left) & (u < right) & (z > near) & (z < far)] += np.float32(tone)
+    shade += worn * is_road
+    shade -= shade * is_paved * np.float32(0.25) * _joints(offset, z, look.slab, along, across)
     base *= shade[:, :, None]
+    _paint_lines(base, street, look, (u, z), (along, across), is_road, coarse)
+    base *= painter.light.on(np.array([0.0, 1.0, 0.0])).astype(np.float32)
+    return base.clip(0, 255).astype(np.uint8), labels, np.minimum(depth, np.float32(FAR))
+
+
+def _paint_lines(
+    base: Floats32,
+    street: Street,
+    look: GroundLook,
+    place: tuple[Floats32, Floats32],
+    pixel: tuple[Floats32, Floats32],
+    is_road: NDArray[np.bool_],
+    coarse: Floats32,
+) -> None:
+    """Kerbs, white and yellow paint, rails."""
+    (u, z), (along, across) = place, pixel
     _blend(base, _kerb_lines(street, u, z, across), look.kerb)
     wear = (0.75 + 0.2 * coarse).clip(0.1, 1) if street.markings == "worn" else np.float32(0.92)
-    paint_colour = np.array([222.0, 220, 212])
-    _blend(base, _markings(street, u, z, along, across, rng) * is_road * wear, paint_colour)
+    _blend(base, _markings(street, look, u, z, along, across) * is_road * wear, np.array([222.0, 220, 212]))
     if street.markings == "yellow":
         edge = _stripe(np.abs(np.abs(u) - np.float32(street.half_width - 0.35)), 0.12, across)
-        _blend(base, edge * is_road * 0.85, np.array([215.0, 180, 60]))
+        _blend(base, edge * is_road * np.float32(0.85), np.array([215.0, 180, 60]))
     if street.tram:
         rails = np.maximum.reduce([_stripe(np.abs(np.abs(u) - np.float32(k)), 0.08, across) for k in (0.9, 2.4)])
-        _blend(base, rails * is_road * 0.8, np.array([60.0, 58, 56]))
-    base *= gain.astype(np.float32)
-    painter.canvas.rgb[first:] = base.clip(0, 255).astype(np.uint8)
-    painter.canvas.ids[first:] = labels
-    painter.canvas.depth[first:] = np.minimum(depth, 400)
+        _blend(base, rails * is_road * np.float32(0.8), np.array([60.0, 58, 56]))
 
 
 def _plan(street: Street, u: Floats32, z: Floats32, lot: int) -> NDArray[np.uint8]:
@@ -143,16 +193,16 @@ def _kerb_lines(street: Street, u: Floats32, z: Floats32, across: Floats32) -> F
 
 
 def _markings(
-    street: Street, u: Floats32, z: Floats32, along: Floats32, across: Floats32, rng: np.random.Generator
+    street: Street, look: GroundLook, u: Floats32, z: Floats32, along: Floats32, across: Floats32
 ) -> Floats32:
     """Lane lines, edge lines, a zebra or stop line at the side street, sometimes hatching."""
-    half, phase = street.half_width, np.float32(rng.uniform(0, 9))
+    half, phase = street.half_width, np.float32(look.dash_phase)
     dashed = (np.mod(z + phase, np.float32(9)) < 3.5).astype(np.float32)
     cover = _stripe(np.abs(u), 0.13, across) * (dashed if not street.median else 1)
     if street.lanes == 4:
         lanes = _stripe(np.abs(np.abs(u) - np.float32(half / 2)), 0.12, across) * dashed
         cover = np.maximum(cover, lanes)
-    if rng.random() < 0.6:
+    if look.edge_lines:
         cover = np.maximum(cover, _stripe(np.abs(np.abs(u) - np.float32(half - 0.3)), 0.12, across))
     if street.crossing is not None:
         middle, wide = street.crossing

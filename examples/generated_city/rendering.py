@@ -34,7 +34,7 @@ def render_scene(seed: tuple[int, ...], stats: DomainStatistics, size: tuple[int
     canvas = Canvas(scene.camera.width, scene.camera.height)
     painter = Painter(canvas, scene.camera, light, stats.name)
     paint_sky(painter, rng)
-    paint_ground(painter, scene.street, sample_ground_look(rng, stats.name), rng)
+    paint_ground(painter, scene.street, sample_ground_look(rng, stats.name))
     paint_shadows(painter, list(scene.objects))
     for item in scene.objects:
         item.paint(painter)

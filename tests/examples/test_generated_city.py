@@ -308,11 +308,11 @@ def test_the_camera_projects_as_a_pinhole_does() -> None:
     camera = Camera(width=200, height=100, focal=100.0, horizon=40.0, eye=1.5, yaw=0.0)
     view = camera.view(np.array([[2.0, 0.0, 10.0], [0.0, 1.5, 50.0]]))
     np.testing.assert_allclose(camera.pixels(view), [[120.0, 55.0], [100.0, 40.0]])
-    x, z, depth, first = camera.ground()
-    assert first == 41
-    row = 54 - first  # the middle of row 54 is 14.5 rows below the horizon
-    np.testing.assert_allclose(depth[row], 1.5 * 100 / 14.5, rtol=1e-5)
-    np.testing.assert_allclose(x[row, 100], 0.5 * z[row, 100] / 100, rtol=1e-5)
+    x, z, depth = camera.ground(50, 60, 1)
+    np.testing.assert_allclose(depth[4], 1.5 * 100 / 14.5, rtol=1e-5)  # row 54: its middle is 14.5 below the horizon
+    np.testing.assert_allclose(x[4, 100], 0.5 * z[4, 100] / 100, rtol=1e-5)
+    coarse = camera.ground(50, 60, 2)[2]
+    np.testing.assert_allclose(coarse[2], 1.5 * 100 / 15, rtol=1e-5)
     assert camera.polygon(np.array([[0.0, 0, -1], [1.0, 0, -1], [1.0, 0, -2]])) is None
     cut = camera.polygon(np.array([[-1.0, 0, -5], [1.0, 0, -5], [1.0, 0, 5], [-1.0, 0, 5]]))
     assert cut is not None
