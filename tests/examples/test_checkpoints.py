@@ -162,8 +162,13 @@ def test_code_in_a_checkpoint_does_not_run(tmp_path: Path) -> None:
 def test_a_file_is_whole_or_absent(tmp_path: Path) -> None:
     target = tmp_path / "file.txt"
     target.write_text("old")
-    with pytest.raises(RuntimeError, match="power cut"), written_beside(target) as beside:
-        beside.write_text("half")
-        raise RuntimeError("power cut")
+
+    def write_half() -> None:
+        with written_beside(target) as beside:
+            beside.write_text("half")
+            raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        write_half()
     assert target.read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["file.txt"]

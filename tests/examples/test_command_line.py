@@ -102,7 +102,7 @@ def test_ablation_skips_what_has_ended_and_resumes_the_rest(
     run_experiment(jobs, streets, CPU, again.append)
     assert {event.kind for event in again} == {"finished"}
     other = planned_jobs(["source"], [0], "smoke", tmp_path, overrides=[*overrides, "optimiser.lr=0.25"])
-    with pytest.raises(RunFolderError, match="optimiser.lr"):
+    with pytest.raises(RunFolderError, match=r"optimiser\.lr"):
         run_experiment(other, streets, CPU, unwatched)
 
 

@@ -233,7 +233,7 @@ def test_another_recipe_in_the_folder_is_refused(streets: Folders, tmp_path: Pat
         train(other, run, open_training_data(other, streets), device=CPU)
     data = open_training_data(recipe, streets)
     data.identity["labelled"] = {"pictures": 7}
-    with pytest.raises(RunFolderError, match="data.labelled"):
+    with pytest.raises(RunFolderError, match=r"data\.labelled"):
         train(recipe, run, data, device=CPU)
 
 
