@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from stuffinstance.arguments import (
     check_class_ids,
     check_finite,
+    check_has_pixels,
     check_label_map,
     check_maps,
     check_positive,
@@ -185,6 +186,7 @@ class StuffInstanceMatching(nn.Module):
         check_same_batch(logits_name, logits, features_name, features)
         if labels is not None:
             check_label_map(labels_name, labels)
+            check_has_pixels(labels_name, labels)
             check_same_batch(labels_name, labels, features_name, features)
             check_class_ids(labels_name, labels, self.space.num_classes, self.space.ignore_index, self.validate)
         if features.device != self.stuff_bank.features.device:

@@ -39,6 +39,12 @@ def check_label_map(name: str, labels: Tensor) -> None:
         )
 
 
+def check_has_pixels(name: str, labels: Tensor) -> None:
+    """Require H and W of at least 1, without which there is no nearest pixel."""
+    if labels.shape[1] == 0 or labels.shape[2] == 0:
+        raise ValueError(f"{name} must have H and W of at least 1, got {describe(labels)}.")
+
+
 def check_maps(name: str, maps: Tensor, channels: int | None = None, channel_name: str = "D") -> None:
     """Require a floating tensor (B, channels, h, w)."""
     wanted = f"{channel_name} = {channels}" if channels is not None else channel_name
@@ -100,13 +106,13 @@ def check_finite(name: str, tensor: Tensor) -> None:
 
 
 def checked_classes(name: str, classes: Sequence[int] | Collection[int]) -> tuple[int, ...]:
-    """Class ids as a tuple of distinct non-negative integers, in the order given."""
+    """Class ids as a tuple of distinct integers, in the order given."""
     try:
         ids = tuple(int(c) for c in classes)
     except (TypeError, ValueError):
         raise TypeError(f"{name} must be a sequence of integer class ids, got {describe(classes)}.") from None
-    if len(set(ids)) != len(ids) or any(c < 0 for c in ids):
-        raise ValueError(f"{name} must be distinct class ids of 0 or more, got {ids}.")
+    if len(set(ids)) != len(ids):
+        raise ValueError(f"{name} must be distinct class ids, got {ids}.")
     return ids
 
 

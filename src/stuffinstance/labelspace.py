@@ -136,7 +136,7 @@ def _checked_palette(palette: Sequence[Sequence[int]] | None, num_classes: int) 
     return colours  # type: ignore[return-value]  # the length of each colour was checked above
 
 
-# Cityscapes' 19 train ids, their colours, and SIM's division of them (METHODS: stuff covers area, things are counted).
+# Cityscapes' 19 train ids, their colours, and SIM's division of them: stuff covers area, things are counted.
 _CITYSCAPES: tuple[tuple[str, bool, Colour], ...] = (
     ("road", False, (128, 64, 128)),
     ("sidewalk", False, (244, 35, 232)),

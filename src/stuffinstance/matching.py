@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -30,6 +31,19 @@ class Distance:
     ranking: Callable[[Tensor, Tensor], Tensor]
 
 
+def _mean_absolute(a: Tensor, b: Tensor) -> Tensor:
+    return (a - b).abs().mean(-1)
+
+
+def _squared_l1(a: Tensor, b: Tensor) -> Tensor:
+    return (a - b).abs().sum(-1).square()
+
+
+def _l2(a: Tensor, b: Tensor) -> Tensor:
+    norm: Tensor = torch.linalg.vector_norm(a - b, dim=-1)
+    return norm
+
+
 def _l1_ranking(rows: Tensor, bank: Tensor) -> Tensor:
     return torch.cdist(rows, bank, p=1.0)
 
@@ -39,7 +53,7 @@ def _l2_ranking(rows: Tensor, bank: Tensor) -> Tensor:
     return torch.cdist(rows, bank, p=2.0, compute_mode="donot_use_mm_for_euclid_dist")
 
 
-def _cosine_between(a: Tensor, b: Tensor) -> Tensor:
+def _cosine(a: Tensor, b: Tensor) -> Tensor:
     return 1 - F.cosine_similarity(a, b, dim=-1, eps=1e-8)
 
 
@@ -48,10 +62,10 @@ def _cosine_ranking(rows: Tensor, bank: Tensor) -> Tensor:
 
 
 DISTANCES: dict[str, Distance] = {
-    "l1_mean": Distance(lambda a, b: (a - b).abs().mean(-1), _l1_ranking),
-    "l1_squared": Distance(lambda a, b: (a - b).abs().sum(-1).square(), _l1_ranking),
-    "l2": Distance(lambda a, b: torch.linalg.vector_norm(a - b, dim=-1), _l2_ranking),
-    "cosine": Distance(_cosine_between, _cosine_ranking),
+    "l1_mean": Distance(_mean_absolute, _l1_ranking),
+    "l1_squared": Distance(_squared_l1, _l1_ranking),
+    "l2": Distance(_l2, _l2_ranking),
+    "cosine": Distance(_cosine, _cosine_ranking),
 }
 
 
@@ -68,14 +82,13 @@ def resolve_distance(distance: DistanceName | str | Between) -> Distance:
                 f"(...), got {distance!r}."
             )
         return DISTANCES[distance]
-    between: Between = distance
+    return Distance(distance, partial(_blockwise_ranking, distance))
 
-    def ranking(rows: Tensor, bank: Tensor) -> Tensor:
-        block = max(1, _BLOCK_ELEMENTS // max(1, rows.numel()))
-        parts = [between(rows[:, :, None], part[:, None]) for part in torch.split(bank, block, dim=1)]
-        return torch.cat(parts, dim=2)
 
-    return Distance(between, ranking)
+def _blockwise_ranking(between: Between, rows: Tensor, bank: Tensor) -> Tensor:
+    block = max(1, _BLOCK_ELEMENTS // max(1, rows.numel()))
+    parts = [between(rows[:, :, None], part[:, None]) for part in torch.split(bank, block, dim=1)]
+    return torch.cat(parts, dim=2)
 
 
 def nearest_distance(rows: Tensor, bank: Tensor, filled: Tensor, distance: Distance) -> tuple[Tensor, Tensor]:

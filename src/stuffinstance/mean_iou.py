@@ -114,7 +114,7 @@ class MeanIoU(nn.Module):
         chosen = per_class
         if classes is not None:
             ids = checked_classes("classes", classes)
-            if not ids or max(ids) >= self.num_classes:
+            if not ids or min(ids) < 0 or max(ids) >= self.num_classes:
                 raise ValueError(f"classes must be one or more ids 0..{self.num_classes - 1}, got {ids}.")
             chosen = per_class[list(ids)]
         return IoU(float(chosen.nanmean()), per_class)

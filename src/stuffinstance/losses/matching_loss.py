@@ -69,10 +69,10 @@ class MatchingLoss(nn.Module):
         """Distance to the nearest row and whether the class can be matched, (B, C, Z) and (C,)."""
         bank = self.bank
         batch, classes, per_class = regions.valid.shape
-        grouped = rows.view(batch, classes, per_class, -1).transpose(0, 1).flatten(1, 2)  # (C, B*Z, D)
+        grouped = rows.reshape(batch, classes, per_class, bank.feature_dim).transpose(0, 1).flatten(1, 2)  # (C, B*Z, D)
         distance, _ = nearest_distance(grouped, bank.features, bank.filled, self.distance)
         least = bank.capacity if self.warm_up else 0
-        return distance.view(classes, batch, per_class).transpose(0, 1), bank.written > least
+        return distance.reshape(classes, batch, per_class).transpose(0, 1), bank.written > least
 
     def extra_repr(self) -> str:
         """The choices, for ``print(module)``."""

@@ -157,6 +157,8 @@ class ClassBalancedThreshold(nn.Module):
             _check_probabilities(probabilities)
         best = probabilities.max(1)
         confidence = best.values
+        if may_read(confidence, self.validate) and confidence.numel():
+            _check_confidences(confidence)
         return confidence if confidence.dtype == torch.float64 else confidence.float(), best.indices
 
     def extra_repr(self) -> str:
@@ -164,12 +166,27 @@ class ClassBalancedThreshold(nn.Module):
         return f"num_classes={self.num_classes}, quantile={self.quantile}, cap={self.cap}, bins={self.bins}"
 
 
+def _check_confidences(confidence: Tensor) -> None:
+    """Look at the largest probability of every pixel: the cheapest look that misses no NaN."""
+    lowest, highest = (float(bound) for bound in torch.aminmax(confidence.detach()))
+    if not (lowest > 0 and highest <= 1 + _slack(confidence.dtype)):
+        raise ValueError(
+            f"probabilities must be finite and within 0..1, got a largest one per pixel from {lowest:.4g} to "
+            f"{highest:.4g}. For logits pass logits.softmax(1); look for NaN in the network's output."
+        )
+
+
+def _slack(dtype: torch.dtype) -> float:
+    """How far rounding may carry a probability, or their sum, beyond 1."""
+    return 1e-3 if dtype in (torch.float32, torch.float64) else 2e-2
+
+
 def _check_probabilities(probabilities: Tensor) -> None:
     """Look at a few thousand pixels: each must be finite, not negative, and sum to 1."""
     batch, _, height, width = probabilities.shape
     step = max(1, int((batch * height * width / _SAMPLED_PIXELS) ** 0.5))
     sample = probabilities.detach()[:, :, ::step, ::step].to(torch.float64)
-    slack = 1e-3 if probabilities.dtype in (torch.float32, torch.float64) else 2e-2
+    slack = _slack(probabilities.dtype)
     off = (sample.sum(1) - 1).abs().max()
     if not (bool(sample.min() >= -slack) and bool(off <= slack)):
         raise ValueError(

@@ -72,46 +72,9 @@ def _components(
     # One operator to the compiler, so that a backend may be numpy, a loop or a kernel without a graph break.
     if labels.numel() == 0:
         return torch.zeros_like(labels, dtype=torch.int32)
-    values = _values_from_one(labels, classes, ignore_index)
-    return resolve(backend, labels.device).run(values, connectivity)
+    return resolve(backend, labels.device).run(labels, classes, ignore_index, connectivity)
 
 
 @_components.register_fake
 def _(labels: Tensor, classes: list[int] | None, connectivity: int, ignore_index: int | None, backend: str) -> Tensor:
     return torch.empty_like(labels, dtype=torch.int32, memory_format=torch.contiguous_format)
-
-
-def _values_from_one(labels: Tensor, classes: list[int] | None, ignore_index: int | None) -> Tensor:
-    """Selected ids moved to 1 and up, everything else 0: no id can be taken for the background."""
-    ids = labels.to(torch.int64).contiguous()
-    if classes is not None:
-        position = class_positions(ids, classes)
-        selected = position >= 0
-        shifted = position + 1
-    else:
-        selected = torch.ones_like(ids, dtype=torch.bool)
-        shifted = ids
-    if ignore_index is not None:
-        selected &= ids != ignore_index
-    if classes is None:
-        shifted = _shifted_above_zero(ids, selected)
-    return torch.where(selected, shifted, 0).to(torch.int32)
-
-
-def _shifted_above_zero(ids: Tensor, selected: Tensor) -> Tensor:
-    """Ids as numbers from 1 on that fit int32 and differ where the ids differ."""
-    if ids.device.type == "cpu" or ids.dtype != torch.int64:
-        lowest, highest = (int(bound) for bound in torch.aminmax(ids))
-        if highest - lowest < _INT32_PIXELS - 1:
-            return ids - (lowest - 1)
-    inverse: Tensor = torch.unique(ids, return_inverse=True)[1]
-    return inverse + 1
-
-
-def class_positions(ids: Tensor, classes: Sequence[int]) -> Tensor:
-    """Where each id stands in ``classes``, -1 where it does not; one look-up a pixel, whatever the ids."""
-    if not classes:
-        return torch.full_like(ids, -1)
-    ordered, order = torch.tensor(classes, dtype=torch.int64, device=ids.device).sort()
-    found = torch.searchsorted(ordered, ids).clamp_(max=len(classes) - 1)
-    return torch.where(ordered[found] == ids, order[found], -1)

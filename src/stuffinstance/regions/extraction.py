@@ -8,7 +8,8 @@ from torch import Tensor
 
 from stuffinstance.arguments import check_label_map, check_positive, checked_classes
 from stuffinstance.regions.backends import resolve
-from stuffinstance.regions.components import check_connectivity, class_positions, connected_components
+from stuffinstance.regions.class_table import class_positions
+from stuffinstance.regions.components import check_connectivity, connected_components
 
 
 class Regions(NamedTuple):
@@ -55,10 +56,10 @@ def stuff_regions(labels: Tensor, classes: Sequence[int]) -> Regions:
     check_label_map("labels", labels)
     classes = checked_classes("classes", classes)
     # (B, H, W): 0 outside, else 1 + position of the class
-    number = class_positions(labels.to(torch.int64), classes) + 1
+    number = class_positions(labels, classes) + 1
     batch, slots = labels.shape[0], len(classes)
     area = torch.zeros(batch, slots + 1, dtype=torch.int64, device=labels.device)
-    flat = number.reshape(batch, -1)
+    flat = number.flatten(1)
     area = area.scatter_add(1, flat, torch.ones_like(flat))[:, 1:, None]
     valid = area > 0
     ids = torch.arange(1, slots + 1, dtype=torch.int32, device=labels.device)[None, :, None]
@@ -130,7 +131,7 @@ def join_regions(first: Regions, second: Regions) -> Tensor:
 def _largest(labels: Tensor, components: Tensor, classes: list[int], max_regions: int) -> tuple[Tensor, Tensor, Tensor]:
     batch, slots = labels.shape[0], len(classes)
     device = labels.device
-    number = components.reshape(batch, -1).to(torch.int64)  # (B, P)
+    number = components.flatten(1).to(torch.int64)  # (B, P)
     pixels = number.shape[1]
     # A region has at least one pixel, so P bounds their count. On a CPU the true count is free to read.
     most = int(number.max()) if device.type == "cpu" and number.numel() else pixels
@@ -167,6 +168,6 @@ def _area_and_class(labels: Tensor, number: Tensor, classes: list[int], most: in
     """Area and position of the class of regions 1 .. most, (B, most) each; absent regions get the position C."""
     batch = number.shape[0]
     area = number.new_zeros(batch, most + 1).scatter_add_(1, number, torch.ones_like(number))
-    position = class_positions(labels.to(torch.int64), classes).reshape(batch, -1)
+    position = class_positions(labels, classes).flatten(1)
     slot = torch.full_like(area, len(classes)).scatter_(1, number, position)  # all pixels of a region agree
     return area[:, 1:], slot[:, 1:]

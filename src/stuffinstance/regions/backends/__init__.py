@@ -1,13 +1,13 @@
 """The table of connected-component backends; all return the same tensor, bit for bit.
 
-A backend is a function ``run(values, connectivity)``: ``values`` is (B, H, W) int32 or int64, contiguous, 0 where there
-is nothing to label and the class plus one elsewhere. It returns (B, H, W) int32: 0 there, and 1, 2, ... per image in
-raster order of each region's first pixel.
+A backend is a function ``label(labels, classes, ignore_index, connectivity)``: ``labels`` is (B, H, W) of any integer
+dtype with at least one pixel, ``classes`` the ids to number or None for all, ``ignore_index`` an id to leave out or
+None. It returns (B, H, W) int32: 0 outside, and 1, 2, ... per image in raster order of each region's first pixel.
 """
 
 import importlib
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from stuffinstance.errors import BackendUnavailableError
 
-Run = Callable[[Tensor, int], Tensor]
+Run = Callable[[Tensor, Sequence[int] | None, int | None, int], Tensor]
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,21 @@
 """Connected components by flood fill: the definition, pixel by pixel. For tests and for reading, not for speed."""
 
 from collections import deque
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from stuffinstance.regions.backends.one_based import one_based
+
 _EDGES = ((-1, 0), (0, -1), (0, 1), (1, 0))
 _CORNERS = ((-1, -1), (-1, 1), (1, -1), (1, 1))
 
 
-def label(values: Tensor, connectivity: int) -> Tensor:
+def label(labels: Tensor, classes: Sequence[int] | None, ignore_index: int | None, connectivity: int) -> Tensor:
     """Number regions in the order in which a raster scan first meets them."""
+    values = one_based(labels, classes, ignore_index)
     steps = _EDGES if connectivity == 4 else _EDGES + _CORNERS
     numbers = np.zeros(values.shape, dtype=np.int32)
     for image, out in zip(values.numpy(), numbers, strict=True):

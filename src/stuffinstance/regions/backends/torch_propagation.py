@@ -7,12 +7,17 @@ numbers the regions as every other backend does. The loop's end is a question to
 it once or more a call; that is the price of exactness without a kernel of its own.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from stuffinstance.regions.backends.one_based import one_based
 
-def label(values: Tensor, connectivity: int) -> Tensor:
+
+def label(labels: Tensor, classes: Sequence[int] | None, ignore_index: int | None, connectivity: int) -> Tensor:
     """Number regions in raster order of their first pixel."""
+    values = one_based(labels, classes, ignore_index)
     flat = values.reshape(-1)
     first, second = _neighbour_pairs(values, connectivity)
     parent = torch.arange(flat.numel(), device=values.device)
