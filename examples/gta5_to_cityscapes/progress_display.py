@@ -66,8 +66,10 @@ class ProgressDisplay:
 
     def __call__(self, event: Event) -> None:
         """Hear an event."""
-        if event.kind in ("failed", "stopped"):
-            self.console.print(f"[red]{event.kind}[/red] {event.note}", highlight=False)
+        if event.kind == "stopped":
+            return  # told once more, for all runs together, when the bars are gone
+        if event.kind == "failed":
+            self.console.print(f"{event.task} failed: {event.note}", style="red", highlight=False, markup=False)
             return
         first = event.task not in self._tasks
         if first:
