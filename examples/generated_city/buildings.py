@@ -66,10 +66,10 @@ class Building:
         """The picture for one wall, at about the resolution in which it will be seen."""
         nearest = max(min(painter.camera.depth(*a), painter.camera.depth(*b)), 2.0)
         level = int(np.clip(np.log2(PIXELS_PER_METRE * nearest / painter.camera.focal), 0, 5))
-        whole = facade(painter.domain, self.style, self.slot, level)
+        whole = facade(painter.domain, self.style, self.slot, level, blank)
         per_metre = whole.shape[0] / (3.0 * TALLEST[self.style] + GROUND_EXTRA)
         whole = whole[max(0, whole.shape[0] - round(self.eaves * per_metre)) :]
-        return _cut_bays(whole, float(np.hypot(b[0] - a[0], b[1] - a[1])) * per_metre, blank=blank)
+        return _cut_bays(whole, float(np.hypot(b[0] - a[0], b[1] - a[1])) * per_metre)
 
     def _paint_roof(self, painter: Painter, corners: list[Spot]) -> None:
         eaves = self.eaves
@@ -124,10 +124,8 @@ def _left_to_right(painter: Painter, a: Spot, b: Spot) -> tuple[Spot, Spot]:
     return (a, b) if va[0] * vb[2] < vb[0] * va[2] else (b, a)
 
 
-def _cut_bays(front: Bytes, columns: float, *, blank: bool) -> Bytes:
-    """Repeat or cut a front to a wall's length; a blank wall repeats the strip beside the first window."""
+def _cut_bays(front: Bytes, columns: float) -> Bytes:
+    """Repeat or cut a front to a wall's length."""
     wanted = max(2, round(columns))
-    if blank:
-        front = np.concatenate([front[:, :4], front[:, 3::-1]], axis=1)
     repeats = -(-wanted // front.shape[1])
     return np.tile(front, (1, repeats, 1))[:, :wanted]

@@ -34,10 +34,13 @@ WindowPainter = Callable[[NDArray[np.float32], int, int], None]  # picture, left
 
 
 @lru_cache(maxsize=640)
-def facade(domain: str, style: str, slot: int, level: int) -> Bytes:
-    """A front of the style's greatest height, halved ``level`` times; lower houses cut floors off its top."""
+def facade(domain: str, style: str, slot: int, level: int, blank: bool = False) -> Bytes:
+    """A front of the style's greatest height, halved ``level`` times; lower houses cut floors off its top.
+
+    ``blank`` is the same wall without openings, for gables and fire walls.
+    """
     if level:
-        above = facade(domain, style, slot, level - 1)
+        above = facade(domain, style, slot, level - 1, blank)
         size = max(above.shape[1] // 2, 1), max(above.shape[0] // 2, 1)
         return np.asarray(cv2.resize(above, size, interpolation=cv2.INTER_AREA), np.uint8)
     rng = np.random.default_rng([77, 1 if domain == "game" else 2, len(style), slot])
@@ -49,6 +52,8 @@ def facade(domain: str, style: str, slot: int, level: int) -> Bytes:
     ground_px = height - (floors - 1) * floor_px
     wall = np.array(WALLS[domain][int(rng.integers(len(WALLS[domain])))], np.float32)
     picture = _wall(rng, domain, height, width, wall)
+    if blank:
+        return picture.clip(0, 255).astype(np.uint8)
     cell = _window_maker(rng, domain, style, bay_px, floor_px)
     for floor in range(floors - 1):
         for column in range(bays):

@@ -7,6 +7,7 @@ deviations it must fall to chance once those are matched; given local texture it
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated
 
 import cv2
@@ -39,7 +40,7 @@ def local_statistics(picture: Picture) -> NDArray[np.float64]:
     energies = []
     for plane in (grey, values[:, :, 0] - grey, values[:, :, 2] - grey):
         blurred = [plane, *(cv2.GaussianBlur(plane, (0, 0), sigma) for sigma in (0.6, 1.2, 2.4, 4.8))]
-        for fine, coarse in zip(blurred, blurred[1:], strict=False):
+        for fine, coarse in pairwise(blurred):
             energies.append(np.log(np.abs(fine - coarse).mean() + 1e-3))
     return np.array(energies)
 

@@ -18,6 +18,17 @@ LENGTHS = {"truck": 10.0, "bus": 12.5, "tram": 28.0, "van": 5.3}
 def sample_traffic(rng: np.random.Generator, stats: DomainStatistics, street: Street) -> list[Placed]:
     """Everything with wheels."""
     placed: list[Placed] = []
+    if street.tram:
+        side = 1 if rng.random() < 0.5 else -1
+        z = float(rng.uniform(22, 50))
+        at = street.place(street.centre + side * 1.65, z)
+        placed.append(
+            (
+                at[0],
+                at[1] - 8,
+                _vehicle(rng, stats, "tram", at, street.heading(z) + (0.0 if _is_ours(street, side) else np.pi)),
+            )
+        )
     for side in (-1, 1):
         parked = rng.random() < stats.parked_share and street.half_width > 3.6
         if parked:
@@ -31,18 +42,25 @@ def sample_traffic(rng: np.random.Generator, stats: DomainStatistics, street: St
             heading = street.heading(z) + (0 if _is_ours(street, side) else np.pi) + rng.normal(0, 0.3)
             placed.append((*at, Cycle(kind, *at, float(heading), True, int(rng.integers(SEEDS)))))
     placed += _cross_traffic(rng, stats, street)
-    if street.tram:
-        side = 1 if rng.random() < 0.5 else -1
-        z = float(rng.uniform(22, 50))
-        at = street.place(street.centre + side * 1.65, z)
-        placed.append(
-            (
-                at[0],
-                at[1] - 8,
-                _vehicle(rng, stats, "tram", at, street.heading(z) + (0.0 if _is_ours(street, side) else np.pi)),
-            )
-        )
-    return placed
+    return _without_collisions(placed)
+
+
+def _without_collisions(placed: list[Placed]) -> list[Placed]:
+    """Drop whatever would stand inside something placed before it."""
+    kept: list[Placed] = []
+    boxes: list[tuple[float, float, float, float]] = []
+    for entry in placed:
+        item = entry[2]
+        if not isinstance(item, Vehicle | Cycle):
+            continue
+        long, wide = (1.9, 0.7) if isinstance(item, Cycle) else (LENGTHS.get(item.kind, 4.6), 1.85)
+        sin, cos = abs(np.sin(item.heading)), abs(np.cos(item.heading))
+        half_x, half_z = (long * sin + wide * cos) / 2, (long * cos + wide * sin) / 2
+        if any(abs(item.x - x) < half_x + a and abs(item.z - z) < half_z + b for x, z, a, b in boxes):
+            continue
+        boxes.append((item.x, item.z, half_x, half_z))
+        kept.append(entry)
+    return kept
 
 
 def _is_ours(street: Street, side: int) -> bool:

@@ -36,7 +36,7 @@ from examples.generated_city.vehicles import Vehicle  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 DOMAINS = {"game": GAME_CITY, "camera": CAMERA_CITY}
-SCENES, SIZE = 28, (192, 96)
+SCENES, SIZE = 24, (192, 96)
 Pictures = list[tuple[NDArray[np.uint8], NDArray[np.uint8]]]
 
 
