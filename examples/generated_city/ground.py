@@ -39,13 +39,15 @@ def sample_ground_look(rng: np.random.Generator, domain: str) -> GroundLook:
     if domain == "game":
         asphalt = rng.uniform(62, 135) * np.array([1.0, 1.0, 1.0]) + rng.normal(0, 4, 3)
         paving = rng.uniform(85, 175) * np.array([1.03, 1.0, 0.95]) + rng.normal(0, 8, 3)
+        if rng.random() < 0.6:  # asphalted pavements: only kerb and place tell them from the carriageway
+            paving = asphalt * rng.uniform(0.8, 1.2) + rng.normal(0, 3, 3)
         grass = np.array([88.0, 128, 48]) * rng.uniform(0.6, 1.2) + rng.normal(0, 12, 3)
     else:
         asphalt = rng.uniform(78, 105) * np.array([0.99, 1.0, 1.0])
         paving = rng.uniform(105, 140) * np.array([1.02, 1.0, 0.94])
         grass = np.array([84.0, 98, 62]) * rng.uniform(0.8, 1.1)
     lot = int(rng.choice([SIDEWALK, TERRAIN, GROUND, PARKING], p=[0.35, 0.5, 0.1, 0.05]))
-    slab = float(rng.uniform(0.4, 1.0)) if domain == "game" else 0.25
+    slab = float(rng.choice([0.45, 0.6, 0.9, 30.0])) if domain == "game" else 0.25
     patches = []
     for _ in range(int(rng.integers(0, 5))):
         u, z = rng.uniform(-6, 6), rng.uniform(3, 40)

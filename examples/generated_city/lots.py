@@ -63,7 +63,7 @@ def _side(rng: np.random.Generator, stats: DomainStatistics, street: Street, sid
     set_back = {"centre": 0.0, "residential": 5.0, "green": 6.0, "modern": 2.0}[street.style] * rng.uniform(0.5, 1.6)
     green_share = {"centre": 0.06, "residential": 0.15, "green": 0.5, "modern": 0.2}[street.style]
     border = str(rng.choice(["none", "fence", "wall", "hedge"], p=_border_shares(stats, street.style)))
-    slot, height = int(rng.integers(16)), float(rng.uniform(0.7, 1.5))
+    slot, height = int(rng.integers(16)), float(rng.uniform(0.8, 1.8))
     while z < 150:
         if street.end is not None and z > street.end:
             break
@@ -96,7 +96,7 @@ def _side(rng: np.random.Generator, stats: DomainStatistics, street: Street, sid
 
 def _border_shares(stats: DomainStatistics, style: str) -> list[float]:
     if style == "centre":
-        return [0.8, 0.1, 0.1, 0.0]
+        return [0.7, 0.2, 0.1, 0.0]
     fence, wall = stats.fence_share, stats.wall_share
     return (
         [max(0.0, 0.8 - fence - wall), fence, wall, 0.2]

@@ -7,7 +7,7 @@ import numpy as np
 from .lots import sample_tree
 from .painter import Paintable
 from .people import Cycle, Person
-from .roadside import SIGN_SHAPES, Bin, Pole, Sign, TrafficLight
+from .roadside import SIGN_SHAPES, Barrier, Bin, Pole, Sign, TrafficLight
 from .statistics import DomainStatistics
 from .street import Street
 
@@ -66,7 +66,14 @@ def _furniture(rng: np.random.Generator, stats: DomainStatistics, street: Street
                     ),
                 )
             )
-    if rng.random() < 0.25:
+    if rng.random() < stats.guardrail_share:
+        start, high, tone = float(rng.uniform(4, 15)), float(rng.uniform(0.9, 1.2)), float(rng.uniform(0.4, 1.6))
+        for at_z in np.arange(start, start + rng.uniform(8, 30), 2.0).tolist():
+            if not street.is_crossed(at_z, 3.0):
+                a, b = (street.place(kerb + side * 0.3, at_z + k) for k in (0.0, 2.0))
+                rail = Barrier("fence", a, b, high, 0, (tone, tone, tone))
+                placed.append(((a[0] + b[0]) / 2, (a[1] + b[1]) / 2, rail))
+    elif rng.random() < 0.25:
         for z in _along(rng, street, rng.uniform(1.5, 3), 3.0, reach=35):
             at = street.place(kerb + side * 0.35, z)
             placed.append((*at, Pole(*at, 0.95, 0.12, 0.0, False, (60, 60, 62))))

@@ -47,5 +47,5 @@ def sample_scene(rng: np.random.Generator, stats: DomainStatistics, size: tuple[
         ordered += [item for _, item in sorted(items, key=lambda pair: -pair[0])]
     seen = [(camera.depth(x, z), item) for x, z, item in ahead if camera.sees(x, z, 15.0)]
     ranked = sorted(seen, key=lambda pair: -pair[0])
-    ordered += [item for depth, item in ranked if depth > 1.5]
+    ordered += [item for depth, item in ranked if depth > 2.5]
     return Scene(camera, street, tuple(ordered), rng.random() < stats.bonnet_share)

@@ -47,6 +47,7 @@ class DomainStatistics:
     sign_rate: float
     light_share: float
     fence_share: float
+    guardrail_share: float  # sides of the street with a railing at the kerb
     wall_share: float
     bonnet_share: float
     car_colours: tuple[tuple[int, int, int], ...] = field(repr=False)
@@ -76,7 +77,7 @@ GAME_CITY = DomainStatistics(
     tram_share=0.22,
     people_rate=(0.1, 1.6),
     group_mean=1.7,
-    rider_rate=1.3,
+    rider_rate=1.7,
     parked_cycles_rate=1.0,
     tree_gap=(5.0, 18.0),
     street_tree_share=0.5,
@@ -85,7 +86,8 @@ GAME_CITY = DomainStatistics(
     pole_gap=(12.0, 36.0),
     sign_rate=3.0,
     light_share=0.6,
-    fence_share=0.45,
+    fence_share=0.5,
+    guardrail_share=0.15,
     wall_share=0.25,
     bonnet_share=0.15,
     car_colours=(
@@ -127,6 +129,7 @@ CAMERA_CITY = DomainStatistics(
     sign_rate=4.0,
     light_share=0.5,
     fence_share=0.25,
+    guardrail_share=0.05,
     wall_share=0.25,
     bonnet_share=1.0,
     car_colours=(
