@@ -67,11 +67,12 @@ def _furniture(rng: np.random.Generator, stats: DomainStatistics, street: Street
                 )
             )
     if rng.random() < stats.guardrail_share:
-        start, high, tone = float(rng.uniform(4, 15)), float(rng.uniform(0.9, 1.2)), float(rng.uniform(0.4, 1.6))
-        for at_z in np.arange(start, start + rng.uniform(8, 30), 2.0).tolist():
+        start, high, grey_rail = float(rng.uniform(4, 15)), float(rng.uniform(0.9, 1.2)), float(rng.uniform(0.4, 1.6))
+        for part in range(int(rng.integers(4, 16))):
+            at_z = start + 2.0 * part
             if not street.is_crossed(at_z, 3.0):
                 a, b = (street.place(kerb + side * 0.3, at_z + k) for k in (0.0, 2.0))
-                rail = Barrier("fence", a, b, high, 0, (tone, tone, tone))
+                rail = Barrier("fence", a, b, high, 0, (grey_rail, grey_rail, grey_rail))
                 placed.append(((a[0] + b[0]) / 2, (a[1] + b[1]) / 2, rail))
     elif rng.random() < 0.25:
         for z in _along(rng, street, rng.uniform(1.5, 3), 3.0, reach=35):
