@@ -1,6 +1,6 @@
 """The vocabulary of a recipe: small frozen models, one for each thing a run decides.
 
-Every default here is the value of METHODS §1 (what the authors' code ran with); the sizes in
+Every default here is the value that the released code of SIM ran with; the sizes in
 ``sizes.py`` say where they depart from it.  A model refuses fields it does not know, so a mistyped
 setting is an error and never a silent default.
 """

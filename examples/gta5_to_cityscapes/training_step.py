@@ -1,4 +1,4 @@
-"""One step, in the order that METHODS §1 gives it: the order is part of the method.
+"""One step, in the order of the released code: the order is part of the method.
 
 Labelled forward, banks, labelled backward; target forward, matching (the banks already hold this
 step's rows) and adversarial losses, target backward; the discriminator on both; then all optimisers.

@@ -1,4 +1,4 @@
-"""Pseudo-label files against a plain in-memory computation of METHODS §1."""
+"""Pseudo-label files against a plain in-memory computation of the released code's rule."""
 
 from __future__ import annotations
 
