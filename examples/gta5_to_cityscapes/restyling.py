@@ -28,15 +28,19 @@ class BatchRestyling:
 
     def __call__(self, source: Tensor, target: Tensor) -> Tensor:
         """``source`` (B, 3, H, W) in [0, 1] as ``target`` looks; sizes may differ."""
-        restyled = source
+        # Drawn on the CPU, so that the choice is known there and only the chosen pictures are worked on.
+        chosen = [i for i, drawn in enumerate(torch.rand(len(source)).tolist()) if drawn < self.probability]
+        if not chosen or not self.parts:
+            return source
+        partners = target[[i % len(target) for i in chosen]]
+        restyled = source[chosen]
         if "lab" in self.parts:
-            restyled = si.restyle_lab(restyled, target)
+            restyled = si.restyle_lab(restyled, partners)
         if "fourier" in self.parts:
-            restyled = si.restyle_fourier(restyled, target, window=self.window)
-        if self.probability < 1:
-            chosen = torch.rand(len(source), device="cpu").to(source.device) < self.probability
-            restyled = torch.where(chosen[:, None, None, None], restyled, source)
-        return restyled.clamp(0, 1)
+            restyled = si.restyle_fourier(restyled, partners, window=self.window)
+        result = source.clone()
+        result[chosen] = restyled
+        return result
 
 
 def restyled_folder(settings: Restyling | None) -> Path | None:

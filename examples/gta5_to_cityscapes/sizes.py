@@ -45,25 +45,29 @@ FULL_VGG16 = Size(network=Network(name="deeplabv2_vgg16"))
 
 # A network from random weights on a few hundred small pictures needs what the authors' ImageNet start
 # gave them for free: a larger learning rate with warm-up, strong augmentation of appearance and scale,
-# and weights of the adaptation terms to go with both.
+# and weights of the adaptation terms to go with both. Batch normalisation learns faster than group
+# normalisation in so few steps; as in the released code the target's batches then pass through it too
+# wherever a recipe has a target, which is an adaptation in itself and part of what `aa` gains here.
+# The settings were chosen on a drive of CamVid's training pictures that no reported score uses.
 SMALL = Size(
-    network=Network(name="small"),
+    network=Network(name="small", options={"norm": "batch"}),
     pictures=Pictures(source_size=(120, 240), target_size=(120, 240), batch=4),
     augmentation=Augmentation(
         crop=(96, 192),
-        area=(0.3, 1.0),
+        area=(0.4, 1.0),
         stretch=1.2,
         flip=0.5,
-        colour=0.9,
+        colour=0.5,
         grey=0.1,
         blur=0.4,
         noise=0.4,
+        target="geometry",
     ),
-    optimiser=Optimiser(kind="adamw", lr=1e-3, weight_decay=0.01, head_factor=1.0),
-    schedule=Schedule(steps=1500, horizon=1500, warmup=50, log_every=10, evaluate_every=250, save_every=250),
-    restyle=Restyling(method="lab"),
+    optimiser=Optimiser(kind="adamw", lr=3e-3, weight_decay=0.01, head_factor=1.0),
+    schedule=Schedule(steps=1300, horizon=1300, warmup=50, log_every=10, evaluate_every=260, save_every=260),
+    restyle=Restyling(method="lab", probability=0.5),
     adversarial=Adversarial(weight=0.003, width=16, scale=0.5, begin=200),
-    matching=Matching(weight=0.01, capacity=50),
+    matching=Matching(weight=0.01, capacity=20),
     evaluation=Evaluation(at="pictures", batch=8),
     deterministic=True,
     running=Running(workers=0, cache=True),

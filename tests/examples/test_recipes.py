@@ -129,7 +129,7 @@ def test_a_recipe_survives_its_file_and_differences_are_named() -> None:
     assert Recipe.model_validate(recipe.model_dump(mode="json")) == recipe
     other = compose_recipe("aa+it+sim+ssl", seed=4, overrides=["matching.capacity=9", "running.workers=1"])
     found = differences(recipe.model_dump(mode="json"), other.model_dump(mode="json"))
-    assert found == ["matching.capacity: 50 -> 9", "seed: 3 -> 4"]
+    assert found == ["matching.capacity: 20 -> 9", "seed: 3 -> 4"]
 
 
 def test_learning_rate_is_polynomial_after_a_linear_start() -> None:
