@@ -31,7 +31,7 @@ def connected_components(
         connectivity: 4 joins pixels that share an edge, 8 also those that share a corner (SIM uses 8).
         ignore_index: Pixels of this id become 0; None ignores no id.
         backend: ``"auto"`` (the fastest that runs on the labels' device), ``"skimage"`` (CPU), ``"torch"`` (any device;
-            it waits for the device) or ``"reference"`` (flood fill in Python).
+            it waits for the device), ``"triton"`` (CUDA; it never waits) or ``"reference"`` (flood fill in Python).
 
     Returns:
         Region numbers, (B, H, W) int32 on the labels' device: 0 outside, then 1, 2, ... per image.

@@ -7,6 +7,7 @@ None. It returns (B, H, W) int32: 0 outside, and 1, 2, ... per image in raster o
 
 import importlib
 import importlib.util
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -34,18 +35,24 @@ class Backend:
 
     def obstacle(self, device: torch.device) -> str | None:
         """Why this backend cannot run on tensors of ``device``, or None."""
-        if device.type not in self.devices:
+        if device.type not in self.devices and not (self.package == "triton" and _interpreting(device)):
             return f"labels are on {device.type}, it runs on {' and '.join(self.devices)} tensors"
         if self.package is not None and importlib.util.find_spec(self.package) is None:
             return f"it needs the package {self.package!r}, which is not installed"
         return None
 
 
-# The order is the preference of "auto". A Triton backend for CUDA tensors takes the first row when it lands;
-# until then "torch" serves every accelerator.
+def _interpreting(device: torch.device) -> bool:
+    """Whether Triton's kernels run on CPU tensors here, one program after another: for tests, and slow."""
+    return device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
+
+
+# The order is the preference of "auto". The Triton kernels equal the others in Triton's interpreter and compile for
+# Hopper, but have not run on a GPU yet: until they have, "auto" leaves them to those who name them.
 BACKENDS: dict[str, Backend] = {
     "skimage": Backend("skimage_cpu", ("cpu",), "skimage"),
     "torch": Backend("torch_propagation", ("cpu", "cuda", "mps", "xpu")),
+    "triton": Backend("triton_unionfind", ("cuda",), "triton"),
     "reference": Backend("reference", ("cpu",)),
 }
 
@@ -59,7 +66,7 @@ def resolve(backend: str, device: torch.device) -> Backend:
     """
     if backend == "auto":
         for candidate in BACKENDS.values():
-            if candidate.obstacle(device) is None:
+            if device.type in candidate.devices and candidate.obstacle(device) is None:
                 return candidate
         raise BackendUnavailableError(f"no backend of {sorted(BACKENDS)} runs on {device} tensors; use labels.cpu().")
     if backend not in BACKENDS:
