@@ -1,6 +1,6 @@
 """``python -m examples.gta5_to_cityscapes``."""
 
-from .command_line import main
+from .commands.app import main
 
 if __name__ == "__main__":
     main()

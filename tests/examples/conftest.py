@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from examples.gta5_to_cityscapes.training_data import Folders
+from examples.gta5_to_cityscapes.batches.training_data import Folders
 
 from .drawn_streets import write_streets
 

@@ -12,21 +12,21 @@ import numpy as np
 import pytest
 import torch
 
-from examples.gta5_to_cityscapes.batches import BatchStream
-from examples.gta5_to_cityscapes.checkpoints import (
+from examples.gta5_to_cityscapes.batches.streams import BatchStream
+from examples.gta5_to_cityscapes.batches.training_data import Folders, open_target, open_training_data
+from examples.gta5_to_cityscapes.recipes import compose_recipe
+from examples.gta5_to_cityscapes.records.checkpoints import (
     CheckpointError,
     load_checkpoint,
     random_state,
     restore_random_state,
     save_checkpoint,
 )
-from examples.gta5_to_cityscapes.progress_events import Event
-from examples.gta5_to_cityscapes.recipes import compose_recipe
-from examples.gta5_to_cityscapes.run_folder import RunFolder
-from examples.gta5_to_cityscapes.stopping import Stopped
-from examples.gta5_to_cityscapes.training import train
-from examples.gta5_to_cityscapes.training_data import Folders, open_target, open_training_data
-from examples.gta5_to_cityscapes.written_files import written_beside
+from examples.gta5_to_cityscapes.records.progress import Event
+from examples.gta5_to_cityscapes.records.run_folder import RunFolder
+from examples.gta5_to_cityscapes.records.stopping import Stopped
+from examples.gta5_to_cityscapes.records.written_files import written_beside
+from examples.gta5_to_cityscapes.training.loop import train
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("one_thread")

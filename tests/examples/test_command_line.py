@@ -11,14 +11,16 @@ import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
-from examples.gta5_to_cityscapes import command_line, experiment
-from examples.gta5_to_cityscapes.command_line import app, main, planned_jobs
-from examples.gta5_to_cityscapes.experiment import RunsFailed, run_experiment
-from examples.gta5_to_cityscapes.progress_display import ProgressDisplay
-from examples.gta5_to_cityscapes.progress_events import Event, unwatched
-from examples.gta5_to_cityscapes.run_folder import RunFolderError
-from examples.gta5_to_cityscapes.stopping import Stopped
-from examples.gta5_to_cityscapes.training_data import Folders
+from examples.gta5_to_cityscapes.batches.training_data import Folders
+from examples.gta5_to_cityscapes.commands import run_commands
+from examples.gta5_to_cityscapes.commands.app import app, main
+from examples.gta5_to_cityscapes.commands.progress_display import ProgressDisplay
+from examples.gta5_to_cityscapes.experiments import processes
+from examples.gta5_to_cityscapes.experiments.jobs import plan
+from examples.gta5_to_cityscapes.experiments.processes import RunsFailed, run_experiment
+from examples.gta5_to_cityscapes.records.progress import Event, unwatched
+from examples.gta5_to_cityscapes.records.run_folder import RunFolderError
+from examples.gta5_to_cityscapes.records.stopping import Stopped
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -73,7 +75,7 @@ def test_ablation_skips_what_has_ended_and_resumes_the_rest(
     streets: Folders, quiet: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     overrides = [*quiet, "schedule.steps=4", "schedule.save_every=2"]
-    jobs = planned_jobs(["source", "sim+ssl"], [0], "smoke", tmp_path, overrides=overrides)
+    jobs = plan(["source", "sim+ssl"], [0], "smoke", tmp_path, overrides=overrides)
     assert [job.recipe.name for job in jobs] == ["sim", "sim+ssl", "source"]  # the one waited for goes first
     events: list[Event] = []
 
@@ -98,10 +100,10 @@ def test_ablation_skips_what_has_ended_and_resumes_the_rest(
     assert first["sim seed 0"].note == "ended earlier"
     assert (first["sim+ssl seed 0"].done, first["sim+ssl seed 0"].note) == (2, "going on")
     again: list[Event] = []
-    monkeypatch.setattr(experiment, "carry_out", None)  # nothing is left to carry out
+    monkeypatch.setattr(processes, "carry_out", None)  # nothing is left to carry out
     run_experiment(jobs, streets, CPU, again.append)
     assert {event.kind for event in again} == {"finished"}
-    other = planned_jobs(["source"], [0], "smoke", tmp_path, overrides=[*overrides, "optimiser.lr=0.25"])
+    other = plan(["source"], [0], "smoke", tmp_path, overrides=[*overrides, "optimiser.lr=0.25"])
     with pytest.raises(RunFolderError, match=r"optimiser\.lr"):
         run_experiment(other, streets, CPU, unwatched)
 
@@ -110,8 +112,8 @@ def test_runs_beside_each_other_report_and_one_failure_spares_the_rest(
     streets: Folders, quiet: list[str], tmp_path: Path
 ) -> None:
     few = [*quiet, "schedule.steps=2"]
-    good = planned_jobs(["source"], [0], "smoke", tmp_path, overrides=few)
-    bad = planned_jobs(["aa"], [0], "smoke", tmp_path, overrides=[*few, "network.weights=nowhere.pt"])
+    good = plan(["source"], [0], "smoke", tmp_path, overrides=few)
+    bad = plan(["aa"], [0], "smoke", tmp_path, overrides=[*few, "network.weights=nowhere.pt"])
     events: list[Event] = []
     with pytest.raises(RunsFailed, match=r"aa seed 0: FileNotFoundError: network.weights: .*nowhere.pt"):
         run_experiment([*bad, *good], streets, CPU, events.append, processes=2)
@@ -131,7 +133,7 @@ def test_ablation_writes_a_report(run, streets: Folders, quiet: list[str], tmp_p
 
 
 def test_demo_draws_runs_and_reports(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
-    monkeypatch.setattr(command_line, "ABLATION", ("source",))
+    monkeypatch.setattr(run_commands, "ABLATION", ("source",))
     run("demo", "--budget", "smoke", "--out", str(tmp_path), "--jobs", "1")
     assert (tmp_path / "source" / "seed0" / "result.json").is_file()
     assert (tmp_path / "report" / "index.html").is_file()
@@ -171,7 +173,7 @@ def test_stopping_is_no_error(streets: Folders, elsewhere: Path, monkeypatch: py
     def stop(*args: object, **kwargs: object) -> None:
         raise Stopped("Give the same command again.")
 
-    monkeypatch.setattr(command_line, "carry_out", stop)
+    monkeypatch.setattr(run_commands, "carry_out", stop)
     monkeypatch.setattr("sys.argv", ["x", "train", "source", *data(streets), "--out", "runs", "--size", "smoke"])
     with pytest.raises(SystemExit) as left:
         main()

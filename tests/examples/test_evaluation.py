@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 import stuffinstance as si
 from examples.gta5_to_cityscapes.data import DatasetError, Sample
-from examples.gta5_to_cityscapes.evaluation import evaluate
 from examples.gta5_to_cityscapes.networks import NetworkOutput
+from examples.gta5_to_cityscapes.training.evaluation import evaluate
 
 CPU = torch.device("cpu")
 SPACE = si.LabelSpace(names=("sky", "road", "car"), stuff=(0, 1), things=(2,))

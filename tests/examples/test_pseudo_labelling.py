@@ -12,15 +12,16 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from examples.gta5_to_cityscapes.ablation_runs import Job, carry_out
-from examples.gta5_to_cityscapes.batches import PseudoLabelled
+from examples.gta5_to_cityscapes.batches.pseudo_labelled import PseudoLabelled
+from examples.gta5_to_cityscapes.batches.training_data import Folders, open_target, open_training_data
+from examples.gta5_to_cityscapes.experiments.jobs import Job, carry_out
 from examples.gta5_to_cityscapes.networks import SegmentationNetwork
-from examples.gta5_to_cityscapes.pseudo_labelling import write_pseudo_labels
 from examples.gta5_to_cityscapes.recipes import compose_recipe
-from examples.gta5_to_cityscapes.run_folder import RunFolder
-from examples.gta5_to_cityscapes.settings import PseudoLabels
-from examples.gta5_to_cityscapes.training import start_network, train
-from examples.gta5_to_cityscapes.training_data import Folders, open_target, open_training_data
+from examples.gta5_to_cityscapes.recipes.settings import PseudoLabels
+from examples.gta5_to_cityscapes.records.run_folder import RunFolder
+from examples.gta5_to_cityscapes.training.loop import train
+from examples.gta5_to_cityscapes.training.pseudo_labelling import write_pseudo_labels
+from examples.gta5_to_cityscapes.training.recipe_network import start_network
 from stuffinstance import CITYSCAPES
 
 CPU = torch.device("cpu")

@@ -11,11 +11,11 @@ from examples.gta5_to_cityscapes.recipes import (
     RecipeError,
     class_names,
     compose_recipe,
-    differences,
     first_step_name,
 )
-from examples.gta5_to_cityscapes.schedules import learning_rate_factor
-from examples.gta5_to_cityscapes.settings import Layouts, Schedule
+from examples.gta5_to_cityscapes.recipes.settings import Layouts, Schedule
+from examples.gta5_to_cityscapes.records.run_folder import differences
+from examples.gta5_to_cityscapes.training.optimisers import learning_rate_factor
 
 
 @pytest.mark.parametrize("size", ["full", "full-vgg16", "small", "smoke"])

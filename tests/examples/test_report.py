@@ -63,9 +63,7 @@ def make_run(root: Path, recipe: str, seed: int, miou: float | None, *, steps: i
         lines.append({"step": step, "kind": "train", **losses, "lr": 0.1, "seconds": step / 10})
         if step % 20 == 0:
             iou = {"road": 0.5, "building": 0.25, "car": None}
-            lines.append(
-                {"step": step, "kind": "evaluation", "miou": (miou or 15.0) / 100 * step / steps, "iou": iou}
-            )
+            lines.append({"step": step, "kind": "evaluation", "miou": (miou or 15.0) / 100 * step / steps, "iou": iou})
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     if miou:
         share = miou / 100
@@ -95,8 +93,7 @@ def add_previews(folder: Path, count: int = 2) -> None:
 def add_banks(folder: Path, *, stuff: int = 8) -> None:
     random = torch.Generator().manual_seed(0)
     state = {
-        "stuff_bank.features": torch.randn(stuff, 5, 6, generator=random)
-        + torch.arange(stuff)[:, None, None],
+        "stuff_bank.features": torch.randn(stuff, 5, 6, generator=random) + torch.arange(stuff)[:, None, None],
         "stuff_bank.written": torch.arange(stuff),
         "instance_bank.features": torch.randn(11, 20, 6, generator=random),
         "instance_bank.written": torch.full((11,), 30),
@@ -149,9 +146,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         values = dict(attrs)
         self.tags.add(tag)
-        self.addresses += [
-            values[k] or "" for k in ("src", "srcset", "href", "data", "poster") if k in values
-        ]
+        self.addresses += [values[k] or "" for k in ("src", "srcset", "href", "data", "poster") if k in values]
         self.ids |= {values["id"] or ""} if "id" in values else set()
         if tag == "img":
             self.alts.append(values.get("alt"))
@@ -214,9 +209,7 @@ def test_synthia_is_shown_beside_the_papers_synthia_column(tmp_path: Path) -> No
 
 def test_markdown_holds_the_numbers_the_classes_and_the_warning(ladder: Path) -> None:
     experiment = read_experiment(ladder)
-    text = ablation_markdown(
-        build_ablation_table(experiment), per_class_rows(experiment), experiment.finished_recipes
-    )
+    text = ablation_markdown(build_ablation_table(experiment), per_class_rows(experiment), experiment.finished_recipes)
     assert "| + AA | 27.0 ± 2.6 | +5.0 ± 1.0 | 3 | 41.4 | +4.8 |" in text
     assert "3 classes (road, building, car). The mean is over the 2 that occur; these never do: car." in text
     assert "other data, a larger network" in text
@@ -387,7 +380,5 @@ def test_every_figure_is_written_and_shows_something(report: Path) -> None:
         colors = Image.open(path).convert("RGB").getcolors(maxcolors=2**24)
         assert colors is not None
         assert len(colors) > 10, path.name
-    light, dark = (
-        np.asarray(Image.open(report.parent / f"ablation{m}.png").convert("L")) for m in ("", "-dark")
-    )
+    light, dark = (np.asarray(Image.open(report.parent / f"ablation{m}.png").convert("L")) for m in ("", "-dark"))
     assert light.mean() > 150 > 90 > dark.mean()

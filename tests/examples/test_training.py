@@ -10,23 +10,23 @@ import numpy as np
 import pytest
 import torch
 
-from examples.gta5_to_cityscapes.ablation_runs import carry_out, plan
-from examples.gta5_to_cityscapes.adaptation_terms import (
+from examples.gta5_to_cityscapes.batches.restyling import BatchRestyling
+from examples.gta5_to_cityscapes.batches.training_data import Folders, open_training_data
+from examples.gta5_to_cityscapes.experiments.jobs import carry_out, plan
+from examples.gta5_to_cityscapes.recipes import Recipe, compose_recipe
+from examples.gta5_to_cityscapes.recipes.settings import Optimiser, Restyling
+from examples.gta5_to_cityscapes.records.run_folder import RunFolder, RunFolderError
+from examples.gta5_to_cityscapes.training.loop import train
+from examples.gta5_to_cityscapes.training.optimisers import network_optimiser
+from examples.gta5_to_cityscapes.training.recipe_network import start_network
+from examples.gta5_to_cityscapes.training.step import TrainingStep
+from examples.gta5_to_cityscapes.training.terms import (
     Domain,
     OutputAlignment,
     Passes,
     StuffInstanceAlignment,
-    compose_terms,
     cross_entropy,
 )
-from examples.gta5_to_cityscapes.recipes import Recipe, compose_recipe
-from examples.gta5_to_cityscapes.restyling import BatchRestyling
-from examples.gta5_to_cityscapes.run_folder import RunFolder, RunFolderError
-from examples.gta5_to_cityscapes.schedules import network_optimiser
-from examples.gta5_to_cityscapes.settings import Optimiser, Restyling
-from examples.gta5_to_cityscapes.training import start_network, train
-from examples.gta5_to_cityscapes.training_data import Folders, open_training_data
-from examples.gta5_to_cityscapes.training_step import TrainingStep
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -35,8 +35,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def made_step(recipe: Recipe) -> tuple[TrainingStep, Passes]:
     """A step over random pictures of two sizes."""
     network = start_network(recipe, CPU)
-    optimiser = network_optimiser(recipe.optimiser, network.parameter_groups(recipe.optimiser.lr))
-    step = TrainingStep(recipe, network, compose_terms(recipe, network, CPU), optimiser, CPU)
+    step = TrainingStep(recipe, network, CPU)
     generator = torch.Generator().manual_seed(1)
 
     def domain(height: int, width: int) -> Domain:
@@ -155,7 +154,7 @@ def test_all_ignored_labels_give_an_exact_zero_on_the_graph() -> None:
 
 def test_head_factor_replaces_the_ten(quiet: list[str]) -> None:
     network = start_network(compose_recipe("source", "smoke", overrides=quiet), CPU)
-    groups = network_optimiser(Optimiser(lr=0.1, head_factor=3), network.parameter_groups(0.1)).param_groups
+    groups = network_optimiser(Optimiser(lr=0.1, head_factor=3), network).param_groups
     assert [group["lr"] for group in groups] == pytest.approx([0.1, 0.3])
 
 
@@ -186,9 +185,9 @@ def test_pictures_restyled_elsewhere_replace_the_source(streets: Folders, tmp_pa
 
 
 def test_a_smoke_run_writes_every_file(streets: Folders, tmp_path: Path) -> None:
-    recipe = compose_recipe("aa+it+sim+ssl", "smoke", overrides=["schedule.steps=4", "schedule.evaluate_every=2"])
-    first = compose_recipe("aa+it+sim", "smoke", overrides=["schedule.steps=4"])
-    for job in plan([recipe], tmp_path, [first]):
+    overrides = ["schedule.steps=4", "schedule.evaluate_every=2"]
+    recipe = compose_recipe("aa+it+sim+ssl", "smoke", overrides=overrides)
+    for job in plan([recipe.name], [0], "smoke", tmp_path, overrides=overrides):
         result = carry_out(job, streets, CPU)
     run = tmp_path / "aa+it+sim+ssl" / "seed0"
     assert result.step == 4

@@ -2,11 +2,10 @@
 
 from .errors import DatasetError
 from .inspection import DatasetSummary, describe, mismatched_pairs
-from .opening import LAYOUTS, Layout, open_dataset
-from .samples import Sample, SegmentationDataset
+from .opening import Layout, open_dataset
+from .samples import Sample, SegmentationDataset, picture_tensor
 
 __all__ = [
-    "LAYOUTS",
     "DatasetError",
     "DatasetSummary",
     "Layout",
@@ -15,4 +14,5 @@ __all__ = [
     "describe",
     "mismatched_pairs",
     "open_dataset",
+    "picture_tensor",
 ]

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from stuffinstance import CITYSCAPES, LabelSpace
 
@@ -15,7 +15,6 @@ from .samples import PictureFiles, ReadIds, SegmentationDataset
 from .synthia import list_synthia
 
 Layout = Literal["gta5", "synthia", "cityscapes"]
-LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 
 
 @dataclass(frozen=True)

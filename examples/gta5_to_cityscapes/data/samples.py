@@ -47,6 +47,11 @@ class PictureFiles:
     labels: Path | None
 
 
+def picture_tensor(pixels: npt.NDArray[np.uint8]) -> Tensor:
+    """Decoded RGB pixels (H, W, 3) as samples have them: (3, H, W) uint8."""
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
 class SegmentationDataset(Dataset[Sample]):
     """Pictures of one domain in the ids of one label space.
 
@@ -88,8 +93,7 @@ class SegmentationDataset(Dataset[Sample]):
             labels = np.full(pixels.shape[:2], self.space.ignore_index, dtype=np.uint8)
         else:
             labels = self._read_labels(entry.image, entry.labels, stored)
-        image = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
-        return Sample(image, torch.from_numpy(labels), entry.name)
+        return Sample(picture_tensor(pixels), torch.from_numpy(labels), entry.name)
 
     def _read_labels(self, image: Path, path: Path, stored: tuple[int, int]) -> npt.NDArray[np.uint8]:
         raw = self._read_ids(path, self.max_pixels)

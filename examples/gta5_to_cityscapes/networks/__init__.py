@@ -1,11 +1,10 @@
 """Segmentation networks with one interface: features for matching, logits for everything else."""
 
-from .building import NETWORKS, NetworkName, build_network
+from .building import NetworkName, build_network
 from .network import NetworkOutput, SegmentationNetwork
 from .weights import WeightsError, WeightsReport
 
 __all__ = [
-    "NETWORKS",
     "NetworkName",
     "NetworkOutput",
     "SegmentationNetwork",

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from .deeplab_v2 import deeplab_v2_resnet, deeplab_v2_vgg16
 from .network import SegmentationNetwork
@@ -10,7 +10,6 @@ from .small import small_network
 from .weights import load_weights, read_weights
 
 NetworkName = Literal["deeplabv2_resnet101", "deeplabv2_vgg16", "small"]
-NETWORKS: tuple[NetworkName, ...] = get_args(NetworkName)
 
 _BUILDERS: Mapping[str, Callable[..., SegmentationNetwork]] = {
     "deeplabv2_resnet101": deeplab_v2_resnet,

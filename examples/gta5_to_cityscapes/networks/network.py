@@ -138,9 +138,9 @@ class SegmentationNetwork(nn.Module):
             raise ValueError(f"rows must be (N, D={self.feature_dim}), got {tuple(rows.shape)}.")
         return self.head.classify(rows)
 
-    def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
-        """Backbone at ``lr``, head at ten times that; parameters that take no gradient are left out."""
+    def parameter_groups(self, lr: float, head_factor: float = 10.0) -> list[dict[str, Any]]:
+        """Backbone at ``lr``, head at ``head_factor`` times that; what takes no gradient is left out."""
         return [
             {"params": [p for p in self.backbone.parameters() if p.requires_grad], "lr": lr},
-            {"params": [p for p in self.head.parameters() if p.requires_grad], "lr": 10 * lr},
+            {"params": [p for p in self.head.parameters() if p.requires_grad], "lr": head_factor * lr},
         ]

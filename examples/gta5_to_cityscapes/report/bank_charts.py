@@ -66,9 +66,7 @@ def read_banks(experiment: Experiment, space: si.LabelSpace) -> tuple[Banks | No
                 *_classes(state, "instance_bank", space.things, "thing", space),
             )
         except (KeyError, ValueError) as error:
-            problems.append(
-                f"{run.recipe}, seed {run.seed}: the banks of last.pt do not fit the classes: {error}."
-            )
+            problems.append(f"{run.recipe}, seed {run.seed}: the banks of last.pt do not fit the classes: {error}.")
             continue
         return Banks(classes, run, int(state["stuff_bank.features"].shape[-1])), tuple(problems)
     return None, tuple(problems)
@@ -143,9 +141,7 @@ def draw_bank_fill(banks: Banks) -> Drawn:
             )
             text = f"{one.filled} / {one.capacity}   ({one.written:,} written)"
             axes.text(102, place, text, va="center", fontsize=8, color=theme.soft)
-        name_rows(
-            axes, [f"{one.name}  {'●' if one.role == 'stuff' else '▲'}" for one in banks.classes], theme
-        )
+        name_rows(axes, [f"{one.name}  {'●' if one.role == 'stuff' else '▲'}" for one in banks.classes], theme)
         axes.grid(visible=False)
         axes.set_xlim(0, 150)
         axes.set_xticks([0, 50, 100])

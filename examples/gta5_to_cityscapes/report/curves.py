@@ -49,8 +49,7 @@ def miou_curves(experiment: Experiment) -> dict[str, Curve]:
     curves = {}
     for recipe in experiment.recipes:
         series = [
-            {e.step: 100 * e.miou for e in run.evaluations if e.miou is not None}
-            for run in experiment.of(recipe)
+            {e.step: 100 * e.miou for e in run.evaluations if e.miou is not None} for run in experiment.of(recipe)
         ]
         if curve := Curve.over(series):
             curves[recipe] = curve
@@ -104,9 +103,7 @@ def draw_miou_curves(experiment: Experiment) -> Drawn | None:
         add_legend(figure, axes, "outside upper left", 6, handlelength=2.2)
 
     ends = ", ".join(f"{title(name)} {curve.mean[-1]:.1f}" for name, curve in curves.items())
-    return draw(
-        "miou_curves", f"Line chart of mIoU over iterations. At the end: {ends} percent.", (7, 4), paint
-    )
+    return draw("miou_curves", f"Line chart of mIoU over iterations. At the end: {ends} percent.", (7, 4), paint)
 
 
 def draw_loss_curves(experiment: Experiment) -> tuple[Drawn, ...]:
@@ -132,9 +129,7 @@ def _loss_panel(loss: str, curves: dict[str, Curve], experiment: Experiment) -> 
     return draw(f"loss_{loss}", f"Line chart of the {loss} loss over iterations: {ends}.", (4.6, 3), paint)
 
 
-def _paint(
-    axes: Axes, curves: dict[str, Curve], experiment: Experiment, theme: Theme, *, markers: bool
-) -> None:
+def _paint(axes: Axes, curves: dict[str, Curve], experiment: Experiment, theme: Theme, *, markers: bool) -> None:
     lines = recipe_lines(experiment.recipes, theme)
     for recipe, curve in curves.items():
         line = lines[recipe]

@@ -153,9 +153,7 @@ def headline_numbers(table: AblationTable, adapted: str | None) -> tuple[tuple[s
     if len(rows) == 3:
         low, middle, high = (row.miou.mean for row in rows if row.miou)
         if high > low:
-            numbers.append(
-                ("of the gap to target only closed", f"{100 * (middle - low) / (high - low):.0f} %")
-            )
+            numbers.append(("of the gap to target only closed", f"{100 * (middle - low) / (high - low):.0f} %"))
     return tuple(numbers)
 
 

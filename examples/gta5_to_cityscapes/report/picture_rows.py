@@ -108,10 +108,7 @@ def _content(labels: np.ndarray, space: si.LabelSpace) -> str:
     """The four largest classes in words, for readers who do not see the picture."""
     counts = np.bincount(labels.ravel(), minlength=256)[: space.num_classes]
     order = [int(k) for k in np.argsort(-counts)[:4] if counts[k]]
-    return (
-        ", ".join(f"{space.names[k]} {100 * counts[k] / labels.size:.0f} %" for k in order)
-        or "nothing labelled"
-    )
+    return ", ".join(f"{space.names[k]} {100 * counts[k] / labels.size:.0f} %" for k in order) or "nothing labelled"
 
 
 def _legend(rows: list[list[Preview]], space: si.LabelSpace) -> tuple[LegendEntry, ...]:

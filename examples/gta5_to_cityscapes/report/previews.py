@@ -71,9 +71,7 @@ def best_known(experiment: Experiment, recipe: str | None, *, seed: int | None =
 def colour_labels(labels: Pixels, space: si.LabelSpace) -> Pixels:
     """Label ids to the colours of the space; what is ignored stays black."""
     table = np.zeros((256, 3), dtype=np.uint8)
-    palette = space.palette or tuple(
-        (37 * k % 256, 97 * k % 256, 173 * k % 256) for k in range(space.num_classes)
-    )
+    palette = space.palette or tuple((37 * k % 256, 97 * k % 256, 173 * k % 256) for k in range(space.num_classes))
     table[: space.num_classes] = palette
     return table[labels]
 
@@ -96,9 +94,7 @@ def contact_sheet(columns: Sequence[str], rows: Sequence[Sequence[Pixels]], *, w
     """All pictures in one, a heading above each column: for a README or a slide."""
     gap, head = 6, 30
     heights = [round(row[0].shape[0] * width / row[0].shape[1]) for row in rows]
-    sheet = Image.new(
-        "RGB", (len(columns) * (width + gap) - gap, head + sum(heights) + gap * (len(rows) - 1)), "white"
-    )
+    sheet = Image.new("RGB", (len(columns) * (width + gap) - gap, head + sum(heights) + gap * (len(rows) - 1)), "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=17)
     for column, heading in enumerate(columns):
         pen.text((column * (width + gap) + 2, 4), heading, fill="#1d2329", font=font)

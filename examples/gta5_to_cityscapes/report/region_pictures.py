@@ -84,9 +84,7 @@ def _row(preview: Preview, run: Run, space: si.LabelSpace, most: int) -> tuple[C
     return tuple(cells)
 
 
-def draw_regions(
-    image: Pixels, labels: Pixels, space: si.LabelSpace, most: int = 10
-) -> tuple[Pixels, int, int]:
+def draw_regions(image: Pixels, labels: Pixels, space: si.LabelSpace, most: int = 10) -> tuple[Pixels, int, int]:
     """The picture, the number of thing regions and how many of them are among the largest of their class."""
     batch = _batch(labels)
     components = si.connected_components(batch, classes=space.things)[0].numpy()
@@ -100,9 +98,7 @@ def draw_regions(
     canvas = np.repeat(image.astype(np.float32).mean(2, keepdims=True), 3, axis=2) * 0.6 + 60
     _hatch(canvas, stuff, colour_labels(labels, space))
     things = components > 0
-    canvas[things] = (
-        0.25 * canvas[things] + 0.75 * _INSTANCE_COLORS[components[things] % len(_INSTANCE_COLORS)]
-    )
+    canvas[things] = 0.25 * canvas[things] + 0.75 * _INSTANCE_COLORS[components[things] % len(_INSTANCE_COLORS)]
     edges = _edges(numbers)
     canvas[_grow(edges) & ~edges & (numbers == 0)] *= 0.35
     canvas[edges] = 255
@@ -139,9 +135,7 @@ def _edges(numbers: NDArray[np.int32]) -> NDArray[np.bool_]:
 def _grow(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     padded = np.pad(mask, 1)
     height, width = mask.shape
-    return np.asarray(
-        np.logical_or.reduce([padded[y : y + height, x : x + width] for y in range(3) for x in range(3)])
-    )
+    return np.asarray(np.logical_or.reduce([padded[y : y + height, x : x + width] for y in range(3) for x in range(3)]))
 
 
 def _numbered(pixels: Pixels, numbers: NDArray[np.int32], most: int) -> Pixels:
@@ -152,9 +146,7 @@ def _numbered(pixels: Pixels, numbers: NDArray[np.int32], most: int) -> Pixels:
         rows, columns = np.nonzero(numbers == number)
         if len(rows) < 250:
             continue
-        middle = np.argmin(
-            (rows - rows.mean()) ** 2 + (columns - columns.mean()) ** 2
-        )  # a pixel of the region itself
+        middle = np.argmin((rows - rows.mean()) ** 2 + (columns - columns.mean()) ** 2)  # a pixel of the region itself
         text = str((number - 1) % most + 1)
         place = (int(columns[middle]), int(rows[middle]))
         pen.text(place, text, fill="white", font=font, anchor="mm", stroke_width=2, stroke_fill="black")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from pathlib import Path
 
-from ..written_files import written_beside
+from ..records.written_files import written_beside
 
 
 def write_whole(path: Path, content: bytes | str) -> None:

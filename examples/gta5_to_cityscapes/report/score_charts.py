@@ -30,9 +30,7 @@ def draw_ablation(experiment: Experiment, table: AblationTable) -> Drawn | None:
                 for r in experiment.of(row.recipe, finished=True)
                 if r.result and r.result.miou is not None
             ]
-            axes.plot(
-                seeds, [place] * len(seeds), "o", color=line.color, markeredgecolor=theme.ink, ms=5, mew=0.7
-            )
+            axes.plot(seeds, [place] * len(seeds), "o", color=line.color, markeredgecolor=theme.ink, ms=5, mew=0.7)
             axes.annotate(
                 row.miou.text(),
                 (max(seeds), place),

@@ -67,9 +67,7 @@ def draw_thresholds(table: ThresholdTable) -> Drawn:
         limits = [100 * row.threshold.mean if row.threshold else 0.0 for row in table.rows]
         axes.barh(places, kept, height=0.58, color="#56b4e9", label="share of pixels kept")
         axes.plot(limits, places, "|", color="#d55e00", ms=13, mew=2.4, label="threshold on the confidence")
-        axes.axvline(
-            100 * table.cap, color=theme.soft, linewidth=0.9, linestyle=":", label=f"cap, {table.cap:g}"
-        )
+        axes.axvline(100 * table.cap, color=theme.soft, linewidth=0.9, linestyle=":", label=f"cap, {table.cap:g}")
         name_rows(axes, [row.name for row in table.rows], theme)
         axes.grid(visible=False, axis="y")
         axes.set_xlim(0, 100)

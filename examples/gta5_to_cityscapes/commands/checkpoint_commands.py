@@ -5,12 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 
-from .ablation_runs import label_target
-from .checkpoints import load_checkpoint, restore_network
-from .command_options import (
+from ..batches.training_data import Folders, open_labelled, open_target, open_validation
+from ..data import describe, open_dataset
+from ..experiments.jobs import label_target
+from ..recipes import class_names, compose_recipe
+from ..recipes.settings import Layouts, PseudoLabels
+from ..records.progress import Event
+from ..records.run_folder import RunFolder
+from ..records.written_files import sha256_of
+from ..training.evaluation import evaluate as evaluate_network
+from ..training.recipe_network import trained_network
+from .options import (
     Device,
     Source,
     SourceLayout,
@@ -22,25 +29,7 @@ from .command_options import (
     print_scores,
     use_threads,
 )
-from .data import describe, open_dataset
-from .evaluation import evaluate as evaluate_network
-from .networks import SegmentationNetwork, build_network
 from .progress_display import ProgressDisplay
-from .progress_events import Event
-from .recipes import Recipe, class_names, compose_recipe
-from .run_folder import RunFolder
-from .settings import Layouts, PseudoLabels
-from .training_data import Folders, open_labelled, open_target, open_validation
-from .written_files import sha256_of
-
-
-def trained_network(file: Path, device: torch.device) -> tuple[Recipe, SegmentationNetwork, int]:
-    """The recipe, the network and the step of a checkpoint."""
-    saved = load_checkpoint(file, device)
-    recipe = Recipe.model_validate(saved["recipe"])
-    network = build_network(recipe.network.name, recipe.label_space.num_classes, **recipe.network.options)
-    restore_network(network, saved, file)
-    return recipe, network.to(device), int(saved["step"])
 
 
 def pseudo_label(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,13 +15,10 @@ from torch.nn import functional as F
 
 import stuffinstance as si
 
-from .augmentation import as_unit_floats
-from .batches import Batch, Samples, collate
-from .data import DatasetError, Sample
-from .picture_files import picture_tensor
-from .written_files import written_beside
-
-Tick = Callable[[int, int], None]  # (pictures done, pictures in all)
+from ..batches.streams import Samples, as_unit_floats, in_order
+from ..data import DatasetError, Sample, picture_tensor
+from ..records.progress import Tick, silent
+from ..records.written_files import written_beside
 
 
 @dataclass(frozen=True)
@@ -30,10 +27,6 @@ class Scores:
 
     miou: float
     iou: dict[str, float | None]
-
-
-def silent(done: int, total: int) -> None:
-    """A tick that tells nobody."""
 
 
 @torch.no_grad()
@@ -74,17 +67,19 @@ def evaluate(
     shown = {int(i): k for k, i in enumerate(np.linspace(0, len(dataset) - 1, preview_count).astype(int))}
     was_training = network.training
     network.eval()
+    done = 0
     try:
-        for first, samples in _chunks(dataset, batch):
+        for samples in in_order(dataset, batch):
             resized = [_at_size(sample, picture_size) for sample in samples]
             labels = torch.stack([sample.labels for sample in samples]).to(device)
             images = as_unit_floats(torch.stack(resized), device)
             predictions = upsampled_logits(network, images, labels.shape[-2:]).argmax(1)
             score.update(predictions, labels.long())
-            for offset, sample in enumerate(samples):
-                if previews is not None and first + offset in shown:
-                    _write_preview(previews / f"{shown[first + offset]}.npz", sample, predictions[offset])
-            tick(first + len(samples), len(dataset))
+            for sample, prediction in zip(samples, predictions, strict=True):
+                if previews is not None and done in shown:
+                    _write_preview(previews / f"{shown[done]}.npz", sample, prediction)
+                done += 1
+            tick(done, len(dataset))
     finally:
         network.train(was_training)
     return named_scores(score, space, classes)
@@ -103,22 +98,12 @@ def named_scores(score: si.MeanIoU, space: si.LabelSpace, classes: Sequence[str]
     return Scores(mean, {name: None if math.isnan(value) else value for name, value in values.items()})
 
 
-def _chunks(dataset: Samples, batch: int) -> Iterator[tuple[int, list[Sample]]]:
-    for first in range(0, len(dataset), batch):
-        yield first, [dataset[i] for i in range(first, min(first + batch, len(dataset)))]
-
-
-def picture_batches(dataset: Samples, batch: int) -> Iterator[Batch]:
-    """The whole data set once, in order."""
-    for _, samples in _chunks(dataset, batch):
-        yield collate(samples)
-
-
 def _at_size(sample: Sample, size: tuple[int, int] | None) -> Tensor:
     if size is None or tuple(sample.image.shape[-2:]) == tuple(size):
         return sample.image
     picture = Image.fromarray(sample.image.permute(1, 2, 0).numpy())
-    return picture_tensor(picture.resize((size[1], size[0]), Image.Resampling.BICUBIC))
+    resized = picture.resize((size[1], size[0]), Image.Resampling.BICUBIC)
+    return picture_tensor(np.array(resized, dtype=np.uint8))
 
 
 def _write_preview(path: Path, sample: Sample, prediction: Tensor) -> None:

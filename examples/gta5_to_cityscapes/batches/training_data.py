@@ -1,4 +1,4 @@
-"""Open the pictures that a recipe trains and is scored on."""
+"""The data sets that a recipe trains and is scored on."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .batches import DecodedPictures, PseudoLabelled, Samples
-from .data import SegmentationDataset, open_dataset
-from .recipes import Recipe
+from torch.utils.data import Dataset
+
+from ..data import Sample, SegmentationDataset, open_dataset
+from ..recipes import Recipe
+from .pseudo_labelled import PseudoLabelled
 from .restyling import RestyledPictures, restyled_folder
+from .streams import Samples
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,23 @@ def open_training_data(
         DecodedPictures(validation) if keep else validation,
         identity,
     )
+
+
+class DecodedPictures(Dataset[Sample]):
+    """Keep what has been decoded in memory: two slow cores should train, not decode the same PNG again."""
+
+    def __init__(self, dataset: Samples) -> None:
+        self.dataset = dataset
+        self.names = dataset.names
+        self._kept: dict[int, Sample] = {}
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Sample:
+        if index not in self._kept:
+            self._kept[index] = self.dataset[index]
+        return self._kept[index]
 
 
 def fingerprint(dataset: SegmentationDataset) -> dict[str, Any]:

@@ -16,12 +16,11 @@ from torch.nn import functional as F
 
 import stuffinstance as si
 
-from .augmentation import as_unit_floats
-from .batches import Samples
-from .evaluation import Tick, picture_batches, silent
-from .picture_files import write_label_map
-from .settings import PseudoLabels
-from .written_files import read_json, write_json
+from ..batches.pseudo_labelled import write_label_map
+from ..batches.streams import Samples, as_unit_floats, collate, in_order
+from ..recipes.settings import PseudoLabels
+from ..records.progress import Tick, silent
+from ..records.written_files import read_json, write_json
 
 MANIFEST = "manifest.json"
 
@@ -107,12 +106,12 @@ def _two_passes(
         space.num_classes, quantile=settings.quantile, cap=settings.cap, ignore_index=space.ignore_index
     ).to(device)
     done, total = 0, 2 * len(dataset)
-    for pictures in picture_batches(dataset, batch):
+    for pictures in map(collate, in_order(dataset, batch)):
         rule.update(upsampled_probabilities(network, as_unit_floats(pictures.images, device)))
         done += len(pictures.names)
         tick(done, total)
     kept = torch.zeros(256, dtype=torch.int64)
-    for pictures in picture_batches(dataset, batch):
+    for pictures in map(collate, in_order(dataset, batch)):
         probabilities = upsampled_probabilities(network, as_unit_floats(pictures.images, device))
         labels = rule.pseudo_labels(probabilities).cpu()
         for name, label_map in zip(pictures.names, labels, strict=True):

@@ -11,7 +11,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-LayoutName = Literal["gta5", "synthia", "cityscapes"]
+from ..data import Layout
+from ..networks import NetworkName
+
 SpaceName = Literal["cityscapes", "synthia16", "synthia13"]
 
 
@@ -24,14 +26,14 @@ class Settings(BaseModel):
 class Layouts(Settings):
     """How the two folders are laid out."""
 
-    source: LayoutName = "gta5"
-    target: LayoutName = "cityscapes"
+    source: Layout = "gta5"
+    target: Layout = "cityscapes"
 
 
 class Network(Settings):
     """Which network, and where it starts from."""
 
-    name: Literal["deeplabv2_resnet101", "deeplabv2_vgg16", "small"] = "deeplabv2_resnet101"
+    name: NetworkName = "deeplabv2_resnet101"
     weights: str | None = None
     options: dict[str, Any] = Field(default_factory=dict)
 

@@ -17,7 +17,12 @@ class Event(NamedTuple):
 
 
 Watch = Callable[[Event], None]
+Tick = Callable[[int, int], None]  # (pictures done, pictures in all), from what does not know its task's name
 
 
 def unwatched(event: Event) -> None:
     """Nobody listens."""
+
+
+def silent(done: int, total: int) -> None:
+    """A tick that tells nobody."""

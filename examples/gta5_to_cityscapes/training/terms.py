@@ -19,10 +19,10 @@ from torch.optim import Optimizer
 
 import stuffinstance as si
 
-from .networks import NetworkOutput, SegmentationNetwork
-from .recipes import Recipe
-from .schedules import remember_start
-from .settings import Adversarial, Matching
+from ..networks import NetworkOutput, SegmentationNetwork
+from ..recipes import Recipe
+from ..recipes.settings import Adversarial, Matching
+from .optimisers import remember_start
 
 
 class Loss(NamedTuple):

@@ -10,14 +10,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from .evaluation import Scores
-from .run_folder import RunFolder
-from .settings import LayoutName
+from ..data import Layout
+from ..records.run_folder import RunFolder
+from ..training.evaluation import Scores
 
 Source = Annotated[Path, typer.Option(help="Folder of the labelled source data set.")]
 Target = Annotated[Path, typer.Option(help="Folder of the target data set.")]
-SourceLayout = Annotated[LayoutName, typer.Option(help="How the source folder is laid out.")]
-TargetLayout = Annotated[LayoutName, typer.Option(help="How the target folder is laid out.")]
+SourceLayout = Annotated[Layout, typer.Option(help="How the source folder is laid out.")]
+TargetLayout = Annotated[Layout, typer.Option(help="How the target folder is laid out.")]
 SizeName = Annotated[str, typer.Option(help="full (the authors'), full-vgg16, small (two CPU cores) or smoke.")]
 Out = Annotated[Path, typer.Option(help="Experiment folder; runs go to OUT/<recipe>/seed<k>/.")]
 Classes = Annotated[str, typer.Option(help="Classes to score: all, 16, 13, or names set apart by commas.")]

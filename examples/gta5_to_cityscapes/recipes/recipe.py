@@ -7,7 +7,7 @@ nothing else, so any subset can be tried and no recipe copies another.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import ValidationError, model_validator
@@ -39,6 +39,19 @@ SPACES: dict[SpaceName, si.LabelSpace] = {
     "synthia16": si.SYNTHIA_16,
     "synthia13": si.SYNTHIA_13,
 }
+
+
+SHARED = (  # what a recipe takes from its size whichever parts it has
+    "network",
+    "pictures",
+    "augmentation",
+    "optimiser",
+    "schedule",
+    "evaluation",
+    "precision",
+    "deterministic",
+    "running",
+)
 
 
 class RecipeError(ValueError):
@@ -77,6 +90,11 @@ class Recipe(Settings):
                 f"({self.schedule.horizon}), where the learning rate is 0; set both"
             )
         return self
+
+    @property
+    def title(self) -> str:
+        """How progress and messages name a run of this recipe."""
+        return f"{self.name} seed {self.seed}"
 
     @property
     def label_space(self) -> si.LabelSpace:
@@ -149,19 +167,6 @@ def compose_recipe(
         raise RecipeError(f"recipe {name!r} in size {size!r} cannot be: {_reasons(error)}.") from error
 
 
-SHARED = (
-    "network",
-    "pictures",
-    "augmentation",
-    "optimiser",
-    "schedule",
-    "evaluation",
-    "precision",
-    "deterministic",
-    "running",
-)
-
-
 def override(size: Size, overrides: Sequence[str]) -> Size:
     """``size`` with each ``group.setting=value`` put in; values are JSON, or plain text where that fails."""
     settings: dict[str, Any] = size.model_dump()
@@ -210,18 +215,3 @@ def class_names(wanted: str, space: si.LabelSpace) -> tuple[str, ...]:
             f"classes must be 'all', '16', '13' or names out of {', '.join(space.names)}; got {', '.join(unknown)}."
         )
     return tuple(names)
-
-
-def differences(kept: Mapping[str, Any], asked: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Every setting in which two recipe files differ, as ``group.setting: kept -> asked``."""
-    found: list[str] = []
-    for key in sorted({*kept, *asked}):
-        path = f"{prefix}{key}"
-        old, new = kept.get(key), asked.get(key)
-        if path == "running" or old == new:
-            continue
-        if isinstance(old, Mapping) and isinstance(new, Mapping):
-            found += differences(old, new, f"{path}.")
-        else:
-            found.append(f"{path}: {json.dumps(old)} -> {json.dumps(new)}")
-    return found

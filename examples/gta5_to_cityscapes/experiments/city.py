@@ -1,20 +1,14 @@
-"""The whole thing in one go: draw the city, run the six recipes, write the report."""
+"""The generated city of an experiment: how large, where it lies, and drawing it once."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
-from .ablation_runs import Job
-from .experiment import run_experiment
-from .progress_display import ProgressDisplay
-from .progress_events import Event, Watch
-from .training_data import Folders
-from .written_files import read_json, write_json
+from ..batches.training_data import Folders
+from ..records.progress import Event, Watch
+from ..records.written_files import read_json, write_json
 
 
 @dataclass(frozen=True)
@@ -37,8 +31,6 @@ BUDGETS = {
     "small": Budget("small", 400, 300, 100, (480, 240)),
     "smoke": Budget("smoke", 8, 8, 4, (192, 96)),
 }
-CITY_COST = 1.0  # of drawing, in units of a run on labelled pictures alone
-REPORT_COST = 0.3
 
 
 def city_folders(out: Path) -> Folders:
@@ -69,26 +61,3 @@ def generate(folders: Folders, budget: Budget, seed: int, watch: Watch) -> None:
     )
     write_json(note, asked)
     watch(Event("city", budget.pictures, budget.pictures, "drawn", "finished"))
-
-
-def write_report_of(experiment: Path, watch: Watch) -> Path | None:
-    """The report page, or None where the packages it needs are not installed."""
-    try:
-        from .report import write_report
-    except ImportError as error:
-        watch(Event("report", 1, 1, f"not written: {error}", "failed"))
-        return None
-    watch(Event("report", 0, 1, "writing"))
-    page = write_report(experiment, experiment / "report")
-    watch(Event("report", 1, 1, "written", "finished"))
-    return page
-
-
-def run_demonstration(jobs: Sequence[Job], out: Path, budget: str, seed: int, processes: int) -> Path | None:
-    """All of it under one progress display."""
-    folders = city_folders(out)
-    costs = {job.name: job.cost for job in jobs} | {"city": CITY_COST, "report": REPORT_COST}
-    with ProgressDisplay(costs, overall="demo") as display:
-        generate(folders, BUDGETS[budget], seed, display)
-        run_experiment(jobs, folders, torch.device("cpu"), display, processes=processes)
-        return write_report_of(out, display)

@@ -9,10 +9,9 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import kornia.augmentation as K
-import torch
 from torch import Tensor, nn
 
-from .settings import Augmentation
+from ..recipes.settings import Augmentation
 
 
 class TrainingAugmentation:
@@ -79,8 +78,3 @@ def appearance(settings: Augmentation) -> nn.Sequential | None:
     if settings.noise:
         steps.append(K.RandomGaussianNoise(std=settings.noise_deviation, p=settings.noise))
     return nn.Sequential(*steps) if steps else None
-
-
-def as_unit_floats(images: Tensor, device: torch.device) -> Tensor:
-    """uint8 pictures as floats in [0, 1] on ``device``."""
-    return images.to(device, non_blocking=True).float().div_(255)

@@ -7,14 +7,18 @@ step's rows) and adversarial losses, target backward; the discriminator on both;
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from .adaptation_terms import Domain, Loss, Passes, Term
-from .networks import SegmentationNetwork
-from .recipes import Recipe
+from ..networks import SegmentationNetwork
+from ..recipes import Recipe
+from ..records.checkpoints import restore_network
+from .optimisers import network_optimiser
+from .terms import Domain, Loss, Passes, compose_terms
 
 AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -22,20 +26,13 @@ AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 class TrainingStep:
     """The network, its terms and all optimisers; calling it trains once and returns the loss values."""
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        network: SegmentationNetwork,
-        terms: list[Term],
-        optimiser: Optimizer,
-        device: torch.device,
-    ) -> None:
+    def __init__(self, recipe: Recipe, network: SegmentationNetwork, device: torch.device) -> None:
         self.network = network
-        self.terms = terms
-        self.optimisers: dict[str, Optimizer] = {"network": optimiser}
-        for term in terms:
+        self.terms = compose_terms(recipe, network, device)
+        self.optimisers: dict[str, Optimizer] = {"network": network_optimiser(recipe.optimiser, network)}
+        for term in self.terms:
             self.optimisers |= term.optimisers()
-        self.forward_target = any(term.needs_target for term in terms)
+        self.forward_target = any(term.needs_target for term in self.terms)
         self.device = device
         self.precision = AUTOCAST.get(recipe.precision)
         # Only fp16 can underflow; elsewhere the scaler passes everything through.
@@ -72,3 +69,22 @@ class TrainingStep:
                 total = weighted if total is None else total + weighted
         if total is not None:
             self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps of all that a step trains or remembers."""
+        return {
+            "network": self.network.state_dict(),
+            **{name: module.state_dict() for term in self.terms for name, module in term.modules().items()},
+            "optimisers": {name: each.state_dict() for name, each in self.optimisers.items()},
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def restore(self, saved: dict[str, Any], path: Path) -> None:
+        """Take up what :meth:`state` gave, from a checkpoint that was read from ``path``."""
+        restore_network(self.network, saved, path)
+        for term in self.terms:
+            for name, module in term.modules().items():
+                module.load_state_dict(saved[name])
+        for name, optimiser in self.optimisers.items():
+            optimiser.load_state_dict(saved["optimisers"][name])
+        self.scaler.load_state_dict(saved["scaler"])

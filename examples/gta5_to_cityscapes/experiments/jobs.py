@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from .checkpoints import load_checkpoint, restore_network
-from .evaluation import Tick
-from .networks import SegmentationNetwork
-from .progress_events import Event, Watch, unwatched
-from .pseudo_labelling import Kept, write_pseudo_labels
-from .recipes import Recipe, first_step_name
-from .run_folder import Result, RunFolder
-from .settings import PseudoLabels
-from .training import start_network, train
-from .training_data import Folders, open_target, open_training_data
-from .written_files import sha256_of, write_json
+from ..batches.training_data import Folders, open_target, open_training_data
+from ..networks import SegmentationNetwork
+from ..recipes import Recipe, compose_recipe, first_step_name
+from ..recipes.settings import Layouts, PseudoLabels
+from ..records.checkpoints import load_checkpoint, restore_network
+from ..records.progress import Event, Tick, Watch, unwatched
+from ..records.run_folder import Result, RunFolder
+from ..records.written_files import sha256_of, write_json
+from ..training.loop import train
+from ..training.pseudo_labelling import Kept, write_pseudo_labels
+from ..training.recipe_network import start_network
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Job:
     @property
     def name(self) -> str:
         """As events name it."""
-        return f"{self.recipe.name} seed {self.recipe.seed}"
+        return self.recipe.title
 
     @property
     def cost(self) -> float:
@@ -42,26 +42,48 @@ class Job:
         return 1.0 + second_pass + (0.3 if recipe.matching else 0.0) + (0.1 if recipe.restyle else 0.0)
 
 
-def run_folder(experiment: Path, recipe: Recipe) -> RunFolder:
-    """Where a recipe's run lies within an experiment."""
-    return RunFolder(experiment / recipe.name / f"seed{recipe.seed}")
+def plan(
+    names: Sequence[str],
+    seeds: Sequence[int],
+    size: str,
+    experiment: Path,
+    *,
+    layouts: Layouts | None = None,
+    classes: str = "all",
+    overrides: Sequence[str] = (),
+) -> list[Job]:
+    """Every recipe with every seed, and the first steps that second steps need.
 
-
-def plan(recipes: Iterable[Recipe], experiment: Path, first_steps: Iterable[Recipe]) -> list[Job]:
-    """Jobs in an order that keeps a pair of workers busy: what others wait for goes first.
+    Their order keeps a pair of workers busy: what others wait for goes first.
 
     Args:
-        recipes: What was asked for.
-        experiment: The folder of them all.
-        first_steps: The first-step recipe of each second-step one, run too if it is not among ``recipes``.
+        names: Names of recipes.
+        seeds: Seeds of each.
+        size: As in :func:`~..recipes.compose_recipe`, like all that follows ``experiment``.
+        experiment: The folder of all their runs, ``<recipe>/seed<k>/``.
+        layouts: How the data sets are laid out.
+        classes: What is scored.
+        overrides: Settings of the size.
     """
-    wanted = {(recipe.name, recipe.seed): recipe for recipe in (*first_steps, *recipes)}
-    jobs = []
-    for recipe in wanted.values():
-        first = None
-        if recipe.pseudo_labels is not None:
-            first = run_folder(experiment, wanted[first_step_name(recipe.name), recipe.seed])
-        jobs.append(Job(recipe, run_folder(experiment, recipe), first))
+
+    def composed(names: Sequence[str]) -> list[Recipe]:
+        return [
+            compose_recipe(name, size, seed=seed, layouts=layouts, classes=classes, overrides=overrides)
+            for seed in seeds
+            for name in names
+        ]
+
+    asked = composed(names)
+    first_steps = composed(sorted({first_step_name(recipe.name) for recipe in asked if recipe.pseudo_labels}))
+    wanted = {(recipe.name, recipe.seed): recipe for recipe in (*first_steps, *asked)}
+
+    def run(name: str, seed: int) -> RunFolder:
+        return RunFolder(experiment / name / f"seed{seed}")
+
+    jobs = [
+        Job(recipe, run(name, seed), run(first_step_name(name), seed) if recipe.pseudo_labels else None)
+        for (name, seed), recipe in wanted.items()
+    ]
     waited_for = {job.first_step.path for job in jobs if job.first_step}
     return sorted(jobs, key=lambda job: (job.run.path not in waited_for, job.first_step is None))
 
@@ -145,8 +167,3 @@ def refuse_another_run(job: Job, folders: Folders) -> None:
         job.run.check(job.recipe, open_training_data(job.recipe, folders, checkpoint_sha256=digest).identity)
     else:
         job.run.check(job.recipe)
-
-
-def unfinished(jobs: Sequence[Job]) -> list[Job]:
-    """Those without a result; a folder that holds another recipe is refused when its job starts."""
-    return [job for job in jobs if job.run.result() is None]

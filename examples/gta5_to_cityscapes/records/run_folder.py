@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from .recipes import Recipe, differences
+from ..recipes import Recipe
+from .environment import environment
 from .written_files import read_json, write_json
-
-PACKAGES = ("stuffinstance", "torch", "numpy", "kornia", "scikit-image", "pillow", "pydantic")
 
 
 class RunFolderError(ValueError):
@@ -100,68 +95,19 @@ class RunFolder:
 
     def write_environment(self, device: torch.device) -> None:
         """Library versions and machine, since both move results."""
-        write_json(
-            self.path / "environment.json",
-            {
-                "python": platform.python_version(),
-                **{name: _version(name) for name in PACKAGES},
-                "platform": platform.platform(),
-                "cpu": _cpu(),
-                "cores": os.cpu_count(),
-                "threads": torch.get_num_threads(),
-                "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-            },
-        )
+        write_json(self.path / "environment.json", environment(device))
 
 
-class MetricsFile:
-    """``metrics.jsonl``: appended to line by line, cut back to the checkpoint when a run resumes."""
-
-    def __init__(self, path: Path, last_step: int) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        kept = []
-        for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-            try:
-                if json.loads(text)["step"] <= last_step:
-                    kept.append(text)
-            except (ValueError, KeyError, TypeError):
-                continue  # half a line, from a run that was stopped while writing
-        path.write_text("".join(f"{text}\n" for text in kept), encoding="utf-8")
-        self._file = path.open("a", encoding="utf-8")
-
-    def write(self, line: Mapping[str, Any]) -> None:
-        """Append one line, at once visible to whoever reads along."""
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-
-def peak_memory_bytes(device: torch.device) -> int:
-    """Most memory this process ever held, on the GPU where there is one."""
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    try:
-        import resource
-    except ImportError:  # not on Windows
-        return 0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return int(peak if sys.platform == "darwin" else peak * 1024)
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed as a package"
-
-
-def _cpu() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+def differences(kept: Mapping[str, Any], asked: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Every setting in which two recipe files differ, as ``group.setting: kept -> asked``."""
+    found: list[str] = []
+    for key in sorted({*kept, *asked}):
+        path = f"{prefix}{key}"
+        old, new = kept.get(key), asked.get(key)
+        if path == "running" or old == new:
+            continue
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            found += differences(old, new, f"{path}.")
+        else:
+            found.append(f"{path}: {json.dumps(old)} -> {json.dumps(new)}")
+    return found

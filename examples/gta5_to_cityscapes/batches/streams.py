@@ -1,17 +1,15 @@
-"""Endless shuffled batches whose place can be saved, and the data sets they are drawn from."""
+"""Batches of a data set: endless and shuffled, from a place that can be saved, or once and in order."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Sampler
 
-from .data import Sample, SegmentationDataset
-from .picture_files import read_label_map
+from ..data import Sample
 
 
 class Batch(NamedTuple):
@@ -23,7 +21,7 @@ class Batch(NamedTuple):
 
 
 class Samples(Protocol):
-    """What the streams need of a data set."""
+    """What is needed of a data set to draw from it."""
 
     names: list[str]
 
@@ -94,52 +92,12 @@ class BatchStream:
         return self
 
 
-class DecodedPictures(Dataset[Sample]):
-    """Keep what has been decoded in memory: two slow cores should train, not decode the same PNG again."""
-
-    def __init__(self, dataset: Samples) -> None:
-        self.dataset = dataset
-        self.names = dataset.names
-        self._kept: dict[int, Sample] = {}
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> Sample:
-        if index not in self._kept:
-            self._kept[index] = self.dataset[index]
-        return self._kept[index]
+def in_order(dataset: Samples, batch: int) -> Iterator[list[Sample]]:
+    """The whole data set once, ``batch`` samples at a time."""
+    for first in range(0, len(dataset), batch):
+        yield [dataset[i] for i in range(first, min(first + batch, len(dataset)))]
 
 
-class PseudoLabelled(Dataset[Sample]):
-    """Target pictures with the labels that a network gave them."""
-
-    def __init__(self, dataset: SegmentationDataset, folder: Path) -> None:
-        self.dataset = dataset
-        self.names = dataset.names
-        self.folder = folder
-        missing = [name for name in self.names if not self._file(name).is_file()]
-        if missing:
-            raise FileNotFoundError(
-                f"pseudo-labels in {folder}: expected one PNG for each of {len(self.names)} target pictures, "
-                f"{len(missing)} are missing, the first is {self._file(missing[0]).name!r}. "
-                "Run `pseudo-label` again with the same --target."
-            )
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __getitem__(self, index: int) -> Sample:
-        sample = self.dataset[index]
-        path = self._file(sample.name)
-        labels = read_label_map(path)
-        if labels.shape != sample.image.shape[-2:]:
-            raise ValueError(
-                f"{path}: expected a label map of the target picture's size "
-                f"{tuple(sample.image.shape[-2:])} (H, W), got {tuple(labels.shape)}. "
-                "Pseudo-labels belong to one pictures.target_size; write them again."
-            )
-        return sample._replace(labels=labels)
-
-    def _file(self, name: str) -> Path:
-        return self.folder / f"{name}.png"
+def as_unit_floats(images: Tensor, device: torch.device) -> Tensor:
+    """uint8 pictures as floats in [0, 1] on ``device``."""
+    return images.to(device, non_blocking=True).float().div_(255)

@@ -17,7 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from .progress_events import Event
+from ..records.progress import Event
 
 LINES_PER_TASK = 5
 

@@ -19,11 +19,11 @@ from typing import Any
 
 import torch
 
-from .ablation_runs import Job, carry_out, refuse_another_run, unfinished
-from .progress_events import Event, Watch
-from .run_folder import RunFolder
-from .stopping import Stopped, StopRequest
-from .training_data import Folders
+from ..batches.training_data import Folders
+from ..records.progress import Event, Watch
+from ..records.run_folder import RunFolder
+from ..records.stopping import Stopped, StopRequest
+from .jobs import Job, carry_out, refuse_another_run
 
 
 class RunsFailed(RuntimeError):
@@ -41,7 +41,7 @@ def run_experiment(
     """
     for job in jobs:
         refuse_another_run(job, folders)
-    left = unfinished(jobs)
+    left = [job for job in jobs if job.run.result() is None]
     for job in jobs:
         if job not in left:
             steps = job.recipe.schedule.steps
@@ -63,7 +63,7 @@ class _Pool:
         self.folders, self.device, self.watch, self.processes = folders, device, watch, processes
         self.context = multiprocessing.get_context("spawn")
         self.events: Any = self.context.Queue()
-        self.running: dict[str, BaseProcess] = {}
+        self.running: list[tuple[Job, BaseProcess]] = []
         self.failures: dict[str, str] = {}
         self.stopped: list[str] = []
 
@@ -98,11 +98,10 @@ class _Pool:
             arguments = (job, self.folders, self.device, self.events, self.processes)
             process = self.context.Process(target=_child, args=arguments, name=job.name, daemon=daemon)
             process.start()
-            self.running[job.name] = process
+            self.running.append((job, process))
 
     def _is_coming(self, run: RunFolder) -> bool:
-        going = any(job.run == run for job in self.waiting)
-        return going or any(name == _task_of(run) for name in self.running)
+        return any(job.run == run for job in (*self.waiting, *(job for job, _ in self.running)))
 
     def _listen(self, seconds: float) -> None:
         until = time.monotonic() + seconds
@@ -118,26 +117,22 @@ class _Pool:
             self.watch(event)
 
     def _collect(self) -> None:
-        for name, process in list(self.running.items()):
+        for job, process in list(self.running):
             if process.is_alive():
                 continue
             process.join()
             self._listen(0.1)
-            del self.running[name]
-            if process.exitcode and name not in self.failures:
-                self.failures[name] = (
+            self.running.remove((job, process))
+            if process.exitcode and job.name not in self.failures:
+                self.failures[job.name] = (
                     f"its process ended with code {process.exitcode} and said nothing; out of memory, perhaps. "
                     "Give the same command again to go on from its last checkpoint, with fewer --jobs."
                 )
 
     def _pass_on_the_signal(self) -> None:
-        for process in self.running.values():
+        for _, process in self.running:
             if process.pid is not None and process.is_alive():
                 os.kill(process.pid, signal.SIGINT)
-
-
-def _task_of(run: RunFolder) -> str:
-    return f"{run.path.parent.name} seed {run.path.name.removeprefix('seed')}"
 
 
 def _child(job: Job, folders: Folders, device: torch.device, events: Any, processes: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -11,9 +12,8 @@ from torch.utils.data import Dataset
 
 import stuffinstance as si
 
-from .data import Sample, SegmentationDataset
-from .picture_files import picture_tensor
-from .settings import Restyling
+from ..data import Sample, SegmentationDataset, picture_tensor
+from ..recipes.settings import Restyling
 
 METHODS = ("none", "lab", "fourier", "lab+fourier")
 
@@ -85,4 +85,4 @@ class RestyledPictures(Dataset[Sample]):
         height, width = sample.image.shape[-2:]
         with Image.open(path) as picture:
             resized = picture.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
-        return sample._replace(image=picture_tensor(resized))
+        return sample._replace(image=picture_tensor(np.array(resized, dtype=np.uint8)))

@@ -1,0 +1,62 @@
+"""The pictures of each step: drawn from both domains, the source restyled towards the target, then augmented."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..recipes import Recipe
+from .augmentation import TrainingAugmentation
+from .restyling import BatchRestyling
+from .streams import Batch, BatchStream, Samples, as_unit_floats
+from .training_data import TrainingData
+
+
+class Drawn(NamedTuple):
+    """One domain's share of a step."""
+
+    images: Tensor  # (B, 3, H, W) float in [0, 1]
+    labels: Tensor  # (B, H, W) int64, 255 where there is none
+
+
+class StepPictures:
+    """Draws the pictures of one step after another; ``positions`` say where in the data it stands."""
+
+    def __init__(self, recipe: Recipe, data: TrainingData, device: torch.device, positions: Mapping[str, int]) -> None:
+        self.device = device
+        self.restyle = BatchRestyling(recipe.restyle) if recipe.restyle else None
+        self.augment = TrainingAugmentation(recipe.augmentation)
+
+        def stream(dataset: Samples, name: str, salt: int) -> BatchStream:
+            return BatchStream(
+                dataset,
+                recipe.pictures.batch,
+                2 * recipe.seed + salt,
+                workers=recipe.running.workers,
+                position=positions[name],
+            )
+
+        self.labelled = stream(data.labelled, "labelled", 0)
+        self.target = None if data.target is None else stream(data.target, "target", 1)
+
+    def draw(self) -> tuple[Drawn, Drawn | None]:
+        """The next labelled pictures and, where the recipe looks at any, the next target pictures."""
+        labelled = self._on_device(next(self.labelled))
+        target = None if self.target is None else self._on_device(next(self.target))
+        if self.restyle is not None and target is not None:
+            labelled = labelled._replace(images=self.restyle(labelled.images, target.images))
+        labelled = Drawn(*self.augment(*labelled, "labelled"))
+        if target is not None:
+            target = Drawn(*self.augment(*target, "target"))
+        return labelled, target
+
+    @property
+    def positions(self) -> dict[str, int]:
+        """Samples drawn so far of each domain."""
+        return {"labelled": self.labelled.position, "target": 0 if self.target is None else self.target.position}
+
+    def _on_device(self, batch: Batch) -> Drawn:
+        return Drawn(as_unit_floats(batch.images, self.device), batch.labels.to(self.device).long())

@@ -1,0 +1,1 @@
+"""What a person types; everything here ends in a call of another room."""

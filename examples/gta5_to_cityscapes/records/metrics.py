@@ -1,0 +1,61 @@
+"""What a run measures, as lines of ``metrics.jsonl`` and the same numbers as TensorBoard curves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+
+class Metrics:
+    """Appends one line at a time; what goes beyond the checkpoint that a run resumes from is cut off.
+
+    Args:
+        path: ``metrics.jsonl``.
+        tensorboard: Folder for the curves; without one nothing of TensorBoard is written or imported.
+        last_step: Of the checkpoint; 0 starts anew.
+    """
+
+    def __init__(self, path: Path, tensorboard: Path | None, last_step: int) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kept = []
+        for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+            try:
+                if json.loads(text)["step"] <= last_step:
+                    kept.append(text)
+            except (ValueError, KeyError, TypeError):
+                continue  # half a line, from a run that was stopped while writing
+        path.write_text("".join(f"{text}\n" for text in kept), encoding="utf-8")
+        self._file = path.open("a", encoding="utf-8")
+        self._curves: SummaryWriter | None = None
+        if tensorboard is not None:
+            from torch.utils.tensorboard import SummaryWriter  # takes seconds to import
+
+            # Points beyond the checkpoint are hidden by purge_step.
+            self._curves = SummaryWriter(str(tensorboard), purge_step=last_step + 1)
+
+    def write_losses(self, step: int, losses: Mapping[str, float], lr: float, seconds: float) -> None:
+        """The losses of one step, and the learning rate that it trained with."""
+        curves = {**{f"loss/{name}": value for name, value in losses.items()}, "lr": lr}
+        self._write({"step": step, "kind": "train", **curves, "seconds": seconds}, curves)
+
+    def write_scores(self, step: int, miou: float, iou: Mapping[str, float | None]) -> None:
+        """One evaluation."""
+        self._write({"step": step, "kind": "evaluation", "miou": miou, "iou": iou}, {"mIoU": miou})
+
+    def _write(self, line: Mapping[str, Any], curves: Mapping[str, float]) -> None:
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()  # at once visible to whoever reads along
+        if self._curves is not None:
+            for name, value in curves.items():
+                self._curves.add_scalar(name, value, line["step"])
+
+    def close(self) -> None:
+        """Write out what is buffered."""
+        self._file.close()
+        if self._curves is not None:
+            self._curves.close()

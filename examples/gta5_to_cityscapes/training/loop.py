@@ -1,0 +1,194 @@
+"""The one training loop: every recipe runs through here, what it is made of is in its terms."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from ..batches.step_pictures import StepPictures
+from ..batches.training_data import TrainingData
+from ..recipes import Recipe
+from ..records.checkpoints import load_checkpoint, random_state, restore_random_state, save_checkpoint
+from ..records.environment import peak_memory_bytes
+from ..records.metrics import Metrics
+from ..records.progress import Event, Watch, unwatched
+from ..records.run_folder import Result, RunFolder
+from ..records.stopping import Stopped, StopRequest
+from .evaluation import Scores, evaluate
+from .optimisers import learning_rate_factor, set_learning_rates
+from .recipe_network import start_network
+from .step import TrainingStep
+from .terms import Domain, Passes
+
+
+def train(
+    recipe: Recipe,
+    run: RunFolder,
+    data: TrainingData,
+    *,
+    device: torch.device,
+    watch: Watch = unwatched,
+    stop_after: int | None = None,
+) -> Result:
+    """Train until the recipe's last step, resuming from the run folder's checkpoint where there is one.
+
+    Args:
+        recipe: What to train.
+        run: Where to; a folder that holds another recipe is refused, one that has ended is returned.
+        data: From :func:`~..batches.training_data.open_training_data`.
+        device: Where to compute.
+        watch: Told how far the run is.
+        stop_after: Stop and save after this step as Ctrl-C would.
+
+    Raises:
+        Stopped: After Ctrl-C, once the state is saved.
+    """
+    run.claim(recipe, data.identity)
+    finished = run.result()
+    if finished is not None:
+        return finished
+    with StopRequest() as request, _determinism(recipe.deterministic, device):
+        return _Training(recipe, run, data, device, watch).run_to_the_end(request, stop_after)
+
+
+class _Training:
+    """State of one run; everything in it is saved and restored, or follows from the recipe."""
+
+    def __init__(self, recipe: Recipe, run: RunFolder, data: TrainingData, device: torch.device, watch: Watch) -> None:
+        self.recipe, self.run, self.data, self.device, self.watch = recipe, run, data, device, watch
+        self.network = start_network(recipe, device)
+        self.network.train()
+        self.take_step = TrainingStep(recipe, self.network, device)
+        self.step = 0
+        self.seconds = 0.0
+        self.pictures = StepPictures(recipe, data, device, self._resume())
+        curves = run.path / "tensorboard" if recipe.running.tensorboard else None
+        self.metrics = Metrics(run.metrics, curves, self.step)
+        run.write_environment(device)
+
+    def run_to_the_end(self, request: StopRequest, stop_after: int | None) -> Result:
+        """The loop itself."""
+        schedule = self.recipe.schedule
+        started = time.monotonic() - self.seconds
+        scores: Scores | None = None
+        self._tell("starting" if self.step == 0 else "going on")
+        try:
+            while self.step < schedule.steps:
+                losses = self._train_once()
+                self.step += 1
+                self.seconds = time.monotonic() - started
+                last = self.step == schedule.steps
+                if last or self.step % schedule.log_every == 0:
+                    self._log(losses)
+                if last or self.step % schedule.evaluate_every == 0:
+                    scores = self._evaluate()
+                    self.seconds = time.monotonic() - started
+                stop = (request.asked or self.step == stop_after) and not last
+                if last or stop or self.step % schedule.save_every == 0:
+                    self._save()
+                if stop:
+                    self._stop()
+            return self._finish(scores or self._evaluate())
+        finally:
+            self.metrics.close()
+
+    def _train_once(self) -> dict[str, Tensor]:
+        set_learning_rates(self.take_step.optimisers, self.recipe.schedule, self.step)
+        labelled, target = self.pictures.draw()
+        return self.take_step(Passes(self.step, Domain(*labelled), None if target is None else Domain(*target)))
+
+    def _log(self, losses: dict[str, Tensor]) -> None:
+        values = {name: float(value) for name, value in losses.items()}
+        broken = [name for name, value in values.items() if not math.isfinite(value)]
+        if broken:
+            raise FloatingPointError(
+                f"{self.recipe.title}, step {self.step}: loss {', '.join(broken)} is no longer a finite number "
+                f"({values}). The checkpoint before it is kept in {self.run.checkpoint}; "
+                "lower optimiser.lr or the weight of that term and use another --out."
+            )
+        lr = self.recipe.optimiser.lr * learning_rate_factor(self.recipe.schedule, self.step - 1)
+        self.metrics.write_losses(self.step, values, lr, self.seconds)
+        self._tell(f"loss {values['segmentation']:.2f}")
+
+    def _evaluate(self) -> Scores:
+        recipe = self.recipe
+        scores = evaluate(
+            self.network,
+            self.data.validation,
+            recipe.label_space,
+            recipe.classes,
+            self.device,
+            picture_size=recipe.pictures.target_size,
+            batch=recipe.evaluation.batch,
+            previews=self.run.previews,
+            preview_count=recipe.evaluation.previews,
+        )
+        self.metrics.write_scores(self.step, scores.miou, scores.iou)
+        self._tell(f"mIoU {100 * scores.miou:.1f}")
+        return scores
+
+    def _tell(self, note: str) -> None:
+        self.watch(Event(self.recipe.title, self.step, self.recipe.schedule.steps, note))
+
+    def _finish(self, scores: Scores) -> Result:
+        result = Result(
+            recipe=self.recipe.name,
+            seed=self.recipe.seed,
+            step=self.step,
+            miou=scores.miou,
+            iou=scores.iou,
+            seconds_total=self.seconds,
+            peak_memory_bytes=peak_memory_bytes(self.device),
+        )
+        self.run.write_result(result)
+        self.watch(Event(self.recipe.title, self.step, self.step, f"mIoU {100 * scores.miou:.1f}", "finished"))
+        return result
+
+    def _stop(self) -> None:
+        raise Stopped(
+            f"{self.recipe.title}: stopped at step {self.step} of {self.recipe.schedule.steps}, saved in "
+            f"{self.run.checkpoint}. Give the same command again to go on from there."
+        )
+
+    def _save(self) -> None:
+        save_checkpoint(
+            self.run.checkpoint,
+            {
+                "step": self.step,
+                "seconds": self.seconds,
+                "recipe": self.recipe.model_dump(mode="json"),
+                **self.take_step.state(),
+                "positions": self.pictures.positions,
+                "random": random_state(),
+            },
+        )
+
+    def _resume(self) -> dict[str, int]:
+        """Take up the checkpoint if there is one; where the streams stand comes back."""
+        if not self.run.checkpoint.is_file():
+            return {"labelled": 0, "target": 0}
+        saved = load_checkpoint(self.run.checkpoint, self.device)
+        self.step, self.seconds = saved["step"], saved["seconds"]
+        self.take_step.restore(saved, self.run.checkpoint)
+        restore_random_state(saved["random"])
+        return dict(saved["positions"])
+
+
+@contextmanager
+def _determinism(wanted: bool, device: torch.device) -> Iterator[None]:
+    """Let torch choose repeatable kernels; on a GPU some have none, which it then says once."""
+    before = torch.are_deterministic_algorithms_enabled()
+    fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    if wanted:
+        torch.use_deterministic_algorithms(True, warn_only=device.type == "cuda")
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+        torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]

@@ -1,0 +1,43 @@
+"""The network of a recipe, as training starts with it or as a checkpoint left it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from ..networks import SegmentationNetwork, build_network
+from ..recipes import Recipe
+from ..records.checkpoints import load_checkpoint, restore_network, seed_everything
+
+
+def start_network(recipe: Recipe, device: torch.device) -> SegmentationNetwork:
+    """The network as training finds it: the same weights for every recipe of one seed, and in both steps."""
+    seed_everything(recipe.seed)
+    weights = recipe.network.weights
+    network = build_network(
+        recipe.network.name,
+        recipe.label_space.num_classes,
+        weights=None if weights is None else _existing(weights),
+        **recipe.network.options,
+    )
+    return network.to(device)
+
+
+def trained_network(file: Path, device: torch.device) -> tuple[Recipe, SegmentationNetwork, int]:
+    """The recipe, the network and the step of a checkpoint."""
+    saved = load_checkpoint(file, device)
+    recipe = Recipe.model_validate(saved["recipe"])
+    network = build_network(recipe.network.name, recipe.label_space.num_classes, **recipe.network.options)
+    restore_network(network, saved, file)
+    return recipe, network.to(device), int(saved["step"])
+
+
+def _existing(weights: str) -> Path:
+    path = Path(weights)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"network.weights: expected a file of start weights, there is none at {path}. Nothing is downloaded: "
+            "fetch it yourself and give its path, or leave the setting out to start from random weights."
+        )
+    return path
