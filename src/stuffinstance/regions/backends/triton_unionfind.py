@@ -54,9 +54,7 @@ def label(labels: Tensor, classes: Sequence[int] | None, ignore_index: int | Non
         BLOCK=_ROW_BLOCK,
     )
     steps = triton.cdiv(width, _WARP)  # grids have one dimension throughout: the others end at 65535
-    _unions[(rows * steps,)](
-        labels, parent, height, width, steps, EIGHT=connectivity == 8, BLOCK=_WARP, num_warps=1
-    )
+    _unions[(rows * steps,)](labels, parent, height, width, steps, EIGHT=connectivity == 8, BLOCK=_WARP, num_warps=1)
     blocks = triton.cdiv(pixels, _PIXEL_BLOCK)
     offsets = torch.empty(batch, blocks, dtype=torch.int32, device=labels.device)
     _flatten[(batch * blocks,)](parent, offsets, pixels, blocks, BLOCK=_WARP, STEPS=_WARPS_OF_PIXELS, num_warps=1)
