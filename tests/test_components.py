@@ -13,7 +13,7 @@ import stuffinstance as si
 from tests import oracles
 from tests.label_maps import GALLERY, IGNORE, blocks, noise, street
 
-BACKENDS = ("reference", "torch", "skimage")
+BACKENDS = ("reference", "torch", "skimage", "cc3d")
 
 
 def expected_numbers(

@@ -20,7 +20,7 @@ CALLABLES = [
     for name in stuffinstance.__all__
     if inspect.isfunction(getattr(stuffinstance, name)) or inspect.isclass(getattr(stuffinstance, name))
 ]
-OPTIONAL_PACKAGES = {"triton"}
+OPTIONAL_PACKAGES = {"cc3d", "triton"}
 WITHOUT_EXAMPLE = {"BackendUnavailableError", "IoU", "MatchingLosses", "Regions"}  # results and errors
 
 

@@ -18,7 +18,7 @@ ANYWHERE = ("errors", "arguments", "distributed")
 FLOW = ("labelspace", "label_maps", "regions", "pooling", "banks", "matching", "losses", "adaptation")
 ASIDE = {"pseudo_labels": (), "restyling": (), "mean_iou": ()}  # beside the flow: only what is anywhere
 DEPENDENCIES = {"torch", "numpy", "skimage", "kornia"}
-OPTIONAL = {"triton_unionfind.py": {"triton"}}  # a backend whose package is an extra
+OPTIONAL = {"triton_unionfind.py": {"triton"}, "cc3d_cpu.py": {"cc3d"}}  # backends whose package is an extra
 BANNED_NAMES = {"utils", "common", "helpers", "misc", "base"}
 
 

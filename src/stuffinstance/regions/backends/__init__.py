@@ -50,6 +50,7 @@ def _interpreting(device: torch.device) -> bool:
 # The order is the preference of "auto". The Triton kernels equal the others in Triton's interpreter and compile for
 # Hopper, but have not run on a GPU yet: until they have, "auto" leaves them to those who name them.
 BACKENDS: dict[str, Backend] = {
+    "cc3d": Backend("cc3d_cpu", ("cpu",), "cc3d"),
     "skimage": Backend("skimage_cpu", ("cpu",), "skimage"),
     "torch": Backend("torch_propagation", ("cpu", "cuda", "mps", "xpu")),
     "triton": Backend("triton_unionfind", ("cuda",), "triton"),
