@@ -100,7 +100,10 @@ class Term(ABC):  # noqa: B024  a term overrides only the moments it needs
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
-    """Mean over the pixels that have a label; exactly 0, still on the graph, where none has."""
+    """Mean over all labelled pixels of the batch, as torch's own; exactly 0, still on the graph, where none is.
+
+    The matching losses are means over images instead: there each picture counts alike, here each labelled pixel.
+    """
     total = F.cross_entropy(logits.float(), labels, ignore_index=ignore_index, reduction="sum")
     return total / (labels != ignore_index).sum().clamp(min=1)
 
