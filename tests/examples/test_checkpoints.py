@@ -17,6 +17,7 @@ from examples.gta5_to_cityscapes.batches.training_data import Folders, open_targ
 from examples.gta5_to_cityscapes.recipes import compose_recipe
 from examples.gta5_to_cityscapes.records.checkpoints import (
     CheckpointError,
+    digest_of_weights,
     load_checkpoint,
     random_state,
     restore_random_state,
@@ -75,6 +76,7 @@ def test_resuming_equals_never_having_stopped(
     first, second = load_checkpoint(whole.checkpoint), load_checkpoint(parts.checkpoint)
     for each in (first, second):
         each.pop("seconds")
+        assert each.pop("peak_memory_bytes") > 0
     assert_same(first, second, "checkpoint")
     assert first["sim"]["stuff_bank.written"].sum() > 0
     assert measured(whole) == measured(parts)
@@ -120,6 +122,38 @@ def test_random_state_of_all_three_generators_returns(tmp_path: Path) -> None:
     saved = load_checkpoint(tmp_path / "state.pt")
     restore_random_state(saved)
     assert [draw(), draw()] == expected
+
+
+def test_random_states_of_gpus_that_are_gone_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    restored: list[int] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: [torch.zeros(16, dtype=torch.uint8)] * 2)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: restored.append(device))
+    saved = random_state()
+    for count in (1, 2, 4):
+        restored.clear()
+        monkeypatch.setattr(torch.cuda, "device_count", lambda count=count: count)
+        restore_random_state(saved)
+        assert restored == list(range(min(2, count)))
+
+
+def test_the_digest_is_of_weights_alone() -> None:
+    state = {"b": torch.arange(4.0), "a": torch.tensor(3), "c": torch.ones(2, 2, dtype=torch.bfloat16)}
+    digest = digest_of_weights(state)
+    assert digest == digest_of_weights(dict(reversed(state.items())))
+    assert digest != digest_of_weights({**state, "a": torch.tensor(4)})
+    assert digest != digest_of_weights({**state, "b": torch.arange(4.0).view(2, 2)})
+
+
+def test_peak_memory_is_the_largest_over_a_resume(streets: Folders, tmp_path: Path, quiet: list[str]) -> None:
+    recipe = compose_recipe("source", "smoke", overrides=[*quiet, "schedule.steps=2"])
+    run = RunFolder(tmp_path / "run")
+    with pytest.raises(Stopped):
+        train(recipe, run, open_training_data(recipe, streets), device=CPU, stop_after=1)
+    saved = load_checkpoint(run.checkpoint)
+    saved["peak_memory_bytes"] = 2**50
+    save_checkpoint(run.checkpoint, saved)
+    assert train(recipe, run, open_training_data(recipe, streets), device=CPU).peak_memory_bytes == 2**50
 
 
 def test_a_stream_goes_on_where_it_stood(streets: Folders, quiet: list[str]) -> None:

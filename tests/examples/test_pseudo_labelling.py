@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,17 +16,20 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from examples.gta5_to_cityscapes.batches.pseudo_labelled import PseudoLabelled
+from examples.gta5_to_cityscapes.batches.pseudo_labelled import PseudoLabelled, read_label_map
 from examples.gta5_to_cityscapes.batches.training_data import Folders, open_target, open_training_data
-from examples.gta5_to_cityscapes.experiments.jobs import Job, carry_out
+from examples.gta5_to_cityscapes.data import DatasetError, SegmentationDataset
+from examples.gta5_to_cityscapes.experiments.jobs import Job, carry_out, plan, refuse_another_run
 from examples.gta5_to_cityscapes.networks import SegmentationNetwork
 from examples.gta5_to_cityscapes.recipes import compose_recipe
 from examples.gta5_to_cityscapes.recipes.settings import PseudoLabels
-from examples.gta5_to_cityscapes.records.run_folder import RunFolder
+from examples.gta5_to_cityscapes.records.progress import Tick, silent
+from examples.gta5_to_cityscapes.records.run_folder import RunFolder, RunFolderError
+from examples.gta5_to_cityscapes.records.written_files import write_json
 from examples.gta5_to_cityscapes.training.loop import train
-from examples.gta5_to_cityscapes.training.pseudo_labelling import write_pseudo_labels
+from examples.gta5_to_cityscapes.training.pseudo_labelling import Kept, write_pseudo_labels
 from examples.gta5_to_cityscapes.training.recipe_network import start_network
-from stuffinstance import CITYSCAPES
+from stuffinstance import CITYSCAPES, LabelSpace
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -48,7 +55,7 @@ def test_files_equal_the_rule_worked_out_in_memory(streets: Folders, tmp_path: P
     network = opinionated_network(quiet).train()
     dataset = open_target(compose_recipe("aa", "smoke", overrides=quiet), streets)
     settings = PseudoLabels(quantile=0.5, cap=0.6)
-    kept = write_pseudo_labels(network, dataset, tmp_path, settings, CITYSCAPES, CPU, checkpoint_sha256="abc", batch=3)
+    kept = write_pseudo_labels(network, dataset, tmp_path, settings, CITYSCAPES, CPU, weights_sha256="abc", batch=3)
     assert network.training
     network.eval()
     maps = [probabilities_of(network, dataset[i].image) for i in range(len(dataset))]
@@ -84,12 +91,13 @@ def test_manifest_decides_what_is_written_again(streets: Folders, tmp_path: Path
 
     def write(sha256: str, cap: float = 0.9) -> None:
         settings = PseudoLabels(cap=cap)
-        write_pseudo_labels(network, dataset, tmp_path, settings, CITYSCAPES, CPU, checkpoint_sha256=sha256)
+        write_pseudo_labels(network, dataset, tmp_path, settings, CITYSCAPES, CPU, weights_sha256=sha256)
 
     write("first")
     manifest = json.loads((tmp_path / "manifest.json").read_text())
-    assert manifest["checkpoint_sha256"] == "first"
-    assert manifest["pictures"] == 4
+    assert manifest["weights_sha256"] == "first"
+    assert manifest["target"]["pictures"] == 4
+    assert manifest["classes"] == list(CITYSCAPES.names)
     marked = tmp_path / f"{dataset.names[0]}.png"
     marked.write_bytes(b"mark")
     write("first")
@@ -115,7 +123,7 @@ def test_missing_and_misfit_label_maps_are_named(streets: Folders, tmp_path: Pat
     with pytest.raises(ValueError, match=r"size \(48, 96\) \(H, W\), got \(4, 5\)"):
         PseudoLabelled(dataset, tmp_path)[0]
     (tmp_path / f"{dataset.names[1]}.png").write_bytes(b"not a picture")
-    with pytest.raises(OSError, match="written again"):
+    with pytest.raises(DatasetError, match=r"copy it again .* delete this file"):
         PseudoLabelled(dataset, tmp_path)[1]
 
 
@@ -137,4 +145,100 @@ def test_the_second_step_trains_on_the_labels_of_the_first(streets: Folders, tmp
     assert all(line["loss/pseudo"] > 0 for line in lines if line["kind"] == "train")
     # A first step that has changed since makes another second step.
     identity = json.loads((job.run.path / "data.json").read_text())
-    assert len(identity["first_step_checkpoint"]) == 64
+    assert len(identity["first_step_weights"]) == 64
+
+
+def test_what_is_missing_is_written_and_what_is_there_is_kept(
+    streets: Folders, tmp_path: Path, quiet: list[str]
+) -> None:
+    network = opinionated_network(quiet)
+    dataset = open_target(compose_recipe("aa", "smoke", overrides=quiet), streets)
+    files = [tmp_path / f"{name}.png" for name in dataset.names]
+
+    def write(tick: Tick = silent) -> Kept:
+        settings = PseudoLabels(cap=0.6)
+        return write_pseudo_labels(
+            network, dataset, tmp_path, settings, CITYSCAPES, CPU, weights_sha256="abc", batch=2, tick=tick
+        )
+
+    class PowerCut(Exception):
+        pass
+
+    def cut(done: int, total: int) -> None:
+        if done == 6:  # of 8: the second pass has written two of four
+            raise PowerCut
+
+    whole = write()
+    pixels = [read_label_map(file) for file in files]
+    written = files[0].stat().st_mtime_ns
+    files[1].unlink()
+    assert write() == whole
+    assert files[0].stat().st_mtime_ns == written
+    assert torch.equal(read_label_map(files[1]), pixels[1])
+    (tmp_path / "manifest.json").unlink()
+    with pytest.raises(PowerCut):
+        write(cut)
+    assert [file.is_file() for file in files] == [True, True, False, False]
+    written = files[0].stat().st_mtime_ns
+    ticks: list[int] = []
+    assert write(lambda done, total: ticks.append(done)) == whole
+    assert ticks == [6, 8]  # the thresholds were known already
+    assert files[0].stat().st_mtime_ns == written
+    assert all(torch.equal(read_label_map(file), before) for file, before in zip(files, pixels, strict=True))
+
+
+def test_other_pictures_or_classes_are_noticed(streets: Folders, tmp_path: Path, quiet: list[str]) -> None:
+    network = opinionated_network(quiet)
+    dataset = open_target(compose_recipe("aa", "smoke", overrides=quiet), streets)
+    marked = tmp_path / f"{dataset.names[0]}.png"
+
+    def written_anew(dataset: SegmentationDataset, space: LabelSpace = CITYSCAPES) -> bool:
+        marked.write_bytes(b"mark")
+        with contextlib.suppress(DatasetError):
+            write_pseudo_labels(network, dataset, tmp_path, PseudoLabels(), space, CPU, weights_sha256="abc")
+        return marked.read_bytes() != b"mark"
+
+    assert written_anew(dataset)
+    assert not written_anew(dataset)
+    other = copy.copy(dataset)
+    other.names = [*dataset.names[:-1], "another"]
+    other.files = [*dataset.files[:-1], dataclasses.replace(dataset.files[-1], name="another")]
+    assert written_anew(other)
+    renamed = [f"{name}!" for name in CITYSCAPES.names]
+    space = LabelSpace(names=renamed, stuff=CITYSCAPES.stuff, things=CITYSCAPES.things)
+    assert written_anew(other, space)
+
+
+def test_a_finished_second_step_needs_no_first_one(streets: Folders, tmp_path: Path, quiet: list[str]) -> None:
+    first, second = plan(["ssl"], [0], "smoke", tmp_path, overrides=[*quiet, "schedule.steps=1"])
+    carry_out(first, streets, CPU)
+    result = carry_out(second, streets, CPU)
+    # Training the same once more ends in the same weights, whatever the clock said.
+    before = first.run.result()
+    shutil.rmtree(first.run.path)
+    refuse_another_run(second, streets)
+    assert carry_out(second, streets, CPU) == result
+    carry_out(first, streets, CPU)
+    again = first.run.result()
+    assert before is not None
+    assert again is not None
+    assert before.weights_sha256 == again.weights_sha256
+    refuse_another_run(second, streets)
+    write_json(first.run.path / "result.json", {**vars(again), "weights_sha256": "of other weights"})
+    with pytest.raises(RunFolderError, match=r"data\.first_step_weights"):
+        refuse_another_run(second, streets)
+
+
+def test_folders_of_an_earlier_version_are_read_or_refused_in_clear_words(
+    streets: Folders, tmp_path: Path, quiet: list[str]
+) -> None:
+    first, second = plan(["ssl"], [0], "smoke", tmp_path, overrides=[*quiet, "schedule.steps=1"])
+    carry_out(first, streets, CPU)
+    carry_out(second, streets, CPU)
+    kept = json.loads((second.run.path / "data.json").read_text())
+    kept["first_step_checkpoint"] = kept.pop("first_step_weights")
+    write_json(second.run.path / "data.json", kept)
+    refuse_another_run(second, streets)
+    (second.run.path / "result.json").unlink()
+    with pytest.raises(RunFolderError, match="as an earlier version did"):
+        carry_out(second, streets, CPU)

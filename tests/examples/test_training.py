@@ -15,6 +15,7 @@ from examples.gta5_to_cityscapes.batches.training_data import Folders, open_trai
 from examples.gta5_to_cityscapes.experiments.jobs import carry_out, plan
 from examples.gta5_to_cityscapes.recipes import Recipe, compose_recipe
 from examples.gta5_to_cityscapes.recipes.settings import Optimiser, Restyling
+from examples.gta5_to_cityscapes.records.checkpoints import load_checkpoint
 from examples.gta5_to_cityscapes.records.run_folder import RunFolder, RunFolderError
 from examples.gta5_to_cityscapes.training.loop import train
 from examples.gta5_to_cityscapes.training.optimisers import network_optimiser
@@ -242,5 +243,29 @@ def test_a_loss_that_is_no_number_stops_the_run(
     recipe = compose_recipe("source", "smoke", overrides=quiet)
     broken = {"segmentation": torch.tensor(float("nan"))}
     monkeypatch.setattr(TrainingStep, "__call__", lambda self, passes: broken)
-    with pytest.raises(FloatingPointError, match=r"step 2: loss segmentation .*lower optimiser.lr"):
+    with pytest.raises(FloatingPointError, match=r"step 2: loss segmentation .*No checkpoint .*lower optimiser.lr"):
         train(recipe, RunFolder(tmp_path / "run"), open_training_data(recipe, streets), device=CPU)
+
+
+def test_broken_weights_never_replace_a_checkpoint(
+    streets: Folders, tmp_path: Path, quiet: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unaligned = [*quiet, "schedule.log_every=10", "schedule.save_every=3"]
+    recipe = compose_recipe("source", "smoke", overrides=unaligned)
+    run = RunFolder(tmp_path / "run")
+    take_step = TrainingStep.__call__
+
+    def break_it(self: TrainingStep, passes: Passes) -> dict[str, torch.Tensor]:
+        losses = take_step(self, passes)
+        if passes.step == 4:  # step 5: after its losses were computed
+            with torch.no_grad():
+                next(self.network.parameters()).fill_(float("nan"))
+        return losses
+
+    monkeypatch.setattr(TrainingStep, "__call__", break_it)
+    with pytest.raises(FloatingPointError, match=r"step 5: .* no longer finite. The checkpoint of step 3 is kept"):
+        train(recipe, run, open_training_data(recipe, streets), device=CPU, stop_after=5)
+    assert load_checkpoint(run.checkpoint)["step"] == 3
+    with pytest.raises(FloatingPointError, match=r"step 6: loss segmentation .*The checkpoint of step 3 is kept"):
+        train(recipe, run, open_training_data(recipe, streets), device=CPU)
+    assert load_checkpoint(run.checkpoint)["step"] == 3

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..data import Sample, SegmentationDataset
+from ..data import DatasetError, Sample, SegmentationDataset, read_id_map
 from ..records.written_files import written_beside
 
 
@@ -26,7 +25,7 @@ class PseudoLabelled(Dataset[Sample]):
             raise FileNotFoundError(
                 f"pseudo-labels in {folder}: expected one PNG for each of {len(self.names)} target pictures, "
                 f"{len(missing)} are missing, the first is {self._file(missing[0]).name!r}. "
-                "Run `pseudo-label` again with the same --target."
+                "Give the same command again: what is missing is written, the rest is kept."
             )
 
     def __len__(self) -> int:
@@ -57,11 +56,6 @@ def write_label_map(labels: Tensor, path: Path) -> None:
 def read_label_map(path: Path) -> Tensor:
     """Class ids (H, W) uint8 of an 8-bit PNG."""
     try:
-        with Image.open(path) as picture:
-            ids = np.array(picture, dtype=np.uint8)
-    except OSError as error:
-        raise OSError(
-            f"{path}: expected an 8-bit PNG of class ids, could not read it ({error}). "
-            "Delete the folder of pseudo-labels; they will be written again."
-        ) from error
-    return torch.from_numpy(ids)
+        return torch.from_numpy(read_id_map(path))
+    except DatasetError as error:
+        raise DatasetError(f"pseudo-label {error} Or delete this file and give the same command again.") from error

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from ..data import Sample, SegmentationDataset, open_dataset
 from ..recipes import Recipe
+from ..records.run_folder import FIRST_STEP
 from .pseudo_labelled import PseudoLabelled
 from .restyling import RestyledPictures, restyled_folder
 from .streams import Samples
@@ -70,17 +71,25 @@ def open_validation(recipe: Recipe, folders: Folders) -> SegmentationDataset:
 
 
 def open_training_data(
-    recipe: Recipe, folders: Folders, pseudo_labels: Path | None = None, checkpoint_sha256: str | None = None
+    recipe: Recipe, folders: Folders, pseudo_labels: Path | None = None, first_step_weights: str | None = None
 ) -> TrainingData:
-    """Everything a run reads, with what identifies it wherever it lies."""
+    """Everything a run reads, with what identifies it wherever it lies.
+
+    Args:
+        recipe: Whose pictures, in which sizes.
+        folders: Where they lie.
+        pseudo_labels: Folder of the target's pseudo-labels, once they are written.
+        first_step_weights: Digest of the weights that write them, from
+            :func:`~..records.checkpoints.digest_of_weights`.
+    """
     labelled = open_labelled(recipe, folders)
     target = open_target(recipe, folders) if recipe.needs_target else None
     validation = open_validation(recipe, folders)
     identity: dict[str, Any] = {"labelled": fingerprint(labelled), "validation": fingerprint(validation)}
     if target is not None:
         identity["target"] = fingerprint(target)
-    if checkpoint_sha256 is not None:
-        identity["first_step_checkpoint"] = checkpoint_sha256
+    if first_step_weights is not None:
+        identity[FIRST_STEP] = first_step_weights
     folder = restyled_folder(recipe.restyle)
     first: Samples = RestyledPictures(labelled, folder) if folder else labelled
     second: Samples | None = target

@@ -12,9 +12,9 @@ from ..data import describe, open_dataset
 from ..experiments.jobs import label_target
 from ..recipes import class_names, compose_recipe
 from ..recipes.settings import Layouts, PseudoLabels
+from ..records.checkpoints import digest_of_weights
 from ..records.progress import Event
 from ..records.run_folder import RunFolder
-from ..records.written_files import sha256_of
 from ..training.evaluation import evaluate as evaluate_network
 from ..training.recipe_network import trained_network
 from .options import (
@@ -55,7 +55,7 @@ def pseudo_label(
             run,
             Folders(target, target),
             where,
-            checkpoint_sha256=sha256_of(file),
+            weights_sha256=digest_of_weights(network.state_dict()),
             tick=lambda done, total: display(Event("labels", done, total)),
         )
     typer.echo(f"{100 * kept.kept_total:.1f} % of the pixels kept; labels in {run.pseudo_labels}")

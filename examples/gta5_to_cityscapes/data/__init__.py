@@ -3,6 +3,7 @@
 from .errors import DatasetError
 from .inspection import DatasetSummary, describe, mismatched_pairs
 from .opening import Layout, open_dataset
+from .pictures import read_id_map, read_image
 from .samples import Sample, SegmentationDataset, picture_tensor
 
 __all__ = [
@@ -15,4 +16,6 @@ __all__ = [
     "mismatched_pairs",
     "open_dataset",
     "picture_tensor",
+    "read_id_map",
+    "read_image",
 ]

@@ -12,10 +12,10 @@ from ..batches.training_data import Folders, open_target, open_training_data
 from ..networks import SegmentationNetwork
 from ..recipes import Recipe, compose_recipe, first_step_name
 from ..recipes.settings import Layouts, PseudoLabels
-from ..records.checkpoints import load_checkpoint, restore_network
+from ..records.checkpoints import digest_of_weights, load_checkpoint, restore_network
 from ..records.progress import Event, Tick, Watch, unwatched
 from ..records.run_folder import Result, RunFolder
-from ..records.written_files import sha256_of, write_json
+from ..records.written_files import write_json
 from ..training.loop import train
 from ..training.pseudo_labelling import Kept, write_pseudo_labels
 from ..training.recipe_network import start_network
@@ -110,9 +110,14 @@ def carry_out(
     checkpoint = checkpoint or (job.first_step.checkpoint if job.first_step else None)
     if checkpoint is None:
         raise ValueError(f"{job.name}: needs the checkpoint of {first_step_name(recipe.name)}; pass --from.")
-    saved, digest = load_checkpoint(checkpoint, device), sha256_of(checkpoint)
+    finished = run.result()
+    if finished is not None:  # what labelled its target need not be there any more
+        run.check(recipe, open_training_data(recipe, folders).identity)
+        return finished
+    saved = load_checkpoint(checkpoint)
+    digest = digest_of_weights(saved["network"])
     # Before the first label map is written, not after: a folder may hold another run.
-    run.claim(recipe, open_training_data(recipe, folders, checkpoint_sha256=digest).identity)
+    run.claim(recipe, open_training_data(recipe, folders, first_step_weights=digest).identity)
     network = start_network(recipe, device)
     restore_network(network, saved, checkpoint)
     label_target(
@@ -122,7 +127,7 @@ def carry_out(
         run,
         folders,
         device,
-        checkpoint_sha256=digest,
+        weights_sha256=digest,
         tick=lambda done, total: watch(Event(job.name, 0, recipe.schedule.steps, f"labels {done}/{total}")),
     )
     data = open_training_data(recipe, folders, run.pseudo_labels, digest)
@@ -137,7 +142,7 @@ def label_target(
     folders: Folders,
     device: torch.device,
     *,
-    checkpoint_sha256: str,
+    weights_sha256: str,
     tick: Tick,
 ) -> Kept:
     """Write the target's pseudo-labels and ``thresholds.json`` into ``run``."""
@@ -148,7 +153,7 @@ def label_target(
         settings,
         recipe.label_space,
         device,
-        checkpoint_sha256=checkpoint_sha256,
+        weights_sha256=weights_sha256,
         batch=recipe.evaluation.batch,
         tick=tick,
     )
@@ -162,8 +167,8 @@ def refuse_another_run(job: Job, folders: Folders) -> None:
         return
     if job.first_step is None:
         job.run.check(job.recipe, open_training_data(job.recipe, folders).identity)
-    elif job.first_step.result() is not None:
-        digest = sha256_of(job.first_step.checkpoint)
-        job.run.check(job.recipe, open_training_data(job.recipe, folders, checkpoint_sha256=digest).identity)
+    elif (first := job.first_step.result()) is not None:
+        digest = first.weights_sha256
+        job.run.check(job.recipe, open_training_data(job.recipe, folders, first_step_weights=digest).identity)
     else:
         job.run.check(job.recipe)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .written_files import written_beside
 
@@ -25,15 +27,15 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
         torch.save({"format": FORMAT, **content}, beside)
 
 
-def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Read a checkpoint; nothing in it can run code."""
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint into ordinary memory, whichever device wrote it; nothing in it can run code."""
     if not path.is_file():
         raise CheckpointError(
             f"checkpoint {path}: expected a file written by `train`, there is none. "
             "Train that recipe first, or pass the folder of a run that has checkpoints/last.pt."
         )
     try:
-        content = torch.load(path, map_location=device, weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises many kinds for one thing: this file cannot be used
         raise CheckpointError(
             f"checkpoint {path}: expected a file written by `train`, could not read it "
@@ -60,6 +62,16 @@ def restore_network(network: nn.Module, saved: dict[str, Any], path: Path) -> No
         ) from error
 
 
+def digest_of_weights(network: Mapping[str, Tensor]) -> str:
+    """SHA-256 of a network's state alone: the same weights, the same digest, however long they took to train."""
+    digest = hashlib.sha256()
+    for name in sorted(network):
+        tensor = network[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
 def random_state() -> dict[str, Any]:
     """The state of every generator that training may draw from."""
     version, words, gauss = random.getstate()
@@ -79,7 +91,7 @@ def random_state() -> dict[str, Any]:
 
 
 def restore_random_state(state: dict[str, Any]) -> None:
-    """Put every generator back to where :func:`random_state` found it."""
+    """Put every generator back to where :func:`random_state` found it; GPUs that are not there now are passed over."""
     python, numpy = state["python"], state["numpy"]
     random.setstate((python["version"], tuple(python["words"]), python["gauss"]))
     np.random.set_state(
@@ -92,8 +104,9 @@ def restore_random_state(state: dict[str, Any]) -> None:
         )
     )
     torch.set_rng_state(state["torch"].cpu())
-    if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all([one.cpu() for one in state["cuda"]])
+    present = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    for index, one in enumerate(state["cuda"][:present]):
+        torch.cuda.set_rng_state(one.cpu(), index)
 
 
 def seed_everything(seed: int) -> None:

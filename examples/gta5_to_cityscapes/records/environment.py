@@ -27,8 +27,14 @@ def environment(device: torch.device) -> dict[str, Any]:
     }
 
 
+def forget_peak_memory(device: torch.device) -> None:
+    """Let a GPU's peak be that of the run which starts now; a CPU process keeps its own for life."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
 def peak_memory_bytes(device: torch.device) -> int:
-    """Most memory this process ever held, on the GPU where there is one."""
+    """Most memory held: on a GPU since :func:`forget_peak_memory`, else by this process since it began."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ import torch
 from ..recipes import Recipe
 from .environment import environment
 from .written_files import read_json, write_json
+
+FIRST_STEP = "first_step_weights"  # in data.json: the weights that labelled a second step's target
 
 
 class RunFolderError(ValueError):
@@ -30,6 +32,7 @@ class Result:
     iou: dict[str, float | None]
     seconds_total: float
     peak_memory_bytes: int
+    weights_sha256: str | None = None  # of the network; results of earlier versions have none
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,17 @@ class RunFolder:
         if recipe_file.is_file():
             found += differences(read_json(recipe_file), recipe.model_dump(mode="json"))
         if data is not None and data_file.is_file():
-            found += differences(read_json(data_file), data, "data.")
+            kept = read_json(data_file)
+            if "first_step_checkpoint" in kept and self.result() is None:
+                raise RunFolderError(
+                    f"run folder {self.path}: expected its first step named by a digest of the weights, it is named "
+                    "by one of the whole checkpoint file, as an earlier version did; the two cannot be compared. "
+                    "Choose another --out, or delete that folder to run this second step again."
+                )
+            # Named only where both sides know it: a run that has ended no longer needs its first step.
+            known = FIRST_STEP in kept and FIRST_STEP in data
+            unknown = () if known else (FIRST_STEP, "first_step_checkpoint")
+            found += differences(_without(kept, unknown), _without(data, unknown), "data.")
         if found:
             raise RunFolderError(
                 f"run folder {self.path}: expected a run of the recipe that is asked for, it holds one that "
@@ -96,6 +109,10 @@ class RunFolder:
     def write_environment(self, device: torch.device) -> None:
         """Library versions and machine, since both move results."""
         write_json(self.path / "environment.json", environment(device))
+
+
+def _without(content: Mapping[str, Any], keys: Collection[str]) -> dict[str, Any]:
+    return {key: value for key, value in content.items() if key not in keys}
 
 
 def differences(kept: Mapping[str, Any], asked: Mapping[str, Any], prefix: str = "") -> list[str]:

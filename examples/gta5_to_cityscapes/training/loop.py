@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -13,8 +14,14 @@ from torch import Tensor
 from ..batches.step_pictures import StepPictures
 from ..batches.training_data import TrainingData
 from ..recipes import Recipe
-from ..records.checkpoints import load_checkpoint, random_state, restore_random_state, save_checkpoint
-from ..records.environment import peak_memory_bytes
+from ..records.checkpoints import (
+    digest_of_weights,
+    load_checkpoint,
+    random_state,
+    restore_random_state,
+    save_checkpoint,
+)
+from ..records.environment import forget_peak_memory, peak_memory_bytes
 from ..records.metrics import Metrics
 from ..records.progress import Event, Watch, unwatched
 from ..records.run_folder import Result, RunFolder
@@ -61,11 +68,14 @@ class _Training:
 
     def __init__(self, recipe: Recipe, run: RunFolder, data: TrainingData, device: torch.device, watch: Watch) -> None:
         self.recipe, self.run, self.data, self.device, self.watch = recipe, run, data, device, watch
+        forget_peak_memory(device)
         self.network = start_network(recipe, device)
         self.network.train()
         self.take_step = TrainingStep(recipe, self.network, device)
         self.step = 0
         self.seconds = 0.0
+        self.peak_before = 0  # bytes, in the processes that trained this run before
+        self.saved_at: int | None = None
         self.pictures = StepPictures(recipe, data, device, self._resume())
         curves = run.path / "tensorboard" if recipe.running.tensorboard else None
         self.metrics = Metrics(run.metrics, curves, self.step)
@@ -90,7 +100,7 @@ class _Training:
                     self.seconds = time.monotonic() - started
                 stop = (request.asked or self.step == stop_after) and not last
                 if last or stop or self.step % schedule.save_every == 0:
-                    self._save()
+                    self._save(losses)
                 if stop:
                     self._stop()
             return self._finish(scores or self._evaluate())
@@ -103,17 +113,26 @@ class _Training:
         return self.take_step(Passes(self.step, Domain(*labelled), None if target is None else Domain(*target)))
 
     def _log(self, losses: dict[str, Tensor]) -> None:
-        values = {name: float(value) for name, value in losses.items()}
-        broken = [name for name, value in values.items() if not math.isfinite(value)]
-        if broken:
-            raise FloatingPointError(
-                f"{self.recipe.title}, step {self.step}: loss {', '.join(broken)} is no longer a finite number "
-                f"({values}). The checkpoint before it is kept in {self.run.checkpoint}; "
-                "lower optimiser.lr or the weight of that term and use another --out."
-            )
+        values = self._finite(losses)
         lr = self.recipe.optimiser.lr * learning_rate_factor(self.recipe.schedule, self.step - 1)
         self.metrics.write_losses(self.step, values, lr, self.seconds)
         self._tell(f"loss {values['segmentation']:.2f}")
+
+    def _finite(self, losses: dict[str, Tensor]) -> dict[str, float]:
+        values = {name: float(value) for name, value in losses.items()}
+        broken = [name for name, value in values.items() if not math.isfinite(value)]
+        if broken:
+            self._refuse(f"loss {', '.join(broken)} is no longer a finite number ({values})")
+        return values
+
+    def _refuse(self, what: str) -> NoReturn:
+        kept = "No checkpoint was written before it"
+        if self.saved_at is not None:
+            kept = f"The checkpoint of step {self.saved_at} is kept in {self.run.checkpoint}"
+        raise FloatingPointError(
+            f"{self.recipe.title}, step {self.step}: {what}. {kept}; "
+            "lower optimiser.lr or the weight of that term and use another --out."
+        )
 
     def _evaluate(self) -> Scores:
         recipe = self.recipe
@@ -143,7 +162,8 @@ class _Training:
             miou=scores.miou,
             iou=scores.iou,
             seconds_total=self.seconds,
-            peak_memory_bytes=peak_memory_bytes(self.device),
+            peak_memory_bytes=self._peak_memory(),
+            weights_sha256=digest_of_weights(self.network.state_dict()),
         )
         self.run.write_result(result)
         self.watch(Event(self.recipe.title, self.step, self.step, f"mIoU {100 * scores.miou:.1f}", "finished"))
@@ -155,25 +175,36 @@ class _Training:
             f"{self.run.checkpoint}. Give the same command again to go on from there."
         )
 
-    def _save(self) -> None:
+    def _peak_memory(self) -> int:
+        return max(self.peak_before, peak_memory_bytes(self.device))
+
+    def _save(self, losses: dict[str, Tensor]) -> None:
+        self._finite(losses)  # these were computed before the last update, hence the look at the weights too
+        for name, weights in self.network.state_dict().items():
+            if not bool(weights.isfinite().all()):
+                self._refuse(f"{name} of the network is no longer finite")
         save_checkpoint(
             self.run.checkpoint,
             {
                 "step": self.step,
                 "seconds": self.seconds,
+                "peak_memory_bytes": self._peak_memory(),
                 "recipe": self.recipe.model_dump(mode="json"),
                 **self.take_step.state(),
                 "positions": self.pictures.positions,
                 "random": random_state(),
             },
         )
+        self.saved_at = self.step
 
     def _resume(self) -> dict[str, int]:
         """Take up the checkpoint if there is one; where the streams stand comes back."""
         if not self.run.checkpoint.is_file():
             return {"labelled": 0, "target": 0}
-        saved = load_checkpoint(self.run.checkpoint, self.device)
+        saved = load_checkpoint(self.run.checkpoint)
         self.step, self.seconds = saved["step"], saved["seconds"]
+        self.peak_before = saved.get("peak_memory_bytes", 0)
+        self.saved_at = self.step
         self.take_step.restore(saved, self.run.checkpoint)
         restore_random_state(saved["random"])
         return dict(saved["positions"])

@@ -26,7 +26,7 @@ def start_network(recipe: Recipe, device: torch.device) -> SegmentationNetwork:
 
 def trained_network(file: Path, device: torch.device) -> tuple[Recipe, SegmentationNetwork, int]:
     """The recipe, the network and the step of a checkpoint."""
-    saved = load_checkpoint(file, device)
+    saved = load_checkpoint(file)
     recipe = Recipe.model_validate(saved["recipe"])
     network = build_network(recipe.network.name, recipe.label_space.num_classes, **recipe.network.options)
     restore_network(network, saved, file)
