@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from examples.gta5_to_cityscapes.commands import run_commands
 from examples.gta5_to_cityscapes.commands.app import app, main
 from examples.gta5_to_cityscapes.commands.progress_display import ProgressDisplay
 from examples.gta5_to_cityscapes.experiments import processes
-from examples.gta5_to_cityscapes.experiments.jobs import plan
+from examples.gta5_to_cityscapes.experiments.city import city_folders
+from examples.gta5_to_cityscapes.experiments.jobs import carry_out, plan
 from examples.gta5_to_cityscapes.experiments.processes import RunsFailed, run_experiment
 from examples.gta5_to_cityscapes.records.progress import Event, unwatched
 from examples.gta5_to_cityscapes.records.run_folder import RunFolderError
@@ -87,8 +89,9 @@ def test_ablation_skips_what_has_ended_and_resumes_the_rest(
         if event.task == "sim+ssl seed 0" and event.done == 4:
             raise PowerCut
 
+    carry_out(jobs[0], streets, CPU)
     with pytest.raises(PowerCut):
-        run_experiment(jobs, streets, CPU, cut)
+        carry_out(jobs[1], streets, CPU, cut)
     assert jobs[0].run.result() is not None
     assert jobs[1].run.result() is None
     before = jobs[0].run.checkpoint.stat().st_mtime_ns
@@ -100,7 +103,7 @@ def test_ablation_skips_what_has_ended_and_resumes_the_rest(
     assert first["sim seed 0"].note == "ended earlier"
     assert (first["sim+ssl seed 0"].done, first["sim+ssl seed 0"].note) == (2, "going on")
     again: list[Event] = []
-    monkeypatch.setattr(processes, "carry_out", None)  # nothing is left to carry out
+    monkeypatch.setattr(processes, "_Pool", None)  # nothing is left to carry out
     run_experiment(jobs, streets, CPU, again.append)
     assert {event.kind for event in again} == {"finished"}
     other = plan(["source"], [0], "smoke", tmp_path, overrides=[*overrides, "optimiser.lr=0.25"])
@@ -108,15 +111,14 @@ def test_ablation_skips_what_has_ended_and_resumes_the_rest(
         run_experiment(other, streets, CPU, unwatched)
 
 
-def test_runs_beside_each_other_report_and_one_failure_spares_the_rest(
-    streets: Folders, quiet: list[str], tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("count", [1, 2])
+def test_one_failure_spares_the_rest(streets: Folders, quiet: list[str], tmp_path: Path, count: int) -> None:
     few = [*quiet, "schedule.steps=2"]
     good = plan(["source"], [0], "smoke", tmp_path, overrides=few)
     bad = plan(["aa"], [0], "smoke", tmp_path, overrides=[*few, "network.weights=nowhere.pt"])
     events: list[Event] = []
     with pytest.raises(RunsFailed, match=r"aa seed 0: FileNotFoundError: network.weights: .*nowhere.pt"):
-        run_experiment([*bad, *good], streets, CPU, events.append, processes=2)
+        run_experiment([*bad, *good], streets, CPU, events.append, processes=count)
     assert good[0].run.result() is not None
     assert [event.kind for event in events if event.task == "source seed 0"][-1] == "finished"
     assert "Traceback" in (bad[0].run.path / "error.txt").read_text()
@@ -130,6 +132,35 @@ def test_ablation_writes_a_report(run, streets: Folders, quiet: list[str], tmp_p
     assert "target only" in shown
     assert (tmp_path / "report" / "index.html").is_file()
     assert set(json.loads((tmp_path / "source/seed0/result.json").read_text())["iou"]) == {"road", "sky", "building"}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["train", "aa", "--from", "nowhere.pt"],
+            "--from labels the target for a recipe with ssl, got 'aa', which has none",
+        ),
+        (["ablation", "--generate"], "--generate draws the city for folders that are not given"),
+        (["ablation", "--jobs", "0"], "--jobs"),
+    ],
+)
+def test_options_without_an_effect_are_refused(  # type: ignore[no-untyped-def]
+    run, words: list[str], said: str, streets: Folders, tmp_path: Path
+) -> None:
+    shown = run(*words, *data(streets), "--size", "smoke", "--out", str(tmp_path), code=2)
+    assert re.search(said, " ".join(shown.replace("│", " ").split()))
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_ablation_draws_the_city_of_the_seed_it_is_given(run, streets: Folders, tmp_path: Path,
+                                                            monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]  # fmt: skip
+    drawn: list[tuple[Folders, int]] = []
+    monkeypatch.setattr(run_commands, "generate", lambda folders, budget, seed, watch: drawn.append((folders, seed)))
+    monkeypatch.setattr(run_commands, "run_experiment", lambda *args, **kwargs: None)
+    monkeypatch.setattr(run_commands, "_write_report_of", lambda *args: None)
+    run("ablation", "--target", str(streets.target), "--generate", "--city-seed", "7", "--out", str(tmp_path))
+    assert drawn == [(city_folders(tmp_path), 7)]
 
 
 def test_demo_draws_runs_and_reports(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]

@@ -38,6 +38,8 @@ from .options import (
 )
 from .progress_display import ProgressDisplay
 
+REPORT_COST = 0.3  # of the work of training one recipe on labelled pictures alone
+
 
 def train(
     recipe: Annotated[str, typer.Argument(help="source, target-only, or a sum of aa, it, sim, ssl: aa+it+sim.")],
@@ -68,12 +70,18 @@ def train(
         classes=classes,
         overrides=overrides_of(settings, restyle),
     )
+    *first_steps, job = jobs
     if from_checkpoint is not None:
-        jobs = jobs[-1:]  # its first step has been trained elsewhere
-    folders = Folders(source, target)
-    with ProgressDisplay({job.name: job.cost for job in jobs}) as display:
-        for job in jobs:
-            result = carry_out(job, folders, device_named(device), display, checkpoint_file(from_checkpoint))
+        if job.first_step is None:
+            raise typer.BadParameter(
+                f"--from labels the target for a recipe with ssl, got {recipe!r}, which has none; "
+                "leave --from out, or ask for a recipe with it, such as aa+it+sim+ssl"
+            )
+        first_steps = []  # trained elsewhere
+    folders, where = Folders(source, target), device_named(device)
+    with ProgressDisplay({each.name: each.cost for each in (*first_steps, job)}) as display:
+        run_experiment(first_steps, folders, where, display)
+        result = carry_out(job, folders, where, display, checkpoint_file(from_checkpoint))
     print_scores(Scores(result.miou, result.iou), f"{recipe}, seed {seed}, step {result.step}")
 
 
@@ -92,7 +100,8 @@ def ablation(
     generate_city: Annotated[
         bool, typer.Option("--generate", help="Draw the generated city for folders that are not given.")
     ] = False,
-    jobs: Annotated[int, typer.Option(help="Runs at a time, each with its share of the cores.")] = 1,
+    city_seed: Annotated[int, typer.Option(help="Seed of the city that --generate draws.")] = 0,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time, each with its share of the cores.")] = 1,
     device: Device = "auto",
 ) -> None:
     """Run several recipes and seeds, going on where an earlier call stopped, then write the report."""
@@ -106,10 +115,10 @@ def ablation(
         classes=classes,
         overrides=overrides_of(settings, restyle),
     )
-    costs = {job.name: job.cost for job in planned} | {"city": 1.0 if generate_city else 0.0, "report": 0.2}
+    costs = {job.name: job.cost for job in planned} | {"city": 1.0 if generate_city else 0.0, "report": REPORT_COST}
     with ProgressDisplay(costs, overall="all") as display:
         if generate_city:
-            generate(city_folders(out), BUDGETS["small"], 0, display)
+            generate(city_folders(out), BUDGETS["small"], city_seed, display)
         run_experiment(planned, folders, device_named(device), display, processes=jobs)
         page = _write_report_of(out, display)
     _print_page(page)
@@ -119,14 +128,14 @@ def demo(
     out: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("runs/demo"),
     budget: Annotated[str, typer.Option(help="small (minutes, two cores) or smoke (seconds).")] = "small",
     seed: Annotated[int, typer.Option(help="Seed of the city and of training.")] = 0,
-    jobs: Annotated[int, typer.Option(help="Runs at a time, 0 for one per core, at most 2.")] = 0,
+    jobs: Annotated[int, typer.Option(min=0, help="Runs at a time, 0 for one per core, at most 2.")] = 0,
 ) -> None:
     """Draw the city, run the six recipes, write the table and the report."""
     if budget not in BUDGETS:
         raise typer.BadParameter(f"budget must be one of {', '.join(BUDGETS)}, got {budget!r}")
     planned = plan(ABLATION, [seed], BUDGETS[budget].size, out)
     folders = city_folders(out)
-    costs = {job.name: job.cost for job in planned} | {"city": 1.0, "report": 0.3}
+    costs = {job.name: job.cost for job in planned} | {"city": 1.0, "report": REPORT_COST}
     with ProgressDisplay(costs, overall="demo") as display:
         generate(folders, BUDGETS[budget], seed, display)
         processes = jobs or min(2, os.cpu_count() or 1)
@@ -144,6 +153,11 @@ def report(experiment: Annotated[Path, typer.Argument(help="Experiment folder.")
 
 def _folders(source: Path | None, target: Path | None, out: Path, generated: bool) -> Folders:
     if generated:
+        if source is not None and target is not None:
+            raise typer.BadParameter(
+                "--generate draws the city for folders that are not given, but --source and --target both are; "
+                "leave out --generate, or the folder that the city is to stand in for"
+            )
         city = city_folders(out)
         return Folders(source or city.source, target or city.target)
     if source is None or target is None:

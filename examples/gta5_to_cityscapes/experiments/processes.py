@@ -1,21 +1,21 @@
-"""Carry out the runs of an experiment, here one after the other or in processes beside each other.
+"""Carry out the runs of an experiment, each in a process of its own, one after the other or beside each other.
 
-Small networks gain little from a second thread, so on few cores several runs of one thread each finish
-sooner than one run of several threads.
+A process of its own makes a run's peak memory its own, and keeps its failure from the others. Small networks
+gain little from a second thread, so on few cores several runs of one thread each finish sooner than one run
+of several threads.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import os
-import queue
 import signal
-import time
 import traceback
 from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -33,12 +33,14 @@ class RunsFailed(RuntimeError):
 def run_experiment(
     jobs: Sequence[Job], folders: Folders, device: torch.device, watch: Watch, *, processes: int = 1
 ) -> None:
-    """Carry out every job that has no result yet.
+    """Carry out every job that has no result yet, ``processes`` at a time.
 
     Raises:
         Stopped: After Ctrl-C, once every run that was going on has saved its state.
         RunsFailed: If a run failed; the others are carried out nevertheless.
     """
+    if processes < 1:
+        raise ValueError(f"processes must be at least 1, got {processes}.")
     for job in jobs:
         refuse_another_run(job, folders)
     left = [job for job in jobs if job.run.result() is None]
@@ -46,43 +48,53 @@ def run_experiment(
         if job not in left:
             steps = job.recipe.schedule.steps
             watch(Event(job.name, steps, steps, "ended earlier", "finished"))
-    if processes <= 1:
-        for job in left:
-            carry_out(job, folders, device, watch)
-        return
-    _Pool(left, folders, device, watch, processes).run()
+    if left:
+        _Pool(left, folders, device, watch, processes).run()
+
+
+@dataclass(frozen=True)
+class _Running:
+    """A job under way: its process, and the end of the pipe on which it says how far it is."""
+
+    job: Job
+    process: BaseProcess
+    events: Connection
 
 
 class _Pool:
-    """One fresh process for each run, so that its peak memory is its own."""
+    """One fresh process for each run."""
 
     def __init__(
         self, jobs: Sequence[Job], folders: Folders, device: torch.device, watch: Watch, processes: int
     ) -> None:
         self.waiting = list(jobs)
         self.folders, self.device, self.watch, self.processes = folders, device, watch, processes
+        # One run alone has the threads that this process was told to use.
+        self.threads = torch.get_num_threads() if processes == 1 else max(1, (os.cpu_count() or 1) // processes)
         self.context = multiprocessing.get_context("spawn")
-        self.events: Any = self.context.Queue()
-        self.running: list[tuple[Job, BaseProcess]] = []
+        self.running: list[_Running] = []
         self.failures: dict[str, str] = {}
-        self.stopped: list[str] = []
+        self.stopped: dict[str, str] = {}
 
     def run(self) -> None:
         """Start what can start, listen, collect what has ended, until nothing is left."""
         with StopRequest() as request:
             told = False
-            while self.waiting or self.running:
-                if request.asked and not told:
-                    self.waiting.clear()
-                    self._pass_on_the_signal()
-                    told = True
-                self._start_what_can()
-                self._listen(0.2)
-                self._collect()
+            try:
+                while self.waiting or self.running:
+                    if request.asked and not told:
+                        self.waiting.clear()
+                        self._pass_on_the_signal()
+                        told = True
+                    self._start_what_can()
+                    self._listen(0.2)
+                    self._collect(stopping=told)
+            finally:
+                self._end_what_still_runs()
         if self.failures:
             raise RunsFailed("\n".join(f"{name}: {text}" for name, text in self.failures.items()))
         if request.asked or self.stopped:
-            raise Stopped("\n".join(self.stopped) or "Stopped. Give the same command again to go on.")
+            raise Stopped("\n".join(self.stopped.values()) or "Stopped. Give the same command again to go on.")
 
     def _start_what_can(self) -> None:
         for job in list(self.waiting):
@@ -94,59 +106,100 @@ class _Pool:
                     self.failures[job.name] = f"its first step in {job.first_step.path} has no result."
                 continue
             self.waiting.remove(job)
-            daemon = job.recipe.running.workers == 0  # only a process that is none may have workers
-            arguments = (job, self.folders, self.device, self.events, self.processes)
-            process = self.context.Process(target=_child, args=arguments, name=job.name, daemon=daemon)
-            process.start()
-            self.running.append((job, process))
+            self._start(job)
+
+    def _start(self, job: Job) -> None:
+        here, there = self.context.Pipe(duplex=False)
+        process = self.context.Process(
+            target=_child,
+            args=(job, self.folders, self.device, there, self.threads),
+            name=job.name,
+            daemon=job.recipe.running.workers == 0,  # only a process that is none may have workers
+        )
+        process.start()
+        there.close()
+        self.running.append(_Running(job, process, here))
 
     def _is_coming(self, run: RunFolder) -> bool:
-        return any(job.run == run for job in (*self.waiting, *(job for job, _ in self.running)))
+        return any(job.run == run for job in (*self.waiting, *(each.job for each in self.running)))
 
     def _listen(self, seconds: float) -> None:
-        until = time.monotonic() + seconds
-        while (left := until - time.monotonic()) > 0:
-            try:
-                event: Event = self.events.get(timeout=left)
-            except queue.Empty:
-                return
+        wait([source for each in self.running for source in (each.events, each.process.sentinel)], seconds)
+        for each in self.running:
+            self._hear(each)
+
+    def _hear(self, each: _Running) -> None:
+        """Take in all that a run has said so far."""
+        while (event := _next_event(each.events)) is not None:
             if event.kind == "failed":
                 self.failures[event.task] = event.note
             elif event.kind == "stopped":
-                self.stopped.append(event.note)
+                self.stopped[event.task] = event.note
             self.watch(event)
 
-    def _collect(self) -> None:
-        for job, process in list(self.running):
-            if process.is_alive():
+    def _collect(self, *, stopping: bool) -> None:
+        for each in list(self.running):
+            if each.process.is_alive():
                 continue
-            process.join()
-            self._listen(0.1)
-            self.running.remove((job, process))
-            if process.exitcode and job.name not in self.failures:
-                self.failures[job.name] = (
-                    f"its process ended with code {process.exitcode} and said nothing; out of memory, perhaps. "
-                    "Give the same command again to go on from its last checkpoint, with fewer --jobs."
-                )
+            each.process.join()
+            self._hear(each)  # what it said last lies in the pipe, since it has ended
+            each.events.close()
+            self.running.remove(each)
+            self._account_for(each.job, each.process.exitcode, stopping=stopping)
+
+    def _account_for(self, job: Job, code: int | None, *, stopping: bool) -> None:
+        """Every job has a result, or a reason why not."""
+        if job.run.result() is not None or job.name in self.failures or job.name in self.stopped:
+            return
+        if stopping and code != -getattr(signal, "SIGKILL", 9):
+            # Ctrl-C came while its process was still importing, or twice.
+            self.stopped[job.name] = (
+                f"{job.name}: interrupted before it could save. Give the same command again; "
+                "it goes on from its last checkpoint, or begins where it has none."
+            )
+            return
+        self.failures[job.name] = (
+            f"its process ended with code {code}, without a result, and said nothing"
+            f"{'; out of memory, perhaps' if code else ''}. "
+            "Give the same command again to go on from its last checkpoint, with fewer --jobs."
+        )
 
     def _pass_on_the_signal(self) -> None:
-        for _, process in self.running:
-            if process.pid is not None and process.is_alive():
-                os.kill(process.pid, signal.SIGINT)
+        for each in self.running:
+            if each.process.pid is not None and each.process.is_alive():
+                os.kill(each.process.pid, signal.SIGINT)
+
+    def _end_what_still_runs(self) -> None:
+        """Nothing does, unless listening itself failed: a run in training then saves its state and ends."""
+        for each in self.running:
+            each.process.terminate()
+        for each in self.running:
+            each.process.join()
+            each.events.close()
 
 
-def _child(job: Job, folders: Folders, device: torch.device, events: Any, processes: int) -> None:
-    """What a process does: one run, with its share of the cores."""
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
+def _next_event(events: Connection) -> Event | None:
+    """What lies in the pipe; None when that is nothing, or its other end is gone, perhaps in the middle of a word."""
     try:
-        carry_out(job, folders, device, events.put)
+        return events.recv() if events.poll() else None
+    except (EOFError, OSError):
+        return None
+
+
+def _child(job: Job, folders: Folders, device: torch.device, events: Connection, threads: int) -> None:
+    """What a process does: one run, with its share of the cores."""
+    torch.set_num_threads(threads)
+    try:
+        carry_out(job, folders, device, events.send)
     except Stopped as stop:
-        events.put(Event(job.name, 0, 1, str(stop), "stopped"))
+        events.send(Event(job.name, 0, 1, str(stop), "stopped"))
+    except KeyboardInterrupt:
+        text = f"{job.name}: interrupted. Give the same command again; what has been written is kept."
+        events.send(Event(job.name, 0, 1, text, "stopped"))
     except Exception as error:
         text = f"{type(error).__name__}: {error}"
         where = Path(job.run.path, "error.txt")
         where.parent.mkdir(parents=True, exist_ok=True)
         where.write_text(traceback.format_exc(), encoding="utf-8")
-        events.put(Event(job.name, 0, 1, f"{text} (traceback in {where})", "failed"))
+        events.send(Event(job.name, 0, 1, f"{text} (traceback in {where})", "failed"))
     events.close()
-    events.join_thread()

@@ -1,0 +1,92 @@
+"""Runs in processes of their own: each ends with a result or a reason."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from examples.gta5_to_cityscapes.batches.training_data import Folders
+from examples.gta5_to_cityscapes.experiments import processes
+from examples.gta5_to_cityscapes.experiments.jobs import Job, plan
+from examples.gta5_to_cityscapes.experiments.processes import RunsFailed, run_experiment
+from examples.gta5_to_cityscapes.records.progress import Event, Watch, unwatched
+from examples.gta5_to_cityscapes.records.stopping import Stopped
+
+CPU = torch.device("cpu")
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+# What a process does in place of training; spawned processes find these by their names.
+def says_much_and_fails(job: Job, folders: Folders, device: torch.device, events, threads: int) -> None:  # type: ignore[no-untyped-def]
+    for step in range(2000):
+        events.send(Event(job.name, step, 2000))
+    events.send(Event(job.name, 0, 1, "the very last word", "failed"))
+
+
+def says_nothing(job: Job, folders: Folders, device: torch.device, events, threads: int) -> None:  # type: ignore[no-untyped-def]
+    pass
+
+
+def is_killed(job: Job, folders: Folders, device: torch.device, events, threads: int) -> None:  # type: ignore[no-untyped-def]
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def is_slow_to_begin(job: Job, folders: Folders, device: torch.device, events, threads: int) -> None:  # type: ignore[no-untyped-def]
+    events.send(Event(job.name, 0, 1, "here"))
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no handler yet, as while importing
+    time.sleep(60)
+
+
+def run_with(
+    child: object, streets: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, watch: Watch = unwatched
+) -> None:
+    monkeypatch.setattr(processes, "_child", child)
+    run_experiment(plan(["source"], [0], "smoke", tmp_path), streets, CPU, watch)
+
+
+def test_the_last_word_of_a_process_is_heard(streets: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[Event] = []
+    with pytest.raises(RunsFailed, match="source seed 0: the very last word"):
+        run_with(says_much_and_fails, streets, tmp_path, monkeypatch, events.append)
+    assert len(events) == 2001
+
+
+@pytest.mark.parametrize(
+    ("child", "said"),
+    [
+        (says_nothing, "code 0, without a result, and said nothing. Give"),
+        (is_killed, "code -9, without a result, and said nothing; out of memory, perhaps. Give"),
+    ],
+)
+def test_a_run_without_a_result_is_a_failure(
+    child: object, said: str, streets: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(RunsFailed, match=said):
+        run_with(child, streets, tmp_path, monkeypatch)
+
+
+def test_interrupting_a_process_that_has_not_begun_is_no_failure(
+    streets: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(event: Event) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Stopped, match="source seed 0: interrupted before it could save"):
+        run_with(is_slow_to_begin, streets, tmp_path, monkeypatch, interrupt)
+
+
+def test_a_listener_that_fails_leaves_no_process_behind(
+    streets: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(event: Event) -> None:
+        raise RuntimeError("no terminal")
+
+    started = time.monotonic()
+    with pytest.raises(RuntimeError, match="no terminal"):
+        run_with(is_slow_to_begin, streets, tmp_path, monkeypatch, fail)
+    assert time.monotonic() - started < 50
