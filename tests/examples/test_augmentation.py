@@ -1,0 +1,98 @@
+"""Augmentation moves a picture and its labels as one, invents no class, and repeats itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import max_pool2d
+
+from examples.gta5_to_cityscapes.batches.augmentation import TrainingAugmentation
+from examples.gta5_to_cityscapes.recipes import compose_recipe
+from examples.gta5_to_cityscapes.recipes.settings import Augmentation
+
+CLASSES = (0, 3, 7, 11, 18, 255)
+GEOMETRY: dict[str, dict[str, Any]] = {
+    "flip": {"flip": 1.0},
+    "crop": {"crop": (32, 64)},
+    "scale": {"area": (0.3, 0.9)},
+    "stretch": {"area": (0.5, 0.9), "stretch": 1.5},
+    "all": {"crop": (40, 72), "area": (0.4, 1.0), "stretch": 1.2, "flip": 0.5},
+}
+
+
+def blocks(count: int = 8, height: int = 64, width: int = 128) -> tuple[Tensor, Tensor]:
+    """Pictures whose colour tells the class of every pixel, in blocks of 16, and their labels."""
+    generator = torch.Generator().manual_seed(0)
+    places = torch.randint(0, len(CLASSES), (count, height // 16, width // 16), generator=generator)
+    places = places.repeat_interleave(16, 1).repeat_interleave(16, 2)
+    images = (places / (len(CLASSES) - 1))[:, None].repeat(1, 3, 1, 1)
+    return images, torch.tensor(CLASSES)[places]
+
+
+def shown(images: Tensor) -> Tensor:
+    """The class that each pixel's colour tells."""
+    return torch.tensor(CLASSES)[(images[:, 0] * (len(CLASSES) - 1)).round().long()]
+
+
+@pytest.mark.parametrize("name", GEOMETRY)
+def test_labels_stay_under_their_pixels(name: str) -> None:
+    images, labels = blocks()
+    torch.manual_seed(1)
+    moved, moved_labels = TrainingAugmentation(Augmentation(**GEOMETRY[name]))(images, labels, "labelled")
+    height, width = GEOMETRY[name].get("crop") or images.shape[-2:]
+    assert moved.shape == (8, 3, height, width)
+    assert moved_labels.shape == (8, height, width)
+    assert moved_labels.dtype == torch.int64
+    assert set(moved_labels.unique().tolist()) <= set(CLASSES)
+    # Colours are interpolated and labels are not, so only pixels on the edge of a block may disagree.
+    assert (shown(moved) == moved_labels).float().mean() > (1.0 if name == "flip" else 0.85) - 1e-6
+    around = [max_pool2d(sign * moved[:, :1], 5, 1, 2)[:, 0] for sign in (1, -1)]
+    inside = around[0] + around[1] < 1e-3  # one colour throughout the neighbourhood
+    assert inside.float().mean() > 0.4
+    assert torch.equal(shown(moved)[inside], moved_labels[inside])
+    assert not torch.equal(moved_labels, labels)
+
+
+def test_a_flip_is_exact() -> None:
+    images, labels = blocks()
+    moved, moved_labels = TrainingAugmentation(Augmentation(flip=1.0))(images, labels, "target")
+    assert torch.equal(moved, images.flip(-1))
+    assert torch.equal(moved_labels, labels.flip(-1))
+
+
+@pytest.mark.parametrize("size", ["small", "smoke"])
+def test_the_same_seed_gives_the_same_pictures(size: str) -> None:
+    images, labels = blocks(4, 128, 240) if size == "small" else blocks(4, 48, 96)
+    settings = compose_recipe("source", size).augmentation
+
+    def draw(seed: int) -> tuple[Tensor, Tensor]:
+        torch.manual_seed(seed)
+        return TrainingAugmentation(settings)(images, labels, "labelled")
+
+    first, again, other = draw(5), draw(5), draw(6)
+    assert torch.equal(first[0], again[0])
+    assert torch.equal(first[1], again[1])
+    assert not torch.equal(first[0], other[0])
+    assert first[0].min() >= 0
+    assert first[0].max() <= 1
+
+
+@pytest.mark.parametrize("target", ["none", "geometry", "all"])
+def test_how_far_the_target_is_changed_is_a_setting(target: str) -> None:
+    images, labels = blocks()
+    settings = Augmentation(flip=1.0, noise=1.0, target=target)  # type: ignore[arg-type]
+    moved, moved_labels = TrainingAugmentation(settings)(images, labels, "target")
+    assert torch.equal(moved_labels, labels if target == "none" else labels.flip(-1))
+    assert torch.equal(moved, images) == (target == "none")
+    assert torch.equal(moved, images.flip(-1)) == (target == "geometry")
+
+
+def test_the_authors_change_nothing() -> None:
+    images, labels = blocks()
+    settings = compose_recipe("aa", "full").augmentation
+    moved, moved_labels = TrainingAugmentation(settings)(images, labels, "labelled")
+    assert torch.equal(moved, images)
+    assert torch.equal(moved_labels, labels)
