@@ -95,12 +95,26 @@ def test_overrides_reach_their_setting_and_serve_recipes_without_it() -> None:
         ("pictures.batch=0", "pictures.batch"),
         ("schedule.steps=99999999", "schedule.horizon"),
         ("nothing.at=1", "no setting"),
+        ("network.options.depth=3", "options of small must be among width, feature_dim, .*, got depth"),
         ("precision.x=1", "has no settings of its own"),
     ],
 )
 def test_a_wrong_override_says_what_is_wrong(override: str, words: str) -> None:
     with pytest.raises(RecipeError, match=words):
         compose_recipe("aa", overrides=[override])
+
+
+@pytest.mark.parametrize("name", ["deeplabv2_resnet101", "deeplabv2_vgg16"])
+def test_another_network_leaves_the_options_of_the_sizes_own_behind(name: str) -> None:
+    other = f"network.name={name}"
+    assert compose_recipe("aa", "small", overrides=[other]).network.options == {}
+    assert compose_recipe("aa", "small", overrides=["network.name=small"]).network.options == {"norm": "batch"}
+    for overrides in ([other, "network.options.style=caffe"], ["network.options.style=caffe", other]):
+        assert compose_recipe("aa", "small", overrides=overrides).network.options == {"style": "caffe"}
+    with pytest.raises(RecipeError, match=rf"options of {name} must be among style.*, got norm"):
+        compose_recipe("aa", "small", overrides=[other, "network.options.norm=batch"])
+    with pytest.raises(RecipeError, match=r"network\.name"):
+        compose_recipe("aa", "small", overrides=["network.name=resnet"])
 
 
 def test_unknown_size() -> None:

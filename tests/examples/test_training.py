@@ -9,9 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from examples.gta5_to_cityscapes.batches.restyling import BatchRestyling
+from examples.gta5_to_cityscapes.batches.step_pictures import StepPictures
 from examples.gta5_to_cityscapes.batches.training_data import Folders, open_training_data
+from examples.gta5_to_cityscapes.data import DatasetError
 from examples.gta5_to_cityscapes.experiments.jobs import carry_out, plan
 from examples.gta5_to_cityscapes.recipes import Recipe, compose_recipe
 from examples.gta5_to_cityscapes.recipes.settings import Optimiser, Restyling
@@ -169,20 +172,50 @@ def test_restyling_moves_the_source_towards_the_target(method: str) -> None:
     assert torch.equal(never, source)
 
 
-def test_pictures_restyled_elsewhere_replace_the_source(streets: Folders, tmp_path: Path, quiet: list[str]) -> None:
-    from PIL import Image
-
-    overrides = [*quiet, f"restyle.method={tmp_path}"]
-    recipe = compose_recipe("it", "smoke", overrides=overrides)
+@pytest.mark.parametrize(("probability", "expected"), [(1.0, {True}), (0.0, {False}), (0.5, {True, False})])
+def test_pictures_restyled_elsewhere_stand_in_with_the_probability(
+    streets: Folders, tmp_path: Path, quiet: list[str], probability: float, expected: set[bool]
+) -> None:
+    overrides = [*quiet, f"restyle.method={tmp_path}", f"restyle.probability={probability}", "pictures.batch=3"]
+    plain = ["augmentation.area=[1,1]", *(f"augmentation.{name}=0" for name in ("flip", "colour", "grey"))]
+    recipe = compose_recipe(
+        "it", "smoke", overrides=[*overrides, *plain, "augmentation.blur=0", "augmentation.noise=0"]
+    )
+    assert not recipe.needs_target
     with pytest.raises(FileNotFoundError, match="6 are missing, the first is"):
         open_training_data(recipe, streets)
     for file in (streets.source / "images").iterdir():
         Image.new("RGB", (10, 10), (255, 0, 0)).save(tmp_path / file.name)
-    sample = open_training_data(recipe, streets).labelled[0]
-    assert sample.image.shape == (3, 48, 96)
-    assert sample.image[0].min() == 255
-    assert not sample.image[1:].any()
-    assert (sample.labels != 255).any()
+    data = open_training_data(recipe, streets)
+    assert data.target is None
+    torch.manual_seed(0)
+    pictures = StepPictures(recipe, data, CPU, {"labelled": 0, "target": 0})
+    red = torch.tensor([1.0, 0.0, 0.0]).view(3, 1, 1)
+    seen = set()
+    for _ in range(4):
+        labelled, target = pictures.draw()
+        assert target is None
+        assert labelled.images.shape == (3, 3, 48, 96)
+        assert (labelled.labels != 255).any((1, 2)).all()
+        seen |= {bool((image == red).all()) for image in labelled.images}
+    assert seen == expected
+
+
+def test_a_truncated_restyled_picture_is_named(streets: Folders, tmp_path: Path, quiet: list[str]) -> None:
+    recipe = compose_recipe("it", "smoke", overrides=[*quiet, f"restyle.method={tmp_path}"])
+    for file in (streets.source / "images").iterdir():
+        whole = file.read_bytes()
+        (tmp_path / file.name).write_bytes(whole[: len(whole) // 2])
+    restyled = open_training_data(recipe, streets).restyled
+    assert restyled is not None
+    with pytest.raises(DatasetError, match=r"00001.png: expected a complete picture"):
+        restyled[0]
+
+
+def test_no_restyling_is_a_recipe_without_it(streets: Folders, quiet: list[str]) -> None:
+    recipe = compose_recipe("it", "smoke", overrides=[*quiet, "restyle.method=none"])
+    with pytest.raises(FileNotFoundError, match=r"one of lab, fourier, lab\+fourier or a folder"):
+        open_training_data(recipe, streets)
 
 
 def test_a_smoke_run_writes_every_file(streets: Folders, tmp_path: Path) -> None:

@@ -4,33 +4,28 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 import stuffinstance as si
 
-from ..data import Sample, SegmentationDataset, picture_tensor
-from ..recipes.settings import Restyling
-
-METHODS = ("none", "lab", "fourier", "lab+fourier")
+from ..data import Sample, SegmentationDataset, picture_tensor, read_image
+from ..recipes.settings import RESTYLING_METHODS, Restyling
 
 
 class BatchRestyling:
     """Restyle a source batch towards a target batch, each picture with the given probability."""
 
     def __init__(self, settings: Restyling) -> None:
-        self.parts = settings.method.split("+") if settings.method in METHODS else []
+        self.parts = settings.method.split("+")
         self.window = settings.window
         self.probability = settings.probability
 
     def __call__(self, source: Tensor, target: Tensor) -> Tensor:
         """``source`` (B, 3, H, W) in [0, 1] as ``target`` looks; sizes may differ."""
-        # Drawn on the CPU, so that the choice is known there and only the chosen pictures are worked on.
-        chosen = [i for i, drawn in enumerate(torch.rand(len(source)).tolist()) if drawn < self.probability]
-        if not chosen or not self.parts:
+        chosen = chosen_pictures(len(source), self.probability)
+        if not chosen:
             return source
         partners = target[[i % len(target) for i in chosen]]
         restyled = source[chosen]
@@ -43,21 +38,26 @@ class BatchRestyling:
         return result
 
 
+def chosen_pictures(count: int, probability: float) -> list[int]:
+    """Which pictures of a batch to restyle; drawn on the CPU, so that the choice is known there."""
+    return [i for i, drawn in enumerate(torch.rand(count).tolist()) if drawn < probability]
+
+
 def restyled_folder(settings: Restyling | None) -> Path | None:
     """The folder of pictures restyled elsewhere, where ``method`` is one."""
-    if settings is None or settings.method in METHODS:
+    if settings is None or settings.towards_target:
         return None
     folder = Path(settings.method)
     if not folder.is_dir():
         raise FileNotFoundError(
-            f"restyle.method must be one of {', '.join(METHODS)} or a folder of restyled source pictures, "
+            f"restyle.method must be one of {', '.join(RESTYLING_METHODS)} or a folder of restyled source pictures, "
             f"got {settings.method!r}, which is no folder. Give the folder that holds <source name>.png."
         )
     return folder
 
 
 class RestyledPictures(Dataset[Sample]):
-    """A labelled source data set whose pictures come, restyled, from another folder.
+    """The pictures of a labelled source data set as they look, restyled, in another folder; without their labels.
 
     The pictures must be the same ones: a restyled file goes by its source picture's name.
     """
@@ -79,10 +79,8 @@ class RestyledPictures(Dataset[Sample]):
         return len(self.names)
 
     def __getitem__(self, index: int) -> Sample:
-        sample = self.source[index]
         path = self.files[index]
         assert path is not None  # the constructor saw to it
-        height, width = sample.image.shape[-2:]
-        with Image.open(path) as picture:
-            resized = picture.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
-        return sample._replace(image=picture_tensor(np.array(resized, dtype=np.uint8)))
+        pixels, _ = read_image(path, self.source.size, self.source.max_pixels)
+        labels = torch.full(pixels.shape[:2], self.source.space.ignore_index, dtype=torch.uint8)
+        return Sample(picture_tensor(pixels), labels, self.names[index])

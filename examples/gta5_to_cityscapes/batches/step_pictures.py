@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..recipes import Recipe
 from .augmentation import TrainingAugmentation
-from .restyling import BatchRestyling
+from .restyling import BatchRestyling, chosen_pictures
 from .streams import Batch, BatchStream, Samples, as_unit_floats
 from .training_data import TrainingData
 
@@ -27,7 +27,8 @@ class StepPictures:
 
     def __init__(self, recipe: Recipe, data: TrainingData, device: torch.device, positions: Mapping[str, int]) -> None:
         self.device = device
-        self.restyle = BatchRestyling(recipe.restyle) if recipe.restyle else None
+        self.restyle = BatchRestyling(recipe.restyle) if recipe.restyle and recipe.restyle.towards_target else None
+        self.probability = recipe.restyle.probability if recipe.restyle else 0.0
         self.augment = TrainingAugmentation(recipe.augmentation)
 
         def stream(dataset: Samples, name: str, salt: int) -> BatchStream:
@@ -40,12 +41,18 @@ class StepPictures:
             )
 
         self.labelled = stream(data.labelled, "labelled", 0)
+        # In step with the labelled ones, since their order follows from the same seed and position.
+        self.restyled = None if data.restyled is None else stream(data.restyled, "labelled", 0)
         self.target = None if data.target is None else stream(data.target, "target", 1)
 
     def draw(self) -> tuple[Drawn, Drawn | None]:
         """The next labelled pictures and, where the recipe looks at any, the next target pictures."""
         labelled = self._on_device(next(self.labelled))
         target = None if self.target is None else self._on_device(next(self.target))
+        if self.restyled is not None:
+            restyled = self._on_device(next(self.restyled)).images
+            chosen = chosen_pictures(len(restyled), self.probability)
+            labelled.images[chosen] = restyled[chosen]
         if self.restyle is not None and target is not None:
             labelled = labelled._replace(images=self.restyle(labelled.images, target.images))
         labelled = Drawn(*self.augment(*labelled, "labelled"))

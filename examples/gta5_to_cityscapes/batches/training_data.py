@@ -27,12 +27,17 @@ class Folders:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Data sets of one run; ``target`` is absent where no step looks at it."""
+    """Data sets of one run.
+
+    ``target`` is absent where no step looks at it. ``restyled`` holds the labelled pictures restyled, in the
+    same order, where they come from a folder.
+    """
 
     labelled: Samples
     target: Samples | None
     validation: Samples
     identity: dict[str, Any]
+    restyled: Samples | None = None
 
 
 def open_labelled(recipe: Recipe, folders: Folders) -> SegmentationDataset:
@@ -91,16 +96,17 @@ def open_training_data(
     if first_step_weights is not None:
         identity[FIRST_STEP] = first_step_weights
     folder = restyled_folder(recipe.restyle)
-    first: Samples = RestyledPictures(labelled, folder) if folder else labelled
+    restyled = RestyledPictures(labelled, folder) if folder else None
     second: Samples | None = target
     if pseudo_labels is not None and target is not None:
         second = PseudoLabelled(target, pseudo_labels)
     keep = recipe.running.cache
     return TrainingData(
-        DecodedPictures(first) if keep else first,
+        DecodedPictures(labelled) if keep else labelled,
         DecodedPictures(second) if keep and second is not None else second,
         DecodedPictures(validation) if keep else validation,
         identity,
+        DecodedPictures(restyled) if keep and restyled is not None else restyled,
     )
 
 

@@ -1,6 +1,6 @@
 """Segmentation networks with one interface: features for matching, logits for everything else."""
 
-from .building import NetworkName, build_network
+from .building import NetworkName, build_network, network_options
 from .network import NetworkOutput, SegmentationNetwork
 from .weights import WeightsError, WeightsReport
 
@@ -11,4 +11,5 @@ __all__ = [
     "WeightsError",
     "WeightsReport",
     "build_network",
+    "network_options",
 ]

@@ -1,5 +1,6 @@
 """A network by name, with weights from a file when there is one."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +17,12 @@ _BUILDERS: Mapping[str, Callable[..., SegmentationNetwork]] = {
     "deeplabv2_vgg16": deeplab_v2_vgg16,
     "small": small_network,
 }
+
+
+def network_options(name: NetworkName) -> tuple[str, ...]:
+    """The options that :func:`build_network` passes on to that network."""
+    parameters = inspect.signature(_BUILDERS[name]).parameters.values()
+    return tuple(each.name for each in parameters if each.kind is inspect.Parameter.KEYWORD_ONLY)
 
 
 def build_network(

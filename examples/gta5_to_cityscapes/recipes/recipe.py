@@ -104,7 +104,8 @@ class Recipe(Settings):
     @property
     def needs_target(self) -> bool:
         """Whether a step looks at target pictures at all."""
-        return any((self.restyle, self.adversarial, self.matching, self.pseudo_labels))
+        restyled_towards_it = self.restyle is not None and self.restyle.towards_target
+        return restyled_towards_it or any((self.adversarial, self.matching, self.pseudo_labels))
 
 
 def parts_of(name: str) -> tuple[str, ...]:
@@ -168,8 +169,13 @@ def compose_recipe(
 
 
 def override(size: Size, overrides: Sequence[str]) -> Size:
-    """``size`` with each ``group.setting=value`` put in; values are JSON, or plain text where that fails."""
+    """``size`` with each ``group.setting=value`` put in; values are JSON, or plain text where that fails.
+
+    The options of a size are those of its own network: with another one they are left out.
+    """
     settings: dict[str, Any] = size.model_dump()
+    if _another_network(size, overrides):
+        settings["network"]["options"] = {}
     for item in overrides:
         key, equals, text = item.partition("=")
         *groups, last = key.strip().split(".")
@@ -190,6 +196,11 @@ def override(size: Size, overrides: Sequence[str]) -> Size:
         return Size.model_validate(settings)
     except ValidationError as error:
         raise RecipeError(f"--set {' '.join(overrides)} gives a recipe that cannot be: {_reasons(error)}.") from error
+
+
+def _another_network(size: Size, overrides: Sequence[str]) -> bool:
+    names = [text for key, _, text in (item.partition("=") for item in overrides) if key.strip() == "network.name"]
+    return bool(names) and _value(names[-1].strip()) != size.network.name
 
 
 def _value(text: str) -> Any:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ..data import Layout
-from ..networks import NetworkName
+from ..networks import NetworkName, network_options
 
+RESTYLING_METHODS = ("lab", "fourier", "lab+fourier")  # anything else is a folder
 SpaceName = Literal["cityscapes", "synthia16", "synthia13"]
 
 
@@ -36,6 +37,15 @@ class Network(Settings):
     name: NetworkName = "deeplabv2_resnet101"
     weights: str | None = None
     options: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _options_are_those_of_the_network(self) -> Network:
+        known = network_options(self.name)
+        if unknown := sorted(set(self.options) - set(known)):
+            raise ValueError(
+                f"options of {self.name} must be among {', '.join(known)}, got {', '.join(unknown)}; leave them out"
+            )
+        return self
 
 
 class Pictures(Settings):
@@ -96,12 +106,18 @@ class Restyling(Settings):
     """IT: source pictures in the target's appearance.
 
     ``method`` is ``"lab"``, ``"fourier"``, ``"lab+fourier"`` (each source batch towards the target batch
-    of the same step, nothing to train) or a folder that holds the source pictures already restyled.
+    of the same step, nothing to train) or a folder that holds the source pictures already restyled. Either
+    way each picture of a step is the restyled one with ``probability``, else the original.
     """
 
     method: str = "lab"
     window: float = 0.01
     probability: float = Field(default=1.0, ge=0.0, le=1.0)
+
+    @property
+    def towards_target(self) -> bool:
+        """Whether it needs target pictures; a folder of restyled pictures does not."""
+        return self.method in RESTYLING_METHODS
 
 
 class Adversarial(Settings):
