@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -71,6 +73,21 @@ def test_check_counts_pictures_and_classes(run, streets: Folders) -> None:  # ty
     assert "source: 6 pictures (96x48)" in shown
     assert "target, training: 4 pictures" in shown
     assert "train          absent" in shown
+
+
+def test_check_names_pairs_that_do_not_fit(
+    streets: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = shutil.copytree(streets.source, tmp_path / "gta5")
+    Image.new("L", (95, 48)).save(source / "labels" / "00002.png")
+    monkeypatch.setattr("sys.argv", ["x", "check", "--source", str(source), "--target", str(streets.target)])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 1
+    told = capsys.readouterr()
+    assert "source: picture and label map differ in size: 00002\n" in told.out
+    assert "source: 6 pictures (96x48), 5 of them read" in told.out
+    assert "picture's size, 1 are not" in told.err
 
 
 def test_ablation_skips_what_has_ended_and_resumes_the_rest(

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from ..batches.training_data import Folders, open_labelled, open_target, open_validation
-from ..data import describe, open_dataset
+from ..batches.training_data import Folders, open_target
+from ..data import DatasetError, SegmentationDataset, describe, mismatched_pairs, open_dataset
 from ..experiments.jobs import label_target
 from ..recipes import class_names, compose_recipe
 from ..recipes.settings import Layouts, PseudoLabels
@@ -65,9 +65,18 @@ def evaluate(
     checkpoint: Annotated[Path, typer.Argument(help="A run folder, or a checkpoint of one.")],
     target: Target,
     target_layout: TargetLayout = "cityscapes",
-    classes: Annotated[str | None, typer.Option(help="all, 16, 13 or names; as trained if left out.")] = None,
+    classes: Annotated[
+        str | None, typer.Option(help="Classes to score, as `train` takes them; as trained if left out.")
+    ] = None,
     split: Annotated[str, typer.Option(help="Split of the target.")] = "val",
-    at_label_size: Annotated[bool, typer.Option(help="Score at the labels' own size.")] = False,
+    at_label_size: Annotated[
+        bool | None,
+        typer.Option(
+            "--at-label-size/--at-picture-size",
+            help="Score at the labels' own size or at the size the network sees; as trained if left out.",
+            show_default=False,
+        ),
+    ] = None,
     device: Device = "auto",
     threads: Threads = 0,
 ) -> None:
@@ -78,7 +87,7 @@ def evaluate(
     space = recipe.label_space
     names = recipe.classes if classes is None else class_names(classes, space)
     size = recipe.pictures.target_size
-    whole = at_label_size or recipe.evaluation.at == "labels"
+    whole = recipe.evaluation.at == "labels" if at_label_size is None else at_label_size
     dataset = open_dataset(target_layout, target, split=split, space=space, size=None if whole else size)
     with ProgressDisplay({"evaluation": 1.0}) as display:
         scores = evaluate_network(
@@ -99,20 +108,38 @@ def check(
     target: Target,
     source_layout: SourceLayout = "gta5",
     target_layout: TargetLayout = "cityscapes",
-    sample: Annotated[int, typer.Option(help="Pictures to read of each set.")] = 20,
+    sample: Annotated[int, typer.Option(min=1, help="Pictures to read of each set.")] = 20,
 ) -> None:
-    """Look at both folders before training: pictures, sizes, classes, ids that no table knows."""
+    """Look at both folders before training: pictures, pairs that do not fit, sizes, classes, undefined ids."""
     recipe = compose_recipe("aa", "full", layouts=Layouts(source=source_layout, target=target_layout))
-    folders = Folders(source, target)
-    typer.echo(f"target, training: {len(open_target(recipe, folders))} pictures (labels are not needed)")
-    opened = {"source": open_labelled(recipe, folders), "target, validation": open_validation(recipe, folders)}
-    for title, dataset in opened.items():
-        dataset.size = None
-        found = describe(dataset, sample)
-        sizes = ", ".join(f"{width}x{height}" for height, width in found.sizes)
-        typer.echo(f"{title}: {found.pictures} pictures ({sizes}), {found.sampled} of them read:")
-        for name, pixels in found.pixels.items():
-            amount = f"{found.share(name):7.2%} of labelled pixels" if pixels else "absent"
-            typer.echo(f"  {name:<14} {amount}")
-        if found.unknown_ids:
-            typer.echo(f"  ids that the layout does not define, ignored (id: pixels): {found.unknown_ids}")
+    pictures = len(open_target(recipe, Folders(source, target)))
+    typer.echo(f"target, training: {pictures} pictures (labels are not needed)")
+    space = recipe.label_space
+    misfits = _check_set("source", open_dataset(source_layout, source, space=space), sample)
+    misfits += _check_set("target, validation", open_dataset(target_layout, target, split="val", space=space), sample)
+    if misfits:
+        raise DatasetError(
+            f"expected every label map to be of its picture's size, {misfits} are not; training stops at the first "
+            "that it reads. Replace one file of each such pair, or take both out of the folders."
+        )
+
+
+def _check_set(title: str, dataset: SegmentationDataset, sample: int) -> int:
+    """Print what a data set holds; the number of pairs that cannot be read comes back."""
+    misfits = mismatched_pairs(dataset)
+    total = len(dataset)
+    if misfits:
+        more = f" and {len(misfits) - 10} more" if len(misfits) > 10 else ""
+        typer.echo(f"{title}: picture and label map differ in size: {', '.join(misfits[:10])}{more}")
+        dataset.leave_out(misfits)
+    if not len(dataset):
+        return len(misfits)
+    found = describe(dataset, sample)
+    sizes = ", ".join(f"{width}x{height}" for height, width in found.sizes)
+    typer.echo(f"{title}: {total} pictures ({sizes}), {found.sampled} of them read:")
+    for name, pixels in found.pixels.items():
+        amount = f"{found.share(name):7.2%} of labelled pixels" if pixels else "absent"
+        typer.echo(f"  {name:<14} {amount}")
+    if found.unknown_ids:
+        typer.echo(f"  ids that the layout does not define, ignored (id: pixels): {found.unknown_ids}")
+    return len(misfits)

@@ -21,12 +21,15 @@ TargetLayout = Annotated[Layout, typer.Option(help="How the target folder is lai
 SizeName = Annotated[str, typer.Option(help="full (the authors'), full-vgg16, small (two CPU cores) or smoke.")]
 Out = Annotated[Path, typer.Option(help="Experiment folder; runs go to OUT/<recipe>/seed<k>/.")]
 Classes = Annotated[str, typer.Option(help="Classes to score: all, 16, 13, or names set apart by commas.")]
-Set = Annotated[list[str] | None, typer.Option("--set", help="A setting of the size, such as schedule.steps=500.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Another value of a setting of the size, such as schedule.steps=500; may be repeated."),
+]
 Restyle = Annotated[
     str | None, typer.Option(help="lab, fourier, lab+fourier, or a folder of source pictures already restyled.")
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
-Threads = Annotated[int, typer.Option(help="CPU threads, 0 for all cores.")]
+Threads = Annotated[int, typer.Option(help="CPU threads; 0 leaves the number to torch.")]
 
 
 def overrides_of(settings: list[str] | None, restyle: str | None) -> list[str]:

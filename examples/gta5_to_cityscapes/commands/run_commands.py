@@ -56,10 +56,15 @@ def train(
     device: Device = "auto",
     threads: Threads = 0,
     from_checkpoint: Annotated[
-        Path | None, typer.Option("--from", help="For ssl: label with this checkpoint or run folder.")
+        Path | None,
+        typer.Option("--from", help="With ssl: label the target with this checkpoint or run folder instead."),
     ] = None,
 ) -> None:
-    """Train one recipe; a second step (ssl) trains its first step before it if need be."""
+    """Train one recipe; one with ssl trains its first step, the same without ssl, before it if need be.
+
+    The parts: aa aligns the output adversarially, it restyles source pictures as the target, sim matches stuff
+    and instances, ssl trains once more with pseudo-labels.
+    """
     use_threads(threads)
     jobs = plan(
         [recipe],
@@ -87,8 +92,12 @@ def train(
 
 def ablation(
     out: Out,
-    source: Annotated[Path | None, typer.Option(help="Source folder; OUT/city/gta5 with --generate.")] = None,
-    target: Annotated[Path | None, typer.Option(help="Target folder; OUT/city/cityscapes with --generate.")] = None,
+    source: Annotated[
+        Path | None, typer.Option(help="Source folder; with --generate OUT/city/gta5 if left out.")
+    ] = None,
+    target: Annotated[
+        Path | None, typer.Option(help="Target folder; with --generate OUT/city/cityscapes if left out.")
+    ] = None,
     recipes: Annotated[str, typer.Option(help="Recipes set apart by commas.")] = ",".join(ABLATION),
     seeds: Annotated[str, typer.Option(help="Seeds set apart by commas.")] = "0",
     source_layout: SourceLayout = "gta5",
@@ -126,7 +135,7 @@ def ablation(
 
 def demo(
     out: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("runs/demo"),
-    budget: Annotated[str, typer.Option(help="small (minutes, two cores) or smoke (seconds).")] = "small",
+    budget: Annotated[str, typer.Option(help="small (some ten minutes on two cores) or smoke (about one).")] = "small",
     seed: Annotated[int, typer.Option(help="Seed of the city and of training.")] = 0,
     jobs: Annotated[int, typer.Option(min=0, help="Runs at a time, 0 for one per core, at most 2.")] = 0,
 ) -> None:

@@ -73,7 +73,7 @@ def describe(dataset: SegmentationDataset, sample: int = 50) -> DatasetSummary:
 def mismatched_pairs(dataset: SegmentationDataset) -> list[str]:
     """Names whose image and label map differ in size, from the headers of all files alone.
 
-    Reading such a pair is an error; pass these names as ``exclude`` to leave them out of a long run beforehand.
+    Reading such a pair is an error; `check` tells them before a long run stops at one.
     """
     return [
         entry.name

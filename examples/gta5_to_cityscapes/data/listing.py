@@ -50,8 +50,8 @@ def pair_files(
     if missing:
         raise DatasetError(
             f"{images[missing[0]]}: expected its label map at {expected_label.format(name=missing[0])}, "
-            f"found none ({len(missing)} of {len(names)} pictures have none). Add the labels, leave the "
-            "pictures out with exclude, or read with labels=False if they are not needed."
+            f"found none ({len(missing)} of {len(names)} pictures have none). Add the labels, or take "
+            "the pictures out of the folder."
         )
     return [PictureFiles(name, images[name], labels[name]) for name in names]
 

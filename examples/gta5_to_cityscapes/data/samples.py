@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -83,6 +83,11 @@ class SegmentationDataset(Dataset[Sample]):
         self._read_ids = read_ids
         self._reported: set[int] = set()
 
+    def leave_out(self, names: Collection[str]) -> None:
+        """Go on without these pictures."""
+        self.files = [entry for entry in self.files if entry.name not in set(names)]
+        self.names = [entry.name for entry in self.files]
+
     def __len__(self) -> int:
         return len(self.files)
 
@@ -101,7 +106,7 @@ class SegmentationDataset(Dataset[Sample]):
             raise DatasetError(
                 f"{path}: expected the size of {image}, {stored[1]}x{stored[0]}, "
                 f"got {raw.shape[1]}x{raw.shape[0]}. "
-                "The pair does not belong together: replace one of the files, or leave it out with exclude."
+                "The pair does not belong together: replace one of the files, or take both out of the folder."
             )
         if self.size is not None:
             raw = resize_ids(raw, self.size)
