@@ -62,7 +62,8 @@ class StuffInstanceMatching(nn.Module):
         max_instances: z, regions per class and image.
         classifier: Rows (N, D) to logits (N, K), usually the segmentation head on 1×1 maps. Given, pooled source
             features and target stuff count only where it agrees on their class (the released code; target things are
-            not filtered). It stays the caller's: its parameters are not part of this module.
+            not filtered). It stays the caller's: its parameters are not part of this module. A ``deepcopy`` of this
+            module alone copies it too; copy the network and this module together to keep the two joined.
         sync: ``"auto"`` shares bank rows across the ranks of a running process group, ``"off"`` does not.
         validate: Also check what must be read from the device: class ids and finite features. On CPU tensors ids are
             always checked.
@@ -73,6 +74,7 @@ class StuffInstanceMatching(nn.Module):
 
     Raises:
         ValueError: If ``preset`` is unknown or a size is below 1.
+        TypeError: If ``classifier`` cannot be called.
 
     Example:
         >>> space = LabelSpace(names=("road", "car"), stuff=(0,), things=(1,))

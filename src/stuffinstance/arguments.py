@@ -4,6 +4,7 @@ Shapes, dtypes and devices are always checked, since they cost nothing. Values a
 not stall a GPU: on CPU tensors outside ``torch.compile``, or where the caller asks with ``validate=True``.
 """
 
+import operator
 from collections.abc import Collection, Sequence
 
 import torch
@@ -96,7 +97,9 @@ def check_class_ids(name: str, labels: Tensor, num_classes: int, ignore_index: i
 
 
 def check_finite(name: str, tensor: Tensor) -> None:
-    """Require finite values. Reads the tensor: call it in ``validate=True`` mode only."""
+    """Require finite values. Reads the tensor: call it in ``validate=True`` mode only; compiled code passes it by."""
+    if torch.compiler.is_compiling():
+        return
     if not bool(torch.isfinite(tensor).all()):
         bad = int((~torch.isfinite(tensor)).sum())
         raise ValueError(
@@ -108,8 +111,8 @@ def check_finite(name: str, tensor: Tensor) -> None:
 def checked_classes(name: str, classes: Sequence[int] | Collection[int]) -> tuple[int, ...]:
     """Class ids as a tuple of distinct integers, in the order given."""
     try:
-        ids = tuple(int(c) for c in classes)
-    except (TypeError, ValueError):
+        ids = tuple(operator.index(c) for c in classes)
+    except TypeError:
         raise TypeError(f"{name} must be a sequence of integer class ids, got {describe(classes)}.") from None
     if len(set(ids)) != len(ids):
         raise ValueError(f"{name} must be distinct class ids, got {ids}.")
@@ -118,5 +121,9 @@ def checked_classes(name: str, classes: Sequence[int] | Collection[int]) -> tupl
 
 def check_positive(name: str, value: int) -> None:
     """Require a whole number of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = 0
+    if isinstance(value, bool) or number < 1:
         raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}.")

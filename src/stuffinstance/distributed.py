@@ -37,7 +37,7 @@ def gather_rows(tensors: tuple[Tensor, ...], sync: Sync) -> tuple[Tensor, ...]:
     own = torch.tensor([tensors[0].shape[0]], device=tensors[0].device)
     counts = [torch.empty_like(own) for _ in range(dist.get_world_size())]
     dist.all_gather(counts, own)
-    lengths = [int(count) for count in counts]
+    lengths = torch.cat(counts).tolist()  # the one read of a call
     return tuple(_gather_padded(tensor, lengths) for tensor in tensors)
 
 

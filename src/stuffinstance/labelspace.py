@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -104,7 +105,7 @@ class LabelSpace:
         numbers = {name: number for number, name in enumerate(self.names)}
         resolved = []
         for entry in classes:
-            number = numbers.get(entry, -1) if isinstance(entry, str) else int(entry)
+            number = numbers.get(entry, -1) if isinstance(entry, str) else _index(argument, entry)
             if not 0 <= number < len(self.names):
                 raise ValueError(
                     f"{argument} must hold ids 0..{len(self.names) - 1} or names of classes, got {entry!r}. "
@@ -116,11 +117,18 @@ class LabelSpace:
         return tuple(resolved)
 
 
+def _index(argument: str, entry: Any) -> int:
+    try:
+        return operator.index(entry)
+    except TypeError:
+        raise TypeError(f"{argument} must hold whole numbers or names, got {type(entry).__name__} {entry!r}.") from None
+
+
 def _numbered_names(classes: tuple[Any, ...]) -> tuple[str, ...]:
     """Names for a space given by ids alone."""
     if not classes or any(isinstance(entry, str) for entry in classes):
         raise ValueError("names must be given where stuff and things are empty or given by name, got names=None.")
-    return tuple(f"class {number}" for number in range(max(int(entry) for entry in classes) + 1))
+    return tuple(f"class {number}" for number in range(max(_index("stuff and things", entry) for entry in classes) + 1))
 
 
 def _checked_palette(palette: Sequence[Sequence[int]] | None, num_classes: int) -> tuple[Colour, ...] | None:

@@ -74,6 +74,7 @@ def resolve_distance(distance: DistanceName | str | Between) -> Distance:
 
     Raises:
         ValueError: If there is no distance of that name.
+        TypeError: If it is neither a name nor a callable.
     """
     if isinstance(distance, str):
         if distance not in DISTANCES:
@@ -82,6 +83,8 @@ def resolve_distance(distance: DistanceName | str | Between) -> Distance:
                 f"(...), got {distance!r}."
             )
         return DISTANCES[distance]
+    if not callable(distance):
+        raise TypeError(f"distance must be a name or a callable, got {type(distance).__name__} {distance!r}.")
     return Distance(distance, partial(_blockwise_ranking, distance))
 
 

@@ -40,6 +40,11 @@ class MeanIoU(nn.Module):
 
     Attributes:
         confusion: Buffer (K, K) int64, rows the truth, columns the prediction.
+        unclassed: Buffer (K,) int64, true pixels whose prediction is no class at all: a miss of their class. On a CPU
+            such a prediction is an error; on a GPU it is not looked for.
+
+    Raises:
+        ValueError: If ``num_classes`` is below 1.
 
     Example:
         >>> score = MeanIoU(num_classes=2)
@@ -49,6 +54,7 @@ class MeanIoU(nn.Module):
     """
 
     confusion: Tensor
+    unclassed: Tensor
 
     def __init__(
         self, num_classes: int, ignore_index: int = 255, *, sync: Sync = "auto", validate: bool = False
@@ -61,6 +67,7 @@ class MeanIoU(nn.Module):
         self.sync: Sync = sync
         self.validate = validate
         self.register_buffer("confusion", torch.zeros(num_classes, num_classes, dtype=torch.int64))
+        self.register_buffer("unclassed", torch.zeros(num_classes, dtype=torch.int64))
 
     @torch.no_grad()
     def update(self, predictions: Tensor, labels: Tensor) -> None:
@@ -73,7 +80,7 @@ class MeanIoU(nn.Module):
         Raises:
             ValueError: If ranks, dtypes, sizes or devices do not fit, or an id is no class.
         """
-        if predictions.ndim == 4 and predictions.is_floating_point():
+        if isinstance(predictions, Tensor) and predictions.ndim == 4 and predictions.is_floating_point():
             if predictions.shape[1] != self.num_classes:
                 raise ValueError(
                     f"predictions must have K = {self.num_classes} channels, got {tuple(predictions.shape)}."
@@ -93,10 +100,14 @@ class MeanIoU(nn.Module):
         counted = (truth != self.ignore_index) & (truth >= 0) & (truth < self.num_classes)
         # Only pixels that count need a predicted class; an ignored prediction there is a mistake of the caller.
         check_class_ids("predictions", torch.where(counted, guess, 0), self.num_classes, -1, self.validate)
-        cell = torch.where(counted, truth * self.num_classes + guess, self.num_classes**2)
-        counts = torch.zeros(self.num_classes**2 + 1, dtype=torch.int64, device=truth.device)
+        columns = self.num_classes + 1  # the last one for predictions that are no class
+        guess = torch.where((guess >= 0) & (guess < self.num_classes), guess, self.num_classes)
+        cell = torch.where(counted, truth * columns + guess, self.num_classes * columns)
+        counts = torch.zeros(self.num_classes * columns + 1, dtype=torch.int64, device=truth.device)
         counts.scatter_add_(0, cell, torch.ones_like(cell))
-        self.confusion += counts[:-1].view_as(self.confusion).to(self.confusion.device)
+        table = counts[:-1].view(self.num_classes, columns).to(self.confusion.device)
+        self.confusion += table[:, :-1]
+        self.unclassed += table[:, -1]
 
     def compute(self, classes: Sequence[int] | None = None) -> IoU:
         """The score so far.
@@ -107,10 +118,14 @@ class MeanIoU(nn.Module):
         Returns:
             :class:`IoU`; classes that occur neither in truth nor in prediction are NaN and left out of the mean, which
             is NaN only if all are.
+
+        Raises:
+            ValueError: If ``classes`` are not one or more distinct ids of 0 .. K-1.
         """
-        counts = sum_over_ranks(self.confusion, self.sync).to(torch.float64)
+        table = torch.cat([self.confusion, self.unclassed[:, None]], dim=1)
+        counts = sum_over_ranks(table, self.sync).to(torch.float64).cpu()
         hits = counts.diagonal()
-        per_class = (hits / (counts.sum(0) + counts.sum(1) - hits)).cpu()
+        per_class = hits / (counts[:, :-1].sum(0) + counts.sum(1) - hits)
         chosen = per_class
         if classes is not None:
             ids = checked_classes("classes", classes)
@@ -120,11 +135,17 @@ class MeanIoU(nn.Module):
         return IoU(float(chosen.nanmean()), per_class)
 
     def merge(self, other: MeanIoU) -> None:
-        """Add the counts of another part of the data set."""
+        """Add the counts of another part of the data set.
+
+        Raises:
+            ValueError: If ``other`` counts another number of classes.
+        """
         if other.num_classes != self.num_classes:
             raise ValueError(f"other must count K = {self.num_classes} classes, got K = {other.num_classes}.")
         self.confusion += other.confusion.to(self.confusion.device)
+        self.unclassed += other.unclassed.to(self.unclassed.device)
 
     def reset(self) -> None:
         """Forget everything."""
         self.confusion.zero_()
+        self.unclassed.zero_()

@@ -19,7 +19,7 @@ def region_mean(features: Tensor, regions: Regions | Tensor, num_regions: int | 
 
     An area is 0 or at least 1, so the paper's :math:`\\epsilon` (1e-12 in the code) only ever turns an empty region's
     0/0 into 0, and 1 does the same. Sums are float32 for half-precision features, with or without autocast, and
-    float64 for float64.
+    float64 for float64. (On a GPU they are a matrix product and follow torch's float32 matmul precision.)
 
     Args:
         features: (B, D, h, w), floating; any memory format, contiguous or not.
@@ -79,22 +79,34 @@ def _region_sums(features: Tensor, number: Tensor, num_regions: int) -> Tensor:
     flat = features.flatten(2).to(exact)
     if flat.device.type == "cpu":
         return _scattered_sums(flat, number, num_regions)
-    # As a matrix product the sums come out the same in every run, which adding by atomics would not give.
-    member = (number[:, :, None] == torch.arange(1, num_regions + 1, device=number.device)).to(exact)
-    return torch.bmm(flat, member)
+    return _multiplied_sums(flat, number, num_regions)
+
+
+def _multiplied_sums(flat: Tensor, number: Tensor, num_regions: int) -> Tensor:
+    """Add pixels up as a matrix product: the same in every run, which adding by atomics on a GPU would not be.
+
+    A product meets every pixel with every region, and 0 * NaN is NaN: what is not finite is taken out of it, and only
+    the regions that it lies in become NaN.
+    """
+    member = (number[:, :, None] == torch.arange(1, num_regions + 1, device=number.device)).to(flat.dtype)
+    with torch.autocast(flat.device.type, enabled=False):  # an operator's body still runs under it
+        broken = ~flat.isfinite().all(1, keepdim=True)  # (B, 1, P)
+        sums = torch.bmm(flat.masked_fill(broken, 0), member)
+        return sums.masked_fill(torch.bmm(broken.to(flat.dtype), member) > 0, torch.nan)
 
 
 def _scattered_sums(flat: Tensor, number: Tensor, num_regions: int) -> Tensor:
     """Add every pixel into one of L partial sums of its region, then add those up.
 
     A single running sum in float32 loses three digits over a large region of nearly constant features. With L partial
-    sums none has more than 256 terms, and neighbouring pixels do not wait for each other's addition.
+    sums none has more than 256 terms (or as many as there are regions, so that the partial sums never take more memory
+    than the features), and neighbouring pixels do not wait for each other's addition.
     """
     batch, channels, pixels = flat.shape
     present = torch.zeros(num_regions + 1, dtype=torch.int64)
     present[number.flatten()] = 1
     used = present.nonzero()[:, 0]
-    lanes = max(1, -(-pixels // _TERMS))
+    lanes = max(1, min(-(-pixels // _TERMS), pixels // max(1, used.numel())))
     index = (present.cumsum(0) - 1)[number] * lanes + torch.arange(pixels) % lanes
     partial_sums = flat.new_zeros(batch, channels, used.numel() * lanes)
     partial_sums.scatter_add_(2, index[:, None].expand(-1, channels, -1), flat)

@@ -10,13 +10,16 @@ Classifier = Callable[[Tensor], Tensor]
 
 
 @torch.no_grad()
-def agrees(rows: Tensor, classes: Tensor, classifier: Classifier) -> Tensor:
+def agrees(rows: Tensor, classes: Tensor, classifier: Classifier, most: int) -> Tensor:
     """Whether the classifier's first choice for each row is the row's class.
 
     Args:
         rows: Pooled features, (N, D).
         classes: Their class ids, (N,) int64.
-        classifier: Rows to logits.
+        classifier: Rows to logits. Rows of regions that do not exist are passed too, as zeros: it must treat each row
+            on its own (no batch normalisation in training mode). Rows are float32 whatever the features are: for a
+            head in half precision pass ``lambda rows: head(rows.bfloat16())``.
+        most: The largest class id that it must know.
 
     Returns:
         (N,) bool.
@@ -32,5 +35,10 @@ def agrees(rows: Tensor, classes: Tensor, classifier: Classifier) -> Tensor:
         raise ValueError(
             f"classifier must map rows (N, D) = {tuple(rows.shape)} to logits (N, K), got {came}. For a convolutional "
             "head pass lambda rows: head(rows[:, :, None, None])[:, :, 0, 0]."
+        )
+    if logits.shape[1] <= most:
+        raise ValueError(
+            f"classifier must give logits (N, K) of every class up to id {most}, got K = {logits.shape[1]}. "
+            "Pass the segmentation head of the same label space."
         )
     return logits.argmax(1) == classes

@@ -1,5 +1,6 @@
 """What stuff and instance banks share: buffers, checks, filtering of rows, synchronised ring writes."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -30,7 +31,7 @@ class Candidates(NamedTuple):
     valid: Tensor
 
 
-class MemoryBank(nn.Module):
+class MemoryBank(nn.Module, ABC):
     """Per class a ring of S feature rows. :class:`StuffBank` and :class:`InstanceBank` say which regions fill it.
 
     Attributes:
@@ -64,9 +65,9 @@ class MemoryBank(nn.Module):
         slots = torch.arange(self.capacity, device=self.written.device)
         return slots < self.written[:, None]
 
+    @abstractmethod
     def regions(self, labels: Tensor) -> Regions:
         """The regions of a label map whose mean features this bank keeps."""
-        raise TypeError(f"{type(self).__name__} does not say which regions it keeps: use StuffBank or InstanceBank.")
 
     @torch.no_grad()
     def update(self, features: Tensor, labels: Tensor, classifier: Classifier | None = None) -> None:
@@ -109,9 +110,10 @@ class MemoryBank(nn.Module):
         batch, classes, per_class = regions.valid.shape
         flat = rows.detach().reshape(-1, self.feature_dim)
         place = torch.arange(classes, device=rows.device)[None, :, None].expand(batch, -1, per_class).reshape(-1)
-        valid = regions.valid.reshape(-1) & flat.isfinite().all(1)
+        # In the bank's own dtype: what overflows there is not finite either.
+        valid = regions.valid.reshape(-1) & flat.to(self.features.dtype).isfinite().all(1)
         if classifier is not None:
-            valid &= agrees(flat, self.class_ids[place], classifier)
+            valid &= agrees(flat, self.class_ids[place], classifier, max(self.classes, default=0))
         return Candidates(flat, place, valid)
 
     @torch.no_grad()

@@ -19,6 +19,9 @@ class OutputDiscriminator(nn.Module):
         num_classes: K, channels of the probability map.
         width: w, 64 in paper and code.
 
+    Raises:
+        ValueError: If a size is below 1.
+
     Example:
         >>> OutputDiscriminator(num_classes=19)(torch.rand(1, 19, 64, 96)).shape
         torch.Size([1, 1, 2, 3])

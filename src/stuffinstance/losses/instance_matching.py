@@ -48,6 +48,7 @@ class InstanceMatchingLoss(MatchingLoss):
             on (paper).
 
     Raises:
+        TypeError: If ``bank`` is not such a bank, or ``distance`` is neither a name nor a callable.
         ValueError: If ``distance`` has no such name.
 
     Example:
@@ -60,6 +61,8 @@ class InstanceMatchingLoss(MatchingLoss):
     def __init__(
         self, bank: InstanceBank, distance: DistanceName | Between = "l1_mean", *, warm_up: bool = False
     ) -> None:
+        if not isinstance(bank, InstanceBank):
+            raise TypeError(f"bank must be an InstanceBank, got {type(bank).__name__}.")
         super().__init__(bank, distance, warm_up=warm_up, classifier=None)
 
     def of_rows(self, rows: Tensor, regions: Regions) -> Tensor:

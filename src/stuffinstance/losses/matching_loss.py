@@ -1,5 +1,7 @@
 """What both matching losses do: pool the regions, find the nearest rows, mask what has no partner."""
 
+from abc import ABC, abstractmethod
+
 from torch import Tensor, nn
 
 from stuffinstance.banks import Classifier, MemoryBank
@@ -9,7 +11,7 @@ from stuffinstance.pooling import region_mean
 from stuffinstance.regions import Regions
 
 
-class MatchingLoss(nn.Module):
+class MatchingLoss(nn.Module, ABC):
     """Distance of target regions to the nearest source rows of their class.
 
     The bank is read, never written, and is not part of this module's state: whoever updates it saves it.
@@ -61,9 +63,9 @@ class MatchingLoss(nn.Module):
         regions = self.bank.regions(resize_labels(labels, (features.shape[2], features.shape[3])))
         return self.of_rows(region_mean(features, regions), regions)
 
+    @abstractmethod
     def of_rows(self, rows: Tensor, regions: Regions) -> Tensor:
         """The loss of regions whose mean features (B, R, D) are already known."""
-        raise TypeError(f"{type(self).__name__} has no formula: use StuffMatchingLoss or InstanceMatchingLoss.")
 
     def distances(self, rows: Tensor, regions: Regions) -> tuple[Tensor, Tensor]:
         """Distance to the nearest row and whether the class can be matched, (B, C, Z) and (C,)."""

@@ -46,6 +46,7 @@ class StuffMatchingLoss(MatchingLoss):
         classifier: Rows (N, D) to logits (N, K): regions that it puts into another class are not matched (code).
 
     Raises:
+        TypeError: If ``bank`` is not such a bank, or ``distance`` is neither a name nor a callable.
         ValueError: If ``distance`` has no such name.
 
     Example:
@@ -63,6 +64,8 @@ class StuffMatchingLoss(MatchingLoss):
         warm_up: bool = False,
         classifier: Classifier | None = None,
     ) -> None:
+        if not isinstance(bank, StuffBank):
+            raise TypeError(f"bank must be a StuffBank, got {type(bank).__name__}.")
         super().__init__(bank, distance, warm_up=warm_up, classifier=classifier)
 
     def of_rows(self, rows: Tensor, regions: Regions) -> Tensor:
@@ -71,6 +74,6 @@ class StuffMatchingLoss(MatchingLoss):
         used = regions.valid & matchable[:, None]
         if self.classifier is not None:
             ids = self.bank.class_ids.expand(rows.shape[0], -1).reshape(-1)
-            agreeing = agrees(rows.detach().flatten(0, 1), ids, self.classifier)
+            agreeing = agrees(rows.detach().flatten(0, 1), ids, self.classifier, max(self.bank.classes, default=0))
             used = used & agreeing.view_as(regions.valid)
         return stuff_matching_loss(distance[:, :, 0], used[:, :, 0])

@@ -92,10 +92,12 @@ class ClassBalancedThreshold(nn.Module):
             ValueError: If rank, dtype or K do not fit, or the values are not probabilities (logits, say, or NaN).
         """
         confidence, predicted = self._confidence(probabilities)
-        place = (confidence * self.bins).to(torch.int64).clamp_(0, self.bins - 1)
-        place += predicted * self.bins
+        finite = confidence.isfinite()  # where looking is not free, what is not a number is at least not counted
+        # In float64, so that no confidence is rounded up into the next bin.
+        place = (torch.where(finite, confidence, 0).to(torch.float64) * self.bins).to(torch.int64)
+        place = place.clamp_(0, self.bins - 1) + predicted * self.bins
         # Counting into a fixed size: bincount would ask a GPU how large its result is.
-        self.histogram.view(-1).scatter_add_(0, place.view(-1), torch.ones_like(place).view(-1))
+        self.histogram.view(-1).scatter_add_(0, place.view(-1), finite.view(-1).to(torch.int64))
 
     def compute(self) -> Tensor:
         """The K thresholds so far, (K,) float64, on the histogram's device."""
@@ -125,6 +127,9 @@ class ClassBalancedThreshold(nn.Module):
 
         Returns:
             Class ids, (B, H, W) int64.
+
+        Raises:
+            ValueError: If ``thresholds`` are not (K,), or ``probabilities`` are none.
         """
         if thresholds is None:
             thresholds = self.compute()
@@ -135,7 +140,11 @@ class ClassBalancedThreshold(nn.Module):
         return torch.where(confidence.to(torch.float64) >= least, predicted, self.ignore_index)
 
     def merge(self, other: ClassBalancedThreshold) -> None:
-        """Add the counts of another part of the data set."""
+        """Add the counts of another part of the data set.
+
+        Raises:
+            ValueError: If ``other`` counts other classes or bins.
+        """
         if other.histogram.shape != self.histogram.shape:
             raise ValueError(
                 f"other must count (K, bins) = {tuple(self.histogram.shape)}, got {tuple(other.histogram.shape)}."

@@ -41,7 +41,7 @@ def class_positions(labels: Tensor, classes: Sequence[int]) -> Tensor:
     "stuffinstance::class_positions", mutates_args=(), schema="(Tensor labels, int[] classes) -> Tensor"
 )
 def _positions(labels: Tensor, classes: list[int]) -> Tensor:
-    ids = labels.to(torch.int64)
+    ids = labels.to(torch.int64).contiguous()
     if not classes:
         return torch.full_like(ids, -1)
     ordered, places = _ordered(tuple(classes), labels.device)
@@ -51,4 +51,4 @@ def _positions(labels: Tensor, classes: list[int]) -> Tensor:
 
 @_positions.register_fake
 def _(labels: Tensor, classes: list[int]) -> Tensor:
-    return torch.empty_like(labels, dtype=torch.int64)
+    return torch.empty_like(labels, dtype=torch.int64, memory_format=torch.contiguous_format)

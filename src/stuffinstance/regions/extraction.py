@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from stuffinstance.arguments import check_label_map, check_positive, checked_classes
-from stuffinstance.regions.backends import resolve
 from stuffinstance.regions.class_table import class_positions
 from stuffinstance.regions.components import check_connectivity, connected_components
 
@@ -107,7 +106,6 @@ def instance_regions(
     classes = checked_classes("classes", classes)
     check_positive("max_regions", max_regions)
     check_connectivity(connectivity)
-    resolve(backend, labels.device)
     components = connected_components(
         labels, classes=classes, connectivity=connectivity, ignore_index=ignore_index, backend=backend
     )

@@ -36,7 +36,11 @@ _SCAN_BLOCK = 1024
 
 def label(labels: Tensor, classes: Sequence[int] | None, ignore_index: int | None, connectivity: int) -> Tensor:
     """Number regions in raster order of their first pixel, without asking the device anything."""
-    labels = labels.contiguous()
+    with torch.cuda.device_of(labels):  # kernels go to the current device, which need not be the labels'
+        return _launch(labels.contiguous(), classes, ignore_index, connectivity)
+
+
+def _launch(labels: Tensor, classes: Sequence[int] | None, ignore_index: int | None, connectivity: int) -> Tensor:
     batch, height, width = labels.shape
     pixels = height * width
     parent = torch.empty(labels.shape, dtype=torch.int32, device=labels.device)
