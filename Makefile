@@ -1,5 +1,5 @@
 # Each command sets up what it needs in .venv on first use. Wanted: GNU make and Python 3.10 or newer.
-#   make demo    generate the city, train the six recipes, write the table and the report (12 minutes on 2 cores)
+#   make demo    generate the city, train the six recipes, write the table and the report (10 minutes on 2 cores)
 #   make test    run all tests
 PYTHON ?= python3
 VENV := .venv
