@@ -74,7 +74,7 @@ class StuffInstanceMatching(nn.Module):
 
     Raises:
         ValueError: If ``preset`` is unknown or a size is below 1.
-        TypeError: If ``classifier`` cannot be called.
+        TypeError: If ``space`` is no :class:`LabelSpace` or ``classifier`` cannot be called.
 
     Example:
         >>> space = LabelSpace(names=("road", "car"), stuff=(0,), things=(1,))
@@ -99,6 +99,10 @@ class StuffInstanceMatching(nn.Module):
         validate: bool = False,
     ) -> None:
         super().__init__()
+        if not isinstance(space, LabelSpace):
+            raise TypeError(
+                f"space must be a LabelSpace such as stuffinstance.CITYSCAPES, got {type(space).__name__} {space!r}."
+            )
         if preset not in PRESETS:
             raise ValueError(f"preset must be one of {', '.join(map(repr, PRESETS))}, got {preset!r}.")
         check_positive("capacity", capacity)

@@ -26,6 +26,7 @@ class LabelSpace:
         palette: K colours (red, green, blue), 0 .. 255, for pictures; or None.
 
     Raises:
+        TypeError: If ``stuff`` or ``things`` is no sequence of whole numbers and names.
         ValueError: If an id is outside 0 .. K-1, is both stuff and thing, or occurs twice; if names repeat; if
             ``ignore_index`` is a class; if the palette does not hold K colours.
 
@@ -51,7 +52,7 @@ class LabelSpace:
         ignore_index: int = 255,
         palette: Sequence[Sequence[int]] | None = None,
     ) -> None:
-        stuff, things = tuple(stuff), tuple(things)
+        stuff, things = _listed("stuff", stuff), _listed("things", things)
         if names is None:
             names = _numbered_names(stuff + things)
         if isinstance(names, str):
@@ -115,6 +116,12 @@ class LabelSpace:
         if len(set(resolved)) != len(resolved):
             raise ValueError(f"{argument} must hold each class once, got {classes!r}.")
         return tuple(resolved)
+
+
+def _listed(argument: str, classes: Iterable[int | str]) -> tuple[int | str, ...]:
+    if isinstance(classes, str) or not isinstance(classes, Iterable):
+        raise TypeError(f"{argument} must be a sequence of ids or names, got {classes!r}. Pass ({classes!r},).")
+    return tuple(classes)
 
 
 def _index(argument: str, entry: Any) -> int:

@@ -3,15 +3,15 @@
 import torch
 from torch import Tensor
 
-from stuffinstance.arguments import describe
+from stuffinstance.arguments import describe, may_read
 
 
 def paired_target(source: Tensor, target: Tensor) -> Tensor:
     """For each source image the target image it is restyled as: image *i* takes target *i* mod B'.
 
     Raises:
-        ValueError: If either is not a floating (B, 3, H, W) batch, or they differ in device or dtype, or there is no
-            target.
+        ValueError: If either is not a floating (B, 3, H, W) batch with values in 0 .. 1 (looked at on a CPU only), or
+            they differ in device or dtype, or there is no target.
     """
     for name, images in (("source", source), ("target", target)):
         if not (
@@ -20,6 +20,11 @@ def paired_target(source: Tensor, target: Tensor) -> Tensor:
             raise ValueError(
                 f"{name} must be floating-point RGB images (B, 3, H, W) in 0..1, got {describe(images)}. "
                 "For uint8 images pass images.float() / 255."
+            )
+        if may_read(images) and images.numel() and not (images.min() >= -0.01 and images.max() <= 1.01):
+            raise ValueError(
+                f"{name} must be RGB images with values in 0..1, got {float(images.min()):.4g} to "
+                f"{float(images.max()):.4g}. For values in 0..255 pass images / 255; undo a normalisation first."
             )
     if source.device != target.device or source.dtype != target.dtype:
         raise ValueError(f"source and target must share device and dtype, got {describe(source)}, {describe(target)}.")
