@@ -22,6 +22,8 @@ from .recipe_names import (
 )
 from .results import Experiment
 
+ONE_SEED = "one seed: differences of a point or two may be luck"
+
 
 @dataclass(frozen=True)
 class Spread:
@@ -83,6 +85,17 @@ class AblationTable:
             left = len(self.classes) - len(self.absent)
             text += f" The mean is over the {left} that occur; these never do: {', '.join(self.absent)}."
         return text
+
+    @property
+    def one_seed(self) -> bool:
+        """Whether no row has two seeds, so that nothing here says how large luck is."""
+        counts = [len(row.seeds) for row in self.rows]
+        return max(counts, default=0) == 1
+
+    @property
+    def spread(self) -> str:
+        """What the numbers are taken over."""
+        return ONE_SEED if self.one_seed else "mean ± sample standard deviation over seeds"
 
     def row(self, recipe: str) -> AblationRow | None:
         return next((row for row in self.rows if row.recipe == recipe), None)

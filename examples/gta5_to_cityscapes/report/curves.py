@@ -82,10 +82,12 @@ def loss_curves(experiment: Experiment, loss: str) -> dict[str, Curve]:
 
 
 def _binned(run: Run, key: str, width: int) -> dict[int, float]:
+    """Means by the first step of their bin; a last bin cut short joins the one before it."""
+    last_whole = max(0, (run.last_step + 1) // width - 1)
     bins: dict[int, list[float]] = {}
     for line in run.training:
         if key in line:
-            bins.setdefault((int(line["step"]) // width) * width, []).append(line[key])
+            bins.setdefault(min(int(line["step"]) // width, last_whole) * width, []).append(line[key])
     return {step: float(np.mean(values)) for step, values in bins.items()}
 
 

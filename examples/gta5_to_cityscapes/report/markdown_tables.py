@@ -18,8 +18,7 @@ def ablation_markdown(table: AblationTable, per_class: Sequence[ClassRow], recip
     parts = [
         "# Ablation",
         "",
-        "mIoU in percent at the last checkpoint, mean ± sample standard deviation over seeds. "
-        f"Gain: seed by seed over the row above. {table.scope}",
+        f"mIoU in percent at the last checkpoint; {table.spread}. Gain: seed by seed over the row above. {table.scope}",
         "",
         _table(
             ("recipe", "mIoU", "gain", "seeds", f"paper, {table.paper_name}", "paper's gain"),
