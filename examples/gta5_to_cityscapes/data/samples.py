@@ -125,11 +125,11 @@ class SegmentationDataset(Dataset[Sample]):
         fresh = set(unknown) - self._reported
         if fresh and not self._reported:
             logger.warning(
-                "%s has label ids %s, which this data set does not define (%d..%d); they are ignored. "
-                "Further ones are counted in unknown_ids without a message.",
+                "%s: %d pixels have label ids that this data set does not define: %s. They are ignored, here and in "
+                "every other picture, without a further message. Check that the folder is of the layout you named, or "
+                "export the labels again with the ids of the data set.",
                 path,
-                sorted(fresh),
-                min(self._table.names),
-                max(self._table.names),
+                sum(int(counts[i]) for i in fresh),
+                ", ".join(map(str, sorted(fresh))),
             )
         self._reported |= fresh
