@@ -1,6 +1,26 @@
 """``python -m examples.gta5_to_cityscapes``."""
 
-from .commands.app import main
+import sys
+
+
+def start() -> None:
+    """Import and run the commands; a stop during the imports and a package that is absent need no traceback."""
+    try:
+        from .commands.app import main
+
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith(("examples", "stuffinstance.")):
+            raise  # a fault in here, which no installation mends
+        print(
+            f"error: the Python package {error.name} is not installed for {sys.executable}. Install the example's "
+            "packages with `pip install -e '.[examples]'` from the clone, or use .venv/bin/python after `make`.",
+            file=sys.stderr,
+        )
+        sys.exit(1)
+
 
 if __name__ == "__main__":
-    main()
+    start()

@@ -23,6 +23,8 @@ EXPECTED = (
     DatasetError,
     FileNotFoundError,
     FloatingPointError,
+    NotADirectoryError,
+    PermissionError,
     RecipeError,
     RunFolderError,
     RunsFailed,

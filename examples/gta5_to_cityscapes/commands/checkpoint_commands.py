@@ -35,9 +35,9 @@ from .progress_display import ProgressDisplay
 def pseudo_label(
     checkpoint: Annotated[Path, typer.Argument(help="A run folder, or a checkpoint of one.")],
     target: Target,
-    out: Annotated[Path, typer.Option(help="Folder for pseudo_labels/ and thresholds.json.")],
-    quantile: Annotated[float, typer.Option(help="Share of a class's pixels below its threshold.")] = 0.5,
-    cap: Annotated[float, typer.Option(help="No threshold is higher than this.")] = 0.9,
+    out: Annotated[Path, typer.Option(file_okay=False, help="Folder for pseudo_labels/ and thresholds.json.")],
+    quantile: Annotated[float, typer.Option(min=0, max=1, help="Share of a class's pixels below its threshold.")] = 0.5,
+    cap: Annotated[float, typer.Option(min=0, max=1, help="No threshold is higher than this.")] = 0.9,
     device: Device = "auto",
     threads: Threads = 0,
 ) -> None:

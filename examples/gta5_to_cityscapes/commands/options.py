@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..data import Layout
+from ..recipes import Recipe
 from ..records.run_folder import RunFolder
 from ..training.evaluation import Scores
 
@@ -19,7 +21,7 @@ Target = Annotated[Path, typer.Option(help="Folder of the target data set.")]
 SourceLayout = Annotated[Layout, typer.Option(help="How the source folder is laid out.")]
 TargetLayout = Annotated[Layout, typer.Option(help="How the target folder is laid out.")]
 SizeName = Annotated[str, typer.Option(help="full (the authors'), full-vgg16, small (two CPU cores) or smoke.")]
-Out = Annotated[Path, typer.Option(help="Experiment folder; runs go to OUT/<recipe>/seed<k>/.")]
+Out = Annotated[Path, typer.Option(file_okay=False, help="Experiment folder; runs go to OUT/<recipe>/seed<k>/.")]
 Classes = Annotated[str, typer.Option(help="Classes to score: all, 16, 13, or names set apart by commas.")]
 Set = Annotated[
     list[str] | None,
@@ -29,7 +31,7 @@ Restyle = Annotated[
     str | None, typer.Option(help="lab, fourier, lab+fourier, or a folder of source pictures already restyled.")
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
-Threads = Annotated[int, typer.Option(help="CPU threads; 0 leaves the number to torch.")]
+Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0 leaves the number to torch.")]
 
 
 def overrides_of(settings: list[str] | None, restyle: str | None) -> list[str]:
@@ -38,9 +40,20 @@ def overrides_of(settings: list[str] | None, restyle: str | None) -> list[str]:
 
 def numbers(text: str) -> list[int]:
     try:
-        return [int(part) for part in text.split(",")]
+        found = [int(part) for part in text.split(",")]
     except ValueError as error:
         raise typer.BadParameter(f"--seeds expects numbers set apart by commas, got {text!r}") from error
+    if min(found) < 0:
+        raise typer.BadParameter(f"--seeds expects numbers from 0 up, got {text!r}")
+    return found
+
+
+def refuse_restyling_without_effect(restyle: str | None, recipes: Iterable[Recipe]) -> None:
+    if restyle is not None and all(recipe.restyle is None for recipe in recipes):
+        raise typer.BadParameter(
+            f"--restyle {restyle} says how a recipe with `it` restyles, and none that is asked for has that part; "
+            "leave --restyle out, or ask for a recipe such as aa+it"
+        )
 
 
 def device_named(name: str) -> torch.device:

@@ -34,6 +34,7 @@ from .options import (
     numbers,
     overrides_of,
     print_scores,
+    refuse_restyling_without_effect,
     use_threads,
 )
 from .progress_display import ProgressDisplay
@@ -49,7 +50,7 @@ def train(
     source_layout: SourceLayout = "gta5",
     target_layout: TargetLayout = "cityscapes",
     size: SizeName = "small",
-    seed: Annotated[int, typer.Option(help="Seed of weights, order and augmentation.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of weights, order and augmentation.")] = 0,
     classes: Classes = "all",
     settings: Set = None,
     restyle: Restyle = None,
@@ -75,6 +76,7 @@ def train(
         classes=classes,
         overrides=overrides_of(settings, restyle),
     )
+    refuse_restyling_without_effect(restyle, [each.recipe for each in jobs])
     *first_steps, job = jobs
     if from_checkpoint is not None:
         if job.first_step is None:
@@ -109,7 +111,7 @@ def ablation(
     generate_city: Annotated[
         bool, typer.Option("--generate", help="Draw the generated city for folders that are not given.")
     ] = False,
-    city_seed: Annotated[int, typer.Option(help="Seed of the city that --generate draws.")] = 0,
+    city_seed: Annotated[int, typer.Option(min=0, help="Seed of the city that --generate draws.")] = 0,
     jobs: Annotated[int, typer.Option(min=1, help="Runs at a time, each with its share of the cores.")] = 1,
     device: Device = "auto",
 ) -> None:
@@ -124,6 +126,7 @@ def ablation(
         classes=classes,
         overrides=overrides_of(settings, restyle),
     )
+    refuse_restyling_without_effect(restyle, [job.recipe for job in planned])
     costs = {job.name: job.cost for job in planned} | {"city": 1.0 if generate_city else 0.0, "report": REPORT_COST}
     with ProgressDisplay(costs, overall="all") as display:
         if generate_city:
@@ -134,9 +137,9 @@ def ablation(
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("runs/demo"),
+    out: Annotated[Path, typer.Option(file_okay=False, help="Where everything goes.")] = Path("runs/demo"),
     budget: Annotated[str, typer.Option(help="small (some ten minutes on two cores) or smoke (about one).")] = "small",
-    seed: Annotated[int, typer.Option(help="Seed of the city and of training.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the city and of training.")] = 0,
     jobs: Annotated[int, typer.Option(min=0, help="Runs at a time, 0 for one per core, at most 2.")] = 0,
 ) -> None:
     """Draw the city, run the six recipes, write the table and the report."""

@@ -5,6 +5,7 @@
 from collections.abc import Collection
 from pathlib import Path
 
+from .errors import DatasetError
 from .listing import pair_files, pictures_in, require_folder, require_pictures, unique_by_name
 from .samples import PictureFiles
 
@@ -23,6 +24,11 @@ def list_cityscapes(root: Path, split: str, *, labels: bool, exclude: Collection
 
 
 def _files_of_cities(folder: Path, ending: str, what: str) -> dict[str, Path]:
+    splits = sorted(entry.name for entry in folder.parent.iterdir() if entry.is_dir()) if folder.parent.is_dir() else []
+    if splits and folder.name not in splits:
+        raise DatasetError(
+            f"{folder}: split must be one that exists, got {folder.name!r}; {folder.parent} has {', '.join(splits)}."
+        )
     require_folder(folder, "cityscapes", EXPECTED)
     cities = sorted(city for city in folder.iterdir() if city.is_dir())
     named = [

@@ -3,6 +3,7 @@
 from collections.abc import Collection
 from pathlib import Path
 
+from .errors import DatasetError
 from .listing import pair_files, pictures_in, require_folder, require_pictures, unique_by_name
 from .samples import PictureFiles
 
@@ -26,7 +27,7 @@ def list_flat_pairs(
 ) -> list[PictureFiles]:
     """Pairs of equal stems in two flat folders, the shape both game data sets share."""
     if split != "train":
-        raise ValueError(f"split must be 'train' for the {layout} layout, which has no other, got {split!r}.")
+        raise DatasetError(f"split must be 'train' for the {layout} layout, which has no other, got {split!r}.")
     image_folder = require_folder(root / folders[0], layout, expected)
     images = unique_by_name([(path.stem, path) for path in pictures_in(image_folder)], "picture")
     require_pictures(images, image_folder, "<name>.png")

@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from pydantic import ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 import stuffinstance as si
 
@@ -63,7 +63,7 @@ class Recipe(Settings):
 
     name: str
     size: str
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     layouts: Layouts = Layouts()
     space: SpaceName = "cityscapes"
     classes: tuple[str, ...] = si.CITYSCAPES.names
@@ -89,6 +89,20 @@ class Recipe(Settings):
                 f"schedule.steps ({self.schedule.steps}) must not pass schedule.horizon "
                 f"({self.schedule.horizon}), where the learning rate is 0; set both"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _crop_fits_the_pictures(self) -> Recipe:
+        crop, sizes = self.augmentation.crop, {"source_size"} if self.labelled == "source" else {"target_size"}
+        if self.needs_target and self.augmentation.target != "none":
+            sizes.add("target_size")
+        for field in sorted(sizes):
+            size = getattr(self.pictures, field)
+            if crop is not None and (crop[0] > size[0] or crop[1] > size[1]):
+                raise ValueError(
+                    f"augmentation.crop {list(crop)} must not be larger than pictures.{field} {list(size)}, both "
+                    "(height, width); set augmentation.crop smaller, or null for no crop"
+                )
         return self
 
     @property

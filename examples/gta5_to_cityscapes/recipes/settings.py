@@ -7,7 +7,7 @@ setting is an error and never a silent default.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -15,6 +15,7 @@ from ..data import Layout
 from ..networks import NetworkName, network_options
 
 RESTYLING_METHODS = ("lab", "fourier", "lab+fourier")  # anything else is a folder
+Side = Annotated[int, Field(ge=1)]  # of a picture, in pixels
 SpaceName = Literal["cityscapes", "synthia16", "synthia13"]
 
 
@@ -51,8 +52,8 @@ class Network(Settings):
 class Pictures(Settings):
     """Sizes are (height, width), as tensors have them."""
 
-    source_size: tuple[int, int] = (720, 1280)
-    target_size: tuple[int, int] = (512, 1024)
+    source_size: tuple[Side, Side] = (720, 1280)
+    target_size: tuple[Side, Side] = (512, 1024)
     batch: int = Field(default=1, ge=1)
 
 
@@ -62,7 +63,7 @@ class Augmentation(Settings):
     The defaults change nothing, which is what the authors did.
     """
 
-    crop: tuple[int, int] | None = None
+    crop: tuple[Side, Side] | None = None
     area: tuple[float, float] = (1.0, 1.0)
     stretch: float = Field(default=1.0, ge=1.0)
     flip: float = Field(default=0.0, ge=0.0, le=1.0)
@@ -149,8 +150,8 @@ class PseudoLabels(Settings):
     """SSL: Eq. 9 and 10, on the labels that the step-1 network gives the target training pictures."""
 
     weight: float = 1.0
-    quantile: float = 0.5
-    cap: float = 0.9
+    quantile: float = Field(default=0.5, ge=0.0, le=1.0)
+    cap: float = Field(default=0.9, ge=0.0, le=1.0)
 
 
 class Evaluation(Settings):

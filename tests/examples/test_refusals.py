@@ -1,0 +1,111 @@
+"""What cannot be done is refused in one line that says what to do, never with a traceback or in silence."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from examples.gta5_to_cityscapes import __main__ as program
+from examples.gta5_to_cityscapes.batches.training_data import Folders
+from examples.gta5_to_cityscapes.commands.app import app, main
+from examples.gta5_to_cityscapes.data import DatasetError, open_dataset
+from examples.gta5_to_cityscapes.recipes import RecipeError, compose_recipe
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["train", "source", "--threads", "-3"], "--threads"),
+        (["train", "source", "--seed", "-1"], "--seed"),
+        (["train", "source", "--restyle", "wat"], "--restyle wat says how a recipe with"),
+        (["train", "source", "--out", "a_file"], "is a file"),
+        (["ablation", "--seeds=0,-1"], "--seeds expects numbers from 0 up"),
+        (["ablation", "--recipes", "source,aa", "--restyle", "lab"], "--restyle lab says how a recipe with"),
+        (["pseudo-label", "nowhere.pt", "--quantile", "3"], "--quantile"),
+        (["pseudo-label", "nowhere.pt", "--cap", "3"], "--cap"),
+        (["demo", "--seed", "-1"], "--seed"),
+    ],
+)
+def test_wrong_options_are_refused(words: list[str], said: str, streets: Folders, elsewhere: Path) -> None:
+    (elsewhere / "a_file").touch()
+    rest = {"--target": str(streets.target), "--out": "runs"} if words[0] != "demo" else {"--out": "runs"}
+    if words[0] in ("train", "ablation"):
+        rest |= {"--source": str(streets.source), "--size": "smoke"}
+    given = [word for name, value in rest.items() if name not in words for word in (name, value)]
+    result = CliRunner().invoke(app, [*words, *given], catch_exceptions=False)
+    assert result.exit_code == 2
+    assert said in " ".join(result.output.replace("│", " ").split())
+    assert not (elsewhere / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "override", "words"),
+    [
+        ("source", "pictures.source_size=[0,5]", r"pictures\.source_size\.0.*greater than or equal to 1"),
+        ("source", "augmentation.crop=[0,5]", r"augmentation\.crop\.0"),
+        ("aa+ssl", "pseudo_labels.cap=3", r"pseudo_labels\.cap"),
+        ("source", "augmentation.crop=[500,100]", r"crop \[500, 100\] must not be larger than pictures\.source_size"),
+        ("target-only", "pictures.target_size=[90,240]", r"must not be larger than pictures\.target_size \[90, 240\]"),
+        ("aa", "pictures.target_size=[90,240]", r"must not be larger than pictures\.target_size"),
+    ],
+)
+def test_wrong_settings_are_refused(recipe: str, override: str, words: str) -> None:
+    with pytest.raises(RecipeError, match=words):
+        compose_recipe(recipe, "small", overrides=[override])
+
+
+def test_a_crop_need_not_fit_pictures_that_the_recipe_does_not_crop() -> None:
+    small = "pictures.target_size=[90,240]"
+    compose_recipe("source", "small", overrides=[small])
+    compose_recipe("aa", "small", overrides=[small, "augmentation.target=none"])
+
+
+def test_a_file_in_the_way_is_told_without_a_traceback(
+    streets: Folders, elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (elsewhere / "a_file").touch()
+    words = ["train", "source", "--source", str(streets.source), "--target", str(streets.target)]
+    monkeypatch.setattr("sys.argv", ["x", *words, "--out", "a_file/runs", "--size", "smoke"])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 1
+    assert "Not a directory" in capsys.readouterr().err
+
+
+def test_an_unknown_split_names_those_that_exist(streets: Folders) -> None:
+    with pytest.raises(DatasetError, match=r"got 'test'; .*leftImg8bit has train, val\."):
+        open_dataset("cityscapes", streets.target, split="test")
+    with pytest.raises(DatasetError, match="split must be 'train'"):
+        open_dataset("gta5", streets.source, split="test")
+
+
+def test_an_absent_package_is_told_with_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "typer.py").write_text("raise ModuleNotFoundError(\"No module named 'typer'\", name='typer')\n")
+    paths = os.pathsep.join((str(tmp_path), str(REPOSITORY)))
+    command = [sys.executable, "-m", "examples.gta5_to_cityscapes"]
+    ended = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("error: the Python package typer is not installed")
+    assert "pip install -e '.[examples]'" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_stop_during_imports_is_quiet(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def stop(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("builtins.__import__", stop)
+    with pytest.raises(SystemExit) as left:
+        program.start()
+    monkeypatch.undo()
+    assert left.value.code == 130
+    assert capsys.readouterr().err == ""
