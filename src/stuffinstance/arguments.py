@@ -84,10 +84,7 @@ def check_class_ids(name: str, labels: Tensor, num_classes: int, ignore_index: i
     if labels.numel() == 0 or not may_read(labels, validate):
         return
     ids = labels.to(torch.int64)
-    if 0 <= ignore_index < num_classes:
-        allowed = (ids >= 0) & (ids < num_classes)
-    else:
-        allowed = ((ids >= 0) & (ids < num_classes)) | (ids == ignore_index)
+    allowed = ((ids >= 0) & (ids < num_classes)) | (ids == ignore_index)
     if not bool(allowed.all()):
         strange = torch.unique(ids[~allowed])[:5].tolist()
         raise ValueError(

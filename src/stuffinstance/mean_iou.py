@@ -98,7 +98,7 @@ class MeanIoU(nn.Module):
         truth = labels.to(torch.int64).reshape(-1)
         guess = predictions.to(torch.int64).reshape(-1)
         counted = (truth != self.ignore_index) & (truth >= 0) & (truth < self.num_classes)
-        # Only pixels that count need a predicted class; an ignored prediction there is a mistake of the caller.
+        # What was predicted where nothing is counted does not matter.
         check_class_ids("predictions", torch.where(counted, guess, 0), self.num_classes, -1, self.validate)
         columns = self.num_classes + 1  # the last one for predictions that are no class
         guess = torch.where((guess >= 0) & (guess < self.num_classes), guess, self.num_classes)

@@ -16,21 +16,13 @@ import stuffinstance as si
 
 from .settings import (
     Adversarial,
-    Augmentation,
-    Evaluation,
     Layouts,
     Matching,
-    Network,
-    Optimiser,
-    Pictures,
     PseudoLabels,
     Restyling,
-    Running,
-    Schedule,
-    Settings,
     SpaceName,
 )
-from .sizes import SIZES, Size
+from .sizes import SIZES, Shared, Size
 
 ABLATION = ("source", "aa", "aa+it", "aa+it+sim", "aa+it+sim+ssl", "target-only")
 PARTS = ("aa", "it", "sim", "ssl")
@@ -41,24 +33,11 @@ SPACES: dict[SpaceName, si.LabelSpace] = {
 }
 
 
-SHARED = (  # what a recipe takes from its size whichever parts it has
-    "network",
-    "pictures",
-    "augmentation",
-    "optimiser",
-    "schedule",
-    "evaluation",
-    "precision",
-    "deterministic",
-    "running",
-)
-
-
 class RecipeError(ValueError):
     """A recipe that cannot be: an unknown part, setting or class."""
 
 
-class Recipe(Settings):
+class Recipe(Shared):
     """Everything that decides the outcome of one run, except the pictures themselves."""
 
     name: str
@@ -68,19 +47,10 @@ class Recipe(Settings):
     space: SpaceName = "cityscapes"
     classes: tuple[str, ...] = si.CITYSCAPES.names
     labelled: Literal["source", "target"] = "source"
-    network: Network = Network()
-    pictures: Pictures = Pictures()
-    augmentation: Augmentation = Augmentation()
-    optimiser: Optimiser = Optimiser()
-    schedule: Schedule = Schedule()
     restyle: Restyling | None = None
     adversarial: Adversarial | None = None
     matching: Matching | None = None
     pseudo_labels: PseudoLabels | None = None
-    evaluation: Evaluation = Evaluation()
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    deterministic: bool = True
-    running: Running = Running()
 
     @model_validator(mode="after")
     def _schedule_ends_before_its_horizon(self) -> Recipe:
@@ -176,7 +146,7 @@ def compose_recipe(
             adversarial=chosen.adversarial if "aa" in parts else None,
             matching=matching if "sim" in parts else None,
             pseudo_labels=chosen.pseudo_labels if "ssl" in parts else None,
-            **{field: getattr(chosen, field) for field in SHARED},
+            **{field: getattr(chosen, field) for field in Shared.model_fields},
         )
     except ValidationError as error:
         raise RecipeError(f"recipe {name!r} in size {size!r} cannot be: {_reasons(error)}.") from error

@@ -20,23 +20,28 @@ from .settings import (
 )
 
 
-class Size(Settings):
-    """All settings a recipe may draw on; which of the parts it takes is the recipe's name."""
+class Shared(Settings):
+    """What a recipe takes from its size whichever parts it has."""
 
     network: Network = Network()
     pictures: Pictures = Pictures()
     augmentation: Augmentation = Augmentation()
     optimiser: Optimiser = Optimiser()
     schedule: Schedule = Schedule()
+    evaluation: Evaluation = Evaluation()
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    deterministic: bool = False
+    running: Running = Running()
+
+
+class Size(Shared):
+    """All settings a recipe may draw on; which of the parts it takes is the recipe's name."""
+
     restyle: Restyling = Restyling()
     adversarial: Adversarial = Adversarial()
     matching: Matching = Matching()
     matching_weight_in_second_step: float = 0.001
     pseudo_labels: PseudoLabels = PseudoLabels()
-    evaluation: Evaluation = Evaluation()
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    deterministic: bool = False
-    running: Running = Running()
 
 
 FULL = Size()
@@ -48,7 +53,7 @@ FULL_VGG16 = Size(network=Network(name="deeplabv2_vgg16"))
 # and weights of the adaptation terms to go with both. Batch normalisation learns faster than group
 # normalisation in so few steps; as in the released code the target's batches then pass through it too
 # wherever a recipe has a target, which is an adaptation in itself and part of what `aa` gains here.
-# The settings were chosen on a drive of CamVid's training pictures that no reported score uses.
+# docs/camvid.md says on which pictures these settings were chosen.
 SMALL = Size(
     network=Network(name="small", options={"norm": "batch"}),
     pictures=Pictures(source_size=(120, 240), target_size=(120, 240), batch=4),

@@ -113,8 +113,14 @@ class MemoryBank(nn.Module, ABC):
         # In the bank's own dtype: what overflows there is not finite either.
         valid = regions.valid.reshape(-1) & flat.to(self.features.dtype).isfinite().all(1)
         if classifier is not None:
-            valid &= agrees(flat, self.class_ids[place], classifier, max(self.classes, default=0))
+            valid &= self.agreeing(rows, regions, classifier).reshape(-1)
         return Candidates(flat, place, valid)
+
+    def agreeing(self, rows: Tensor, regions: Regions, classifier: Classifier) -> Tensor:
+        """Which regions' mean features (B, R, D) the classifier puts into their own class, (B, C, Z) bool."""
+        ids = self.class_ids[:, None].expand_as(regions.valid).reshape(-1)
+        flat = rows.detach().reshape(-1, self.feature_dim)
+        return agrees(flat, ids, classifier, max(self.classes, default=0)).view_as(regions.valid)
 
     @torch.no_grad()
     def write(self, candidates: Candidates) -> None:

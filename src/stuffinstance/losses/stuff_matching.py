@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 
 from stuffinstance.banks import Classifier, StuffBank
-from stuffinstance.banks.classifier import agrees
 from stuffinstance.losses.matching_loss import MatchingLoss
 from stuffinstance.matching import Between, DistanceName
 from stuffinstance.regions import Regions
@@ -73,7 +72,5 @@ class StuffMatchingLoss(MatchingLoss):
         distance, matchable = self.distances(rows, regions)
         used = regions.valid & matchable[:, None]
         if self.classifier is not None:
-            ids = self.bank.class_ids.expand(rows.shape[0], -1).reshape(-1)
-            agreeing = agrees(rows.detach().flatten(0, 1), ids, self.classifier, max(self.bank.classes, default=0))
-            used = used & agreeing.view_as(regions.valid)
+            used = used & self.bank.agreeing(rows, regions, self.classifier)
         return stuff_matching_loss(distance[:, :, 0], used[:, :, 0])

@@ -30,9 +30,9 @@ def connected_components(
         classes: The ids to number; the rest becomes 0. Default: every id but ``ignore_index``.
         connectivity: 4 joins pixels that share an edge, 8 also those that share a corner (SIM uses 8).
         ignore_index: Pixels of this id become 0; None ignores no id.
-        backend: ``"auto"`` (the fastest that runs on the labels' device), ``"cc3d"`` (CPU, with the
-            extra ``fast``), ``"skimage"`` (CPU), ``"torch"`` (any device;
-            it waits for the device), ``"triton"`` (CUDA; it never waits) or ``"reference"`` (flood fill in Python).
+        backend: ``"auto"`` (the first of the table that runs on the labels' device), ``"cc3d"`` (CPU, with the extra
+            ``fast``), ``"skimage"`` (CPU), ``"torch"`` (any device; it waits for the device), ``"triton"`` (CUDA; it
+            never waits; only by name) or ``"reference"`` (flood fill in Python).
 
     Returns:
         Region numbers, (B, H, W) int32 on the labels' device: 0 outside, then 1, 2, ... per image.
