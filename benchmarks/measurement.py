@@ -1,0 +1,211 @@
+"""What a benchmark is told, what it gives back, and the JSON both are kept in."""
+
+import json
+import math
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+PACKAGES = (
+    "torch",
+    "numpy",
+    "scikit-image",
+    "connected-components-3d",
+    "opencv-python-headless",
+    "scipy",
+    "kornia",
+    "triton",
+    "cupy",
+)
+NOT_INSTALLED = "not installed"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to measure.
+
+    Attributes:
+        device: Where the library runs.
+        threads: CPU threads that torch and OpenCV may use.
+        quick: Small sizes and few repeats: whether everything runs, not how fast.
+        repeats: Rounds of a comparison; see :func:`benchmarks.timing.time_in_turn`.
+        seconds_per_way: What the repeats of one way may take; a slower way is repeated less, never below 3 times.
+    """
+
+    device: torch.device
+    threads: int = 2
+    quick: bool = False
+    repeats: int = 21
+    seconds_per_way: float = 3.0
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Median and quartiles of the time of one call, in milliseconds."""
+
+    median_ms: float
+    low_ms: float
+    high_ms: float
+    repeats: int
+
+
+@dataclass(frozen=True)
+class Floor:
+    """What no way can be faster than, measured in the same run.
+
+    Attributes:
+        what: What was timed.
+        ms: Its median, in milliseconds.
+        bytes: What has to be moved, where that bounds the time.
+        operations: What has to be computed, where that bounds the time.
+    """
+
+    what: str
+    ms: float
+    bytes: int | None = None
+    operations: int | None = None
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One way of computing one case.
+
+    Attributes:
+        benchmark: The part of ``python -m benchmarks`` that took it.
+        case: The input, such as ``"city 1x1024x2048"``.
+        way: Who computes it, such as ``"stuffinstance cc3d"``.
+        timing: None where only ``extra`` tells something: a count, a memory, a way that cannot run here.
+        floor: None where no bound was measured.
+        extra: Further numbers, and words such as why a way was not timed.
+    """
+
+    benchmark: str
+    case: str
+    way: str
+    timing: Timing | None
+    floor: Floor | None = None
+    extra: dict[str, float | int | str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a target is met.
+
+    Attributes:
+        target: Its name in the table of targets.
+        description: What is asked, in words, with the bound.
+        measured: The ratio or number that was compared, None where nothing was measured.
+        verdict: ``"unmeasured"`` where the run holds no measurement to compare.
+        reason: Why it was missed or not measured; empty where it is met.
+    """
+
+    target: str
+    description: str
+    measured: float | None
+    verdict: Literal["met", "MISSED", "unmeasured"]
+    reason: str = ""
+
+
+class WrongResult(AssertionError):
+    """A way computes something else than the oracle: its time means nothing, and the run stops."""
+
+
+def environment(settings: Settings) -> dict[str, Any]:
+    """Where and with what a benchmark ran: commit, versions, device, threads, date."""
+    root = Path(__file__).parent.parent
+    # Results of an earlier part of the same run do not make the code another one.
+    changed = _git(root, "status", "--porcelain", "--", ".", ":(exclude)benchmarks/results")
+    return {
+        "commit": _git(root, "rev-parse", "HEAD"),
+        "dirty": None if changed is None else bool(changed),
+        "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
+        "device": device_name(settings.device),
+        "cpu": _cpu_model(),
+        "cores": os.cpu_count(),
+        "threads": settings.threads,
+        "repeats": settings.repeats,
+        "quick": settings.quick,
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+    }
+
+
+def device_name(device: torch.device) -> str:
+    """``"cpu"``, or the card's name."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def slug(name: str) -> str:
+    """A device name as a file name.
+
+    >>> slug("NVIDIA H100 80GB HBM3")
+    'nvidia-h100-80gb-hbm3'
+    """
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def write_measurements(path: Path, parts: Mapping[str, tuple[dict[str, Any], Sequence[Measurement]]]) -> None:
+    """Write ``{benchmark: (environment, measurements)}``; parts that the file holds already and these lack stay."""
+    held = json.loads(path.read_text()) if path.exists() else {}
+    for benchmark, (where, measurements) in parts.items():
+        held[benchmark] = {"environment": where, "measurements": [_plain(asdict(one)) for one in measurements]}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(held, indent=1, allow_nan=False) + "\n")
+
+
+def read_measurements(path: Path) -> dict[str, tuple[dict[str, Any], list[Measurement]]]:
+    """What :func:`write_measurements` wrote: ``{benchmark: (environment, measurements)}``."""
+    return {
+        benchmark: (part["environment"], [_measurement(one) for one in part["measurements"]])
+        for benchmark, part in json.loads(path.read_text()).items()
+    }
+
+
+def _measurement(plain: dict[str, Any]) -> Measurement:
+    timing, floor = plain["timing"], plain["floor"]
+    return Measurement(
+        **{
+            **plain,
+            "timing": None if timing is None else Timing(**timing),
+            "floor": None if floor is None else Floor(**floor),
+        }
+    )
+
+
+def _plain(value: Any) -> Any:
+    # JSON knows no NaN: a number that could not be measured is written as that word.
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return "unmeasured" if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _version(package: str) -> str:
+    # CuPy's distribution is named after the CUDA release that it was built for.
+    for name in (package, f"{package}-cuda12x", f"{package}-cuda13x") if package == "cupy" else (package,):
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return NOT_INSTALLED
+
+
+def _git(root: Path, *words: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def _cpu_model() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
