@@ -83,7 +83,7 @@ def captured_in_graph(call: Callable[[], object]) -> Callable[[], object]:
     Raises:
         RuntimeError: If ``call`` waits for the device, which a graph cannot hold.
     """
-    side = torch.cuda.Stream()
+    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):  # what is set up on first use must be there before the capture
         for _ in range(3):
@@ -107,7 +107,7 @@ def _milliseconds(call: Callable[[], object], device: torch.device) -> float:
         milliseconds = (time.perf_counter() - started) * 1e3
         del result
         return milliseconds
-    started_at, stopped_at = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    started_at, stopped_at = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
     torch.cuda.synchronize(device)
     started_at.record()
     result = call()
