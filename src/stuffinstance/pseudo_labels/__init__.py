@@ -1,5 +1,6 @@
 """Target confidences to pseudo-labels."""
 
 from stuffinstance.pseudo_labels.class_balanced import ClassBalancedThreshold
+from stuffinstance.pseudo_labels.threshold_rule import ThresholdRule
 
-__all__ = ["ClassBalancedThreshold"]
+__all__ = ["ClassBalancedThreshold", "ThresholdRule"]

@@ -1,0 +1,202 @@
+"""What every rule for class thresholds can do, so that a trainer may exchange one for another."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from stuffinstance.arguments import (
+    check_class_ids,
+    check_label_map,
+    check_positive,
+    check_same_batch,
+    describe,
+    may_read,
+)
+from stuffinstance.distributed import Sync, check_sync
+from stuffinstance.pseudo_labels.confidences import confidences
+
+
+class ThresholdRule(nn.Module, ABC):
+    """Abstract: one threshold per class from a stream of target predictions, and the pseudo-labels that pass it.
+
+    Feed it with :meth:`update`, read :meth:`compute`, label with :meth:`pseudo_labels`. Scores other than the largest
+    probability go through :meth:`update_scores` and :meth:`keep`.
+
+    Args:
+        num_classes: K.
+        ignore_index: What pixels without a pseudo-label become.
+        sync: ``"auto"`` makes the thresholds those of all ranks, ``"off"`` keeps to the own ones.
+        validate: Check values on a GPU too; on CPU tensors they are always checked.
+
+    Raises:
+        ValueError: If ``num_classes`` is below 1, or ``ignore_index`` is a class.
+    """
+
+    def __init__(self, num_classes: int, ignore_index: int, sync: Sync, validate: bool) -> None:
+        super().__init__()
+        check_positive("num_classes", num_classes)
+        check_sync(sync)
+        if 0 <= ignore_index < num_classes:
+            raise ValueError(f"ignore_index must not be a class id 0..{num_classes - 1}, got {ignore_index}.")
+        self.num_classes = num_classes
+        self.ignore_index = ignore_index
+        self.sync: Sync = sync
+        self.validate = validate
+
+    @abstractmethod
+    def compute(self) -> Tensor:
+        """The K thresholds so far, (K,) float64, on the state's device."""
+
+    @abstractmethod
+    def counts(self) -> Tensor:
+        """Pixels predicted as each class so far, (K,) int64."""
+
+    @abstractmethod
+    def reset(self) -> None:
+        """Forget everything."""
+
+    @abstractmethod
+    def merge(self, other: ThresholdRule) -> None:
+        """Add what a rule of the same kind took from another part of the data set."""
+
+    @abstractmethod
+    def _take(self, scores: Tensor, predicted: Tensor) -> None:
+        """Move the state by checked scores (B, H, W); what is not finite must leave no trace."""
+
+    @torch.no_grad()
+    def update(self, probabilities: Tensor) -> None:
+        """Take in a batch.
+
+        Args:
+            probabilities: Softmax outputs, (B, K, H, W), at the resolution at which pseudo-labels are wanted (SIM takes
+                the softmax first and upsamples the probabilities).
+
+        Raises:
+            ValueError: If rank, dtype or K do not fit, or the values are not probabilities (logits, say, or NaN).
+        """
+        self._check_device("probabilities", probabilities)
+        self._take(*confidences(probabilities, self.num_classes, self.validate))
+
+    @torch.no_grad()
+    def update_scores(self, scores: Tensor, predicted: Tensor) -> None:
+        """Take in a batch whose score is another one than the largest probability.
+
+        Args:
+            scores: (B, H, W), floating, within 0..1. What is not finite is left out.
+            predicted: The class each score is for, (B, H, W), any integer dtype; ``ignore_index`` leaves a pixel out.
+
+        Raises:
+            ValueError: If shapes, dtypes or devices do not fit, or ``predicted`` holds what is no class.
+        """
+        self._take(*self._checked_scores(scores, predicted))
+
+    @torch.no_grad()
+    def pseudo_labels(self, probabilities: Tensor, thresholds: Tensor | None = None) -> Tensor:
+        """The predicted class where its confidence reaches the class's threshold, ``ignore_index`` elsewhere.
+
+        Args:
+            probabilities: Softmax outputs, (B, K, H, W).
+            thresholds: (K,), from :meth:`compute`; computed here where it is not given. Under ``torch.distributed``
+                compute them once and pass them, or call this equally often on every rank.
+
+        Returns:
+            Class ids, (B, H, W) int64.
+
+        Raises:
+            ValueError: If ``thresholds`` are not (K,), or ``probabilities`` are none.
+        """
+        thresholds = self._thresholds(thresholds)
+        self._check_device("probabilities", probabilities)
+        return self._kept(*confidences(probabilities, self.num_classes, self.validate), thresholds)
+
+    @torch.no_grad()
+    def keep(self, scores: Tensor, predicted: Tensor, thresholds: Tensor | None = None) -> Tensor:
+        """``predicted`` where its score reaches the class's threshold, ``ignore_index`` elsewhere.
+
+        Args:
+            scores: (B, H, W), floating. What is not a number is not kept.
+            predicted: Class ids, (B, H, W), any integer dtype; ``ignore_index`` stays.
+            thresholds: As for :meth:`pseudo_labels`.
+
+        Returns:
+            Class ids, (B, H, W) int64.
+
+        Raises:
+            ValueError: If shapes, dtypes or devices do not fit, or ``predicted`` holds what is no class.
+        """
+        thresholds = self._thresholds(thresholds)
+        return self._kept(*self._checked_scores(scores, predicted), thresholds)
+
+    def _kept(self, scores: Tensor, predicted: Tensor, thresholds: Tensor) -> Tensor:
+        least = thresholds.to(scores.device)[predicted]
+        return torch.where(scores.to(torch.float64) >= least, predicted, self.ignore_index)
+
+    def _thresholds(self, thresholds: Tensor | None) -> Tensor:
+        if thresholds is None:
+            return self.compute()
+        check_thresholds("thresholds", thresholds, self.num_classes)
+        return thresholds.to(torch.float64)
+
+    def _checked_scores(self, scores: Tensor, predicted: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores, NaN where there is no class, and classes that can be used as an index."""
+        if not isinstance(scores, Tensor):
+            raise TypeError(f"scores must be a floating-point tensor (B, H, W), got {describe(scores)}.")
+        if not scores.is_floating_point() or scores.ndim != 3:
+            raise ValueError(
+                f"scores must be a floating-point tensor (B, H, W), got {describe(scores)}. "
+                "For one image pass scores[None]; probabilities of all classes go to update or pseudo_labels."
+            )
+        check_label_map("predicted", predicted)
+        check_same_batch("predicted", predicted, "scores", scores)
+        if predicted.shape != scores.shape:
+            raise ValueError(
+                f"predicted must have the scores' size (B, H, W) = {tuple(scores.shape)}, got {tuple(predicted.shape)}."
+            )
+        check_class_ids("predicted", predicted, self.num_classes, self.ignore_index, self.validate)
+        self._check_device("scores", scores)
+        outside = (scores < 0) | (scores > 1 + 1e-3)
+        if may_read(scores, self.validate) and bool(outside.any()):
+            raise ValueError(
+                f"scores must be within 0..1, got {int(outside.sum())} that are not, such as "
+                f"{float(scores[outside][0]):.4g}. Scale them first: thresholds are sought between 0 and 1."
+            )
+        classes = predicted.to(torch.int64)
+        within = (classes >= 0) & (classes < self.num_classes)
+        return torch.where(within, scores, torch.nan), torch.where(within, classes, 0)
+
+    def _check_device(self, name: str, tensor: Tensor) -> None:
+        own = next(self.buffers()).device
+        if isinstance(tensor, Tensor) and tensor.device != own:
+            raise ValueError(
+                f"{name} must be on the device of the rule's state, got {tensor.device} and a state on {own}. "
+                f"Move the module with .to({str(tensor.device)!r})."
+            )
+
+
+def check_thresholds(name: str, thresholds: Tensor, num_classes: int) -> None:
+    """Require a floating tensor (K,)."""
+    if not isinstance(thresholds, Tensor):
+        raise TypeError(f"{name} must be a floating-point tensor (K,) = ({num_classes},), got {describe(thresholds)}.")
+    if thresholds.shape != (num_classes,) or not thresholds.is_floating_point():
+        raise ValueError(
+            f"{name} must be a floating-point tensor (K,) = ({num_classes},), got {describe(thresholds)}. "
+            "Pass what a rule of the same classes gave in compute()."
+        )
+
+
+def check_above_zero(name: str, thresholds: Tensor, validate: bool = False) -> None:
+    """Require thresholds to divide by."""
+    if may_read(thresholds, validate) and not bool((thresholds > 0).all()):
+        raise ValueError(
+            f"{name} must all be above 0, got {thresholds.tolist()}. Take them from PortionThreshold.compute(), where "
+            "a class that was never predicted gets 1."
+        )
+
+
+def check_fraction(name: str, value: float) -> None:
+    """Require a number from 0 to 1."""
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} must be between 0 and 1, got {value!r}.")
