@@ -1,16 +1,21 @@
-"""The losses: matching of stuff and of instances, and adversarial alignment of the output."""
+"""The losses: matching of stuff and of instances, adversarial alignment of output and features, and certainty."""
 
 from stuffinstance.losses.adversarial import OutputAdversarialLoss, OutputDiscriminator
+from stuffinstance.losses.entropy import EntropyLoss, entropy_map
 from stuffinstance.losses.instance_matching import InstanceMatchingLoss, instance_matching_loss
 from stuffinstance.losses.matching_loss import MatchingLoss
+from stuffinstance.losses.max_square import MaxSquareLoss
 from stuffinstance.losses.stuff_matching import StuffMatchingLoss, stuff_matching_loss
 
 __all__ = [
+    "EntropyLoss",
     "InstanceMatchingLoss",
     "MatchingLoss",
+    "MaxSquareLoss",
     "OutputAdversarialLoss",
     "OutputDiscriminator",
     "StuffMatchingLoss",
+    "entropy_map",
     "instance_matching_loss",
     "stuff_matching_loss",
 ]

@@ -1,0 +1,258 @@
+"""Entropy and squares of predictions: values by hand, plain loops, gradients, masks, and what is nothing."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from stuffinstance.losses import EntropyLoss, MaxSquareLoss, entropy_map
+from tests.test_compile import check_same
+
+Array = NDArray[np.float64]
+LOSSES: dict[str, Callable[[], nn.Module]] = {
+    "entropy": EntropyLoss,
+    "squares": lambda: MaxSquareLoss(image_wise=False),
+    "balanced": MaxSquareLoss,
+    "alike": lambda: MaxSquareLoss(power=1.0),
+}
+
+
+@pytest.fixture(params=LOSSES)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+# ------------------------------------------------------------------ the formulas, pixel by pixel
+
+
+def softmax(scores: Array) -> Array:
+    odds = np.exp(scores - scores.max())
+    return np.asarray(odds / odds.sum())
+
+
+def pixels_of(logits: Array, mask: NDArray[np.bool_]) -> list[Array]:
+    """Probabilities (K,) of the pixels that count in one image (K, H, W)."""
+    _, height, width = logits.shape
+    return [softmax(logits[:, i, j]) for i in range(height) for j in range(width) if mask[i, j]]
+
+
+def entropy_of_image(logits: Array, mask: NDArray[np.bool_]) -> float:
+    pixels = pixels_of(logits, mask)
+    total = sum(-p * math.log2(p) / math.log2(len(logits)) for pixel in pixels for p in pixel if p > 0)
+    return total / len(pixels) if pixels else 0.0
+
+
+def squares_of_image(logits: Array, mask: NDArray[np.bool_], power: float) -> float:
+    """-1/(2K) times the sum over pixels of 1 / max(n^a N^(1-a), 1) times the sum of the squares."""
+    pixels = pixels_of(logits, mask)
+    predicted = [int(pixel.argmax()) for pixel in pixels]
+    total = 0.0
+    for pixel, own in zip(pixels, predicted, strict=True):
+        weight = 1 / max(predicted.count(own) ** power * len(pixels) ** (1 - power), 1)
+        total += weight * sum(p**2 for p in pixel)
+    return -total / (2 * len(logits))
+
+
+def oracle(kind: str, logits: Tensor, mask: Tensor) -> float:
+    power = {"entropy": None, "squares": 0.0, "balanced": 0.2, "alike": 1.0}[kind]
+    images = zip(logits.double().numpy(), mask.numpy(), strict=True)
+    values = [entropy_of_image(z, m) if power is None else squares_of_image(z, m, power) for z, m in images]
+    return sum(values) / len(values)
+
+
+def logits_and_mask(batch: int = 3, classes: int = 4, height: int = 5, width: int = 7) -> tuple[Tensor, Tensor]:
+    logits = 3 * torch.randn(batch, classes, height, width, dtype=torch.float64)
+    logits[:, 1] += 3  # one class is predicted more often than the others
+    return logits, torch.rand(batch, height, width) < 0.6
+
+
+# ------------------------------------------------------------------ values
+
+
+def test_entropy_map_equals_the_formula() -> None:
+    probabilities = logits_and_mask()[0].softmax(1)
+    expected = [-p * math.log2(p) / math.log2(4) for p in probabilities.flatten().tolist()]
+    actual = entropy_map(probabilities)
+    np.testing.assert_allclose(actual.flatten().numpy(), expected, rtol=1e-12)
+    assert actual.shape == probabilities.shape
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_certainty_has_no_entropy_and_a_finite_gradient(dtype: torch.dtype) -> None:
+    probabilities = torch.tensor([1.0, 0.0, 0.0], dtype=dtype).view(1, 3, 1, 1).requires_grad_()
+    information = entropy_map(probabilities)
+    assert information.dtype == dtype
+    assert information.flatten().tolist() == [0.0, 0.0, 0.0]
+    assert not torch.signbit(information).any()
+    (gradient,) = torch.autograd.grad(information.sum(), probabilities)
+    at_one = -1 / math.log(3)  # the derivative of -p ln p / ln K at p = 1
+    assert gradient.flatten().tolist() == pytest.approx([at_one, 0, 0], rel=1e-2)
+
+
+def test_entropy_is_one_where_nothing_is_known() -> None:
+    for classes in (2, 3, 19):
+        assert EntropyLoss()(torch.zeros(2, classes, 3, 3)).item() == pytest.approx(1, rel=1e-6)
+    halves = torch.tensor([50.0, 50.0, -50.0, -50.0]).view(1, 4, 1, 1)  # one bit of two
+    assert EntropyLoss()(halves).item() == pytest.approx(0.5)
+
+
+def test_squares_by_hand() -> None:
+    logits = torch.tensor([[60.0, 60, 60, 0], [0, 0, 0, 60]]).view(1, 2, 2, 2)  # three pixels of one class, one other
+    assert MaxSquareLoss(image_wise=False)(logits).item() == pytest.approx(-1 / 4)
+    weights = 3 / (3**0.2 * 4**0.8) + 1 / 4**0.8
+    assert MaxSquareLoss()(logits).item() == pytest.approx(-weights / 4)
+    assert MaxSquareLoss(power=1.0)(logits).item() == pytest.approx(-2 / 4)
+
+
+def test_losses_equal_the_oracle(kind: str) -> None:
+    logits, mask = logits_and_mask()
+    loss = LOSSES[kind]()
+    assert loss(logits).item() == pytest.approx(oracle(kind, logits, torch.ones_like(mask)), rel=1e-12)
+    assert loss(logits, mask).item() == pytest.approx(oracle(kind, logits, mask), rel=1e-12)
+
+
+def test_no_weighting_is_a_power_of_zero() -> None:
+    logits, mask = logits_and_mask()
+    plain = MaxSquareLoss(image_wise=False)(logits, mask)
+    torch.testing.assert_close(MaxSquareLoss(power=0.0)(logits, mask), plain)
+    torch.testing.assert_close(MaxSquareLoss(image_wise=False)(logits), -logits.softmax(1).square().mean() / 2)
+
+
+def test_a_batch_is_the_mean_of_its_images(kind: str) -> None:
+    logits, mask = logits_and_mask()
+    loss = LOSSES[kind]()
+    singles = [loss(logits[i : i + 1], mask[i : i + 1]) for i in range(3)]
+    torch.testing.assert_close(loss(logits, mask), torch.stack(singles).mean())
+
+
+def test_a_small_mask_is_resized_nearest(kind: str) -> None:
+    logits, small = logits_and_mask(height=4, width=6)[0], torch.rand(3, 2, 3) < 0.5
+    loss = LOSSES[kind]()
+    large = small.repeat_interleave(2, 1).repeat_interleave(2, 2)
+    assert loss(logits, small) == loss(logits, large)
+
+
+# ------------------------------------------------------------------ gradients, and what is nothing
+
+
+def test_gradcheck(kind: str) -> None:
+    logits, mask = logits_and_mask(2, 3, 2, 3)
+    loss = LOSSES[kind]()
+    assert torch.autograd.gradcheck(lambda z: loss(z, mask), (logits.requires_grad_(),))
+
+
+def test_gradcheck_of_the_map() -> None:
+    probabilities = logits_and_mask(1, 3, 2, 2)[0].softmax(1).requires_grad_()
+    assert torch.autograd.gradcheck(lambda p: entropy_map(p.clamp(0, 1)), (probabilities,))
+
+
+def test_a_step_downhill_makes_predictions_certain(kind: str) -> None:
+    logits = torch.randn(2, 3, 4, 4, dtype=torch.float64, requires_grad=True)
+    loss = LOSSES[kind]()
+    (gradient,) = torch.autograd.grad(loss(logits), logits)
+    before = logits.softmax(1).amax(1).mean()
+    assert (logits - 5 * gradient).softmax(1).amax(1).mean() > before
+
+
+def test_saturated_logits_have_finite_gradients(kind: str) -> None:
+    logits = torch.tensor([1e4, -1e4, 0.0]).view(1, 3, 1, 1).requires_grad_()
+    value = LOSSES[kind]()(logits)
+    value.backward()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 2, 2), (2, 3, 2, 2)])
+def test_nothing_that_counts_is_an_exact_zero_on_the_graph(kind: str, shape: tuple[int, ...]) -> None:
+    logits = torch.randn(shape, requires_grad=True)
+    value = LOSSES[kind]()(logits, torch.zeros(shape[0], 2, 2, dtype=torch.bool))
+    assert value.item() == 0.0
+    value.backward()
+    assert logits.grad is not None
+    assert not logits.grad.any()
+
+
+def test_what_does_not_count_may_be_anything(kind: str) -> None:
+    logits, mask = logits_and_mask()
+    expected = LOSSES[kind]()(logits, mask)
+    broken = torch.where(mask[:, None], logits, torch.nan).requires_grad_()
+    value = LOSSES[kind]()(broken, mask)
+    assert value == expected
+    value.backward()
+    assert broken.grad is not None
+    assert broken.grad.isfinite().all()
+
+
+def test_a_broken_pixel_that_counts_is_seen(kind: str) -> None:
+    logits, _ = logits_and_mask()
+    logits[0, 0, 0, 0] = torch.nan
+    assert LOSSES[kind]()(logits).isnan()
+
+
+# ------------------------------------------------------------------ precision, compiler, copies, refusals
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_gives_single_precision_losses(kind: str, dtype: torch.dtype) -> None:
+    logits = logits_and_mask()[0].to(dtype)
+    loss = LOSSES[kind]()
+    expected = loss(logits.float())
+    with torch.autocast("cpu", dtype):
+        values = (loss(logits), loss(logits.float()))
+    for value in (*values, loss(logits)):
+        assert value.dtype == torch.float32
+        assert value == expected
+
+
+def test_compiled(kind: str) -> None:
+    torch.use_deterministic_algorithms(False)
+    logits, mask = logits_and_mask()
+    check_same(LOSSES[kind](), logits, mask)
+
+
+def test_copies_and_state(kind: str) -> None:
+    loss = LOSSES[kind]()
+    assert not loss.state_dict()
+    logits, mask = logits_and_mask()
+    assert copy.deepcopy(loss)(logits, mask) == loss(logits, mask)
+
+
+@pytest.mark.parametrize(("logits", "mask", "error", "message"), [
+    (torch.zeros(3, 2, 2), None, ValueError, r"logits must be .*\(B, K, h, w\).*\(3, 2, 2\)"),
+    (torch.zeros(1, 3, 2, 2, dtype=torch.int64), None, ValueError, r"logits must be .*int64"),
+    (torch.zeros(1, 3, 0, 2), None, ValueError, r"logits must have h and w of at least 1"),
+    (torch.zeros(1, 3, 2, 2), torch.ones(1, 2, 2), ValueError, r"mask must be a bool .*float32.*labels != 255"),
+    (torch.zeros(1, 3, 2, 2), torch.ones(2, 2, dtype=torch.bool), ValueError, r"mask must be a bool .*mask\[None\]"),
+    (torch.zeros(1, 3, 2, 2), torch.ones(2, 2, 2, dtype=torch.bool), ValueError, r"mask and logits .*B = 2 in mask"),
+    (torch.zeros(1, 3, 2, 2), [[True]], TypeError, r"mask must be a bool tensor .*list"),
+    (np.zeros((1, 3, 2, 2)), None, TypeError, r"logits must be .*ndarray"),
+])  # fmt: skip
+def test_what_cannot_be_is_refused(kind: str, logits: object, mask: object, error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
+        LOSSES[kind]()(logits, mask)
+
+
+def test_one_class_has_no_entropy() -> None:
+    with pytest.raises(ValueError, match=r"logits must have K of at least 2 .*\(1, 1, 2, 2\)"):
+        EntropyLoss()(torch.zeros(1, 1, 2, 2))
+    with pytest.raises(ValueError, match="probabilities must have K of at least 2"):
+        entropy_map(torch.ones(1, 1, 2, 2))
+
+
+@pytest.mark.parametrize("value", [-0.5, 1.5])
+def test_logits_are_no_probabilities(value: float) -> None:
+    with pytest.raises(ValueError, match=r"probabilities must be within 0\.\.1, got values .*softmax"):
+        entropy_map(torch.tensor([value, 0.5]).view(1, 2, 1, 1))
+
+
+@pytest.mark.parametrize("power", [-0.1, 1.1, math.nan])
+def test_powers_that_cannot_be_are_refused(power: float) -> None:
+    with pytest.raises(ValueError, match="power must be between 0 and 1"):
+        MaxSquareLoss(power=power)
