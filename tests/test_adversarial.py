@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 import stuffinstance as si
+from stuffinstance.losses import OutputAdversarialLoss, entropy_map
+from stuffinstance.losses.adversarial import SOURCE, TARGET, domain_channels
 from tests import oracles
+from tests.test_compile import check_same
 
 
 def recorded_discriminator(golden: dict[str, np.ndarray]) -> si.OutputDiscriminator:
@@ -89,3 +95,109 @@ def test_maps_that_cannot_be_are_refused(shape: tuple[int, ...], message: str) -
     loss = si.OutputAdversarialLoss(si.OutputDiscriminator(3, width=2))
     with pytest.raises(ValueError, match=message):
         loss.generator(torch.zeros(shape))
+
+
+# ------------------------------------------------------------------ forms, and what the discriminator sees
+
+FORMS = ("bce", "least_squares")
+SEEN = ("probabilities", "entropy")
+
+
+def plain_loss(form: str, of: str, discriminator: torch.nn.Module, logits: torch.Tensor, label: int) -> float:
+    """The formula in numpy, around the same discriminator."""
+    odds = np.exp(logits.detach().numpy() - logits.detach().numpy().max(1, keepdims=True))
+    seen = odds / odds.sum(1, keepdims=True)
+    if of == "entropy":
+        seen = -seen * np.log2(seen) / math.log2(seen.shape[1])
+    with torch.no_grad():
+        outputs = discriminator(torch.from_numpy(seen)).numpy()
+    if form == "bce":
+        return oracles.binary_cross_entropy(outputs, label)
+    return sum((value - label) ** 2 for value in outputs.ravel().tolist()) / outputs.size
+
+
+@pytest.mark.parametrize("of", SEEN)
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_equals_its_formula(form: str, of: str) -> None:
+    discriminator = si.OutputDiscriminator(4, width=2).double()
+    loss = OutputAdversarialLoss(discriminator, form, of)  # type: ignore[arg-type]
+    source, target = torch.randn(2, 4, 40, 70).double(), torch.randn(3, 4, 64, 32).double()
+    plain = functools.partial(plain_loss, form, of, discriminator)
+    assert loss.generator(target).item() == pytest.approx(plain(target, 0), rel=1e-12)
+    halves = 0.5 * plain(source, 0) + 0.5 * plain(target, 1)
+    assert loss.discriminator(source, target).item() == pytest.approx(halves, rel=1e-12)
+
+
+def test_least_squares_by_hand() -> None:
+    loss = OutputAdversarialLoss(lambda p: torch.full((p.shape[0], 1, 2, 2), 3.0), "least_squares")  # type: ignore[arg-type]
+    logits = torch.randn(2, 3, 4, 4)
+    assert loss.generator(logits).item() == 9
+    assert loss.discriminator(logits, logits).item() == 0.5 * 9 + 0.5 * 4
+
+
+def test_the_discriminator_sees_the_entropy_of_each_class() -> None:
+    seen = []
+    loss = OutputAdversarialLoss(lambda p: seen.append(p) or p, of="entropy")  # type: ignore[arg-type, func-returns-value]
+    logits = torch.randn(1, 5, 3, 3)
+    loss.generator(logits)
+    torch.testing.assert_close(seen[0], entropy_map(logits.softmax(1)))
+
+
+@pytest.mark.parametrize("of", SEEN)
+@pytest.mark.parametrize("form", FORMS)
+def test_gradcheck(form: str, of: str) -> None:
+    discriminator = torch.nn.Conv2d(3, 1, 2, dtype=torch.float64)
+    loss = OutputAdversarialLoss(discriminator, form, of)  # type: ignore[arg-type]
+    logits = torch.randn(2, 3, 3, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(loss.generator, (logits,))
+
+
+@pytest.mark.parametrize("of", SEEN)
+@pytest.mark.parametrize("form", FORMS)
+def test_an_empty_batch_is_an_exact_zero_on_the_graph(form: str, of: str) -> None:
+    loss = OutputAdversarialLoss(si.OutputDiscriminator(3, width=2), form, of)  # type: ignore[arg-type]
+    logits = torch.zeros(0, 3, 32, 32, requires_grad=True)
+    value = loss.generator(logits)
+    assert value.item() == 0.0
+    value.backward()
+    assert logits.grad is not None
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("of", SEEN)
+def test_half_precision_gives_single_precision_losses(of: str, dtype: torch.dtype) -> None:
+    logits = torch.randn(1, 3, 32, 64)
+    discriminator = si.OutputDiscriminator(3, width=4)
+    for form in FORMS:
+        loss = OutputAdversarialLoss(discriminator, form, of)  # type: ignore[arg-type]
+        expected = loss.generator(logits).item()
+        with torch.autocast("cpu", dtype):
+            assert loss.generator(logits.to(dtype)).item() == pytest.approx(expected, rel=0.01, abs=1e-4)
+        halved = OutputAdversarialLoss(copy.deepcopy(discriminator).to(dtype), form, of)  # type: ignore[arg-type]
+        value = halved.generator(logits.to(dtype))
+        assert value.dtype == torch.float32
+        assert value.item() == pytest.approx(expected, rel=0.02, abs=1e-3)
+
+
+@pytest.mark.parametrize("of", SEEN)
+@pytest.mark.parametrize("form", FORMS)
+def test_compiled(form: str, of: str) -> None:
+    torch.use_deterministic_algorithms(False)
+    loss = OutputAdversarialLoss(si.OutputDiscriminator(3, width=2), form, of)  # type: ignore[arg-type]
+    check_same(loss.generator, torch.randn(1, 3, 32, 32))
+
+
+def test_one_convention_for_domains() -> None:
+    assert (SOURCE, TARGET) == (0, 1)
+    channels = torch.arange(6)
+    assert channels[domain_channels(SOURCE, 3)].tolist() == [0, 1, 2]
+    assert channels[domain_channels(TARGET, 3)].tolist() == [3, 4, 5]
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"form": "hinge"}, r"form must be one of \('bce', 'least_squares'\), got 'hinge'"),
+    ({"of": "logits"}, r"of must be one of \('probabilities', 'entropy'\), got 'logits'"),
+])  # fmt: skip
+def test_unknown_forms_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        OutputAdversarialLoss(si.OutputDiscriminator(3, width=2), **options)

@@ -1,12 +1,33 @@
-"""Adversarial alignment of the output space. Everywhere in this package 0 means source and 1 means target."""
+"""Adversarial alignment of the output space.
+
+Everywhere in this package 0 means source and 1 means target, and maps with a channel for each class in each domain have
+their channels in that order: [source K | target K].
+"""
+
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stuffinstance.arguments import check_maps, check_positive
+from stuffinstance.losses.entropy import entropy_map
 
 SOURCE, TARGET = 0.0, 1.0
+
+AdversarialForm = Literal["bce", "least_squares"]
+Judged = Literal["probabilities", "entropy"]
+
+
+def domain_channels(domain: float, num_classes: int) -> slice:
+    """The channels of one domain in a map of 2K channels, a class-and-domain one.
+
+    Example:
+        >>> domain_channels(SOURCE, 19), domain_channels(TARGET, 19)
+        (slice(0, 19, None), slice(19, 38, None))
+    """
+    start = int(domain) * num_classes
+    return slice(start, start + num_classes)
 
 
 class OutputDiscriminator(nn.Module):
@@ -58,15 +79,28 @@ def _halving(channels_in: int, channels_out: int) -> nn.Conv2d:
 
 
 class OutputAdversarialLoss(nn.Module):
-    """Both sides of output-space alignment (SIM, Eq. 2 and 3): BCE with logits, mean over patches and images.
+    """Both sides of output-space alignment (SIM, Eq. 2 and 3; AdaptSegNet, ADVENT): mean over patches and images.
 
-    .. math:: \\mathcal{L}_{adv} = \\mathrm{BCE}(D(S(C(f^t))), 0), \\qquad
-              \\mathcal{L}_D = \\tfrac12 \\mathrm{BCE}(D(S(C(f^s))), 0) + \\tfrac12 \\mathrm{BCE}(D(S(C(f^t))), 1)
+    .. math:: \\mathcal{L}_{adv} = \\ell(D(m(S(C(f^t)))), 0), \\qquad
+              \\mathcal{L}_D = \\tfrac12 \\ell(D(m(S(C(f^s)))), 0) + \\tfrac12 \\ell(D(m(S(C(f^t)))), 1)
+
+    with :math:`\\ell` binary cross-entropy with logits, or :math:`(D - \\text{label})^2` for ``"least_squares"``, and
+    *m* the identity, or ADVENT's :func:`entropy_map` for ``"entropy"``. The halves stay with the discriminator in
+    either form. Published weights of the first term: 0.001, with least squares 0.01.
+
+    AdaptSegNet's two levels are two of these losses, one for each head of the network with a discriminator of its own:
+    0.001 times the generator's loss of the last head plus 0.0002 times that of the auxiliary one.
 
     The discriminator belongs to the caller, who optimises it: this module has no parameters of its own.
 
     Args:
-        discriminator: Class probabilities (B, K, H, W) to logits of "target", any shape.
+        discriminator: Maps (B, K, H, W) to logits of "target", any shape; for least squares the output is compared with
+            the labels as it is.
+        form: ``"bce"`` (SIM, AdaptSegNet, ADVENT) or ``"least_squares"`` (AdaptSegNet's variant).
+        of: What the discriminator sees: class ``"probabilities"``, or ``"entropy"`` for ADVENT's maps.
+
+    Raises:
+        ValueError: If ``form`` or ``of`` is unknown.
 
     Example:
         >>> loss = OutputAdversarialLoss(OutputDiscriminator(num_classes=3, width=2))
@@ -75,9 +109,15 @@ class OutputAdversarialLoss(nn.Module):
         (True, torch.Size([]))
     """
 
-    def __init__(self, discriminator: nn.Module) -> None:
+    def __init__(self, discriminator: nn.Module, form: AdversarialForm = "bce", of: Judged = "probabilities") -> None:
         super().__init__()
+        if form not in get_args(AdversarialForm):
+            raise ValueError(f"form must be one of {get_args(AdversarialForm)}, got {form!r}.")
+        if of not in get_args(Judged):
+            raise ValueError(f"of must be one of {get_args(Judged)}, got {of!r}.")
         self._discriminator = [discriminator]  # in a list: not a submodule, its state is saved where it lives
+        self.form: AdversarialForm = form
+        self.of: Judged = of
 
     def generator(self, target_logits: Tensor) -> Tensor:
         """The segmentation network's side: make the target look like the source.
@@ -88,7 +128,7 @@ class OutputAdversarialLoss(nn.Module):
         Args:
             target_logits: (B, K, H, W), upsampled to the image; softmax is taken here.
         """
-        return self._bce(target_logits, SOURCE)
+        return self._error(target_logits, SOURCE)
 
     def discriminator(self, source_logits: Tensor, target_logits: Tensor) -> Tensor:
         """The discriminator's side: half of each domain's error; the logits are detached here.
@@ -97,12 +137,22 @@ class OutputAdversarialLoss(nn.Module):
             source_logits: (B, K, H, W).
             target_logits: (B', K, H', W'), any batch and size.
         """
-        source = self._bce(source_logits.detach(), SOURCE)
-        return 0.5 * source + 0.5 * self._bce(target_logits.detach(), TARGET)
+        source = self._error(source_logits.detach(), SOURCE)
+        return 0.5 * source + 0.5 * self._error(target_logits.detach(), TARGET)
 
-    def _bce(self, logits: Tensor, domain: float) -> Tensor:
+    def _error(self, logits: Tensor, domain: float) -> Tensor:
         check_maps("logits", logits, channel_name="K")
-        judged = self._discriminator[0](torch.softmax(logits, 1))
+        seen = torch.softmax(logits, 1)
+        judged: Tensor = self._discriminator[0](seen if self.of == "probabilities" else entropy_map(seen))
         with torch.autocast(logits.device.type, enabled=False):
             judged = judged if judged.dtype == torch.float64 else judged.float()
-            return F.binary_cross_entropy_with_logits(judged, torch.full_like(judged, domain))
+            truth = torch.full_like(judged, domain)
+            if self.form == "least_squares":
+                error = F.mse_loss(judged, truth, reduction="sum")
+            else:
+                error = F.binary_cross_entropy_with_logits(judged, truth, reduction="sum")
+            return error / max(1, judged.numel())  # an empty batch costs 0, not NaN
+
+    def extra_repr(self) -> str:
+        """The choices, for ``print(module)``."""
+        return f"form={self.form!r}, of={self.of!r}"
