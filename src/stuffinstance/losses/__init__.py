@@ -2,6 +2,7 @@
 
 from stuffinstance.losses.adversarial import OutputAdversarialLoss, OutputDiscriminator
 from stuffinstance.losses.entropy import EntropyLoss, entropy_map
+from stuffinstance.losses.fine_grained import FineGrainedAdversarialLoss, FineGrainedDiscriminator
 from stuffinstance.losses.instance_matching import InstanceMatchingLoss, instance_matching_loss
 from stuffinstance.losses.matching_loss import MatchingLoss
 from stuffinstance.losses.max_square import MaxSquareLoss
@@ -9,6 +10,8 @@ from stuffinstance.losses.stuff_matching import StuffMatchingLoss, stuff_matchin
 
 __all__ = [
     "EntropyLoss",
+    "FineGrainedAdversarialLoss",
+    "FineGrainedDiscriminator",
     "InstanceMatchingLoss",
     "MatchingLoss",
     "MaxSquareLoss",

@@ -1,0 +1,171 @@
+"""Adversarial alignment of features class by class (FADA, Wang et al., ECCV 2020)."""
+
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stuffinstance.arguments import check_maps, check_positive, check_same_batch
+from stuffinstance.losses.adversarial import SOURCE, TARGET, domain_channels
+
+Encoding = Literal["soft", "hard"]
+
+
+class FineGrainedDiscriminator(nn.Module):
+    """Tells class and domain of every pixel of a feature map at once.
+
+    3×3 convolutions D → w → w/2 with leaky ReLU of slope 0.2 after each, then two 3×3 heads of K channels, one for each
+    domain; all keep the size. The parameters are named ``conv1``, ``conv2``, ``source`` and ``target``; in the released
+    code the same are ``D.0``, ``D.2``, ``cls1`` and ``cls2``.
+
+    Args:
+        feature_dim: D, channels of the features.
+        num_classes: K.
+        width: w, 256 in paper and code, even.
+
+    Raises:
+        ValueError: If a size is below 1, or ``width`` is odd.
+
+    Example:
+        >>> FineGrainedDiscriminator(feature_dim=8, num_classes=19, width=4)(torch.rand(1, 8, 5, 7)).shape
+        torch.Size([1, 38, 5, 7])
+    """
+
+    def __init__(self, feature_dim: int, num_classes: int, width: int = 256) -> None:
+        super().__init__()
+        check_positive("feature_dim", feature_dim)
+        check_positive("num_classes", num_classes)
+        check_positive("width", width)
+        if width % 2:
+            raise ValueError(f"width must be even, the second convolution has half of it; got {width}.")
+        self.feature_dim = feature_dim
+        self.num_classes = num_classes
+        self.conv1 = _same_size(feature_dim, width)
+        self.conv2 = _same_size(width, width // 2)
+        self.source = _same_size(width // 2, num_classes)
+        self.target = _same_size(width // 2, num_classes)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features (B, D, h, w) to logits (B, 2K, h, w), channels [source K | target K]."""
+        check_maps("features", features, channels=self.feature_dim)
+        hidden = F.leaky_relu(self.conv1(features), 0.2)
+        hidden = F.leaky_relu(self.conv2(hidden), 0.2)
+        return torch.cat((self.source(hidden), self.target(hidden)), 1)
+
+
+def _same_size(channels_in: int, channels_out: int) -> nn.Conv2d:
+    return nn.Conv2d(channels_in, channels_out, kernel_size=3, padding=1)
+
+
+class FineGrainedAdversarialLoss(nn.Module):
+    """Both sides of class-wise feature alignment: cross-entropy over 2K channels, mean over pixels and images.
+
+    .. math:: \\mathcal{L}_{adv} = \\mathrm{SCE}(D(f^t), [a^t, 0]), \\qquad
+              \\mathcal{L}_D = \\tfrac12 \\mathrm{SCE}(D(f^s), [a^s, 0]) + \\tfrac12 \\mathrm{SCE}(D(f^t), [0, a^t])
+
+    .. math:: \\mathrm{SCE}(D, t) = -\\operatorname{mean}_x \\sum_{j=1}^{2K} t_j \\log S_j(D), \\qquad
+              a = \\min(S(z / T), \\mathrm{clip})
+
+    The encoding *a* says how much of each class the segmentation network sees at a pixel; it carries no gradient and is
+    not normalised again after clipping. *D* is resized bilinearly (corners aligned) to the size of the logits *z*,
+    which the released code upsamples to the picture first; smaller logits cost less.
+
+    Paper: sums over pixels, and no half before the two sides of the discriminator. Released code: as above. Its source
+    cross-entropy also uses *z* / T: divide the logits by ``temperature`` there too. The published weight of the first
+    is 0.001. Hard encodings are one-hot of the argmax (the authors' slides print 0 and 1 swapped); that they are not
+    clipped is this library's choice.
+
+    Args:
+        temperature: T, 1.8.
+        clip: Largest entry of a soft encoding, 0.9; 1 clips nothing.
+        encoding: ``"soft"`` (published) or ``"hard"``.
+
+    Raises:
+        ValueError: If ``temperature`` is not positive, ``clip`` not within 0 .. 1, or ``encoding`` unknown.
+
+    Example:
+        >>> discriminator, loss = FineGrainedDiscriminator(8, num_classes=3, width=4), FineGrainedAdversarialLoss()
+        >>> features, logits = torch.randn(1, 8, 4, 6, requires_grad=True), torch.randn(1, 3, 8, 12)
+        >>> loss.generator(discriminator(features), logits).requires_grad
+        True
+        >>> seen = discriminator(features.detach())                            # trains the discriminator alone
+        >>> loss.discriminator(seen, logits, seen, logits).shape
+        torch.Size([])
+    """
+
+    def __init__(self, temperature: float = 1.8, clip: float = 0.9, encoding: Encoding = "soft") -> None:
+        super().__init__()
+        if not 0 < temperature < float("inf"):
+            raise ValueError(f"temperature must be a positive number, got {temperature!r}.")
+        if not 0 < clip <= 1:
+            raise ValueError(f"clip must be above 0 and at most 1, got {clip!r}.")
+        if encoding not in get_args(Encoding):
+            raise ValueError(f"encoding must be one of {get_args(Encoding)}, got {encoding!r}.")
+        self.temperature = temperature
+        self.clip = clip
+        self.encoding: Encoding = encoding
+
+    def generator(self, output: Tensor, logits: Tensor) -> Tensor:
+        """The segmentation network's side: let the target's features look like the source's of the same classes.
+
+        Args:
+            output: The discriminator's output on target features, (B, 2K, h, w). The gradient should reach the
+                features alone: the caller freezes the discriminator for this pass, or drops what it collects.
+            logits: The segmentation's on the same images, (B, K, H, W); detached here.
+
+        Returns:
+            A scalar, float32 or float64; exactly 0, still attached to ``output``, for an empty batch.
+
+        Raises:
+            TypeError: If an argument is not a tensor.
+            ValueError: If ranks, dtypes, channels, batches or devices do not fit.
+        """
+        return self._soft_cross_entropy("output", output, "logits", logits, SOURCE)
+
+    def discriminator(
+        self, source_output: Tensor, source_logits: Tensor, target_output: Tensor, target_logits: Tensor
+    ) -> Tensor:
+        """The discriminator's side: half of each domain's error.
+
+        Args:
+            source_output: The discriminator's output on source features, (B, 2K, h, w). The outputs are made from
+                detached features: ``discriminator(features.detach())``.
+            source_logits: The segmentation's on the same images, (B, K, H, W); detached here.
+            target_output: On target features, (B', 2K, h', w'), any batch and size.
+            target_logits: (B', K, H', W'); detached here.
+
+        Returns:
+            A scalar, float32 or float64.
+
+        Raises:
+            TypeError: If an argument is not a tensor.
+            ValueError: If ranks, dtypes, channels, batches or devices do not fit.
+        """
+        source = self._soft_cross_entropy("source_output", source_output, "source_logits", source_logits, SOURCE)
+        target = self._soft_cross_entropy("target_output", target_output, "target_logits", target_logits, TARGET)
+        return 0.5 * source + 0.5 * target
+
+    def _soft_cross_entropy(self, output_name: str, output: Tensor, name: str, logits: Tensor, domain: float) -> Tensor:
+        check_maps(name, logits, channel_name="K")
+        batch, classes, height, width = logits.shape
+        check_maps(output_name, output, channels=2 * classes, channel_name="2K")
+        check_same_batch(output_name, output, name, logits)
+        with torch.autocast(logits.device.type, enabled=False):
+            output = output if output.dtype == torch.float64 else output.float()
+            # Before the softmax, as in the code: it does not commute with resizing.
+            output = F.interpolate(output, (height, width), mode="bilinear", align_corners=True)
+            scores = F.log_softmax(output, 1)[:, domain_channels(domain, classes)]
+            return -(self._encode(logits) * scores).sum() / max(1, batch * height * width)
+
+    @torch.no_grad()
+    def _encode(self, logits: Tensor) -> Tensor:
+        """How much of each class is seen, (B, K, H, W)."""
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        if self.encoding == "hard":
+            return torch.zeros_like(logits).scatter_(1, logits.argmax(1, keepdim=True), 1)
+        return torch.softmax(logits / self.temperature, 1).clamp(max=self.clip)
+
+    def extra_repr(self) -> str:
+        """The choices, for ``print(module)``."""
+        return f"temperature={self.temperature}, clip={self.clip}, encoding={self.encoding!r}"

@@ -1,0 +1,281 @@
+"""The class-wise adversary of features: recorded values, plain loops, gradients, and who gets them."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from stuffinstance.losses import FineGrainedAdversarialLoss, FineGrainedDiscriminator
+from tests.test_compile import check_same
+
+Array = NDArray[np.float64]
+ENCODINGS = ("soft", "hard")
+RELEASED_NAMES = {"D.0": "conv1", "D.2": "conv2", "cls1": "source", "cls2": "target"}
+
+
+def recorded_discriminator(golden: dict[str, np.ndarray]) -> FineGrainedDiscriminator:
+    discriminator = FineGrainedDiscriminator(16, 19, width=32)
+    weights = {}
+    for name, value in golden.items():
+        if name.startswith("fada_D."):
+            layer, _, kind = name.removeprefix("fada_D.").rpartition(".")
+            weights[f"{RELEASED_NAMES[layer]}.{kind}"] = torch.from_numpy(value)
+    discriminator.load_state_dict(weights)
+    return discriminator
+
+
+def recorded(golden: dict[str, np.ndarray], domain: str) -> tuple[Tensor, Tensor]:
+    return torch.from_numpy(golden[f"fada_{domain}_features"]), torch.from_numpy(golden[f"fada_{domain}_logits"])
+
+
+def recorded_loss(golden: dict[str, np.ndarray]) -> FineGrainedAdversarialLoss:
+    loss = FineGrainedAdversarialLoss()
+    assert loss.temperature == pytest.approx(float(golden["fada_temperature"]))
+    assert loss.clip == pytest.approx(float(golden["fada_clip"]))
+    return loss
+
+
+def test_recorded_generator_loss_and_gradient(golden_baselines: dict[str, np.ndarray]) -> None:
+    features, logits = recorded(golden_baselines, "target")
+    value = recorded_loss(golden_baselines).generator(
+        recorded_discriminator(golden_baselines)(features.requires_grad_()), logits
+    )
+    assert value.item() == pytest.approx(float(golden_baselines["fada_adv"]), rel=1e-5)
+    (gradient,) = torch.autograd.grad(value, features)
+    expected = golden_baselines["fada_adv_grad"]
+    np.testing.assert_allclose(gradient.numpy(), expected, rtol=1e-5, atol=1e-5 * float(np.abs(expected).max()))
+
+
+def test_recorded_discriminator_losses(golden_baselines: dict[str, np.ndarray]) -> None:
+    discriminator, loss = recorded_discriminator(golden_baselines), recorded_loss(golden_baselines)
+    (source, source_logits), (target, target_logits) = (recorded(golden_baselines, d) for d in ("source", "target"))
+    nothing = torch.zeros(0, 38, 10, 14), torch.zeros(0, 19, 20, 28)  # an empty batch costs 0: one half alone is left
+    on_source = loss.discriminator(discriminator(source), source_logits, *nothing)
+    on_target = loss.discriminator(*nothing, discriminator(target), target_logits)
+    assert 2 * on_source.item() == pytest.approx(float(golden_baselines["fada_d_source"]), rel=1e-5)
+    assert 2 * on_target.item() == pytest.approx(float(golden_baselines["fada_d_target"]), rel=1e-5)
+    both = loss.discriminator(discriminator(source), source_logits, discriminator(target), target_logits)
+    torch.testing.assert_close(both, on_source + on_target)
+
+
+# ------------------------------------------------------------------ the formula, pixel by pixel
+
+
+def resized(maps: Array, height: int, width: int) -> Array:
+    """Bilinear with aligned corners, (C, h, w) to (C, H, W)."""
+    result = np.empty((len(maps), height, width))
+    for i in range(height):
+        for j in range(width):
+            y = i * (maps.shape[1] - 1) / max(1, height - 1)
+            x = j * (maps.shape[2] - 1) / max(1, width - 1)
+            top, left = int(y), int(x)
+            bottom, right = min(top + 1, maps.shape[1] - 1), min(left + 1, maps.shape[2] - 1)
+            upper = (1 - x + left) * maps[:, top, left] + (x - left) * maps[:, top, right]
+            lower = (1 - x + left) * maps[:, bottom, left] + (x - left) * maps[:, bottom, right]
+            result[:, i, j] = (1 - y + top) * upper + (y - top) * lower
+    return result
+
+
+def softmax(scores: Array) -> Array:
+    odds = np.exp(scores - scores.max())
+    return np.asarray(odds / odds.sum())
+
+
+def encoding_of(scores: Array, encoding: str, temperature: float, clip: float) -> Array:
+    if encoding == "hard":
+        return np.asarray(np.arange(len(scores)) == scores.argmax(), dtype=np.float64)
+    return np.minimum(softmax(scores / temperature), clip)
+
+
+def oracle(output: Tensor, logits: Tensor, domain: int, encoding: str, temperature: float, clip: float) -> float:
+    """SCE with the target [a, 0] of domain 0 or [0, a] of domain 1."""
+    total, pixels = 0.0, 0
+    for seen, scores in zip(output.detach().double().numpy(), logits.double().numpy(), strict=True):
+        classes, height, width = scores.shape
+        large = resized(seen, height, width)
+        for i in range(height):
+            for j in range(width):
+                a = encoding_of(scores[:, i, j], encoding, temperature, clip)
+                target = np.concatenate((np.zeros(classes), a) if domain else (a, np.zeros(classes)))
+                total -= float((target * np.log(softmax(large[:, i, j]))).sum())
+                pixels += 1
+    return total / pixels
+
+
+def outputs_and_logits(batch: int = 2, size: tuple[int, int] = (7, 9), dtype: torch.dtype = torch.float64) -> Any:
+    return torch.randn(batch, 8, 3, 5, dtype=dtype), 4 * torch.randn(batch, 4, *size, dtype=dtype)
+
+
+@pytest.mark.parametrize("size", [(7, 9), (3, 5), (1, 1)])
+@pytest.mark.parametrize(("temperature", "clip"), [(1.8, 0.9), (1.0, 1.0), (0.5, 0.3)])
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_losses_equal_the_oracle(encoding: Any, temperature: float, clip: float, size: tuple[int, int]) -> None:
+    loss = FineGrainedAdversarialLoss(temperature, clip, encoding)
+    options = (encoding, temperature, clip)
+    (source, source_logits), (target, target_logits) = outputs_and_logits(3), outputs_and_logits(size=size)
+    fooling = loss.generator(target, target_logits)
+    assert fooling.item() == pytest.approx(oracle(target, target_logits, 0, *options), rel=1e-12)
+    halves = 0.5 * oracle(source, source_logits, 0, *options) + 0.5 * oracle(target, target_logits, 1, *options)
+    value = loss.discriminator(source, source_logits, target, target_logits)
+    assert value.item() == pytest.approx(halves, rel=1e-12)
+
+
+def test_values_by_hand() -> None:
+    output = torch.zeros(1, 4, 2, 2)  # undecided between two classes in two domains
+    certain = torch.tensor([100.0, 0.0]).view(1, 2, 1, 1).expand(1, 2, 4, 4)
+    assert FineGrainedAdversarialLoss().generator(output, certain).item() == pytest.approx(0.9 * math.log(4))
+    hard = FineGrainedAdversarialLoss(encoding="hard")
+    assert hard.generator(output, certain).item() == pytest.approx(math.log(4))
+    of_source = torch.tensor([9.0, 0, 0, 0], dtype=torch.float64).view(1, 4, 1, 1)  # says: class 0 of the source
+    of_target = torch.tensor([0, 0, 9.0, 0], dtype=torch.float64).view(1, 4, 1, 1)
+    right = hard.discriminator(of_source, certain, of_target, certain)
+    wrong = hard.discriminator(of_source, certain, of_source, certain)
+    assert right.item() == pytest.approx(math.log(1 + 3 * math.exp(-9)))
+    assert wrong.item() == pytest.approx(4.5, abs=1e-3)
+
+
+def test_a_batch_is_the_mean_of_its_images() -> None:
+    loss = FineGrainedAdversarialLoss()
+    output, logits = outputs_and_logits(3)
+    singles = [loss.generator(output[i : i + 1], logits[i : i + 1]) for i in range(3)]
+    torch.testing.assert_close(loss.generator(output, logits), torch.stack(singles).mean())
+
+
+# ------------------------------------------------------------------ gradients
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_gradcheck(encoding: Any) -> None:
+    loss = FineGrainedAdversarialLoss(encoding=encoding)
+    (source, source_logits), (target, target_logits) = outputs_and_logits(1, (4, 6)), outputs_and_logits(2, (3, 5))
+    assert torch.autograd.gradcheck(lambda o: loss.generator(o, target_logits), (target.requires_grad_(),))
+    both = (source.requires_grad_(), target)
+    assert torch.autograd.gradcheck(lambda s, t: loss.discriminator(s, source_logits, t, target_logits), both)
+
+
+def test_gradients_reach_the_outputs_alone() -> None:
+    discriminator, loss = FineGrainedDiscriminator(6, 4, width=4), FineGrainedAdversarialLoss()
+    features = torch.randn(1, 6, 3, 5, requires_grad=True)
+    logits = torch.randn(1, 4, 6, 10, requires_grad=True)
+    seen = discriminator(features.detach())
+    loss.discriminator(seen, logits, seen, logits).backward()
+    assert features.grad is None
+    assert logits.grad is None
+    assert all(p.grad is not None and p.grad.any() for p in discriminator.parameters())
+    loss.generator(discriminator(features), logits).backward()
+    assert logits.grad is None
+    assert features.grad is not None
+    assert bool(features.grad.any())
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_the_two_sides_pull_in_opposite_directions(encoding: Any) -> None:
+    """A step of the discriminator on the target raises what the generator's loss is."""
+    loss = FineGrainedAdversarialLoss(encoding=encoding)
+    output, logits = outputs_and_logits()
+    nothing = output[:0], logits[:0]
+    output.requires_grad_()
+    (step,) = torch.autograd.grad(loss.discriminator(*nothing, output, logits), output)
+    assert loss.generator(output - step, logits) > loss.generator(output, logits)
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_an_empty_batch_is_an_exact_zero_on_the_graph(encoding: Any) -> None:
+    output = torch.zeros(0, 8, 3, 5, requires_grad=True)
+    value = FineGrainedAdversarialLoss(encoding=encoding).generator(output, torch.zeros(0, 4, 6, 10))
+    assert value.item() == 0.0
+    value.backward()
+    assert output.grad is not None
+
+
+# ------------------------------------------------------------------ precision, compiler, state, refusals
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_half_precision_gives_single_precision_losses(encoding: Any, dtype: torch.dtype) -> None:
+    loss = FineGrainedAdversarialLoss(encoding=encoding)
+    output, logits = (x.to(dtype) for x in outputs_and_logits())
+    expected = loss.generator(output.float(), logits.float())
+    with torch.autocast("cpu", dtype):
+        values = (loss.generator(output, logits), loss.generator(output.float(), logits.float()))
+    for value in (*values, loss.generator(output, logits)):
+        assert value.dtype == torch.float32
+        assert value == expected
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_compiled(encoding: Any) -> None:
+    torch.use_deterministic_algorithms(False)
+    discriminator, loss = FineGrainedDiscriminator(6, 4, width=4), FineGrainedAdversarialLoss(encoding=encoding)
+    check_same(lambda f, z: loss.generator(discriminator(f), z), torch.randn(2, 6, 3, 5), torch.randn(2, 4, 6, 10))
+
+
+def test_the_published_size() -> None:
+    shapes = {name: tuple(p.shape) for name, p in FineGrainedDiscriminator(2048, 19).named_parameters()}
+    assert {name: shape for name, shape in shapes.items() if name.endswith("weight")} == {
+        "conv1.weight": (256, 2048, 3, 3),
+        "conv2.weight": (128, 256, 3, 3),
+        "source.weight": (19, 128, 3, 3),
+        "target.weight": (19, 128, 3, 3),
+    }
+
+
+def test_state_survives_copies() -> None:
+    discriminator = FineGrainedDiscriminator(6, 4, width=4)
+    features = torch.randn(1, 6, 3, 5)
+    expected = discriminator(features)
+    other = FineGrainedDiscriminator(6, 4, width=4)
+    assert not torch.equal(other(features), expected)
+    other.load_state_dict(discriminator.state_dict())
+    assert torch.equal(other(features), expected)
+    assert torch.equal(copy.deepcopy(discriminator)(features), expected)
+    assert not FineGrainedAdversarialLoss().state_dict()
+
+
+@pytest.mark.parametrize(("output", "logits", "message"), [
+    ((1, 7, 3, 5), (1, 4, 6, 10), r"output must have 2K = 8 channels in dimension 1, got 7"),
+    ((8, 3, 5), (1, 4, 6, 10), r"output must be .*\(8, 3, 5\)"),
+    ((1, 8, 3, 5), (4, 6, 10), r"logits must be .*\(4, 6, 10\)"),
+    ((1, 8, 3, 5), (2, 4, 6, 10), r"output and logits must hold the same B images, got B = 1"),
+    ((1, 8, 0, 5), (1, 4, 6, 10), r"output must have h and w of at least 1"),
+])  # fmt: skip
+def test_maps_that_cannot_be_are_refused(output: tuple[int, ...], logits: tuple[int, ...], message: str) -> None:
+    loss = FineGrainedAdversarialLoss()
+    with pytest.raises(ValueError, match=message):
+        loss.generator(torch.zeros(output), torch.zeros(logits))
+    fine = torch.zeros(1, 8, 3, 5), torch.zeros(1, 4, 6, 10)
+    with pytest.raises(ValueError, match="source_" + message.replace("and logits", "and source_logits")):
+        loss.discriminator(torch.zeros(output), torch.zeros(logits), *fine)
+    with pytest.raises(ValueError, match="target_" + message.replace("and logits", "and target_logits")):
+        loss.discriminator(*fine, torch.zeros(output), torch.zeros(logits))
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"temperature": 0.0}, "temperature must be a positive number, got 0.0"),
+    ({"temperature": math.inf}, "temperature must be a positive number, got inf"),
+    ({"clip": 0.0}, "clip must be above 0 and at most 1, got 0.0"),
+    ({"clip": 1.5}, "clip must be above 0 and at most 1, got 1.5"),
+    ({"encoding": "argmax"}, r"encoding must be one of \('soft', 'hard'\), got 'argmax'"),
+])  # fmt: skip
+def test_options_that_cannot_be_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        FineGrainedAdversarialLoss(**options)
+
+
+@pytest.mark.parametrize(("sizes", "message"), [
+    ((0, 4, 4), "feature_dim must be"), ((6, 0, 4), "num_classes must be"), ((6, 4, 0), "width must be a whole"),
+    ((6, 4, 5), "width must be even.*got 5"),
+])  # fmt: skip
+def test_sizes_that_cannot_be_are_refused(sizes: tuple[int, int, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        FineGrainedDiscriminator(*sizes)
+    with pytest.raises(ValueError, match=r"features must have D = 6 channels"):
+        FineGrainedDiscriminator(6, 4, 4)(torch.zeros(1, 5, 3, 3))
