@@ -1,0 +1,463 @@
+"""Teacher, mixtures, hidden blocks, weights: against plain oracles, by seed, refusing what cannot be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from copy import deepcopy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stuffinstance.self_training import (
+    MeanTeacher,
+    class_mix,
+    confident_share,
+    mask_blocks,
+    weighted_cross_entropy,
+)
+
+IGNORE = 255
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+# --- teacher ---
+
+
+def network() -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Conv2d(4, 2, 1))
+
+
+def trained(student: nn.Sequential, steps: int) -> Iterator[nn.Sequential]:
+    """The student after each step of a real optimiser."""
+    optimiser = torch.optim.SGD(student.parameters(), lr=0.1)
+    for _ in range(steps):
+        optimiser.zero_grad()
+        student(torch.randn(2, 3, 6, 5)).square().mean().backward()
+        optimiser.step()
+        yield student
+
+
+@pytest.mark.parametrize("alpha", [0.999, 0.6, 0.0, 1.0])
+def test_the_teacher_is_the_exponential_mean(alpha: float) -> None:
+    student = network()
+    teacher = MeanTeacher(student, alpha)
+    expected = {name: value.detach().double().clone() for name, value in student.named_parameters()}
+    for t, student_now in enumerate(trained(student, 6), start=1):
+        teacher.update(student_now)
+        share = min(1 - 1 / (t + 1), alpha)
+        for name, value in student_now.named_parameters():
+            expected[name] = share * expected[name] + (1 - share) * value.detach().double()
+            actual = teacher.network.get_parameter(name).double()
+            torch.testing.assert_close(actual, expected[name], rtol=0, atol=1e-6)
+        for name, value in student_now.named_buffers():
+            assert torch.equal(teacher.network.get_buffer(name), value), name
+    assert int(teacher.steps) == 6
+
+
+def test_early_the_teacher_is_the_plain_mean_of_all_networks() -> None:
+    student = network()
+    weights = [student[0].weight.detach().clone()]
+    teacher = MeanTeacher(student)
+    for student_now in trained(student, 9):
+        teacher.update(student_now)
+        weights.append(student_now[0].weight.detach().clone())
+    torch.testing.assert_close(teacher.network[0].weight, torch.stack(weights).mean(0), rtol=0, atol=1e-6)
+
+
+def test_an_unchanged_network_leaves_the_teacher_bit_for_bit() -> None:
+    student = network()
+    teacher = MeanTeacher(student)
+    for _ in range(50):
+        teacher.update(student)
+    for own, new in zip(teacher.network.parameters(), student.parameters(), strict=True):
+        assert torch.equal(own, new)
+
+
+def test_the_teacher_takes_no_gradient_and_gives_none() -> None:
+    student = network()
+    teacher = MeanTeacher(student)
+    images = torch.randn(2, 3, 6, 5, requires_grad=True)
+    assert not teacher(images).requires_grad
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+    assert all(parameter.requires_grad for parameter in student.parameters())
+    own = {id(parameter) for parameter in student.parameters()}
+    assert not own & {id(parameter) for parameter in teacher.parameters()}
+    student(images).sum().backward()
+    teacher.update(student)
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+
+
+def test_the_teacher_stays_in_evaluation_mode() -> None:
+    teacher = MeanTeacher(network().train())
+    owner = nn.ModuleDict({"teacher": teacher})
+    images = torch.randn(4, 3, 6, 5)
+    for mode in (True, False):
+        owner.train(mode)
+        assert teacher.training == mode
+        assert not any(module.training for module in teacher.network.modules())
+        before = teacher.network[1].running_mean.clone()
+        alone = torch.cat([teacher(images[i : i + 1]) for i in range(4)])
+        torch.testing.assert_close(teacher(images), alone)
+        assert torch.equal(teacher.network[1].running_mean, before)
+
+
+def test_state_and_copies_go_on_as_the_teacher_would() -> None:
+    student = network()
+    teacher = MeanTeacher(student)
+    for student_now in trained(student, 3):
+        teacher.update(student_now)
+    copied, restored = deepcopy(teacher), MeanTeacher(network())
+    restored.load_state_dict(teacher.state_dict())
+    assert int(restored.steps) == int(copied.steps) == 3
+    for student_now in trained(student, 2):
+        for each in (teacher, copied, restored):
+            each.update(student_now)
+    for name, value in teacher.state_dict().items():
+        assert torch.equal(copied.state_dict()[name], value), name
+        assert torch.equal(restored.state_dict()[name], value), name
+
+
+def test_frozen_half_precision_is_copied_and_trained_half_precision_refused() -> None:
+    frozen = nn.Linear(2, 2).to(torch.bfloat16).requires_grad_(False)
+    student = nn.ModuleDict({"frozen": frozen, "head": nn.Linear(2, 1)})
+    teacher = MeanTeacher(student)
+    teacher.update(student)
+    assert torch.equal(teacher.network["frozen"].weight, frozen.weight)
+    with pytest.raises(ValueError, match=r"network must train in float32 .*bfloat16 for weight.*autocast"):
+        MeanTeacher(nn.Linear(2, 2).to(torch.bfloat16))
+
+
+def test_a_network_without_parameters_or_buffers_is_one_too() -> None:
+    teacher = MeanTeacher(nn.ReLU())
+    teacher.update(nn.ReLU())
+    assert int(teacher.steps) == 1
+    assert teacher(torch.tensor([-1.0, 2.0])).tolist() == [0, 2]
+
+
+def test_another_network_is_refused_and_changes_nothing() -> None:
+    teacher = MeanTeacher(network())
+    before = deepcopy(teacher.state_dict())
+    wider = network()
+    wider[3] = nn.Conv2d(4, 3, 1)
+    others: tuple[tuple[nn.Module, str], ...] = (
+        (nn.Sequential(*network()[:3]), r"parameters.*3\.bias"),
+        (wider, r"parameters.*3\.weight"),
+        (nn.ModuleDict({"module": network()}), r"parameters.*network\.module of DistributedDataParallel"),
+    )
+    for other, message in others:
+        with pytest.raises(ValueError, match=f"network must have the teacher's {message}"):
+            teacher.update(other)
+    for name, value in teacher.state_dict().items():
+        assert torch.equal(value, before[name])
+    with pytest.raises(ValueError, match=r"alpha must be between 0 and 1, got 1\.5"):
+        MeanTeacher(network(), alpha=1.5)
+    with pytest.raises(TypeError, match=r"network must be an nn\.Module, got int"):
+        MeanTeacher(3)  # type: ignore[arg-type]
+
+
+# --- class mix ---
+
+
+def two_domains(batch: int = 3, height: int = 12, width: int = 17) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    source, target = torch.rand(batch, 3, height, width), -torch.rand(batch, 3, height, width)
+    source_labels = torch.randint(0, 7, (batch, height, width))
+    source_labels[source_labels == 6] = IGNORE
+    return source, source_labels, target, torch.randint(0, 7, (batch, height, width)) + 10
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])
+def test_pasted_are_whole_classes_and_all_else_is_the_target(dtype: torch.dtype) -> None:
+    source, source_labels, target, target_labels = two_domains()
+    mixed = class_mix(source, source_labels.to(dtype), target, target_labels.to(dtype))
+    assert mixed.labels.dtype == torch.int64
+    for b in range(3):
+        pasted = set(source_labels[b][mixed.mask[b]].tolist())
+        present = set(source_labels[b].flatten().tolist()) - {IGNORE}
+        assert pasted <= present
+        assert len(pasted) == (len(present) + 1) // 2
+        for y in range(source.shape[2]):
+            for x in range(source.shape[3]):
+                from_source = int(source_labels[b, y, x]) in pasted
+                assert bool(mixed.mask[b, y, x]) == from_source
+                image, labels = (source, source_labels) if from_source else (target, target_labels)
+                assert torch.equal(mixed.images[b, :, y, x], image[b, :, y, x])
+                assert mixed.labels[b, y, x] == labels[b, y, x]
+
+
+def test_every_set_of_classes_is_drawn_equally_often() -> None:
+    """Two of four classes: six pairs; 1,200 images of each would be 200 by pair."""
+    labels = torch.arange(4).view(1, 1, 4).repeat(1200, 1, 1)
+    images = torch.zeros(1200, 1, 1, 4)
+    mask = class_mix(images, labels, images, labels, generator=seeded()).mask[:, 0].long()
+    assert mask.sum(1).eq(2).all()
+    counts = torch.bincount((mask * torch.tensor([1, 2, 4, 8])).sum(1), minlength=16)
+    assert (counts > 0).sum() == 6
+    assert int(counts[counts > 0].min()) > 150
+    assert int(counts.max()) < 250
+
+
+def test_one_class_is_pasted_whole_and_nothing_labelled_pastes_nothing() -> None:
+    images = torch.ones(2, 1, 2, 2)
+    labels = torch.tensor([[[4, 4], [4, 4]], [[IGNORE, IGNORE], [IGNORE, IGNORE]]])
+    mixed = class_mix(images, labels, images * 0, torch.full((2, 2, 2), 9))
+    assert mixed.labels.flatten(1).tolist() == [[4] * 4, [9] * 4]
+    assert mixed.images.flatten(1).tolist() == [[1.0] * 4, [0.0] * 4]
+
+
+def test_an_image_does_not_depend_on_its_batch_and_inputs_stay() -> None:
+    inputs = two_domains()
+    kept = [each.clone() for each in inputs]
+    mixed = class_mix(*inputs, generator=seeded(3))
+    first = class_mix(*(each[:1] for each in inputs), generator=seeded(3))
+    again = class_mix(*inputs, generator=seeded(3))
+    other = class_mix(*inputs, generator=seeded(4))
+    assert torch.equal(first.mask, mixed.mask[:1])
+    assert torch.equal(again.images, mixed.images)
+    assert not torch.equal(other.mask, mixed.mask)
+    assert all(torch.equal(each, before) for each, before in zip(inputs, kept, strict=True))
+    assert class_mix(*(each[:0] for each in inputs)).images.shape == (0, 3, 12, 17)
+
+
+def test_what_cannot_be_mixed_is_refused() -> None:
+    source, source_labels, target, target_labels = two_domains()
+    with pytest.raises(ValueError, match=r"must share \(B, C, H, W\) and dtype.*Crop both"):
+        class_mix(source, source_labels, target[..., 1:], target_labels)
+    with pytest.raises(ValueError, match=r"must share .*bfloat16"):
+        class_mix(source, source_labels, target.bfloat16(), target_labels)
+    with pytest.raises(ValueError, match=r"target_labels must have the images' size \(H, W\) = \(12, 17\)"):
+        class_mix(source, source_labels, target, target_labels[:, 1:])
+    with pytest.raises(ValueError, match="source_labels must be an integer tensor"):
+        class_mix(source, source, target, target_labels)
+    with pytest.raises(ValueError, match=r"source_labels must hold class ids 0\.\.4 or .* got also \[5\]"):
+        class_mix(source, source_labels, target, target_labels, num_classes=5)
+    with pytest.raises(ValueError, match="same B images"):
+        class_mix(source, source_labels[:1], target, target_labels)
+
+
+# --- hidden blocks ---
+
+
+@pytest.mark.parametrize(("height", "width", "block"), [(8, 8, 4), (9, 13, 4), (5, 3, 8), (1, 7, 3)])
+def test_blocks_are_hidden_whole_whatever_the_size(height: int, width: int, block: int) -> None:
+    images = torch.rand(4, 3, height, width) + 1
+    masked = mask_blocks(images, block, 0.5, generator=seeded(1))
+    draws = torch.rand(4, -(-height // block), -(-width // block), generator=seeded(1))
+    for b in range(4):
+        for y in range(height):
+            for x in range(width):
+                hidden = draws[b, y // block, x // block] < 0.5
+                expected = torch.zeros(3) if hidden else images[b, :, y, x]
+                assert torch.equal(masked[b, :, y, x], expected)
+
+
+def test_the_ratio_is_the_hidden_share() -> None:
+    images = torch.ones(8, 1, 256, 256)
+    assert float(mask_blocks(images, 8, generator=seeded()).mean()) == pytest.approx(0.3, abs=0.02)
+    assert torch.equal(mask_blocks(images, 8, 0.0), images)
+    assert not mask_blocks(images, 8, 1.0).any()
+
+
+def test_hidden_pixels_take_the_colour_and_pass_no_gradient() -> None:
+    images = torch.rand(2, 3, 12, 12, requires_grad=True)
+    colour = (0.485, 0.456, 0.406)
+    masked = mask_blocks(images, 4, 0.5, fill=colour, generator=seeded(2))
+    hidden = mask_blocks(torch.ones(2, 3, 12, 12), 4, 0.5, generator=seeded(2)) == 0
+    assert torch.equal(masked[hidden], torch.tensor(colour).view(1, 3, 1, 1).expand_as(masked)[hidden])
+    assert torch.equal(masked[~hidden], images[~hidden])
+    masked.sum().backward()
+    assert torch.equal(images.grad, (~hidden).float())
+    assert torch.equal(
+        mask_blocks(images, 4, 0.5, fill=0.25, generator=seeded(2))[hidden].unique(), torch.tensor([0.25])
+    )
+
+
+def test_what_is_hidden_cannot_spoil() -> None:
+    assert not mask_blocks(torch.full((1, 3, 4, 4), float("nan")), 2, 1.0).any()
+    assert mask_blocks(torch.ones(1, 3, 4, 4, dtype=torch.bfloat16)).dtype == torch.bfloat16
+    assert mask_blocks(torch.ones(0, 3, 4, 4)).shape == (0, 3, 4, 4)
+
+
+def test_blocks_that_cannot_be_are_refused() -> None:
+    images = torch.ones(1, 3, 4, 4)
+    with pytest.raises(ValueError, match="block must be a whole number of at least 1, got 0"):
+        mask_blocks(images, 0)
+    with pytest.raises(ValueError, match=r"ratio must be between 0 and 1, got 1\.1"):
+        mask_blocks(images, 2, 1.1)
+    with pytest.raises(ValueError, match="fill must be one number or C = 3 of them, got 2"):
+        mask_blocks(images, 2, fill=(0.1, 0.2))
+    with pytest.raises(ValueError, match="images must be a floating-point tensor"):
+        mask_blocks(images.byte(), 2)
+
+
+# --- confidence and loss ---
+
+
+def test_confident_share_counts_pixels_by_image() -> None:
+    probabilities = torch.softmax(4 * torch.randn(3, 5, 9, 11), 1)
+    for threshold in (0.968, 0.5, 0.0, 1.0):
+        expected = [
+            sum(float(image[:, y, x].max()) >= threshold for y in range(9) for x in range(11)) / 99
+            for image in probabilities
+        ]
+        assert confident_share(probabilities, threshold).tolist() == pytest.approx(expected)
+    whole = (probabilities.amax(1) >= 0.968).float().mean()
+    assert 0 < float(whole) < 1
+    torch.testing.assert_close(confident_share(probabilities).mean(), whole)
+
+
+def test_confident_share_at_its_edges() -> None:
+    assert confident_share(torch.tensor([[[[0.5]], [[0.5]]]]), 0.5).tolist() == [1.0]
+    broken = torch.full((1, 2, 1, 4), float("nan"))
+    broken[..., 0] = torch.tensor([1.0, 0.0]).view(1, 2, 1)
+    assert confident_share(broken).tolist() == [0.25]
+    assert confident_share(torch.zeros(0, 2, 3, 3)).shape == (0,)
+    # bf16 knows 0.96875 and nothing nearer to 0.968; the threshold itself is not rounded to it
+    sure = torch.tensor([0.96875, 0.03125], dtype=torch.bfloat16).view(1, 2, 1, 1)
+    assert confident_share(sure, 0.968).tolist() == [1.0]
+    assert confident_share(sure, 0.969).tolist() == [0.0]
+    with pytest.raises(ValueError, match=r"probabilities must be within 0\.\.1.*logits.softmax"):
+        confident_share(torch.randn(1, 3, 8, 8) * 5)
+    with pytest.raises(ValueError, match="threshold must be between 0 and 1, got 2"):
+        confident_share(sure, 2)
+
+
+def loss_case(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
+    labels = torch.randint(0, 4, (2, 3, 5))
+    labels[0, 0] = IGNORE
+    return torch.randn(2, 4, 3, 5, dtype=dtype), labels, torch.rand(2, 3, 5, dtype=dtype)
+
+
+def test_weighted_cross_entropy_equals_the_sum_over_pixels() -> None:
+    logits, labels, weights = loss_case()
+    total = 0.0
+    for b in range(2):
+        for y in range(3):
+            for x in range(5):
+                if labels[b, y, x] != IGNORE:
+                    total -= float(weights[b, y, x] * logits[b, :, y, x].log_softmax(0)[labels[b, y, x]])
+    assert float(weighted_cross_entropy(logits, labels, weights)) == pytest.approx(total / 30, rel=1e-12)
+    alone = [weighted_cross_entropy(logits[b : b + 1], labels[b : b + 1], weights[b : b + 1]) for b in range(2)]
+    torch.testing.assert_close(weighted_cross_entropy(logits, labels, weights), torch.stack(alone).mean())
+
+
+def test_weights_of_images_are_those_of_their_pixels_and_do_not_cancel() -> None:
+    logits, _, _ = loss_case()
+    labels, share = torch.randint(0, 4, (2, 3, 5)), torch.tensor([0.3, 0.7], dtype=torch.float64)
+    by_pixel = share[:, None, None].expand(2, 3, 5)
+    torch.testing.assert_close(
+        weighted_cross_entropy(logits, labels, share), weighted_cross_entropy(logits, labels, by_pixel)
+    )
+    plain = F.cross_entropy(logits, labels)
+    ones = torch.ones(2, dtype=torch.float64)
+    torch.testing.assert_close(weighted_cross_entropy(logits, labels, ones), plain)
+    torch.testing.assert_close(weighted_cross_entropy(logits, labels, 0.25 * ones), 0.25 * plain)
+
+
+def test_gradient_of_weighted_cross_entropy() -> None:
+    logits, labels, weights = loss_case()
+    weights.requires_grad_()
+    assert torch.autograd.gradcheck(lambda z: weighted_cross_entropy(z, labels, weights), logits.requires_grad_())
+    weighted_cross_entropy(logits, labels, weights).backward()
+    assert weights.grad is None
+
+
+@pytest.mark.parametrize("batch", [0, 2])
+def test_nothing_labelled_costs_an_exact_zero_on_the_graph(batch: int) -> None:
+    logits = torch.randn(batch, 4, 3, 5, requires_grad=True)
+    loss = weighted_cross_entropy(logits, torch.full((batch, 3, 5), IGNORE), torch.ones(batch))
+    assert loss.item() == 0
+    loss.backward()
+    assert logits.grad is not None
+    assert not logits.grad.any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_gives_a_float32_loss(dtype: torch.dtype) -> None:
+    logits, labels, weights = loss_case(torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = weighted_cross_entropy(logits.to(dtype), labels, weights.to(dtype))
+    assert loss.dtype == torch.float32
+    exact = weighted_cross_entropy(logits.to(dtype).float(), labels, weights.to(dtype).float())
+    assert torch.equal(loss, exact)
+
+
+def test_a_loss_that_cannot_be_is_refused() -> None:
+    logits, labels, weights = loss_case()
+    with pytest.raises(ValueError, match=r"labels must have the logits' size \(H, W\) = \(3, 5\).*Upsample"):
+        weighted_cross_entropy(logits, labels[:, 1:], weights)
+    with pytest.raises(ValueError, match=r"weights must be \(B, H, W\) = \(2, 3, 5\) or \(B,\) = \(2,\), got \(3, 5\)"):
+        weighted_cross_entropy(logits, labels, weights[0])
+    with pytest.raises(ValueError, match=r"weights must be a floating-point tensor.*float 1\.0"):
+        weighted_cross_entropy(logits, labels, 1.0)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="weights must be finite and at least 0"):
+        weighted_cross_entropy(logits, labels, weights - 1)
+    with pytest.raises(ValueError, match=r"labels must hold class ids 0\.\.3"):
+        weighted_cross_entropy(logits, labels + 1, weights, ignore_index=256)
+
+
+# --- compiled, and read nowhere ---
+
+
+@pytest.fixture
+def compiling() -> Iterator[None]:
+    torch.compiler.reset()
+    torch.use_deterministic_algorithms(False)  # the compiler's own buffers need no poison
+    yield
+    torch.compiler.reset()
+
+
+def whole_step(student: nn.Module, teacher: MeanTeacher, inputs: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    source, labels, target = inputs
+    probabilities = teacher(target).softmax(1)
+    pseudo, share = probabilities.argmax(1), confident_share(probabilities, 0.5)
+    mixed = class_mix(source, labels, target, pseudo)
+    weights = torch.where(mixed.mask, 1.0, share[:, None, None])
+    masked = student(mask_blocks(target, 2))
+    return weighted_cross_entropy(student(mixed.images), mixed.labels, weights) + weighted_cross_entropy(
+        masked, pseudo, share
+    )
+
+
+@pytest.mark.usefixtures("compiling")
+def test_a_whole_step_compiles_to_one_graph() -> None:
+    student = nn.Conv2d(3, 4, 1)
+    teacher, inputs = MeanTeacher(student), (*two_domains()[:2], torch.rand(3, 3, 12, 17))
+    inputs[1].clamp_(max=3)
+    torch.manual_seed(5)
+    expected = whole_step(student, teacher, inputs)
+    torch.manual_seed(5)
+    actual = torch.compile(whole_step, fullgraph=True, backend="aot_eager")(student, teacher, inputs)
+    torch.testing.assert_close(actual, expected)
+    gradients = [torch.autograd.grad(loss, student.weight)[0] for loss in (actual, expected)]
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.usefixtures("compiling")
+def test_the_update_compiles_to_one_graph_for_all_steps() -> None:
+    student = network()
+    teacher = MeanTeacher(student)
+    plain = deepcopy(teacher)
+    update = torch.compile(teacher.update, fullgraph=True, backend="aot_eager")
+    for student_now in trained(student, 3):
+        update(student_now)
+        plain.update(student_now)
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(teacher.state_dict()[name], value)
+
+
+def test_no_value_is_read_on_the_way() -> None:
+    """On the meta device there is none to read."""
+    student = network().to("meta")
+    teacher = MeanTeacher(student)
+    teacher.update(student)
+    images, labels = torch.rand(2, 3, 8, 8, device="meta"), torch.zeros(2, 8, 8, dtype=torch.int64, device="meta")
+    logits = teacher(images)
+    assert confident_share(logits.softmax(1)).shape == (2,)
+    mixed = class_mix(images, labels, images, logits.argmax(1))
+    assert mask_blocks(mixed.images, 3).shape == mixed.images.shape
+    assert (mixed.labels.device.type, mixed.mask.shape) == ("meta", (2, 8, 8))
