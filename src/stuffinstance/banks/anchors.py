@@ -1,0 +1,202 @@
+"""The memory of category anchors: one running mean feature per class."""
+
+import torch
+from torch import Tensor, nn
+
+from stuffinstance.arguments import (
+    check_class_ids,
+    check_finite,
+    check_has_pixels,
+    check_label_map,
+    check_maps,
+    check_positive,
+    check_same_batch,
+)
+from stuffinstance.banks.running_mean import running_mean
+from stuffinstance.distributed import Sync, check_sync, gather_rows
+from stuffinstance.label_maps import correct_labels, resize_labels
+from stuffinstance.pooling import region_mean
+from stuffinstance.regions import Regions, stuff_regions
+
+
+class CategoryAnchors(nn.Module):
+    """Keeps the mean source feature of every class, and gives target pixels the class of the nearest (CAG-UDA).
+
+    .. math:: A_c \\leftarrow \\frac{n_c A_c + \\mathcal{A}^c(L_C, f)}{n_c + 1}, \\qquad
+              n_c \\leftarrow \\min(n_c + 1, 3000)
+
+    once per source image in which at least ``min_pixels`` pixels are class *c* in truth and prediction
+    (:math:`L_C`, :func:`correct_labels`), with :math:`\\mathcal{A}^c` their mean feature. The paper's anchor is the
+    centroid of all source features of a class; the mean of per-image means, the least number of pixels and the count
+    that stops growing are the released code's, and this class follows the code. Within a stage of training the anchors
+    stand still: update them before it, with the network that the stage starts from.
+
+    Args:
+        num_classes: K.
+        feature_dim: D.
+        min_pixels: Fewer pixels than this of a class in an image, at feature resolution, are passed over (10).
+        max_count: Where the count stops; from then on a new image weighs 1 / (``max_count`` + 1) (3000).
+        ignore_index: Pixels of this id have no class.
+        sync: ``"auto"`` shares rows across the ranks of a running process group, ``"off"`` does not.
+        validate: Check class ids on a GPU too, and raise for non-finite features; reads from the device.
+
+    Attributes:
+        anchors: Buffer (K, D) float64, since thousands of small steps add up in it; zero for a class without one.
+        count: Buffer (K,) int64, images that entered, at most ``max_count``.
+
+    Raises:
+        ValueError: If a size is below 1, ``ignore_index`` is a class, or ``sync`` is neither way.
+
+    Example:
+        >>> anchors = CategoryAnchors(num_classes=2, feature_dim=1, min_pixels=1)
+        >>> anchors.update(torch.tensor([[[[1.0, 3.0, 8.0]]]]), torch.tensor([[[0, 0, 1]]]))
+        >>> anchors.anchors[:, 0], anchors.count
+        (tensor([2., 8.], dtype=torch.float64), tensor([1, 1]))
+        >>> anchors.assign(torch.tensor([[[[0.0, 4.5, 7.0]]]]))
+        tensor([[[  0, 255,   1]]])
+    """
+
+    anchors: Tensor
+    count: Tensor
+
+    def __init__(
+        self,
+        num_classes: int,
+        feature_dim: int,
+        *,
+        min_pixels: int = 10,
+        max_count: int = 3000,
+        ignore_index: int = 255,
+        sync: Sync = "auto",
+        validate: bool = False,
+    ) -> None:
+        super().__init__()
+        check_positive("num_classes", num_classes)
+        check_positive("feature_dim", feature_dim)
+        check_positive("min_pixels", min_pixels)
+        check_positive("max_count", max_count)
+        if 0 <= ignore_index < num_classes:
+            raise ValueError(f"ignore_index must not be one of the classes 0..{num_classes - 1}, got {ignore_index}.")
+        check_sync(sync)
+        self.num_classes = num_classes
+        self.feature_dim = feature_dim
+        self.min_pixels = min_pixels
+        self.max_count = max_count
+        self.ignore_index = ignore_index
+        self.sync: Sync = sync
+        self.validate = validate
+        self.register_buffer("anchors", torch.zeros(num_classes, feature_dim, dtype=torch.float64))
+        self.register_buffer("count", torch.zeros(num_classes, dtype=torch.int64))
+
+    @property
+    def filled(self) -> Tensor:
+        """(K,) bool: the classes that have an anchor."""
+        return self.count > 0
+
+    @torch.no_grad()
+    def update(self, features: Tensor, labels: Tensor, logits: Tensor | None = None) -> None:
+        """Take a batch of source images into the anchors, image by image, without gradient.
+
+        A mean with a NaN or an infinity never enters and does not count. Under ``torch.distributed`` every rank must
+        call this; the images of all ranks enter on all ranks, in rank order.
+
+        Args:
+            features: Source features, (B, D, h, w).
+            labels: Ground truth (B, H, W), any integer dtype; resized nearest.
+            logits: (B, K, h, w): pixels that they put into another class do not count. None takes all pixels of
+                ``labels``, for instance where :func:`correct_labels` was there already.
+
+        Raises:
+            ValueError: If ranks, dtypes, sizes, devices or class ids cannot be right. The anchors are then as before.
+        """
+        regions = self.regions(features, labels, logits)
+        rows = region_mean(features, regions)  # (B, K, D)
+        # In the buffer's own dtype: what overflows there is not finite either.
+        valid = (regions.area[:, :, 0] >= self.min_pixels) & rows.to(self.anchors.dtype).isfinite().all(2)
+        rows, valid = gather_rows((rows, valid), self.sync)
+        mean, count = running_mean(self.anchors, self.count, rows, valid, self.max_count)
+        self.anchors.copy_(mean)
+        self.count.copy_(count)
+
+    @torch.no_grad()
+    def assign(self, features: Tensor, margin: float = 2.5) -> Tensor:
+        """The class of the nearest anchor, where it is nearer than the second by a margin (active pixels).
+
+        .. math:: d_c = \\lVert A_c - f \\rVert_2, \\qquad
+                  \\hat y = \\operatorname{argmin}_c d_c \\text{ if } d_{second} - d_{first} \\ge margin
+
+        A class without an anchor is no candidate. Where fewer than two classes have one there is no second, and no
+        pixel is active (this library's choice; so is leaving out pixels that are not finite).
+
+        Args:
+            features: Target features, (B, D, h, w), of the frozen network of the stage.
+            margin: 0 or more, in the features' own unit (2.5; a setting of the stage).
+
+        Returns:
+            Class ids, (B, h, w) int64; ``ignore_index`` where a pixel is not active.
+
+        Raises:
+            ValueError: If ``features`` do not fit the anchors, or ``margin`` is below 0.
+        """
+        self._check_features(features)
+        if not margin >= 0:
+            raise ValueError(f"margin must be a distance of 0 or more, got {margin!r}.")
+        with torch.autocast(features.device.type, enabled=False):
+            exact = torch.promote_types(features.dtype, torch.float32)
+            pixels = features.to(exact).flatten(2).transpose(1, 2)  # (B, P, D)
+            # Not through a matrix product: its cancellation would move the margin.
+            distance = torch.cdist(
+                pixels, self.anchors.to(exact)[None], compute_mode="donot_use_mm_for_euclid_dist"
+            ).masked_fill(~self.filled, torch.inf)  # (B, P, K)
+        first, nearest = distance.min(2)
+        second = distance.scatter(2, nearest[:, :, None], torch.inf).amin(2)
+        active = (second - first >= margin) & second.isfinite()
+        labels = torch.where(active, nearest, self.ignore_index)
+        return labels.view(features.shape[0], *features.shape[2:])
+
+    def regions(self, features: Tensor, labels: Tensor, logits: Tensor | None = None) -> Regions:
+        """The pixels of each class as regions (Z = 1) at the features' size; with logits only those they agree on.
+
+        Raises:
+            ValueError: If ranks, dtypes, sizes, devices or class ids cannot be right.
+        """
+        return stuff_regions(self.labels_at(features, labels, logits), range(self.num_classes))
+
+    def labels_at(self, features: Tensor, labels: Tensor, logits: Tensor | None = None) -> Tensor:
+        """Labels (B, h, w) at the features' size; with logits only where their argmax agrees, else ``ignore_index``.
+
+        Raises:
+            ValueError: If ranks, dtypes, sizes, devices or class ids cannot be right.
+        """
+        self._check_features(features)
+        check_label_map("labels", labels)
+        check_has_pixels("labels", labels)
+        check_same_batch("labels", labels, "features", features)
+        check_class_ids("labels", labels, self.num_classes, self.ignore_index, self.validate)
+        if logits is not None:
+            check_maps("logits", logits, channels=self.num_classes, channel_name="K")
+            check_same_batch("logits", logits, "features", features)
+            labels = correct_labels(labels, logits, self.ignore_index)
+        return resize_labels(labels, (features.shape[2], features.shape[3]))
+
+    def reset(self) -> None:
+        """Forget everything, for the anchors of the next stage."""
+        self.anchors.zero_()
+        self.count.zero_()
+
+    def _check_features(self, features: Tensor) -> None:
+        check_maps("features", features, channels=self.feature_dim)
+        if features.device != self.anchors.device:
+            raise ValueError(
+                f"features must be on the anchors' device, got {features.device} and anchors on "
+                f"{self.anchors.device}. Move the anchors with .to({str(features.device)!r})."
+            )
+        if self.validate:
+            check_finite("features", features)
+
+    def extra_repr(self) -> str:
+        """The shape, for ``print(module)``."""
+        return (
+            f"num_classes={self.num_classes}, feature_dim={self.feature_dim}, min_pixels={self.min_pixels}, "
+            f"max_count={self.max_count}"
+        )

@@ -1,0 +1,161 @@
+"""Distance to the category anchors: recorded numbers, plain versions by region and by pixel, and what is nothing."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from stuffinstance.banks import CategoryAnchors
+from stuffinstance.losses import AnchorDistanceLoss, anchor_distance_loss
+from tests.label_maps import IGNORE
+from tests.plain_anchors import Array, D, K, agreed, batch, filled, plain_loss, recorded_anchors
+
+
+def test_loss_and_gradient_are_the_recorded_ones(golden_baselines: dict[str, Array]) -> None:
+    """The recording used every default: agreement with the logits, 10 pixels, and the scaled gradient."""
+    loss = AnchorDistanceLoss(recorded_anchors(golden_baselines))
+    target = torch.from_numpy(golden_baselines["cag_target_features"]).requires_grad_()
+    labels = torch.from_numpy(golden_baselines["cag_assignment"])
+    value = loss(target, labels, torch.from_numpy(golden_baselines["cag_target_logits"]))
+    assert value.item() == pytest.approx(float(golden_baselines["cag_distance_loss"][0]), rel=1e-5)
+    (gradient,) = torch.autograd.grad(value, target)
+    expected = golden_baselines["cag_distance_grad"]
+    np.testing.assert_allclose(gradient, expected, atol=1e-5 * abs(expected).max())
+
+
+@pytest.mark.parametrize("soften_above", [5.0, 0.02, None])
+@pytest.mark.parametrize("scale", [1.0, 200.0, 3000.0])
+def test_value_and_scaled_gradient_equal_the_plain_version(scale: float, soften_above: float | None) -> None:
+    anchors, plain = filled()
+    features, labels, logits = batch(9)
+    features = (scale * features.double()).requires_grad_()
+    value = AnchorDistanceLoss(anchors, soften_above=soften_above)(features, labels, logits)
+    expected, slope = plain_loss(features.detach().numpy(), agreed(labels, logits), plain, soften_above)
+    assert value.item() == pytest.approx(expected, rel=1e-9)
+    assert value.item() > 0
+    (gradient,) = torch.autograd.grad(value, features)
+    np.testing.assert_allclose(gradient, slope, atol=1e-12)
+
+
+@pytest.mark.parametrize(("distance", "softened"), [(5.5, 5.0), (5.6, 0.51), (50.5, 5.0), (60.5, 0.6), (6000.5, 0.6)])
+def test_softening_by_hand(distance: float, softened: float) -> None:
+    row = torch.tensor([[[distance]]], dtype=torch.float64)
+    value = anchor_distance_loss(row, torch.tensor([[True]]), torch.zeros(1, 1, dtype=torch.float64))
+    assert value.item() == pytest.approx(10 * softened)
+
+
+def test_the_papers_form_equals_the_plain_version() -> None:
+    anchors, plain = filled()
+    features, labels, logits = batch(9)
+    features = features.double().requires_grad_()
+    value = AnchorDistanceLoss(anchors, form="paper")(features, labels, logits)
+    slope, terms = np.zeros(features.shape), []
+    for b, y, x in zip(*np.nonzero(agreed(labels, logits) != IGNORE), strict=True):
+        anchor = plain.mean.get(int(labels[b, y, x]))
+        if anchor is not None:
+            apart = features.detach().numpy()[b, :, y, x] - anchor
+            terms.append((apart**2).sum())
+            slope[b, :, y, x] = 2 * apart
+    assert value.item() == pytest.approx(np.mean(terms))
+    (gradient,) = torch.autograd.grad(value, features)
+    np.testing.assert_allclose(gradient, slope / len(terms), atol=1e-12)
+
+
+@pytest.mark.parametrize("options", [
+    {"scale_gradient": False}, {"scale_gradient": False, "soften_above": 0.1}, {"form": "paper"}
+])  # fmt: skip
+def test_gradcheck(options: dict[str, Any]) -> None:
+    loss = AnchorDistanceLoss(filled()[0], **options)
+    _, labels, logits = batch(9, 2, 4, 5)
+    features = torch.randn(2, D, 4, 5, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda f: loss(f, labels, logits), (features,))
+
+
+@pytest.mark.parametrize("form", ["code", "paper"])
+def test_without_logits_all_labelled_pixels_count(form: Any) -> None:
+    loss = AnchorDistanceLoss(filled()[0], form)
+    features, labels, _ = batch(9)
+    sure = torch.nn.functional.one_hot(labels.clamp(max=K - 1), K).movedim(3, 1).float()
+    assert torch.equal(loss(features, labels), loss(features, labels, sure))
+
+
+@pytest.mark.parametrize("form", ["code", "paper"])
+@pytest.mark.parametrize("why", ["ignored", "no anchors", "class without anchor", "no image"])
+def test_nothing_to_pull_is_zero_on_the_graph(form: Any, why: str) -> None:
+    anchors = CategoryAnchors(K, D) if why == "no anchors" else filled()[0]
+    features, labels, logits = batch(9, 0 if why == "no image" else 2)
+    labels = {"ignored": torch.full_like(labels, IGNORE), "class without anchor": torch.full_like(labels, 2)}.get(
+        why, labels
+    )
+    features.requires_grad_()
+    value = AnchorDistanceLoss(anchors, form)(features, labels, None if why == "class without anchor" else logits)
+    assert value.item() == 0
+    (gradient,) = torch.autograd.grad(value, features)
+    assert not gradient.any()
+
+
+@pytest.mark.parametrize("form", ["code", "paper"])
+def test_a_broken_pixel_shows_only_where_it_counts(form: Any) -> None:
+    loss = AnchorDistanceLoss(filled()[0], form)
+    features, labels, _ = batch(9)
+    y, x = (labels[0] == 0).nonzero()[0].tolist()
+    whole = labels.clone()
+    labels = torch.where(labels == 0, IGNORE, labels)
+    features[0, :, y, x] = torch.nan
+    features.requires_grad_()
+    value = loss(features, labels)
+    (gradient,) = torch.autograd.grad(value, features)
+    assert value.isfinite()
+    assert gradient.isfinite().all()
+    assert loss(features, whole).isnan()
+
+
+def test_anchors_are_read_and_never_part_of_the_loss() -> None:
+    anchors, _ = filled()
+    before = copy.deepcopy(anchors.state_dict())
+    loss = AnchorDistanceLoss(anchors)
+    loss(*batch(9)[:2])
+    assert not loss.state_dict()
+    assert all(torch.equal(value, before[name]) for name, value in anchors.state_dict().items())
+    assert loss.anchors is anchors
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("form", ["code", "paper"])
+def test_half_precision_gives_a_single_precision_loss(form: Any, dtype: torch.dtype) -> None:
+    loss = AnchorDistanceLoss(filled(dtype=torch.float32)[0], form)
+    features, labels, logits = batch(9)
+    expected = loss(features, labels, logits)
+    with torch.autocast("cpu", torch.bfloat16):
+        value = loss(features.to(dtype), labels, logits)
+    assert value.dtype == expected.dtype == torch.float32
+    assert value.item() == pytest.approx(expected.item(), rel=0.01)
+
+
+@pytest.mark.parametrize("form", ["code", "paper"])
+def test_compiled_whole(form: Any) -> None:
+    torch.use_deterministic_algorithms(False)  # the compiler's own buffers need no poison
+    anchors, _ = filled()
+    loss = AnchorDistanceLoss(anchors, form)
+    features, labels, logits = batch(9)
+    features.requires_grad_()
+    expected = loss(features, labels, logits)
+    actual = torch.compile(loss, fullgraph=True, backend="aot_eager")(features, labels, logits)
+    torch.testing.assert_close(actual, expected)
+    slopes = [torch.autograd.grad(value, features)[0] for value in (actual, expected)]
+    torch.testing.assert_close(*slopes)
+    torch.compiler.reset()
+
+
+def test_options_that_cannot_be_are_refused() -> None:
+    anchors, _ = filled()
+    with pytest.raises(TypeError, match="anchors must be a CategoryAnchors, got Tensor"):
+        AnchorDistanceLoss(anchors.anchors)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"form must be one of 'code', 'paper', got 'l2'"):
+        AnchorDistanceLoss(anchors, "l2")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="soften_above must be a number above 0"):
+        AnchorDistanceLoss(anchors, soften_above=0.0)

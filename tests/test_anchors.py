@@ -1,0 +1,180 @@
+"""Category anchors: recorded numbers, the plain version, saturation, assignment, and what is nothing."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from stuffinstance.banks import CategoryAnchors
+from stuffinstance.banks.running_mean import running_mean
+from stuffinstance.losses import AnchorDistanceLoss
+from tests.label_maps import IGNORE
+from tests.plain_anchors import Array, D, K, PlainAnchors, agreed, batch, check_state, filled, recorded_anchors
+
+
+def test_anchors_and_assignment_are_the_recorded_ones(golden_baselines: dict[str, Array]) -> None:
+    anchors = recorded_anchors(golden_baselines)
+    np.testing.assert_allclose(anchors.anchors, golden_baselines["cag_anchors"], rtol=1e-5, atol=1e-6)
+    assert anchors.count.tolist() == golden_baselines["cag_counts"].tolist()
+    target = torch.from_numpy(golden_baselines["cag_target_features"])
+    labels = anchors.assign(target, margin=float(golden_baselines["cag_margin"]))
+    np.testing.assert_array_equal(labels, golden_baselines["cag_assignment"])
+
+
+@pytest.mark.parametrize("max_count", [1, 2, 5, 3000])
+def test_batches_equal_images_one_by_one(max_count: int) -> None:
+    """Through saturation, within a batch and between batches, with classes that come and go."""
+    anchors = CategoryAnchors(K, D, min_pixels=6, max_count=max_count)
+    plain = PlainAnchors(K, 6, max_count)
+    for seed, images in enumerate((3, 1, 0, 4, 2)):
+        features, labels, logits = batch(seed, images)
+        anchors.update(features.double(), labels, logits)
+        plain.update(features.numpy(), agreed(labels, logits))
+        check_state(anchors, plain)
+    assert (max(plain.count) == max_count) == (max_count < 3000)
+
+
+def test_a_saturated_mean_fades() -> None:
+    """From [1, 2, 3] with a count that stops at 2: 1, 3/2, (2 * 3/2 + 3) / 3 = 2, and then (2 * 2 + 8) / 3 = 4."""
+    rows = torch.tensor([1.0, 2.0, 3.0, 8.0]).view(4, 1, 1)
+    mean, count = running_mean(
+        torch.zeros(1, 1), torch.tensor([0]), rows, torch.ones(4, 1, dtype=torch.bool), max_count=2
+    )
+    assert mean.item() == pytest.approx(4.0)
+    assert count.item() == 2
+
+
+def test_one_batch_with_the_real_limit_saturates_like_the_loop() -> None:
+    rows = torch.randn(3100, 2, D, dtype=torch.float64)
+    valid = torch.rand(3100, 2) < torch.tensor([1.0, 0.5])
+    mean, count = running_mean(torch.zeros(2, D), torch.zeros(2, dtype=torch.int64), rows, valid, 3000)
+    for c in range(2):
+        expected, n = np.zeros(D), 0
+        for row, entering in zip(rows[:, c].numpy(), valid[:, c].tolist(), strict=True):
+            if entering:
+                expected, n = (n * expected + row) / (n + 1), min(n + 1, 3000)
+        assert count[c].item() == n
+        np.testing.assert_allclose(mean[c], expected, atol=1e-13)
+    assert count[0].item() == 3000
+
+
+def test_the_least_number_of_pixels_counts_at_feature_resolution() -> None:
+    anchors = CategoryAnchors(2, 1, min_pixels=10)
+    labels = torch.zeros(1, 1, 19, dtype=torch.int64)
+    labels[..., 10:] = 1
+    anchors.update(torch.ones(1, 1, 1, 19), labels)
+    assert anchors.count.tolist() == [1, 0]
+    anchors.update(torch.ones(1, 1, 2, 38), labels)  # four times the pixels
+    assert anchors.count.tolist() == [2, 1]
+
+
+def test_rows_that_are_not_finite_never_enter() -> None:
+    anchors, _ = filled()
+    features, labels, _ = batch(7, 2)
+    features[0, 1] = torch.nan
+    before = copy.deepcopy(anchors)
+    only_first = torch.where(torch.tensor([True, False])[:, None, None], labels, IGNORE)
+    anchors.update(features, only_first)
+    assert torch.equal(anchors.anchors, before.anchors)
+    anchors.update(features, labels)
+    before.update(features[1:], labels[1:])
+    assert torch.equal(anchors.count, before.count)
+    torch.testing.assert_close(anchors.anchors, before.anchors)
+
+
+@pytest.mark.parametrize("margin", [0.0, 0.4, 2.5])
+def test_assignment_equals_the_plain_version(margin: float) -> None:
+    anchors, plain = filled()
+    features = 2 * torch.randn(2, D, 7, 9, dtype=torch.float64)
+    labels = anchors.assign(features, margin=margin)
+    np.testing.assert_array_equal(labels, plain.assign(features.numpy(), margin))
+    assert labels.dtype == torch.int64
+    assert 2 not in labels  # no anchor, though it would lie at the origin
+
+
+def test_nothing_is_assigned_without_two_anchors_or_from_broken_pixels() -> None:
+    features = torch.randn(1, D, 4, 5)
+    anchors = CategoryAnchors(K, D, min_pixels=1)
+    assert bool((anchors.assign(features, 0) == IGNORE).all())
+    anchors.update(features, torch.zeros(1, 4, 5, dtype=torch.int64))
+    assert bool((anchors.assign(features, 0) == IGNORE).all())
+    anchors.update(features + 9, torch.ones(1, 4, 5, dtype=torch.int64))
+    features[0, 0, 0, 0], features[0, 1, 1, 1] = torch.nan, torch.inf
+    labels = anchors.assign(features, 0)
+    assert torch.equal((labels == IGNORE).nonzero(), torch.tensor([[0, 0, 0], [0, 1, 1]]))
+    assert bool((CategoryAnchors(1, D).assign(features, 0) == IGNORE).all())
+
+
+def test_state_survives_saving_copying_and_forgetting() -> None:
+    anchors, _ = filled()
+    other = CategoryAnchors(K, D, min_pixels=4)
+    other.load_state_dict(copy.deepcopy(anchors).state_dict())
+    features, labels, logits = batch(20)
+    for each in (anchors, other):
+        each.update(features, labels, logits)
+    assert set(anchors.state_dict()) == {"anchors", "count"}
+    assert all(torch.equal(value, other.state_dict()[name]) for name, value in anchors.state_dict().items())
+    anchors.reset()
+    assert not anchors.anchors.any()
+    assert not anchors.filled.any()
+    assert other.filled.all()
+
+
+def test_update_and_assignment_compiled_whole() -> None:
+    torch.use_deterministic_algorithms(False)
+    anchors, plain = filled()
+    features, labels, logits = batch(9)
+    torch.compile(anchors.update, fullgraph=True, backend="aot_eager")(features.double(), labels, logits)
+    plain.update(features.numpy(), agreed(labels, logits))
+    check_state(anchors, plain)
+    actual = torch.compile(anchors.assign, fullgraph=True, backend="aot_eager")(features, 0.3)
+    assert torch.equal(actual, anchors.assign(features, 0.3))
+    torch.compiler.reset()
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"features": torch.zeros(2, 5, 4, 4)}, r"features must have D = 3 .*got 5"),
+    ({"features": torch.zeros(3, D, 4, 4)}, r"labels and features must hold the same B"),
+    ({"labels": torch.zeros(2, 4, 4)}, r"labels must be an integer tensor"),
+    ({"labels": torch.full((2, 4, 4), 9)}, r"labels must hold class ids 0\.\.3 .*\[9\]"),
+    ({"labels": torch.zeros(2, 0, 4, dtype=torch.int64)}, r"labels must have H and W"),
+    ({"logits": torch.zeros(2, 7, 4, 4)}, r"logits must have K = 4 .*got 7"),
+    ({"logits": torch.zeros(1, K, 4, 4)}, r"logits and features must hold the same B"),
+    ({"features": torch.zeros(2, D, 4, 4, device="meta")}, r"features must be on the anchors' device"),
+])  # fmt: skip
+def test_batches_that_cannot_be_are_refused(change: dict[str, Tensor], message: str) -> None:
+    anchors, _ = filled()
+    before = copy.deepcopy(anchors.state_dict())
+    inputs = {
+        "features": torch.zeros(2, D, 4, 4),
+        "labels": torch.zeros(2, 4, 4, dtype=torch.int64),
+        "logits": torch.zeros(2, K, 4, 4),
+    } | change
+    for call in (anchors.update, AnchorDistanceLoss(anchors), AnchorDistanceLoss(anchors, "paper")):
+        with pytest.raises(ValueError, match=message):
+            call(**inputs)
+    assert all(torch.equal(value, before[name]) for name, value in anchors.state_dict().items())
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"num_classes": 0}, "num_classes"), ({"feature_dim": 0}, "feature_dim"), ({"min_pixels": 0}, "min_pixels"),
+    ({"max_count": 0}, "max_count"), ({"ignore_index": 3}, r"ignore_index .*0\.\.3, got 3"), ({"sync": "on"}, "sync"),
+])  # fmt: skip
+def test_anchors_that_cannot_be_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        CategoryAnchors(**{"num_classes": K, "feature_dim": D} | options)
+
+
+def test_margins_and_broken_features_are_refused() -> None:
+    anchors, _ = filled()
+    for margin in (-1.0, float("nan")):
+        with pytest.raises(ValueError, match="margin must be a distance of 0 or more"):
+            anchors.assign(torch.zeros(1, D, 2, 2), margin)
+    careful = CategoryAnchors(K, D, validate=True)
+    with pytest.raises(ValueError, match="features must be finite"):
+        careful.update(torch.full((1, D, 2, 2), torch.nan), torch.zeros(1, 2, 2, dtype=torch.int64))
