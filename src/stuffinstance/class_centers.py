@@ -1,0 +1,195 @@
+"""Class centre distance (FADA): how tight a class lies, measured by how far away the other classes are."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stuffinstance.arguments import (
+    check_class_ids,
+    check_has_pixels,
+    check_label_map,
+    check_maps,
+    check_positive,
+    check_same_batch,
+)
+from stuffinstance.distributed import Sync, check_sync, gather_rows
+from stuffinstance.label_maps import resize_labels
+from stuffinstance.pooling import region_mean
+from stuffinstance.regions import stuff_regions
+
+
+class _Spread(NamedTuple):
+    """Pixels (..., K) int64, their mean (..., K, D), sum of squared distances to it (..., K); float64."""
+
+    pixels: Tensor
+    centers: Tensor
+    scatter: Tensor
+
+
+def class_center_distance(features: Tensor, labels: Tensor, num_classes: int, ignore_index: int = 255) -> Tensor:
+    """Class centre distance of every class of a batch (FADA, Eq. 9); smaller is better.
+
+    .. math:: CCD(i) = \\frac{1}{K-1} \\sum_{j \\ne i}
+              \\frac{\\frac{1}{\\lvert S_i \\rvert} \\sum_{x \\in S_i} \\lVert x - \\mu_i \\rVert^2}
+                   {\\lVert \\mu_i - \\mu_j \\rVert}
+
+    with :math:`S_i` all pixels of class *i* in the batch and :math:`\\mu_i` their mean. A class without a pixel has no
+    centre: it is NaN itself, and *K* counts, and *j* runs over, the classes that are present (this library's choice;
+    for all classes present it is the paper's formula). With one class alone everything is NaN. The mean over classes
+    is ``distances.nanmean()``, each present class counting the same. The unit is that of the features, so only numbers
+    of one kind of feature can be compared.
+
+    Args:
+        features: (B, D, h, w). Pixels with a NaN or an infinity are left out.
+        labels: True class ids (B, H, W), any integer dtype; resized nearest to (h, w).
+        num_classes: K.
+        ignore_index: Pixels of this id are left out.
+
+    Returns:
+        (K,) float64, without gradient. Where two centres are the same it is infinite, or NaN for classes that also
+        have no spread.
+
+    Raises:
+        ValueError: If ranks, dtypes, sizes, devices or class ids cannot be right.
+
+    Example:
+        >>> features = torch.tensor([[[[1.0, 3.0, 6.0]]]])         # centres 2 and 6, 4 apart
+        >>> class_center_distance(features, torch.tensor([[[0, 0, 2]]]), num_classes=3)
+        tensor([0.2500,    nan, 0.0000], dtype=torch.float64)
+    """
+    check_positive("num_classes", num_classes)
+    return _distance(_pooled(_spread_per_image(features, labels, num_classes, ignore_index)))
+
+
+class ClassCenterDistance(nn.Module):
+    """Class centre distance over a whole data set, in one pass: module form of :func:`class_center_distance`.
+
+    Centres move while images come in, yet no second pass is needed: a part's sum of squared distances to its own
+    centre becomes that to the common one by adding :math:`n \\lVert \\mu_{part} - \\mu \\rVert^2`. Memory is K·D
+    numbers, whatever the size of the data set.
+
+    Args:
+        num_classes: K.
+        feature_dim: D.
+        ignore_index: Pixels of this id are left out.
+        sync: ``"auto"`` joins the pixels of all ranks in :meth:`compute`, ``"off"`` does not.
+
+    Attributes:
+        pixels: Buffer (K,) int64, pixels of each class.
+        centers: Buffer (K, D) float64, their mean.
+        scatter: Buffer (K,) float64, the sum of their squared distances to it.
+
+    Raises:
+        ValueError: If a size is below 1, or ``sync`` is neither way.
+
+    Example:
+        >>> distance = ClassCenterDistance(num_classes=2, feature_dim=1)
+        >>> distance.update(torch.tensor([[[[1.0, 6.0]]]]), torch.tensor([[[0, 1]]]))
+        >>> distance.update(torch.tensor([[[[3.0, 6.0]]]]), torch.tensor([[[0, 1]]]))
+        >>> distance.compute()
+        tensor([0.2500, 0.0000], dtype=torch.float64)
+    """
+
+    pixels: Tensor
+    centers: Tensor
+    scatter: Tensor
+
+    def __init__(self, num_classes: int, feature_dim: int, ignore_index: int = 255, *, sync: Sync = "auto") -> None:
+        super().__init__()
+        check_positive("num_classes", num_classes)
+        check_positive("feature_dim", feature_dim)
+        check_sync(sync)
+        self.num_classes = num_classes
+        self.feature_dim = feature_dim
+        self.ignore_index = ignore_index
+        self.sync: Sync = sync
+        self.register_buffer("pixels", torch.zeros(num_classes, dtype=torch.int64))
+        self.register_buffer("centers", torch.zeros(num_classes, feature_dim, dtype=torch.float64))
+        self.register_buffer("scatter", torch.zeros(num_classes, dtype=torch.float64))
+
+    def update(self, features: Tensor, labels: Tensor) -> None:
+        """Count a batch.
+
+        Args:
+            features: (B, D, h, w). Pixels with a NaN or an infinity are left out.
+            labels: True class ids (B, H, W), any integer dtype; resized nearest to (h, w).
+
+        Raises:
+            ValueError: If ranks, dtypes, sizes, devices or class ids cannot be right.
+        """
+        check_maps("features", features, channels=self.feature_dim)
+        self._join(_spread_per_image(features, labels, self.num_classes, self.ignore_index))
+
+    def compute(self) -> Tensor:
+        """The distances so far, (K,) float64, as :func:`class_center_distance` gives them for all images at once."""
+        own = (self.pixels[None], self.centers[None], self.scatter[None])
+        return _distance(_pooled(_Spread(*gather_rows(own, self.sync))))
+
+    def merge(self, other: ClassCenterDistance) -> None:
+        """Add the pixels of another part of the data set.
+
+        Raises:
+            ValueError: If ``other`` has another number of classes or channels.
+        """
+        if other.centers.shape != self.centers.shape:
+            raise ValueError(
+                f"other must have centres (K, D) = {tuple(self.centers.shape)}, got {tuple(other.centers.shape)}."
+            )
+        self._join(_Spread(other.pixels[None], other.centers[None], other.scatter[None]))
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self.pixels.zero_()
+        self.centers.zero_()
+        self.scatter.zero_()
+
+    def _join(self, parts: _Spread) -> None:
+        own = (self.pixels, self.centers, self.scatter)
+        with_own = (torch.cat([mine[None], part.to(mine.device)]) for mine, part in zip(own, parts, strict=True))
+        for mine, joined in zip(own, _pooled(_Spread(*with_own)), strict=True):
+            mine.copy_(joined)
+
+    def extra_repr(self) -> str:
+        """The shape, for ``print(module)``."""
+        return f"num_classes={self.num_classes}, feature_dim={self.feature_dim}"
+
+
+@torch.no_grad()
+def _spread_per_image(features: Tensor, labels: Tensor, num_classes: int, ignore_index: int) -> _Spread:
+    """Each image's own spread, around its own centres."""
+    check_maps("features", features)
+    check_label_map("labels", labels)
+    check_has_pixels("labels", labels)
+    check_same_batch("labels", labels, "features", features)
+    check_class_ids("labels", labels, num_classes, ignore_index)
+    truth = resize_labels(labels, (features.shape[2], features.shape[3])).to(torch.int64)
+    counted = (truth != ignore_index) & features.isfinite().all(1)
+    regions = stuff_regions(torch.where(counted, truth, -1), range(num_classes))
+    centers = region_mean(features, regions)  # (B, K, D)
+    with_none = F.pad(centers, (0, 0, 1, 0))  # (B, K + 1, D): row 0 for pixels of no class
+    number = regions.map.flatten(1).to(torch.int64)  # (B, P)
+    own = with_none.gather(1, number[:, :, None].expand(-1, -1, centers.shape[2])).transpose(1, 2)  # (B, D, P)
+    squared = (features.flatten(2).to(centers.dtype) - own).square().sum(1).view(truth.shape)
+    pixels = regions.area[:, :, 0]
+    mean_squared = region_mean(squared[:, None], regions)[:, :, 0].to(torch.float64)
+    return _Spread(pixels, centers.to(torch.float64), mean_squared * pixels)
+
+
+def _pooled(parts: _Spread) -> _Spread:
+    """The spread of all pixels from that of P parts, (P, K, ...) to (K, ...)."""
+    weight = parts.pixels.to(torch.float64)
+    centers = (weight[:, :, None] * parts.centers).sum(0) / weight.sum(0).clamp(min=1)[:, None]
+    moved = (parts.centers - centers).square().sum(2)
+    return _Spread(parts.pixels.sum(0), centers, (parts.scatter + weight * moved).sum(0))
+
+
+def _distance(spread: _Spread) -> Tensor:
+    present = spread.pixels > 0
+    within = spread.scatter / spread.pixels  # NaN for a class without a pixel
+    between = torch.cdist(spread.centers[None], spread.centers[None], compute_mode="donot_use_mm_for_euclid_dist")[0]
+    others = present & ~torch.eye(present.shape[0], dtype=torch.bool, device=present.device)
+    return within * torch.where(others, 1 / between, 0).sum(1) / (present.sum() - 1)

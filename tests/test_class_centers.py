@@ -1,0 +1,163 @@
+"""Class centre distance: the formula, streaming, absent classes, and what cannot be."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from stuffinstance.class_centers import ClassCenterDistance, class_center_distance
+from tests.label_maps import IGNORE, blocks
+
+K, D = 5, 3
+Array = NDArray[Any]
+
+
+def batch(seed: int, images: int = 2, ids: tuple[int, ...] = (0, 1, 3, 4, IGNORE)) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    features = torch.randn(images, D, 6, 8, generator=generator, dtype=torch.float64)
+    return features, blocks(6, 8, ids, seed, images, cell=2)
+
+
+def plain_distance(features: Array, labels: Array) -> Array:
+    """As the formula is written, with two passes over all pixels; K counts the classes that are present."""
+    pixels = [features[b, :, y, x] for b, y, x in np.ndindex(labels.shape)]
+    members = {
+        i: [x for x, y in zip(pixels, labels.reshape(-1), strict=True) if y == i and np.isfinite(x).all()]
+        for i in range(K)
+    }
+    centers = {i: np.mean(xs, 0) for i, xs in members.items() if xs}
+    result = np.full(K, np.nan)
+    for i, center in centers.items():
+        within = np.mean([((x - center) ** 2).sum() for x in members[i]])
+        terms = [within / np.sqrt(((center - other) ** 2).sum()) for j, other in centers.items() if j != i]
+        if terms:
+            result[i] = sum(terms) / len(terms)
+    return result
+
+
+@pytest.mark.parametrize("ids", [(0, 1, 2, 3, 4), (0, 1, 3, 4, IGNORE), (2, 4), (3, IGNORE), (IGNORE,)])
+def test_equals_the_plain_version(ids: tuple[int, ...]) -> None:
+    features, labels = batch(1, 3, ids)
+    actual = class_center_distance(features, labels, K)
+    expected = plain_distance(features.numpy(), labels.numpy())
+    np.testing.assert_allclose(actual, expected, rtol=1e-12)
+    assert np.isfinite(expected).sum() == (len({*ids} - {IGNORE}) if len({*ids} - {IGNORE}) > 1 else 0)
+
+
+def test_by_hand() -> None:
+    """Centres 0, 3 and 4; the spread of class 0 is (1 + 1) / 2, so CCD(0) = (1/3 + 1/4) / 2."""
+    features = torch.tensor([[[[-1.0, 1.0, 3.0, 4.0]]]])
+    actual = class_center_distance(features, torch.tensor([[[0, 0, 1, 2]]]), 3)
+    torch.testing.assert_close(actual, torch.tensor([7 / 24, 0, 0], dtype=torch.float64))
+
+
+def test_far_from_the_origin_nothing_is_lost() -> None:
+    """Squares of sums would cancel here."""
+    features, labels = batch(2)
+    moved = features + 1e6
+    expected = class_center_distance(features, labels, K)
+    assert expected.isfinite().any()
+    torch.testing.assert_close(class_center_distance(moved, labels, K), expected, rtol=1e-7, atol=0, equal_nan=True)
+
+
+def test_streaming_in_any_parts_equals_all_images_at_once() -> None:
+    features, labels = batch(3, 6)
+    features += torch.arange(6)[:, None, None, None]  # the centres move on from image to image
+    streamed, first, second = (ClassCenterDistance(K, D) for _ in range(3))
+    for start, stop in ((0, 1), (1, 1), (1, 4), (4, 6)):
+        streamed.update(features[start:stop], labels[start:stop])
+    first.update(features[:2], labels[:2])
+    second.update(features[2:], labels[2:])
+    first.merge(second)
+    expected = plain_distance(features.numpy(), labels.numpy())
+    for actual in (streamed.compute(), first.compute(), class_center_distance(features, labels, K)):
+        np.testing.assert_allclose(actual, expected, rtol=1e-12)
+
+
+def test_labels_are_resized_and_any_layout_and_precision_serves() -> None:
+    features, labels = batch(4)
+    expected = class_center_distance(features, labels, K)
+    large = labels.repeat_interleave(4, 1).repeat_interleave(4, 2).to(torch.uint8)
+    torch.testing.assert_close(class_center_distance(features, large, K), expected, equal_nan=True)
+    last = features.to(memory_format=torch.channels_last)
+    torch.testing.assert_close(class_center_distance(last, labels, K), expected, equal_nan=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = class_center_distance(features.bfloat16(), labels, K)
+    torch.testing.assert_close(half, expected, rtol=0.02, atol=0, equal_nan=True)
+    assert half.dtype == torch.float64
+
+
+def test_pixels_that_are_not_finite_are_left_out() -> None:
+    features, labels = batch(5)
+    features[0, 1, 2, 3], features[1, 0, 0, 0] = torch.nan, torch.inf
+    expected = plain_distance(features.numpy(), labels.numpy())
+    np.testing.assert_allclose(class_center_distance(features, labels, K), expected, rtol=1e-12)
+    assert np.isfinite(expected).any()
+
+
+def test_nothing_seen_is_nan_and_same_centres_are_infinitely_bad() -> None:
+    distance = ClassCenterDistance(K, D)
+    assert distance.compute().isnan().all()
+    distance.update(*batch(0, 0))
+    assert distance.compute().isnan().all()
+    features = torch.tensor([[[[-1.0, 1.0, 0.0]]]])
+    assert class_center_distance(features, torch.tensor([[[0, 0, 1]]]), 2)[0] == torch.inf
+
+
+def test_state_survives_saving_copying_and_forgetting() -> None:
+    distance, other = ClassCenterDistance(K, D), ClassCenterDistance(K, D)
+    distance.update(*batch(6))
+    other.load_state_dict(copy.deepcopy(distance).state_dict())
+    for each in (distance, other):
+        each.update(*batch(7))
+    assert torch.equal(distance.compute().nan_to_num(), other.compute().nan_to_num())
+    assert distance.compute().isfinite().any()
+    distance.reset()
+    assert distance.compute().isnan().all()
+
+
+def test_compiled_whole() -> None:
+    torch.use_deterministic_algorithms(False)  # the compiler's own buffers need no poison
+    features, labels = batch(8)
+    function = torch.compile(lambda f, y: class_center_distance(f, y, K), fullgraph=True, backend="aot_eager")
+    expected = class_center_distance(features, labels, K)
+    torch.testing.assert_close(function(features, labels), expected, equal_nan=True)
+    torch.compiler.reset()
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"features": torch.zeros(1, 4, 4)}, r"features must be .*\(1, 4, 4\)"),
+    ({"labels": torch.zeros(1, 4, 4)}, r"labels must be an integer tensor"),
+    ({"labels": torch.zeros(2, 4, 4, dtype=torch.int64)}, r"must hold the same B"),
+    ({"labels": torch.full((1, 4, 4), 7)}, r"class ids 0\.\.4 .*\[7\]"),
+    ({"labels": torch.zeros(1, 4, 0, dtype=torch.int64)}, r"H and W of at least 1"),
+    ({"num_classes": 0}, "num_classes must be a whole number"),
+])  # fmt: skip
+def test_what_cannot_be_is_refused(change: dict[str, Any], message: str) -> None:
+    inputs: dict[str, Any] = {
+        "features": torch.zeros(1, D, 4, 4),
+        "labels": torch.zeros(1, 4, 4, dtype=torch.int64),
+        "num_classes": K,
+    }
+    with pytest.raises(ValueError, match=message):
+        class_center_distance(**inputs | change)
+
+
+def test_modules_that_cannot_be_are_refused() -> None:
+    for options, message in (
+        ({"feature_dim": 0}, "feature_dim"),
+        ({"sync": "on"}, "sync"),
+        ({"num_classes": 0}, "num"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ClassCenterDistance(**{"num_classes": K, "feature_dim": D} | options)
+    with pytest.raises(ValueError, match=r"features must have D = 3 .*got 2"):
+        ClassCenterDistance(K, D).update(torch.zeros(1, 2, 4, 4), torch.zeros(1, 4, 4, dtype=torch.int64))
+    with pytest.raises(ValueError, match=r"other must have centres .*\(5, 3\), got \(5, 2\)"):
+        ClassCenterDistance(K, D).merge(ClassCenterDistance(K, 2))
