@@ -109,7 +109,8 @@ def _own_ways(
         calls[name] = partial(si.connected_components, labels, classes=THINGS, backend=backend)
         if backend == "triton":
             _add_graphs(calls, labels, notes)
-    calls["stuffinstance auto, areas"] = lambda: _numbers_and_areas(labels)
+        calls[f"{name}, areas"] = partial(_numbers_and_areas, labels, backend)
+    calls["stuffinstance auto, areas"] = partial(_numbers_and_areas, labels, "auto")
     calls["stuffinstance instance_regions"] = partial(si.instance_regions, labels, THINGS)
     for name, call in calls.items():
         wrong = _own_fault(call(), expected)
@@ -142,8 +143,8 @@ def _add_graphs(
             notes[name] = {"note": f"cannot be captured: {str(error).splitlines()[0]}"}
 
 
-def _numbers_and_areas(labels: Tensor) -> tuple[Tensor, list[Tensor]]:
-    numbers = si.connected_components(labels, classes=THINGS)
+def _numbers_and_areas(labels: Tensor, backend: str) -> tuple[Tensor, list[Tensor]]:
+    numbers = si.connected_components(labels, classes=THINGS, backend=backend)
     return numbers, [torch.bincount(image.flatten())[1:] for image in numbers]
 
 

@@ -38,6 +38,7 @@ class Settings:
         threads: CPU threads that torch and OpenCV may use.
         quick: Small sizes and few repeats: whether everything runs, not how fast.
         repeats: Rounds of a comparison; see :func:`benchmarks.timing.time_in_turn`.
+        images: Probability maps that stream through the thresholds, a multiple of 16.
         seconds_per_way: What the repeats of one way may take; a slower way is repeated less, never below 3 times.
     """
 
@@ -45,6 +46,7 @@ class Settings:
     threads: int = 2
     quick: bool = False
     repeats: int = 21
+    images: int = 240
     seconds_per_way: float = 3.0
 
 

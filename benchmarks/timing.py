@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.measurement import Settings, Timing
 
-__all__ = ["Timing", "captured_in_graph", "peak_memory", "time_in_turn"]
+__all__ = ["Timing", "captured_in_graph", "held_memory", "peak_memory", "time_in_turn"]
 
 _LEAST_REPEATS = 3
 
@@ -66,13 +66,23 @@ def peak_memory(call: Callable[[], object], device: torch.device) -> float:
         call()
         torch.cuda.synchronize(device)
         return (torch.cuda.max_memory_allocated(device) - before) / 2**20
-    gc.collect()
     try:
         ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
         held = _resident_mib("VmRSS")
         call()
         return max(0.0, _resident_mib("VmHWM") - held)
+    except (OSError, AttributeError):
+        return math.nan
+
+
+def held_memory(device: torch.device) -> float:
+    """MiB held now: by torch's allocator on a GPU, else the resident set of this process (NaN where it is not told)."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device) / 2**20
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+        return _resident_mib("VmRSS")
     except (OSError, AttributeError):
         return math.nan
 
