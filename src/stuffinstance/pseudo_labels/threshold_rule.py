@@ -33,6 +33,15 @@ class ThresholdRule(nn.Module, ABC):
 
     Raises:
         ValueError: If ``num_classes`` is below 1, or ``ignore_index`` is a class.
+
+    Example:
+        >>> from stuffinstance.pseudo_labels import AdaptiveThreshold, ClassBalancedThreshold
+        >>> probabilities = torch.tensor([[[[0.75, 0.625, 0.875]], [[0.25, 0.375, 0.125]]]])
+        >>> for rule in (ClassBalancedThreshold(num_classes=2), AdaptiveThreshold(num_classes=2, start=0.7)):
+        ...     rule.update(probabilities)
+        ...     print(rule.pseudo_labels(probabilities).tolist())
+        [[[255, 255, 0]]]
+        [[[0, 255, 0]]]
     """
 
     def __init__(self, num_classes: int, ignore_index: int, sync: Sync, validate: bool) -> None:
