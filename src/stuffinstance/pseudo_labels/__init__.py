@@ -1,6 +1,11 @@
 """Target confidences to pseudo-labels."""
 
 from stuffinstance.pseudo_labels.class_balanced import ClassBalancedThreshold
+from stuffinstance.pseudo_labels.portion import PortionThreshold
 from stuffinstance.pseudo_labels.threshold_rule import ThresholdRule
 
-__all__ = ["ClassBalancedThreshold", "ThresholdRule"]
+__all__ = [
+    "ClassBalancedThreshold",
+    "PortionThreshold",
+    "ThresholdRule",
+]
