@@ -1,6 +1,7 @@
 """Target confidences to pseudo-labels."""
 
 from stuffinstance.pseudo_labels.class_balanced import ClassBalancedThreshold
+from stuffinstance.pseudo_labels.confidence_regularisation import mrkld_regulariser, soft_cross_entropy, soft_labels
 from stuffinstance.pseudo_labels.portion import PortionThreshold
 from stuffinstance.pseudo_labels.threshold_rule import ThresholdRule
 
@@ -8,4 +9,7 @@ __all__ = [
     "ClassBalancedThreshold",
     "PortionThreshold",
     "ThresholdRule",
+    "mrkld_regulariser",
+    "soft_cross_entropy",
+    "soft_labels",
 ]
