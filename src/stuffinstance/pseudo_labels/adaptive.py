@@ -1,0 +1,137 @@
+"""Instance adaptive self-training: thresholds that follow the predictions batch by batch (IAST)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from stuffinstance.distributed import Sync, gather_rows, sum_over_ranks
+from stuffinstance.pseudo_labels.threshold_rule import ThresholdRule, check_fraction
+
+HIGHEST = 0.999  # a threshold of 1 would keep nothing and could not come down again
+
+
+class AdaptiveThreshold(ThresholdRule):
+    """Per class an exponential mean of a high percentile of each batch's confidences.
+
+    .. math:: q_c = \\operatorname{percentile}\\bigl(\\{\\theta_c\\} \\cup C_c,\\ 100\\,(1 - \\alpha\\,
+              \\theta_c^{\\gamma})\\bigr), \\qquad \\theta_c \\leftarrow \\beta\\, \\theta_c + (1 - \\beta)\\, q_c
+
+    with :math:`C_c` the confidences of the batch's pixels predicted as *c*, the percentile linear between neighbours. A
+    threshold from 1 on becomes 0.999. Source: Mei et al., *Instance Adaptive Self-Training for Unsupervised Domain
+    Adaptation*, ECCV 2020, the instance adaptive selector; the defaults are those of the paper's runs.
+
+    The rule is online: :meth:`update` moves the thresholds, :meth:`compute` and :meth:`pseudo_labels` use them as they
+    are. IAST updates with a batch of the target and then labels the same batch. Each call of :meth:`update` is one
+    batch: three images at once are one step, not three. A class that the batch does not contain keeps its threshold.
+
+    The percentile is exact, up to the rounding of float64: one sort of the batch's pixels by class and confidence. The
+    state is 2 K numbers. Under ``torch.distributed`` the batches of all ranks are one batch, so all ranks hold the same
+    thresholds; every rank must then call :meth:`update` equally often.
+
+    Args:
+        num_classes: K.
+        start: First threshold of every class.
+        alpha: Share of a class's pixels that a threshold of 1 would keep.
+        beta: What an old threshold weighs against the batch's percentile.
+        gamma: How much smaller the share is for classes of low threshold.
+        ignore_index: What pixels below their class's threshold become.
+        sync: ``"auto"`` takes the batches of all ranks together, ``"off"`` does not.
+        validate: Check on a GPU too that probabilities were passed; on CPU tensors that is always checked.
+
+    Attributes:
+        thresholds: Buffer (K,) float64.
+        seen: Buffer (K,) int64, pixels predicted as each class.
+
+    Raises:
+        ValueError: If ``start``, ``alpha`` or ``beta`` is outside 0 .. 1, ``gamma`` is below 0, or a size is below 1.
+
+    Example:
+        >>> threshold = AdaptiveThreshold(num_classes=2)
+        >>> probabilities = torch.tensor([[[[0.75, 0.625, 0.875]], [[0.25, 0.375, 0.125]]]])
+        >>> threshold.update(probabilities)
+        >>> threshold.compute()                                             # class 1 was not predicted
+        tensor([0.8994, 0.9000], dtype=torch.float64)
+        >>> threshold.pseudo_labels(torch.tensor([[[[0.95, 0.85]], [[0.05, 0.15]]]]))
+        tensor([[[  0, 255]]])
+    """
+
+    thresholds: Tensor
+    seen: Tensor
+
+    def __init__(
+        self,
+        num_classes: int,
+        start: float = 0.9,
+        alpha: float = 0.2,
+        beta: float = 0.9,
+        gamma: float = 8.0,
+        ignore_index: int = 255,
+        *,
+        sync: Sync = "auto",
+        validate: bool = False,
+    ) -> None:
+        super().__init__(num_classes, ignore_index, sync, validate)
+        for name, value in (("start", start), ("alpha", alpha), ("beta", beta)):
+            check_fraction(name, value)
+        if not gamma >= 0:
+            raise ValueError(f"gamma must be at least 0, got {gamma!r}.")
+        self.start = start
+        self.alpha = alpha
+        self.beta = beta
+        self.gamma = gamma
+        self.register_buffer("thresholds", torch.full((num_classes,), float(start), dtype=torch.float64))
+        self.register_buffer("seen", torch.zeros(num_classes, dtype=torch.int64))
+
+    def compute(self) -> Tensor:
+        """The K thresholds as they are, (K,) float64, on the state's device."""
+        return self.thresholds.to(torch.float64, copy=True)
+
+    def counts(self) -> Tensor:
+        """Pixels predicted as each class so far, of all ranks where their batches are taken together, (K,) int64."""
+        return self.seen.clone()
+
+    def merge(self, other: ThresholdRule) -> None:
+        """Refuses: an exponential mean depends on the order, and two of them do not make the one of both streams.
+
+        Raises:
+            NotImplementedError: Always.
+        """
+        raise NotImplementedError(
+            "thresholds that move with every batch cannot be merged: which stream came first would matter. "
+            "Pass all batches to one AdaptiveThreshold; ranks of torch.distributed share one with sync='auto'."
+        )
+
+    def reset(self) -> None:
+        """Back to the start."""
+        self.thresholds.fill_(self.start)
+        self.seen.zero_()
+
+    def _take(self, scores: Tensor, predicted: Tensor) -> None:
+        old = self.compute()
+        finite = scores.isfinite()
+        # Class and score in one number, so that one sort orders both: the scores of class c lie in 2c .. 2c + 1,
+        # and what is not finite behind all of them.
+        keys = torch.where(finite, scores.to(torch.float64).clamp(0, 1) + 2 * predicted, 2.0 * self.num_classes)
+        (keys,) = gather_rows((keys.flatten(),), self.sync)
+        counts = torch.zeros_like(self.seen).scatter_add_(0, predicted.flatten(), finite.flatten().to(torch.int64))
+        counts = sum_over_ranks(counts, self.sync)
+        offset = 2.0 * torch.arange(self.num_classes, device=keys.device)
+        ordered = torch.cat([keys, old + offset]).sort().values
+        first = (counts + 1).cumsum(0) - (counts + 1)  # each class also has its own threshold
+        place = (1 - self.alpha * old**self.gamma).clamp(0, 1) * counts
+        below = place.floor().to(torch.int64)
+        above = torch.minimum(below + 1, counts)
+        lower, upper = ordered[first + below] - offset, ordered[first + above] - offset
+        percentile = torch.lerp(lower, upper, place - below)
+        moved = self.beta * old + (1 - self.beta) * percentile
+        moved = torch.where(moved >= 1, HIGHEST, moved)
+        self.thresholds.copy_(torch.where(counts > 0, moved, old))
+        self.seen += counts
+
+    def extra_repr(self) -> str:
+        """The choices, for ``print(module)``."""
+        return (
+            f"num_classes={self.num_classes}, start={self.start}, alpha={self.alpha}, beta={self.beta}, "
+            f"gamma={self.gamma}"
+        )
