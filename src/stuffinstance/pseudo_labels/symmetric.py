@@ -1,0 +1,167 @@
+"""Pseudo-labels where two networks are sure and agree (symmetric adaptation consistency)."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from stuffinstance.arguments import check_same_batch, describe
+from stuffinstance.pseudo_labels.confidences import as_float, check_probabilities
+from stuffinstance.pseudo_labels.threshold_rule import ThresholdRule
+
+Consistency = Literal["l1", "agreement"]
+
+
+class SymmetricPrediction(NamedTuple):
+    """What two networks say together: their mean, its class, and how far it can be believed.
+
+    Attributes:
+        probabilities: The fused prediction, (B, K, H, W).
+        labels: Its argmax, (B, H, W) int64.
+        probability: :math:`M_{prob}`, (B, H, W).
+        consistency: :math:`M_{consist}`, (B, H, W).
+        score: :math:`M_{final}`, (B, H, W).
+    """
+
+    probabilities: Tensor
+    labels: Tensor
+    probability: Tensor
+    consistency: Tensor
+    score: Tensor
+
+
+class SymmetricConsistency(nn.Module):
+    """Fuse the predictions of two symmetrically adapted networks and keep what both are sure of.
+
+    .. math:: p = \\tfrac12 (p_A + p_B), \\quad M_{final} = \\tfrac12 (M_{prob} + M_{consist}), \\quad
+              M_{prob} = \\max_c p_c, \\quad M_{consist} = 1 - \\tfrac12 \\lVert p_A - p_B \\rVert_1
+
+    with the label :math:`\\operatorname{argmax} p`, kept where :math:`M_{final}` reaches the threshold of its class.
+    Source: symmetric adaptation consistency (challenge slides without code), which state
+    :math:`M_{final}` as the mean of a probability and a consistency map, and results for one network and for both
+    fused. How both maps and the fusion are computed is this library's choice, as are thresholds per class, from any
+    :class:`ThresholdRule` on :math:`M_{final}` in place of the confidence.
+
+    Args:
+        rule: Takes the scores and gives the thresholds; it belongs to this module. ``ClassBalancedThreshold(K)`` is
+            SIM's estimator. Of a :class:`PortionThreshold` only the thresholds are used, not its ratios.
+        consistency: ``"l1"`` as above, or ``"agreement"``: 1 where the argmaxes agree and 0 elsewhere.
+
+    Raises:
+        TypeError: If ``rule`` is no :class:`ThresholdRule`.
+        ValueError: If ``consistency`` is neither.
+
+    Example:
+        >>> from stuffinstance.pseudo_labels import ClassBalancedThreshold
+        >>> symmetric = SymmetricConsistency(ClassBalancedThreshold(num_classes=2))
+        >>> p_a = torch.tensor([[[[0.75, 0.75, 0.875]], [[0.25, 0.25, 0.125]]]])
+        >>> p_b = torch.tensor([[[[0.75, 0.25, 0.875]], [[0.25, 0.75, 0.125]]]])
+        >>> symmetric(p_a, p_b).score
+        tensor([[[0.8750, 0.5000, 0.9375]]])
+        >>> symmetric.update(p_a, p_b)
+        >>> symmetric.compute()
+        tensor([0.9000, 0.0000], dtype=torch.float64)
+        >>> symmetric.pseudo_labels(p_a, p_b)
+        tensor([[[255, 255,   0]]])
+    """
+
+    def __init__(self, rule: ThresholdRule, consistency: Consistency = "l1") -> None:
+        super().__init__()
+        if not isinstance(rule, ThresholdRule):
+            raise TypeError(f"rule must be a ThresholdRule such as ClassBalancedThreshold(K), got {describe(rule)}.")
+        if consistency not in ("l1", "agreement"):
+            raise ValueError(f"consistency must be 'l1' or 'agreement', got {consistency!r}.")
+        self.rule = rule
+        self.consistency: Consistency = consistency
+
+    def forward(self, p_a: Tensor, p_b: Tensor) -> SymmetricPrediction:
+        """The fused prediction and the three maps.
+
+        Args:
+            p_a: Softmax outputs of the first network, (B, K, H, W).
+            p_b: Those of the second for the same images, of the same size.
+
+        Returns:
+            :class:`SymmetricPrediction`, float64 where both are and float32 otherwise.
+
+        Raises:
+            ValueError: If shapes or devices differ, or the values are not probabilities.
+        """
+        for name, probabilities in (("p_a", p_a), ("p_b", p_b)):
+            check_probabilities(name, probabilities, self.rule.num_classes, self.rule.validate)
+        check_same_batch("p_b", p_b, "p_a", p_a)
+        if p_a.shape != p_b.shape:
+            raise ValueError(
+                f"p_b must have the size (B, K, H, W) of p_a = {tuple(p_a.shape)}, got {tuple(p_b.shape)}. "
+                "Upsample both to the image."
+            )
+        first, second = as_float(p_a), as_float(p_b)
+        fused = (first + second) / 2
+        probability, labels = fused.max(1)
+        if self.consistency == "l1":
+            consistency = (1 - (first - second).abs().sum(1) / 2).clamp(min=0)  # rounding may pass 0
+        else:
+            agrees = (first.argmax(1) == second.argmax(1)).to(probability.dtype)
+            consistency = torch.where(probability.isfinite(), agrees, probability)
+        return SymmetricPrediction(fused, labels, probability, consistency, (probability + consistency) / 2)
+
+    @torch.no_grad()
+    def update(self, p_a: Tensor, p_b: Tensor) -> None:
+        """Take in a batch: the score of each pixel, for its fused class.
+
+        Args:
+            p_a: As for :meth:`forward`.
+            p_b: As for :meth:`forward`.
+
+        Raises:
+            ValueError: As :meth:`forward`.
+        """
+        fused = self(p_a, p_b)
+        self.rule.update_scores(fused.score, fused.labels)
+
+    def compute(self) -> Tensor:
+        """The K thresholds on the score so far, (K,) float64."""
+        return self.rule.compute()
+
+    def counts(self) -> Tensor:
+        """Pixels whose fused class is each so far, (K,) int64."""
+        return self.rule.counts()
+
+    @torch.no_grad()
+    def pseudo_labels(self, p_a: Tensor, p_b: Tensor, thresholds: Tensor | None = None) -> Tensor:
+        """The fused class where the score reaches its threshold, the rule's ``ignore_index`` elsewhere.
+
+        Args:
+            p_a: As for :meth:`forward`.
+            p_b: As for :meth:`forward`.
+            thresholds: (K,), from :meth:`compute`; computed here where it is not given. Under ``torch.distributed``
+                compute them once and pass them, or call this equally often on every rank.
+
+        Returns:
+            Class ids, (B, H, W) int64.
+
+        Raises:
+            ValueError: As :meth:`forward`, or if ``thresholds`` are not (K,).
+        """
+        fused = self(p_a, p_b)
+        return self.rule.keep(fused.score, fused.labels, thresholds)
+
+    def merge(self, other: SymmetricConsistency) -> None:
+        """Add what another one took from another part of the data set; errors are the rule's.
+
+        Raises:
+            ValueError: If ``other`` scores by another consistency.
+        """
+        if other.consistency != self.consistency:
+            raise ValueError(f"other must score by {self.consistency!r}, as this one does, got {other.consistency!r}.")
+        self.rule.merge(other.rule)
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self.rule.reset()
+
+    def extra_repr(self) -> str:
+        """The choice, for ``print(module)``."""
+        return f"consistency={self.consistency!r}"
