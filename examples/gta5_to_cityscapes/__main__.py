@@ -14,9 +14,10 @@ def start() -> None:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith(("examples", "stuffinstance.")):
             raise  # a fault in here, which no installation mends
+        extras = "examples,transformers" if error.name == "transformers" else "examples"
         print(
             f"error: the Python package {error.name} is not installed for {sys.executable}. Install the example's "
-            "packages with `pip install -e '.[examples]'` from the clone, or use .venv/bin/python after `make`.",
+            f"packages with `pip install -e '.[{extras}]'` from the clone, or use .venv/bin/python after `make`.",
             file=sys.stderr,
         )
         sys.exit(1)

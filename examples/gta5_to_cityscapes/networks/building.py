@@ -7,15 +7,17 @@ from typing import Any, Literal
 
 from .deeplab_v2 import deeplab_v2_resnet, deeplab_v2_vgg16
 from .network import SegmentationNetwork
+from .segformer import as_encoder_weights, segformer, weights_file
 from .small import small_network
 from .weights import load_weights, read_weights
 
-NetworkName = Literal["deeplabv2_resnet101", "deeplabv2_vgg16", "small"]
+NetworkName = Literal["deeplabv2_resnet101", "deeplabv2_vgg16", "small", "segformer"]
 
 _BUILDERS: Mapping[str, Callable[..., SegmentationNetwork]] = {
     "deeplabv2_resnet101": deeplab_v2_resnet,
     "deeplabv2_vgg16": deeplab_v2_vgg16,
     "small": small_network,
+    "segformer": segformer,
 }
 
 
@@ -34,7 +36,8 @@ def build_network(
         name: Which network.
         num_classes: Channels K of the logits.
         weights: A ``.pth`` or ``.safetensors`` file: Caffe-style DeepLab, torchvision, or a checkpoint of
-            this trainer. Nothing is ever downloaded. The report is kept as ``network.weights_report``.
+            this trainer; for ``"segformer"`` a file or a folder of the package ``transformers``. Nothing is ever
+            downloaded. The report is kept as ``network.weights_report``.
         **options: Passed to the builder. ``style`` of the full-size networks is told from ``weights`` unless
             given; give it for Caffe-trained VGG16 weights, whose names are those of torchvision.
 
@@ -45,10 +48,12 @@ def build_network(
         raise ValueError(f"name must be one of {sorted(_BUILDERS)}, got {name!r}.")
     if num_classes < 1:
         raise ValueError(f"num_classes must be at least 1, got {num_classes}.")
-    found = None if weights is None else read_weights(Path(weights))
-    if found is not None and name != "small":
+    found = None if weights is None else read_weights(weights_file(Path(weights)))
+    if found is not None and name in ("deeplabv2_resnet101", "deeplabv2_vgg16"):
         options.setdefault("style", found.style)
     network = _BUILDERS[name](num_classes, **options)
+    if found is not None and name == "segformer":
+        found = as_encoder_weights(found, network)
     if found is not None:
         network.weights_report = load_weights(network, found)
     return network

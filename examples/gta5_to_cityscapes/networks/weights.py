@@ -16,7 +16,7 @@ from .network import PixelNormalisation, SegmentationNetwork, Style
 
 logger = logging.getLogger(__name__)
 
-Origin = Literal["caffe", "torchvision", "checkpoint"]
+Origin = Literal["caffe", "torchvision", "transformers", "checkpoint"]
 
 _CONTAINERS = ("network", "state_dict", "model", "model_state", "net")  # where trainers put the state dict
 _ADVICE = "Pass a state dict of tensors: Caffe-style DeepLab, torchvision, or a checkpoint of this trainer."
@@ -96,7 +96,8 @@ def read_weights(path: Path) -> FoundWeights:
 def load_weights(network: SegmentationNetwork, found: FoundWeights) -> WeightsReport:
     """Copy the tensors that fit into the network.
 
-    The backbone must fit whole, except fc6 and fc7 of VGG16, which ImageNet weights have in another shape.
+    The backbone must fit whole, except fc6 and fc7 of VGG16, which ImageNet weights have in another shape, and the
+    fusion of a SegFormer, which encoders come without.
     The head may be missing or of another number of classes.
 
     Raises:
@@ -130,7 +131,7 @@ def load_weights(network: SegmentationNetwork, found: FoundWeights) -> WeightsRe
 
 def _optional(name: str) -> bool:
     return (
-        name.startswith(("head.", "normalisation.", "backbone.fc6.", "backbone.fc7."))
+        name.startswith(("head.", "normalisation.", "backbone.fc6.", "backbone.fc7.", "backbone.fusion."))
         or name.endswith("num_batches_tracked")
     )  # fmt: skip
 
