@@ -81,11 +81,11 @@ def with_pixels(pixels: int) -> Case:
 
 
 AXES: Mapping[str, tuple[Callable[[int], Case], tuple[int, ...]]] = {
-    "batch": (with_batch, (1, 2, 4, 8, 16)),
-    "regions": (with_regions, (8, 32, 128, 512, 2048, 8192)),
+    "images in the batch": (with_batch, (1, 2, 4, 8, 16)),
+    "regions in the map": (with_regions, (8, 32, 128, 512, 2048, 8192)),
     "classes": (with_classes, (4, 19, 65, 150, 500)),
-    "bank rows": (with_capacity, (10, 50, 200, 800, 1600)),
-    "pixels": (with_pixels, (32 * 64, 64 * 128, 128 * 256, 256 * 512, 512 * 1024, 1024 * 2048)),
+    "bank rows of a stuff class": (with_capacity, (10, 50, 200, 800, 1600)),
+    "pixels of the map": (with_pixels, (32 * 64, 64 * 128, 128 * 256, 256 * 512, 512 * 1024, 1024 * 2048)),
 }
 
 

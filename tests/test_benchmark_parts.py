@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import doctest
+from pathlib import Path
+from types import ModuleType
+
+import pytest
 import torch
 
 import stuffinstance as si
+from benchmarks import growth, plots, pooling, step, targets
+from benchmarks.measurement import Floor, Measurement, Settings, Timing, WrongResult
+from benchmarks.plots import write_plots
 from benchmarks.released_way import ReleasedWay
+from benchmarks.targets import MISSED_BECAUSE, TARGETS, verdicts
+
+CPU = torch.device("cpu")
+QUICK = Settings(CPU, threads=1, quick=True, repeats=3, seconds_per_way=0.1)
 
 
 def streets(seed: int, height: int, width: int) -> torch.Tensor:
@@ -50,3 +62,192 @@ def test_the_released_way_leaves_out_rows_that_are_not_finite() -> None:
     released.update(torch.full((1, 4, 6, 8), torch.nan), labels, logits)
     assert not any(released.stuff_written.values())
     assert all(rows.isfinite().all() for rows in released.stuff_rows.values())
+
+
+def street_step(feature_dim: int = 16) -> tuple[si.StuffInstanceMatching, step.StepInputs]:
+    inputs = step.city_inputs((64, 128), (64, 96), feature_dim, CPU)
+    return step.warm_matching(si.CITYSCAPES, feature_dim, CPU, capacity=5), inputs
+
+
+def test_a_step_that_differs_is_refused_before_it_is_timed() -> None:
+    sim, inputs = street_step()
+    step.check_same_step(sim, ReleasedWay.with_banks_of(sim), inputs)
+    released = ReleasedWay.with_banks_of(sim)
+    sim.stuff_bank.features[0, 0, 0] += 1
+    with pytest.raises(WrongResult, match=r"stuff (loss|bank): the library differs from the released way by"):
+        step.check_same_step(sim, released, inputs)
+
+
+def test_a_step_that_matches_nothing_proves_nothing() -> None:
+    _, inputs = street_step()
+    cold = si.StuffInstanceMatching(si.CITYSCAPES, 16)
+    with pytest.raises(WrongResult, match="the losses are 0 and 0: no comparison"):
+        step.check_same_step(cold, ReleasedWay.with_banks_of(cold), inputs)
+
+
+def test_values_that_are_read_are_counted_inside_operators_too() -> None:
+    values = torch.arange(5)
+
+    @torch.library.custom_op("benchmark_parts_test::reads_twice", mutates_args=())
+    def reads_twice(values: torch.Tensor) -> torch.Tensor:
+        return values * int(values.sum()) * int(values.max())
+
+    def call() -> None:
+        reads_twice(values)
+        values.nonzero()
+
+    assert step.memory_and_launches(call, CPU)["value_reads"] == 3
+    assert step.memory_and_launches(values.sum, CPU)["value_reads"] == 0
+
+
+def test_the_logits_are_mostly_right() -> None:
+    labels = streets(3, 64, 96)
+    logits = step.mostly_right_logits(labels, torch.Generator().manual_seed(0))
+    known = labels != 255
+    right = (logits.argmax(1) == labels)[known].double().mean()
+    assert 0.9 < right < 0.99
+
+
+@pytest.mark.parametrize("name", pooling.pooling_ways(CPU))
+def test_every_way_of_pooling_gives_means_and_gradients(name: str) -> None:
+    pool = pooling.pooling_ways(CPU)[name]
+    features = torch.tensor([[[[1.0, 3.0, 5.0]], [[2.0, 4.0, 9.0]]]], requires_grad=True)
+    slopes = torch.tensor([[[2.0, 4.0], [0.0, 0.0], [1.0, 3.0]]])
+    case = pooling.PoolingCase(features, torch.tensor([[[1, 1, 3]]], dtype=torch.int32), 3, slopes)
+    assert case.forward(pool)[0].tolist() == [[2.0, 3.0], [0.0, 0.0], [5.0, 9.0]]
+    assert case.backward(pool)[0].tolist() == [[[1.0, 1.0, 1.0]], [[2.0, 2.0, 3.0]]]
+
+
+@pytest.mark.parametrize("name", ["stuffinstance", "torch broken"])
+def test_a_way_of_pooling_that_is_wrong_stops_the_run(name: str) -> None:
+    case = pooling.city_case(12, 20, 4, CPU)
+    assert pooling.check_pooling(case, {name: si.region_mean})[name]["largest_error"] <= 1e-5
+    with pytest.raises(WrongResult, match=f"{name}: means are off by"):
+        pooling.check_pooling(case, {name: lambda *arguments: si.region_mean(*arguments) * 1.002})
+
+
+def test_pooling_is_measured_with_its_floor() -> None:
+    found = pooling.run(QUICK)
+    cases = {m.case for m in found}
+    assert {case.split(",")[0] for case in cases} == {"means", "means and gradient", "matching"}
+    assert all(m.timing is not None and m.floor is not None and m.floor.ms > 0 for m in found)
+    assert {m.way for m in found} >= {"stuffinstance", pooling.MASKED_PASSES, *pooling.TORCH_WAYS}
+
+
+def test_the_step_is_measured_with_its_floor_and_the_networks() -> None:
+    by_way = {m.way: m for m in step.run(QUICK)}
+    ours, released, network = (by_way[way] for way in (step.OURS, step.RELEASED, step.NETWORK_STEP))
+    assert ours.floor is not None
+    assert 0 < ours.floor.ms < ours.timing.median_ms < network.timing.median_ms
+    assert released.extra["value_reads"] > ours.extra["value_reads"]
+    assert ours.extra["source_regions"] > 5
+
+
+@pytest.mark.parametrize("count", growth.AXES["regions in the map"][1])
+def test_the_growing_number_of_regions_is_exact(count: int) -> None:
+    assert int(si.connected_components(growth.with_regions(count).labels).max()) == count
+
+
+def test_every_axis_grows() -> None:
+    found = growth.run(QUICK)
+    for axis in growth.AXES:
+        points = [m for m in found if m.extra["axis"] == axis and m.way == growth.STEP]
+        assert len({m.extra["value"] for m in points}) == 2
+        assert all(m.floor is not None for m in points)
+
+
+def measured(benchmark: str, case: str, way: str, ms: float, floor: float = 1.0, **extra: int) -> Measurement:
+    return Measurement(benchmark, case, way, Timing(ms, ms, ms, 3), Floor("what", floor), dict(extra))
+
+
+def run_of(own: float, graph: float = 0.05) -> list[Measurement]:
+    """A run in which ours takes ``own`` milliseconds everywhere and all else is fixed."""
+    found = []
+    for case in ("city 1x1024x2048", "city 1x90x160"):
+        found += [
+            measured("components", case, "released way", 100.0),
+            measured("components", case, "cc3d one pass", 12.0),
+            measured("components", case, "cc3d one pass, no areas", 2.0),
+            measured("components", case, "scipy per class", 80.0),
+            measured("components", case, "stuffinstance auto, areas", own),
+            measured("components", case, "stuffinstance triton, areas", own),
+            measured("components", case, "stuffinstance triton, CUDA graph", graph),
+        ]
+    found += [
+        measured("step", "city", "stuffinstance", own, 5.0, host_reads=int(own > 10)),
+        measured("step", "city", "released way", 400.0),
+        measured("step", "city", "DeepLabV2 ResNet-101", 1000.0),
+        measured("thresholds", "19x512x1024", "stuffinstance", own, 6.0),
+    ]
+    return found
+
+
+def test_a_run_is_judged_by_every_target() -> None:
+    values = {one.target: one for one in verdicts(run_of(10.0), CPU)}
+    assert list(values) == list(TARGETS)
+    assert values["components, large, released"].measured == 10
+    assert values["components, large, libraries"].measured == pytest.approx(1.2)
+    assert values["step, released"].measured == 40
+    assert values["step, floor"].measured == 2
+    assert values["thresholds"].verdict == "MISSED"
+    assert values["step, network"].verdict == "unmeasured"  # asked for on the GPU alone
+    assert [one.target for one in values.values() if one.verdict == "MISSED"] == ["thresholds"]
+    on_gpu = {one.target: one for one in verdicts(run_of(2.0), torch.device("cuda"))}
+    assert on_gpu["step, network"].measured == pytest.approx(0.2)
+    assert on_gpu["components, small, graph"].measured == pytest.approx(50)
+    assert on_gpu["step, reads"].measured == 0
+    assert on_gpu["components, large, libraries"].measured == 6
+    assert {one.target for one in on_gpu.values() if one.verdict == "met"} == {
+        name for name, target in TARGETS.items() if target.gpu is not None
+    }
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_every_bound_can_be_missed_and_the_reason_is_shown(device: str) -> None:
+    asked = [
+        name for name, target in TARGETS.items() if target.bound("cuda" if device == "cuda" else "cpu") is not None
+    ]
+    reasons = {(asked[0], "cuda" if device == "cuda" else "cpu"): "the cache is cold"}
+    judged = {one.target: one for one in verdicts(run_of(50.0, 0.07), torch.device(device), reasons)}  # type: ignore[arg-type]
+    assert all(judged[name].verdict == "MISSED" for name in asked)
+    assert judged[asked[0]].reason == "the cache is cold"
+    assert judged[asked[1]].reason == "no reason has been measured yet"
+    met = verdicts(run_of(0.5, 0.01), torch.device(device), reasons)  # type: ignore[arg-type]
+    assert all(one.verdict != "MISSED" and one.reason != "the cache is cold" for one in met)
+
+
+def test_what_was_not_run_is_unmeasured() -> None:
+    assert {one.verdict for one in verdicts([], CPU)} == {"unmeasured"}
+    only_step = [m for m in run_of(1.0) if m.benchmark == "step"]
+    assert {one.target for one in verdicts(only_step, CPU) if one.verdict == "met"} == {"step, released", "step, floor"}
+
+
+def test_reasons_belong_to_targets() -> None:
+    assert {name for name, _ in MISSED_BECAUSE} <= set(TARGETS)
+
+
+def test_plots_are_drawn_of_what_was_measured(tmp_path: Path) -> None:
+    grown = [
+        Measurement(
+            "growth", f"batch = {n}", way, Timing(n, n, n, 3), Floor("what", 0.5), {"axis": "batch", "value": n}
+        )
+        for n in (1, 2, 4)
+        for way in (growth.STEP, "instance regions", "region mean", "matching of things")
+    ]
+    written = write_plots([*run_of(5.0), *grown], tmp_path / "results" / "cpu")
+    assert [path.name for path in written] == [
+        "cpu_components.png",
+        "cpu_step.png",
+        "cpu_thresholds.png",
+        "cpu_growth.png",
+    ]
+    for path in written:
+        assert path.read_bytes().startswith(b"\x89PNG")
+    assert write_plots([], tmp_path / "none") == []
+
+
+@pytest.mark.parametrize("module", [growth, plots, targets])
+def test_examples_in_docstrings_run(module: ModuleType) -> None:
+    result = doctest.testmod(module, extraglobs={"torch": torch})
+    assert result.attempted > 0
+    assert result.failed == 0
