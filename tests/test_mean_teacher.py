@@ -1,0 +1,158 @@
+"""The teacher: the mean by its formula, its mode, its state, and networks that are not its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from copy import deepcopy
+
+import pytest
+import torch
+from torch import nn
+
+from stuffinstance.self_training import MeanTeacher
+
+
+def network() -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Conv2d(4, 2, 1))
+
+
+def trained(student: nn.Sequential, steps: int) -> Iterator[nn.Sequential]:
+    """The student after each step of a real optimiser."""
+    optimiser = torch.optim.SGD(student.parameters(), lr=0.1)
+    for _ in range(steps):
+        optimiser.zero_grad()
+        student(torch.randn(2, 3, 6, 5)).square().mean().backward()
+        optimiser.step()
+        yield student
+
+
+@pytest.mark.parametrize("alpha", [0.999, 0.6, 0.0, 1.0])
+def test_the_teacher_is_the_exponential_mean(alpha: float) -> None:
+    student = network()
+    teacher = MeanTeacher(student, alpha)
+    expected = {name: value.detach().double().clone() for name, value in student.named_parameters()}
+    for t, student_now in enumerate(trained(student, 6), start=1):
+        teacher.update(student_now)
+        share = min(1 - 1 / (t + 1), alpha)
+        for name, value in student_now.named_parameters():
+            expected[name] = share * expected[name] + (1 - share) * value.detach().double()
+            actual = teacher.network.get_parameter(name).double()
+            torch.testing.assert_close(actual, expected[name], rtol=0, atol=1e-6)
+        for name, value in student_now.named_buffers():
+            assert torch.equal(teacher.network.get_buffer(name), value), name
+    assert int(teacher.steps) == 6
+
+
+def test_early_the_teacher_is_the_plain_mean_of_all_networks() -> None:
+    student = network()
+    weights = [student[0].weight.detach().clone()]
+    teacher = MeanTeacher(student)
+    for student_now in trained(student, 9):
+        teacher.update(student_now)
+        weights.append(student_now[0].weight.detach().clone())
+    torch.testing.assert_close(teacher.network[0].weight, torch.stack(weights).mean(0), rtol=0, atol=1e-6)
+
+
+def test_an_unchanged_network_leaves_the_teacher_bit_for_bit() -> None:
+    student = network()
+    teacher = MeanTeacher(student)
+    for _ in range(50):
+        teacher.update(student)
+    for own, new in zip(teacher.network.parameters(), student.parameters(), strict=True):
+        assert torch.equal(own, new)
+
+
+def test_the_teacher_takes_no_gradient_and_gives_none() -> None:
+    student = network()
+    teacher = MeanTeacher(student)
+    images = torch.randn(2, 3, 6, 5, requires_grad=True)
+    assert not teacher(images).requires_grad
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+    assert all(parameter.requires_grad for parameter in student.parameters())
+    own = {id(parameter) for parameter in student.parameters()}
+    assert not own & {id(parameter) for parameter in teacher.parameters()}
+    student(images).sum().backward()
+    teacher.update(student)
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+
+
+def test_the_teacher_stays_in_evaluation_mode() -> None:
+    teacher = MeanTeacher(network().train())
+    owner = nn.ModuleDict({"teacher": teacher})
+    images = torch.randn(4, 3, 6, 5)
+    for mode in (True, False):
+        owner.train(mode)
+        assert teacher.training == mode
+        assert not any(module.training for module in teacher.network.modules())
+        before = teacher.network[1].running_mean.clone()
+        alone = torch.cat([teacher(images[i : i + 1]) for i in range(4)])
+        torch.testing.assert_close(teacher(images), alone)
+        assert torch.equal(teacher.network[1].running_mean, before)
+
+
+def test_state_and_copies_go_on_as_the_teacher_would() -> None:
+    student = network()
+    teacher = MeanTeacher(student)
+    for student_now in trained(student, 3):
+        teacher.update(student_now)
+    copied, restored = deepcopy(teacher), MeanTeacher(network())
+    restored.load_state_dict(teacher.state_dict())
+    assert int(restored.steps) == int(copied.steps) == 3
+    for student_now in trained(student, 2):
+        for each in (teacher, copied, restored):
+            each.update(student_now)
+    for name, value in teacher.state_dict().items():
+        assert torch.equal(copied.state_dict()[name], value), name
+        assert torch.equal(restored.state_dict()[name], value), name
+
+
+def test_frozen_half_precision_is_copied_and_trained_half_precision_refused() -> None:
+    frozen = nn.Linear(2, 2).to(torch.bfloat16).requires_grad_(False)
+    student = nn.ModuleDict({"frozen": frozen, "head": nn.Linear(2, 1)})
+    teacher = MeanTeacher(student)
+    teacher.update(student)
+    assert torch.equal(teacher.network["frozen"].weight, frozen.weight)
+    with pytest.raises(ValueError, match=r"network must train in float32 .*bfloat16 for weight.*autocast"):
+        MeanTeacher(nn.Linear(2, 2).to(torch.bfloat16))
+
+
+def test_a_network_without_parameters_or_buffers_is_one_too() -> None:
+    teacher = MeanTeacher(nn.ReLU())
+    teacher.update(nn.ReLU())
+    assert int(teacher.steps) == 1
+    assert teacher(torch.tensor([-1.0, 2.0])).tolist() == [0, 2]
+
+
+def test_another_network_is_refused_and_changes_nothing() -> None:
+    teacher = MeanTeacher(network())
+    before = deepcopy(teacher.state_dict())
+    wider = network()
+    wider[3] = nn.Conv2d(4, 3, 1)
+    others: tuple[tuple[nn.Module, str], ...] = (
+        (nn.Sequential(*network()[:3]), r"parameters.*3\.bias"),
+        (wider, r"parameters.*3\.weight"),
+        (nn.ModuleDict({"module": network()}), r"parameters.*network\.module of DistributedDataParallel"),
+    )
+    for other, message in others:
+        with pytest.raises(ValueError, match=f"network must have the teacher's {message}"):
+            teacher.update(other)
+    for name, value in teacher.state_dict().items():
+        assert torch.equal(value, before[name])
+    with pytest.raises(ValueError, match=r"alpha must be between 0 and 1, got 1\.5"):
+        MeanTeacher(network(), alpha=1.5)
+    with pytest.raises(TypeError, match=r"network must be an nn\.Module, got int"):
+        MeanTeacher(3)  # type: ignore[arg-type]
+
+
+def test_the_update_compiles_to_one_graph_for_all_steps() -> None:
+    torch.compiler.reset()
+    torch.use_deterministic_algorithms(False)  # the compiler's own buffers need no poison
+    student = network()
+    teacher = MeanTeacher(student)
+    plain = deepcopy(teacher)
+    update = torch.compile(teacher.update, fullgraph=True, backend="aot_eager")
+    for student_now in trained(student, 3):
+        update(student_now)
+        plain.update(student_now)
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(teacher.state_dict()[name], value)
