@@ -23,6 +23,7 @@ from benchmarks.timing import Timing, peak_memory, time_in_turn
 from examples.gta5_to_cityscapes.networks.deeplab_v2 import deeplab_v2_resnet
 from stuffinstance.label_maps import resize_labels
 
+PUBLISHED = ((720, 1280), (512, 1024), 2048)
 NETWORK_STEP = "DeepLabV2 ResNet-101"
 RELEASED = "released way"
 OURS = "stuffinstance"
@@ -49,8 +50,8 @@ def run(settings: Settings) -> list[Measurement]:
     Raises:
         WrongResult: If losses, gradients or banks of the two differ by more than 1e-5.
     """
-    source, target, feature_dim = ((144, 256), (128, 256), 16) if settings.quick else ((720, 1280), (512, 1024), 2048)
-    case = f"city, source {source[0]}x{source[1]}, target {target[0]}x{target[1]}, D={feature_dim}"
+    source, target, feature_dim = ((144, 256), (128, 256), 16) if settings.quick else PUBLISHED
+    case = case_of(source, target, feature_dim)
     inputs = city_inputs(source, target, feature_dim, settings.device)
     sim = warm_matching(si.CITYSCAPES, feature_dim, settings.device)
     released = ReleasedWay.with_banks_of(sim)
@@ -70,6 +71,12 @@ def run(settings: Settings) -> list[Measurement]:
         result: si.MatchingLosses = sim(inputs.target_features, inputs.target_logits)
         return result
 
+    things = sim.instance_bank.regions(inputs.target_logits.argmax(1))
+    descriptors = si.region_mean(inputs.target_features.detach(), things)
+
+    def match_things() -> Tensor:
+        return sim.instance_loss.of_rows(descriptors, things)
+
     @torch.no_grad()
     def bound() -> tuple[Tensor, Tensor, Tensor]:
         target = inputs.target_features
@@ -79,6 +86,7 @@ def run(settings: Settings) -> list[Measurement]:
         OURS: ours,
         f"{OURS}, update alone": update,
         f"{OURS}, losses without gradient": losses,
+        f"{OURS}, matching of things alone": match_things,
         RELEASED: theirs,
         "floor": bound,
     }
@@ -92,6 +100,15 @@ def run(settings: Settings) -> list[Measurement]:
         for way, timing in timings.items()
     ]
     return [*measurements, Measurement("step", case, NETWORK_STEP, network_step(source, target, settings))]
+
+
+def case_of(source: tuple[int, int], target: tuple[int, int], feature_dim: int) -> str:
+    """The case's name.
+
+    >>> case_of(*PUBLISHED)
+    'city, source 720x1280, target 512x1024, D=2048'
+    """
+    return f"city, source {source[0]}x{source[1]}, target {target[0]}x{target[1]}, D={feature_dim}"
 
 
 def city_inputs(
