@@ -1,21 +1,46 @@
 """Stuff and instance matching for domain-adaptive semantic segmentation."""
 
 from stuffinstance.adaptation import MatchingLosses, StuffInstanceMatching
-from stuffinstance.banks import InstanceBank, StuffBank
+from stuffinstance.banks import CategoryAnchors, InstanceBank, StuffBank
+from stuffinstance.class_centers import ClassCenterDistance, class_center_distance
 from stuffinstance.errors import BackendUnavailableError
 from stuffinstance.label_maps import correct_labels, merge_pseudo_labels, resize_labels
 from stuffinstance.labelspace import CITYSCAPES, SYNTHIA_13, SYNTHIA_16, LabelSpace
 from stuffinstance.losses import (
+    AnchorDistanceLoss,
+    EntropyLoss,
+    FineGrainedAdversarialLoss,
+    FineGrainedDiscriminator,
     InstanceMatchingLoss,
+    MaxSquareLoss,
     OutputAdversarialLoss,
     OutputDiscriminator,
     StuffMatchingLoss,
+    entropy_map,
 )
 from stuffinstance.mean_iou import IoU, MeanIoU
 from stuffinstance.pooling import region_mean
-from stuffinstance.pseudo_labels import ClassBalancedThreshold
+from stuffinstance.pseudo_labels import (
+    AdaptiveThreshold,
+    ClassBalancedThreshold,
+    PortionThreshold,
+    SymmetricConsistency,
+    SymmetricPrediction,
+    ThresholdRule,
+    mrkld_regulariser,
+    soft_cross_entropy,
+    soft_labels,
+)
 from stuffinstance.regions import Regions, connected_components, instance_regions, stuff_regions
 from stuffinstance.restyling import restyle_fourier, restyle_lab
+from stuffinstance.self_training import (
+    MeanTeacher,
+    MixedDomains,
+    class_mix,
+    confident_share,
+    mask_blocks,
+    weighted_cross_entropy,
+)
 
 __version__ = "0.1.0.dev0"
 
@@ -23,27 +48,50 @@ __all__ = [
     "CITYSCAPES",
     "SYNTHIA_13",
     "SYNTHIA_16",
+    "AdaptiveThreshold",
+    "AnchorDistanceLoss",
     "BackendUnavailableError",
+    "CategoryAnchors",
     "ClassBalancedThreshold",
+    "ClassCenterDistance",
+    "EntropyLoss",
+    "FineGrainedAdversarialLoss",
+    "FineGrainedDiscriminator",
     "InstanceBank",
     "InstanceMatchingLoss",
     "IoU",
     "LabelSpace",
     "MatchingLosses",
+    "MaxSquareLoss",
     "MeanIoU",
+    "MeanTeacher",
+    "MixedDomains",
     "OutputAdversarialLoss",
     "OutputDiscriminator",
+    "PortionThreshold",
     "Regions",
     "StuffBank",
     "StuffInstanceMatching",
     "StuffMatchingLoss",
+    "SymmetricConsistency",
+    "SymmetricPrediction",
+    "ThresholdRule",
+    "class_center_distance",
+    "class_mix",
+    "confident_share",
     "connected_components",
     "correct_labels",
+    "entropy_map",
     "instance_regions",
+    "mask_blocks",
     "merge_pseudo_labels",
+    "mrkld_regulariser",
     "region_mean",
     "resize_labels",
     "restyle_fourier",
     "restyle_lab",
+    "soft_cross_entropy",
+    "soft_labels",
     "stuff_regions",
+    "weighted_cross_entropy",
 ]

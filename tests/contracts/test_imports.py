@@ -16,7 +16,14 @@ FILES = sorted(ROOT.rglob("*.py"))
 # A room may import those before it, and any may import the first ones.
 ANYWHERE = ("errors", "arguments", "distributed")
 FLOW = ("labelspace", "label_maps", "regions", "pooling", "banks", "matching", "losses", "adaptation")
-ASIDE = {"pseudo_labels": (), "restyling": (), "mean_iou": ()}  # beside the flow: only what is anywhere
+# Beside the flow: what is anywhere, and the rooms named.
+ASIDE = {
+    "pseudo_labels": (),
+    "restyling": (),
+    "self_training": (),
+    "mean_iou": (),
+    "class_centers": ("label_maps", "regions", "pooling"),
+}
 DEPENDENCIES = {"torch", "numpy", "skimage", "kornia"}
 OPTIONAL = {"triton_unionfind.py": {"triton"}, "cc3d_cpu.py": {"cc3d"}}  # backends whose package is an extra
 BANNED_NAMES = {"utils", "common", "helpers", "misc", "base"}
