@@ -19,8 +19,9 @@ from examples.gta5_to_cityscapes.commands import run_commands
 from examples.gta5_to_cityscapes.commands.app import app, main
 from examples.gta5_to_cityscapes.commands.progress_display import ProgressDisplay
 from examples.gta5_to_cityscapes.experiments import processes
+from examples.gta5_to_cityscapes.experiments.carrying_out import carry_out
 from examples.gta5_to_cityscapes.experiments.city import city_folders
-from examples.gta5_to_cityscapes.experiments.jobs import carry_out, plan
+from examples.gta5_to_cityscapes.experiments.jobs import plan
 from examples.gta5_to_cityscapes.experiments.processes import RunsFailed, run_experiment
 from examples.gta5_to_cityscapes.records.progress import Event, unwatched
 from examples.gta5_to_cityscapes.records.run_folder import RunFolderError
@@ -156,7 +157,7 @@ def test_ablation_writes_a_report(run, streets: Folders, quiet: list[str], tmp_p
     [
         (
             ["train", "aa", "--from", "nowhere.pt"],
-            "--from labels the target for a recipe with ssl, got 'aa', which has none",
+            "--from stands in for the one run that a recipe stands on, got 'aa', which stands on none",
         ),
         (["ablation", "--generate"], "--generate draws the city for folders that are not given"),
         (["ablation", "--jobs", "0"], "--jobs"),
@@ -191,7 +192,7 @@ def test_demo_draws_runs_and_reports(run, tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["train", "aa+xyz"], "sum of aa, it, sim, ssl"),
+        (["train", "aa+xyz"], "sum of aa, asn, "),
         (["train", "source", "--source", "nowhere"], "nowhere/images: expected a folder of the gta5 layout"),
         (["evaluate", "nowhere.pt"], "checkpoint nowhere.pt: expected a file written by `train`"),
     ],

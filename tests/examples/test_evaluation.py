@@ -71,7 +71,7 @@ def worked_out(maps: Listed) -> list[float]:
 @pytest.mark.parametrize("batch", [1, 2, 8])
 def test_whole_data_set_score_does_not_depend_on_the_batch(batch: int) -> None:
     maps = random_maps()
-    scores = evaluate(Painted().train(), maps, SPACE, SPACE.names, CPU, batch=batch)
+    scores = evaluate([Painted().train()], [maps], SPACE, SPACE.names, CPU, batch=batch)
     expected = worked_out(maps)
     assert list(scores.iou.values()) == pytest.approx(expected)
     assert scores.miou == pytest.approx(sum(expected) / 3)
@@ -80,18 +80,18 @@ def test_whole_data_set_score_does_not_depend_on_the_batch(batch: int) -> None:
 def test_a_named_subset_still_counts_every_mistake() -> None:
     maps = random_maps()
     expected = worked_out(maps)
-    scores = evaluate(Painted(), maps, SPACE, ("car", "sky"), CPU)
+    scores = evaluate([Painted()], [maps], SPACE, ("car", "sky"), CPU)
     assert scores.iou == pytest.approx({"car": expected[2], "sky": expected[0]})
     assert scores.miou == pytest.approx((expected[0] + expected[2]) / 2)
 
 
 def test_a_class_that_never_occurs_has_no_score() -> None:
     road = torch.ones(4, 4)
-    scores = evaluate(Painted(), Listed([(road, road)]), SPACE, SPACE.names, CPU)
+    scores = evaluate([Painted()], [Listed([(road, road)])], SPACE, SPACE.names, CPU)
     assert scores.iou == {"sky": None, "road": 1.0, "car": None}
     assert scores.miou == 1
     with pytest.raises(DatasetError, match=r"at least one scored class \(car\)"):
-        evaluate(Painted(), Listed([(road, road)]), SPACE, ("car",), CPU)
+        evaluate([Painted()], [Listed([(road, road)])], SPACE, ("car",), CPU)
 
 
 def test_labels_keep_their_size_while_pictures_are_shown_smaller(tmp_path: Path) -> None:
@@ -102,8 +102,8 @@ def test_labels_keep_their_size_while_pictures_are_shown_smaller(tmp_path: Path)
     maps = Listed([(prediction, prediction)] * 3)
     told: list[tuple[int, int]] = []
     scores = evaluate(
-        network,
-        maps,
+        [network],
+        [maps],
         SPACE,
         SPACE.names,
         CPU,

@@ -28,7 +28,7 @@ def _seeded() -> None:
 @pytest.mark.parametrize(("height", "width"), [(64, 128), (65, 127), (50, 33)])
 def test_shapes_at_any_size(name: str, height: int, width: int) -> None:
     network = tiny(name, num_classes=13)
-    features, logits = network(torch.rand(2, 3, height, width))
+    features, logits, _ = network(torch.rand(2, 3, height, width))
     assert features.shape[:2] == (2, network.feature_dim)
     assert logits.shape == (2, 13, *features.shape[2:])
     for image, cells in zip((height, width), features.shape[2:], strict=True):

@@ -17,9 +17,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from examples.gta5_to_cityscapes.batches.pseudo_labelled import PseudoLabelled, read_label_map
-from examples.gta5_to_cityscapes.batches.training_data import Folders, open_target, open_training_data
+from examples.gta5_to_cityscapes.batches.training_data import Folders, fingerprint, open_target, open_training_data
 from examples.gta5_to_cityscapes.data import DatasetError, SegmentationDataset
-from examples.gta5_to_cityscapes.experiments.jobs import Job, carry_out, plan, refuse_another_run
+from examples.gta5_to_cityscapes.experiments.carrying_out import carry_out, refuse_another_run
+from examples.gta5_to_cityscapes.experiments.jobs import Job, plan
 from examples.gta5_to_cityscapes.networks import SegmentationNetwork
 from examples.gta5_to_cityscapes.recipes import compose_recipe
 from examples.gta5_to_cityscapes.recipes.settings import PseudoLabels
@@ -27,7 +28,7 @@ from examples.gta5_to_cityscapes.records.progress import Tick, silent
 from examples.gta5_to_cityscapes.records.run_folder import RunFolder, RunFolderError
 from examples.gta5_to_cityscapes.records.written_files import write_json
 from examples.gta5_to_cityscapes.training.loop import train
-from examples.gta5_to_cityscapes.training.pseudo_labelling import Kept, write_pseudo_labels
+from examples.gta5_to_cityscapes.training.pseudo_labelling import Kept, View, write_pseudo_labels
 from examples.gta5_to_cityscapes.training.recipe_network import start_network
 from stuffinstance import CITYSCAPES, LabelSpace
 
@@ -51,11 +52,28 @@ def probabilities_of(network: SegmentationNetwork, image: Tensor) -> Tensor:
     return F.interpolate(logits.softmax(1), image.shape[-2:], mode="bilinear", align_corners=True)[0]
 
 
+def label(
+    network: SegmentationNetwork,
+    dataset: SegmentationDataset,
+    folder: Path,
+    settings: PseudoLabels,
+    *,
+    sha256: str = "abc",
+    space: LabelSpace = CITYSCAPES,
+    batch: int = 1,
+    tick: Tick = silent,
+) -> Kept:
+    """Label with one network, which sees the pictures as they are."""
+    belongs_to = {"weights_sha256": sha256, "target": fingerprint(dataset)}
+    views = [View(network, dataset)]
+    return write_pseudo_labels(views, folder, settings, space, CPU, belongs_to=belongs_to, batch=batch, tick=tick)
+
+
 def test_files_equal_the_rule_worked_out_in_memory(streets: Folders, tmp_path: Path, quiet: list[str]) -> None:
     network = opinionated_network(quiet).train()
     dataset = open_target(compose_recipe("aa", "smoke", overrides=quiet), streets)
     settings = PseudoLabels(quantile=0.5, cap=0.6)
-    kept = write_pseudo_labels(network, dataset, tmp_path, settings, CITYSCAPES, CPU, weights_sha256="abc", batch=3)
+    kept = label(network, dataset, tmp_path, settings, batch=3)
     assert network.training
     network.eval()
     maps = [probabilities_of(network, dataset[i].image) for i in range(len(dataset))]
@@ -91,7 +109,7 @@ def test_manifest_decides_what_is_written_again(streets: Folders, tmp_path: Path
 
     def write(sha256: str, cap: float = 0.9) -> None:
         settings = PseudoLabels(cap=cap)
-        write_pseudo_labels(network, dataset, tmp_path, settings, CITYSCAPES, CPU, weights_sha256=sha256)
+        label(network, dataset, tmp_path, settings, sha256=sha256)
 
     write("first")
     manifest = json.loads((tmp_path / "manifest.json").read_text())
@@ -133,7 +151,7 @@ def test_the_second_step_trains_on_the_labels_of_the_first(streets: Folders, tmp
     first_run = RunFolder(tmp_path / "first")
     train(first, first_run, open_training_data(first, streets), device=CPU)
     second = compose_recipe("ssl", "smoke", overrides=few)
-    job = Job(second, RunFolder(tmp_path / "second"), first_run)
+    job = Job(second, RunFolder(tmp_path / "second"), (first_run,))
     carry_out(job, streets, CPU)
     data = open_training_data(second, streets, job.run.pseudo_labels)
     assert data.target is not None
@@ -157,9 +175,7 @@ def test_what_is_missing_is_written_and_what_is_there_is_kept(
 
     def write(tick: Tick = silent) -> Kept:
         settings = PseudoLabels(cap=0.6)
-        return write_pseudo_labels(
-            network, dataset, tmp_path, settings, CITYSCAPES, CPU, weights_sha256="abc", batch=2, tick=tick
-        )
+        return label(network, dataset, tmp_path, settings, batch=2, tick=tick)
 
     class PowerCut(Exception):
         pass
@@ -195,7 +211,7 @@ def test_other_pictures_or_classes_are_noticed(streets: Folders, tmp_path: Path,
     def written_anew(dataset: SegmentationDataset, space: LabelSpace = CITYSCAPES) -> bool:
         marked.write_bytes(b"mark")
         with contextlib.suppress(DatasetError):
-            write_pseudo_labels(network, dataset, tmp_path, PseudoLabels(), space, CPU, weights_sha256="abc")
+            label(network, dataset, tmp_path, PseudoLabels(), space=space)
         return marked.read_bytes() != b"mark"
 
     assert written_anew(dataset)

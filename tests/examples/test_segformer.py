@@ -33,7 +33,7 @@ def tiny(num_classes: int = 19, **options: object) -> SegmentationNetwork:
 @pytest.mark.parametrize(("height", "width"), [(64, 128), (65, 127), (50, 33), (32, 32)])
 def test_shapes_at_any_size(height: int, width: int, stride: int) -> None:
     network = tiny(13, stride=stride)
-    features, logits = network(torch.rand(2, 3, height, width))
+    features, logits, _ = network(torch.rand(2, 3, height, width))
     assert network.stride == stride
     assert features.shape == (2, 16, -(-height // stride), -(-width // stride))
     assert logits.shape == (2, 13, *features.shape[2:])
@@ -77,7 +77,7 @@ def test_the_whole_network_computes_what_the_published_one_does() -> None:
 def test_rows_are_classified_as_their_pixels() -> None:
     network = tiny(7).train()
     nn.init.normal_(network.head.branches[0].weight)
-    features, logits = network(torch.rand(2, 3, 48, 64))
+    features, logits, _ = network(torch.rand(2, 3, 48, 64))
     rows = features.permute(0, 2, 3, 1).flatten(0, 2)
     expected = logits.permute(0, 2, 3, 1).flatten(0, 2)
     torch.testing.assert_close(network.classify(rows), expected, rtol=1e-4, atol=1e-5)

@@ -15,8 +15,9 @@ from examples.gta5_to_cityscapes.batches.restyling import BatchRestyling
 from examples.gta5_to_cityscapes.batches.step_pictures import StepPictures
 from examples.gta5_to_cityscapes.batches.training_data import Folders, open_training_data
 from examples.gta5_to_cityscapes.data import DatasetError
-from examples.gta5_to_cityscapes.experiments.jobs import carry_out, plan
-from examples.gta5_to_cityscapes.recipes import Recipe, compose_recipe
+from examples.gta5_to_cityscapes.experiments.carrying_out import carry_out
+from examples.gta5_to_cityscapes.experiments.jobs import plan
+from examples.gta5_to_cityscapes.recipes import compose_recipe
 from examples.gta5_to_cityscapes.recipes.settings import Optimiser, Restyling
 from examples.gta5_to_cityscapes.records.checkpoints import load_checkpoint
 from examples.gta5_to_cityscapes.records.run_folder import RunFolder, RunFolderError
@@ -24,29 +25,15 @@ from examples.gta5_to_cityscapes.training.loop import train
 from examples.gta5_to_cityscapes.training.optimisers import network_optimiser
 from examples.gta5_to_cityscapes.training.recipe_network import start_network
 from examples.gta5_to_cityscapes.training.step import TrainingStep
-from examples.gta5_to_cityscapes.training.terms import (
-    Domain,
-    OutputAlignment,
-    Passes,
-    StuffInstanceAlignment,
-    cross_entropy,
-)
+from examples.gta5_to_cityscapes.training.terms import Passes
+from examples.gta5_to_cityscapes.training.terms.matching import StuffInstanceAlignment
+from examples.gta5_to_cityscapes.training.terms.output_alignment import OutputAlignment
+from examples.gta5_to_cityscapes.training.terms.segmentation import cross_entropy
+
+from .made_steps import made_step
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def made_step(recipe: Recipe) -> tuple[TrainingStep, Passes]:
-    """A step over random pictures of two sizes."""
-    network = start_network(recipe, CPU)
-    step = TrainingStep(recipe, network, CPU)
-    generator = torch.Generator().manual_seed(1)
-
-    def domain(height: int, width: int) -> Domain:
-        images = torch.rand(2, 3, height, width, generator=generator)
-        return Domain(images, torch.randint(0, 19, (2, height, width), generator=generator))
-
-    return step, Passes(0, domain(48, 96), domain(32, 64))
 
 
 def test_a_step_keeps_the_published_order(quiet: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,14 +9,15 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..data import DatasetError, Sample, SegmentationDataset, read_id_map
+from ..data import DatasetError, Sample, read_id_map
 from ..records.written_files import written_beside
+from .streams import Samples
 
 
 class PseudoLabelled(Dataset[Sample]):
     """Target pictures with the labels that a network gave them."""
 
-    def __init__(self, dataset: SegmentationDataset, folder: Path) -> None:
+    def __init__(self, dataset: Samples, folder: Path) -> None:
         self.dataset = dataset
         self.names = dataset.names
         self.folder = folder

@@ -1,4 +1,4 @@
-"""IT: the source pictures of a step in the appearance of its target pictures, with nothing to train."""
+"""Pictures of one domain in the appearance of the other: worked out here with nothing to train, or from a folder."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ import stuffinstance as si
 
 from ..data import Sample, SegmentationDataset, picture_tensor, read_image
 from ..recipes.settings import RESTYLING_METHODS, Restyling
+from .streams import Samples, as_unit_floats
 
 
 class BatchRestyling:
-    """Restyle a source batch towards a target batch, each picture with the given probability."""
+    """Restyle a batch towards one of the other domain, each picture with the given probability."""
 
     def __init__(self, settings: Restyling) -> None:
         self.parts = settings.method.split("+")
@@ -45,34 +46,56 @@ def chosen_pictures(count: int, probability: float) -> list[int]:
 
 def restyled_folder(settings: Restyling | None) -> Path | None:
     """The folder of pictures restyled elsewhere, where ``method`` is one."""
-    if settings is None or settings.towards_target:
+    if settings is None or settings.in_step:
         return None
     folder = Path(settings.method)
     if not folder.is_dir():
         raise FileNotFoundError(
-            f"restyle.method must be one of {', '.join(RESTYLING_METHODS)} or a folder of restyled source pictures, "
-            f"got {settings.method!r}, which is no folder. Give the folder that holds <source name>.png."
+            f"restyle.method must be one of {', '.join(RESTYLING_METHODS)} or a folder of restyled pictures, "
+            f"got {settings.method!r}, which is no folder. Give the folder that holds <picture's name>.png."
         )
     return folder
 
 
-class RestyledPictures(Dataset[Sample]):
-    """The pictures of a labelled source data set as they look, restyled, in another folder; without their labels.
+class RestyledTowards(Dataset[Sample]):
+    """Pictures in the appearance of others, picture by picture: the same in every pass."""
 
-    The pictures must be the same ones: a restyled file goes by its source picture's name.
+    def __init__(self, dataset: SegmentationDataset, towards: Samples, settings: Restyling) -> None:
+        self.dataset, self.towards = dataset, towards
+        self.names = list(dataset.names)
+        self.restyle = BatchRestyling(settings.model_copy(update={"probability": 1.0}))
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = self.dataset[index]
+        partner = self.towards[index % len(self.towards)]
+        cpu = torch.device("cpu")
+        one, other = as_unit_floats(sample.image[None], cpu), as_unit_floats(partner.image[None], cpu)
+        restyled = self.restyle(one, other)[0]
+        return sample._replace(image=(255 * restyled).round().clamp(0, 255).to(torch.uint8))
+
+
+class RestyledPictures(Dataset[Sample]):
+    """The pictures of a data set as they look, restyled, in another folder.
+
+    The pictures must be the same ones: a restyled file goes by its picture's name. Labels come from the data set only
+    with ``labels``.
     """
 
-    def __init__(self, source: SegmentationDataset, folder: Path) -> None:
+    def __init__(self, source: SegmentationDataset, folder: Path, *, labels: bool = False) -> None:
         self.source = source
+        self.labels = labels
         self.names = list(source.names)
         found = {path.stem: path for path in folder.iterdir() if path.suffix.lower() in (".png", ".jpg", ".jpeg")}
         self.files = [found.get(Path(name).stem) for name in self.names]
         missing = [name for name, path in zip(self.names, self.files, strict=True) if path is None]
         if missing:
             raise FileNotFoundError(
-                f"restyled folder {folder}: expected one picture for each of {len(self.names)} source pictures, "
+                f"restyled folder {folder}: expected one picture for each of {len(self.names)} pictures, "
                 f"{len(missing)} are missing, the first is {missing[0]!r}. Restyle them all, or take them out "
-                "of the source folder."
+                "of the data set's folder."
             )
 
     def __len__(self) -> int:
@@ -82,5 +105,7 @@ class RestyledPictures(Dataset[Sample]):
         path = self.files[index]
         assert path is not None  # the constructor saw to it
         pixels, _ = read_image(path, self.source.size, self.source.max_pixels)
+        if self.labels:
+            return self.source[index]._replace(image=picture_tensor(pixels))
         labels = torch.full(pixels.shape[:2], self.source.space.ignore_index, dtype=torch.uint8)
         return Sample(picture_tensor(pixels), labels, self.names[index])

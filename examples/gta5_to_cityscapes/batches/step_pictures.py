@@ -1,4 +1,4 @@
-"""The pictures of each step: drawn from both domains, the source restyled towards the target, then augmented."""
+"""The pictures of each step: drawn from both domains, restyled towards each other, then augmented."""
 
 from __future__ import annotations
 
@@ -27,8 +27,10 @@ class StepPictures:
 
     def __init__(self, recipe: Recipe, data: TrainingData, device: torch.device, positions: Mapping[str, int]) -> None:
         self.device = device
-        self.restyle = BatchRestyling(recipe.restyle) if recipe.restyle and recipe.restyle.towards_target else None
+        self.restyle = BatchRestyling(recipe.restyle) if recipe.restyle and recipe.restyle.in_step else None
         self.probability = recipe.restyle.probability if recipe.restyle else 0.0
+        other = recipe.restyle_target
+        self.restyle_target = BatchRestyling(other) if other and other.in_step else None
         self.augment = TrainingAugmentation(recipe.augmentation)
 
         def stream(dataset: Samples, name: str, salt: int) -> BatchStream:
@@ -53,8 +55,12 @@ class StepPictures:
             restyled = self._on_device(next(self.restyled)).images
             chosen = chosen_pictures(len(restyled), self.probability)
             labelled.images[chosen] = restyled[chosen]
-        if self.restyle is not None and target is not None:
-            labelled = labelled._replace(images=self.restyle(labelled.images, target.images))
+        if target is not None:
+            as_drawn = labelled.images
+            if self.restyle is not None:
+                labelled = labelled._replace(images=self.restyle(labelled.images, target.images))
+            if self.restyle_target is not None:
+                target = target._replace(images=self.restyle_target(target.images, as_drawn))
         labelled = Drawn(*self.augment(*labelled, "labelled"))
         if target is not None:
             target = Drawn(*self.augment(*target, "target"))

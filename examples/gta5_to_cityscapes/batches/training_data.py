@@ -13,7 +13,7 @@ from ..data import Sample, SegmentationDataset, open_dataset
 from ..recipes import Recipe
 from ..records.run_folder import FIRST_STEP
 from .pseudo_labelled import PseudoLabelled
-from .restyling import RestyledPictures, restyled_folder
+from .restyling import RestyledPictures, RestyledTowards, restyled_folder
 from .streams import Samples
 
 
@@ -97,17 +97,34 @@ def open_training_data(
         identity[FIRST_STEP] = first_step_weights
     folder = restyled_folder(recipe.restyle)
     restyled = RestyledPictures(labelled, folder) if folder else None
+    # A step restyles its own target pictures, each time towards others; from a folder they come as they are.
     second: Samples | None = target
-    if pseudo_labels is not None and target is not None:
-        second = PseudoLabelled(target, pseudo_labels)
+    if target is not None and restyled_folder(recipe.restyle_target):
+        second = as_seen(recipe, target, labelled)
+    if pseudo_labels is not None and second is not None:
+        second = PseudoLabelled(second, pseudo_labels)
     keep = recipe.running.cache
+    scored = as_seen(recipe, validation, labelled)
     return TrainingData(
         DecodedPictures(labelled) if keep else labelled,
         DecodedPictures(second) if keep and second is not None else second,
-        DecodedPictures(validation) if keep else validation,
+        DecodedPictures(scored) if keep else scored,
         identity,
         DecodedPictures(restyled) if keep and restyled is not None else restyled,
     )
+
+
+def as_seen(recipe: Recipe, target: SegmentationDataset, labelled: SegmentationDataset) -> Samples:
+    """Target pictures as a network of this recipe sees them: as they are, or restyled as the source.
+
+    Each picture goes towards one source picture, always the same one.
+    """
+    if recipe.restyle_target is None:
+        return target
+    folder = restyled_folder(recipe.restyle_target)
+    if folder is not None:
+        return RestyledPictures(target, folder, labels=any(each.labels for each in target.files))
+    return RestyledTowards(target, labelled, recipe.restyle_target)
 
 
 class DecodedPictures(Dataset[Sample]):

@@ -15,7 +15,7 @@ from ..records.checkpoints import CheckpointError
 from ..records.run_folder import RunFolderError
 from ..records.stopping import Stopped
 from .checkpoint_commands import check, evaluate, pseudo_label
-from .run_commands import ablation, demo, report, train
+from .run_commands import ablation, demo, parts, report, train
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_show_locals=False)
 EXPECTED = (
@@ -30,7 +30,7 @@ EXPECTED = (
     RunsFailed,
     WeightsError,
 )
-for command in (train, pseudo_label, evaluate, check, ablation, demo, report):
+for command in (train, parts, pseudo_label, evaluate, check, ablation, demo, report):
     app.command()(command)
 
 

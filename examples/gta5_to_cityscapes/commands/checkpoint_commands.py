@@ -9,8 +9,8 @@ import typer
 
 from ..batches.training_data import Folders, open_target
 from ..data import DatasetError, SegmentationDataset, describe, mismatched_pairs, open_dataset
-from ..experiments.jobs import label_target
-from ..recipes import class_names, compose_recipe
+from ..experiments.carrying_out import label_target, seen_by
+from ..recipes import Recipe, class_names, compose_recipe
 from ..recipes.settings import Layouts, PseudoLabels
 from ..records.checkpoints import digest_of_weights
 from ..records.progress import Event
@@ -31,11 +31,16 @@ from .options import (
 )
 from .progress_display import ProgressDisplay
 
+SourceOfRestyling = Annotated[
+    Path | None, typer.Option("--source", help="Source folder, for a recipe with tt, which restyles the target so.")
+]
+
 
 def pseudo_label(
     checkpoint: Annotated[Path, typer.Argument(help="A run folder, or a checkpoint of one.")],
     target: Target,
     out: Annotated[Path, typer.Option(file_okay=False, help="Folder for pseudo_labels/ and thresholds.json.")],
+    source: SourceOfRestyling = None,
     quantile: Annotated[float, typer.Option(min=0, max=1, help="Share of a class's pixels below its threshold.")] = 0.5,
     cap: Annotated[float, typer.Option(min=0, max=1, help="No threshold is higher than this.")] = 0.9,
     device: Device = "auto",
@@ -49,11 +54,11 @@ def pseudo_label(
     run = RunFolder(out)
     with ProgressDisplay({"labels": 1.0}) as display:
         kept = label_target(
-            network,
+            [(recipe, network)],
             recipe,
             PseudoLabels(quantile=quantile, cap=cap),
             run,
-            Folders(target, target),
+            Folders(_source_for(recipe, source, target), target),
             where,
             weights_sha256=digest_of_weights(network.state_dict()),
             tick=lambda done, total: display(Event("labels", done, total)),
@@ -65,6 +70,7 @@ def evaluate(
     checkpoint: Annotated[Path, typer.Argument(help="A run folder, or a checkpoint of one.")],
     target: Target,
     target_layout: TargetLayout = "cityscapes",
+    source: SourceOfRestyling = None,
     classes: Annotated[
         str | None, typer.Option(help="Classes to score, as `train` takes them; as trained if left out.")
     ] = None,
@@ -88,11 +94,13 @@ def evaluate(
     names = recipe.classes if classes is None else class_names(classes, space)
     size = recipe.pictures.target_size
     whole = recipe.evaluation.at == "labels" if at_label_size is None else at_label_size
-    dataset = open_dataset(target_layout, target, split=split, space=space, size=None if whole else size)
+    opened = open_dataset(target_layout, target, split=split, space=space, size=None if whole else size)
+    folders = Folders(_source_for(recipe, source, target), target)
+    dataset = seen_by(recipe, opened, folders)
     with ProgressDisplay({"evaluation": 1.0}) as display:
         scores = evaluate_network(
-            network,
-            dataset,
+            [network],
+            [dataset],
             space,
             names,
             where,
@@ -122,6 +130,16 @@ def check(
             f"expected every label map to be of its picture's size, {misfits} are not; training stops at the first "
             "that it reads. Replace one file of each such pair, or take both out of the folders."
         )
+
+
+def _source_for(recipe: Recipe, source: Path | None, target: Path) -> Path:
+    """The source folder; only a network that sees the target restyled as the source needs one."""
+    if source is None and recipe.restyle_target is not None and recipe.restyle_target.in_step:
+        raise typer.BadParameter(
+            f"recipe {recipe.name} sees target pictures restyled as the source: give --source, the folder it was "
+            "trained with"
+        )
+    return source or target
 
 
 def _check_set(title: str, dataset: SegmentationDataset, sample: int) -> int:

@@ -8,12 +8,15 @@ from typing import Annotated
 
 import torch
 import typer
+from rich.console import Console
+from rich.table import Table
 
 from ..batches.training_data import Folders
+from ..experiments.carrying_out import carry_out
 from ..experiments.city import BUDGETS, city_folders, generate
-from ..experiments.jobs import carry_out, plan
+from ..experiments.jobs import plan
 from ..experiments.processes import run_experiment
-from ..recipes import ABLATION
+from ..recipes import ABLATION, PARTS, stands_on
 from ..recipes.settings import Layouts
 from ..records.progress import Event, Watch
 from ..training.evaluation import Scores
@@ -43,7 +46,9 @@ REPORT_COST = 0.3  # of the work of training one recipe on labelled pictures alo
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="source, target-only, or a sum of aa, it, sim, ssl: aa+it+sim.")],
+    recipe: Annotated[
+        str, typer.Argument(help="source, target-only, or a sum of parts such as aa+it+sim; `parts` lists them.")
+    ],
     source: Source,
     target: Target,
     out: Out,
@@ -58,13 +63,13 @@ def train(
     threads: Threads = 0,
     from_checkpoint: Annotated[
         Path | None,
-        typer.Option("--from", help="With ssl: label the target with this checkpoint or run folder instead."),
+        typer.Option("--from", help="A checkpoint or run folder in place of the run that the recipe stands on."),
     ] = None,
 ) -> None:
-    """Train one recipe; one with ssl trains its first step, the same without ssl, before it if need be.
+    """Train one recipe; what it stands on, such as the first step of one with ssl, is trained before it if need be.
 
-    The parts: aa aligns the output adversarially, it restyles source pictures as the target, sim matches stuff
-    and instances, ssl trains once more with pseudo-labels.
+    Some parts: aa aligns the output adversarially, it restyles source pictures as the target, sim matches stuff
+    and instances, ssl trains once more with pseudo-labels. `parts` lists them all.
     """
     use_threads(threads)
     jobs = plan(
@@ -79,10 +84,11 @@ def train(
     refuse_restyling_without_effect(restyle, [each.recipe for each in jobs])
     *first_steps, job = jobs
     if from_checkpoint is not None:
-        if job.first_step is None:
+        if len(job.needs) != 1:
             raise typer.BadParameter(
-                f"--from labels the target for a recipe with ssl, got {recipe!r}, which has none; "
-                "leave --from out, or ask for a recipe with it, such as aa+it+sim+ssl"
+                f"--from stands in for the one run that a recipe stands on, got {recipe!r}, which stands on "
+                f"{' and '.join(stands_on(recipe).names) or 'none'}; leave --from out, or ask for a recipe such as "
+                "aa+it+sim+ssl"
             )
         first_steps = []  # trained elsewhere
     folders, where = Folders(source, target), device_named(device)
@@ -154,6 +160,14 @@ def demo(
         run_experiment(planned, folders, torch.device("cpu"), display, processes=processes)
         page = _write_report_of(out, display)
     _print_page(page)
+
+
+def parts() -> None:
+    """List the parts that recipe names are sums of."""
+    table = Table("part", "what it does", "settings", box=None)
+    for part in PARTS.values():
+        table.add_row(part.name + ("[2-9]" if part.rounds else ""), part.meaning, part.group or "")
+    Console().print(table, markup=False)
 
 
 def report(experiment: Annotated[Path, typer.Argument(help="Experiment folder.")]) -> None:

@@ -1,4 +1,4 @@
-"""Runs of one experiment: which there are, which wait for another, and how one is carried out."""
+"""Runs of one experiment: which there are, and which wait for others."""
 
 from __future__ import annotations
 
@@ -6,28 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
-from ..batches.training_data import Folders, open_target, open_training_data
-from ..networks import SegmentationNetwork
-from ..recipes import Recipe, compose_recipe, first_step_name
-from ..recipes.settings import Layouts, PseudoLabels
-from ..records.checkpoints import digest_of_weights, load_checkpoint, restore_network
-from ..records.progress import Event, Tick, Watch, unwatched
-from ..records.run_folder import Result, RunFolder
-from ..records.written_files import write_json
-from ..training.loop import train
-from ..training.pseudo_labelling import Kept, write_pseudo_labels
-from ..training.recipe_network import start_network
+from ..recipes import Recipe, canonical, compose_recipe, stands_on
+from ..recipes.settings import Layouts
+from ..records.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run, and the run whose checkpoint it starts from, if any."""
+    """One run, and the runs whose checkpoints it needs, by the name of their recipes."""
 
     recipe: Recipe
     run: RunFolder
-    first_step: RunFolder | None = None
+    needs: tuple[RunFolder, ...] = ()
 
     @property
     def name(self) -> str:
@@ -38,8 +28,18 @@ class Job:
     def cost(self) -> float:
         """Work of a run relative to training on labelled pictures alone; only for the time that is left."""
         recipe = self.recipe
-        second_pass = 1.2 if recipe.adversarial or recipe.matching or recipe.pseudo_labels else 0.0
-        return 1.0 + second_pass + (0.3 if recipe.matching else 0.0) + (0.1 if recipe.restyle else 0.0)
+        if recipe.fused_of:
+            return 0.1
+        second_pass = 1.2 if recipe.needs_target else 0.0
+        extra = {
+            "matching": 0.3,
+            "restyle": 0.1,
+            "fine_grained": 0.8,
+            "anchors": 0.7,
+            "class_mixing": 1.5,
+            "masked_consistency": 1.2,
+        }
+        return 1.0 + second_pass + sum(cost for group, cost in extra.items() if getattr(recipe, group) is not None)
 
 
 def plan(
@@ -52,7 +52,7 @@ def plan(
     classes: str = "all",
     overrides: Sequence[str] = (),
 ) -> list[Job]:
-    """Every recipe with every seed, and the first steps that second steps need.
+    """Every recipe with every seed, and the runs that they stand on.
 
     Their order keeps a pair of workers busy: what others wait for goes first.
 
@@ -73,102 +73,33 @@ def plan(
             for name in names
         ]
 
-    asked = composed(names)
-    first_steps = composed(sorted({first_step_name(recipe.name) for recipe in asked if recipe.pseudo_labels}))
-    wanted = {(recipe.name, recipe.seed): recipe for recipe in (*first_steps, *asked)}
-
-    def run(name: str, seed: int) -> RunFolder:
-        return RunFolder(experiment / name / f"seed{seed}")
-
-    jobs = [
-        Job(recipe, run(name, seed), run(first_step_name(name), seed) if recipe.pseudo_labels else None)
-        for (name, seed), recipe in wanted.items()
+    wanted: dict[str, None] = {}  # in an order in which what is needed comes first
+    for name in names:
+        for needed in (*_needed(name), canonical(name)):
+            wanted.setdefault(needed)
+    # Their order keeps a pair of workers busy: what others wait for goes first.
+    depth = {name: max((_height(other, name) for other in wanted), default=0) for name in wanted}
+    recipes = sorted(composed(list(wanted)), key=lambda recipe: (-depth[recipe.name], not stands_on(recipe.name).names))
+    return [
+        Job(
+            recipe,
+            RunFolder(experiment / recipe.name / f"seed{recipe.seed}"),
+            tuple(RunFolder(experiment / name / f"seed{recipe.seed}") for name in stands_on(recipe.name).names),
+        )
+        for recipe in recipes
     ]
-    waited_for = {job.first_step.path for job in jobs if job.first_step}
-    return sorted(jobs, key=lambda job: (job.run.path not in waited_for, job.first_step is None))
 
 
-def carry_out(
-    job: Job,
-    folders: Folders,
-    device: torch.device,
-    watch: Watch = unwatched,
-    checkpoint: Path | None = None,
-) -> Result:
-    """Train one job; a second step labels the target pictures first.
-
-    Args:
-        job: What to run.
-        folders: The data.
-        device: Where to compute.
-        watch: Told how far it is.
-        checkpoint: Label with this checkpoint in place of the first step's.
-    """
-    recipe, run = job.recipe, job.run
-    if recipe.pseudo_labels is None:
-        return train(recipe, run, open_training_data(recipe, folders), device=device, watch=watch)
-    checkpoint = checkpoint or (job.first_step.checkpoint if job.first_step else None)
-    if checkpoint is None:
-        raise ValueError(f"{job.name}: needs the checkpoint of {first_step_name(recipe.name)}; pass --from.")
-    finished = run.result()
-    if finished is not None:  # what labelled its target need not be there any more
-        run.check(recipe, open_training_data(recipe, folders).identity)
-        return finished
-    saved = load_checkpoint(checkpoint)
-    digest = digest_of_weights(saved["network"])
-    # Before the first label map is written, not after: a folder may hold another run.
-    run.claim(recipe, open_training_data(recipe, folders, first_step_weights=digest).identity)
-    network = start_network(recipe, device)
-    restore_network(network, saved, checkpoint)
-    label_target(
-        network,
-        recipe,
-        recipe.pseudo_labels,
-        run,
-        folders,
-        device,
-        weights_sha256=digest,
-        tick=lambda done, total: watch(Event(job.name, 0, recipe.schedule.steps, f"labels {done}/{total}")),
-    )
-    data = open_training_data(recipe, folders, run.pseudo_labels, digest)
-    return train(recipe, run, data, device=device, watch=watch)
+def _needed(name: str) -> list[str]:
+    """Everything that a recipe stands on, the deepest first."""
+    found: dict[str, None] = {}
+    for direct in stands_on(name).names:
+        for each in (*_needed(direct), direct):
+            found.setdefault(each)
+    return list(found)
 
 
-def label_target(
-    network: SegmentationNetwork,
-    recipe: Recipe,
-    settings: PseudoLabels,
-    run: RunFolder,
-    folders: Folders,
-    device: torch.device,
-    *,
-    weights_sha256: str,
-    tick: Tick,
-) -> Kept:
-    """Write the target's pseudo-labels and ``thresholds.json`` into ``run``."""
-    kept = write_pseudo_labels(
-        network,
-        open_target(recipe, folders),
-        run.pseudo_labels,
-        settings,
-        recipe.label_space,
-        device,
-        weights_sha256=weights_sha256,
-        batch=recipe.evaluation.batch,
-        tick=tick,
-    )
-    write_json(run.thresholds, kept.as_json())
-    return kept
-
-
-def refuse_another_run(job: Job, folders: Folders) -> None:
-    """Find out before hours of training, not after, that a folder holds something else."""
-    if not (job.run.path / "recipe.json").is_file():
-        return
-    if job.first_step is None:
-        job.run.check(job.recipe, open_training_data(job.recipe, folders).identity)
-    elif (first := job.first_step.result()) is not None:
-        digest = first.weights_sha256
-        job.run.check(job.recipe, open_training_data(job.recipe, folders, first_step_weights=digest).identity)
-    else:
-        job.run.check(job.recipe)
+def _height(name: str, above: str) -> int:
+    """How many runs lie between ``name`` and the run ``above`` it stands on; 0 where it does not stand on it."""
+    below = stands_on(name).names
+    return 1 if above in below else max((1 + h for each in below if (h := _height(each, above))), default=0)

@@ -23,7 +23,8 @@ from ..batches.training_data import Folders
 from ..records.progress import Event, Watch
 from ..records.run_folder import RunFolder
 from ..records.stopping import Stopped, StopRequest
-from .jobs import Job, carry_out, refuse_another_run
+from .carrying_out import carry_out, refuse_another_run
+from .jobs import Job
 
 
 class RunsFailed(RuntimeError):
@@ -100,10 +101,11 @@ class _Pool:
         for job in list(self.waiting):
             if len(self.running) >= self.processes:
                 return
-            if job.first_step is not None and job.first_step.result() is None:
-                if not self._is_coming(job.first_step):
+            missing = [run for run in job.needs if run.result() is None]
+            if missing:
+                if lost := [run for run in missing if not self._is_coming(run)]:
                     self.waiting.remove(job)
-                    self.failures[job.name] = f"its first step in {job.first_step.path} has no result."
+                    self.failures[job.name] = f"the run it stands on, in {lost[0].path}, has no result."
                 continue
             self.waiting.remove(job)
             self._start(job)

@@ -5,7 +5,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from .network import DilatedHead, SegmentationNetwork, Style
+from .network import DilatedHead, SegmentationNetwork, Style, TwoLevelBackbone
 
 BatchNormMode = Literal["train", "frozen"]
 
@@ -42,7 +42,7 @@ class Bottleneck(nn.Module):
         return out
 
 
-class ResNetBackbone(nn.Module):
+class ResNetBackbone(TwoLevelBackbone):
     """ResNet whose last two stages keep stride 8 and dilate by 2 and 4 instead.
 
     The affine part of batch normalisation never trains. Its statistics follow ``batch_norm``: ``"train"`` is
@@ -62,6 +62,7 @@ class ResNetBackbone(nn.Module):
         self.layer1 = self._stage(width, blocks[0], 1, 1, style)
         self.layer2 = self._stage(2 * width, blocks[1], 2, 1, style)
         self.layer3 = self._stage(4 * width, blocks[2], 1, 2, style)
+        self.middle_channels = self.channels
         self.layer4 = self._stage(8 * width, blocks[3], 1, 4, style)
         self._initialise()
 
@@ -88,10 +89,10 @@ class ResNetBackbone(nn.Module):
                     module.eval()
         return self
 
-    def forward(self, x: Tensor) -> Tensor:
+    def levels(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        out: Tensor = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return out
+        middle: Tensor = self.layer3(self.layer2(self.layer1(x)))
+        return middle, self.layer4(middle)
 
 
 class VGG16Backbone(nn.Module):
@@ -159,10 +160,14 @@ def deeplab_v2_resnet(
     batch_norm: BatchNormMode = "train",
     blocks: Sequence[int] = (3, 4, 23, 3),
     width: int = 64,
+    auxiliary: bool = False,
 ) -> SegmentationNetwork:
-    """DeepLabV2 on ResNet-101; ``blocks`` and ``width`` make smaller relatives of the same structure."""
+    """DeepLabV2 on ResNet-101; ``blocks`` and ``width`` make smaller relatives of the same structure.
+
+    ``auxiliary`` adds AdaptSegNet's second head, on res4.
+    """
     backbone = ResNetBackbone(blocks, width, style, batch_norm)
-    return _with_head(backbone, backbone.channels, num_classes, style)
+    return _with_head(backbone, backbone.channels, num_classes, style, auxiliary)
 
 
 def deeplab_v2_vgg16(num_classes: int, *, style: Style = "torchvision", divide: int = 1) -> SegmentationNetwork:
@@ -171,6 +176,10 @@ def deeplab_v2_vgg16(num_classes: int, *, style: Style = "torchvision", divide: 
     return _with_head(backbone, backbone.channels, num_classes, style)
 
 
-def _with_head(backbone: nn.Module, feature_dim: int, num_classes: int, style: Style) -> SegmentationNetwork:
+def _with_head(
+    backbone: nn.Module, feature_dim: int, num_classes: int, style: Style, auxiliary: bool = False
+) -> SegmentationNetwork:
     head = DilatedHead(feature_dim, num_classes)
-    return SegmentationNetwork(backbone, head, feature_dim=feature_dim, num_classes=num_classes, stride=8, style=style)
+    return SegmentationNetwork(
+        backbone, head, feature_dim=feature_dim, num_classes=num_classes, stride=8, style=style, auxiliary=auxiliary
+    )

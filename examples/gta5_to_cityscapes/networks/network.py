@@ -24,10 +24,12 @@ class NetworkOutput(NamedTuple):
     Attributes:
         features: ``(B, D, h, w)``, the last stage of the backbone.
         logits: ``(B, K, h, w)``, the head on those features, not upsampled.
+        auxiliary: ``(B, K, h, w)``, a second head on the stage before; None for a network without one.
     """
 
     features: Tensor
     logits: Tensor
+    auxiliary: Tensor | None = None
 
 
 class PixelNormalisation(nn.Module):
@@ -68,6 +70,7 @@ class DilatedHead(nn.Module):
 
     def __init__(self, feature_dim: int, num_classes: int, dilations: Sequence[int] = (6, 12, 18, 24)) -> None:
         super().__init__()
+        self.dilations = tuple(dilations)
         self.branches = nn.ModuleList(_branch(feature_dim, num_classes, dilation) for dilation in dilations)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -91,10 +94,28 @@ def _branch(feature_dim: int, num_classes: int, dilation: int) -> nn.Conv2d:
     return branch
 
 
+class TwoLevelBackbone(nn.Module):
+    """A backbone that can also show the stage before its last one, for an auxiliary head.
+
+    Attributes:
+        middle_channels: Channels of that stage.
+    """
+
+    middle_channels: int
+
+    def levels(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The stage before the last one and the last one, of the same height and width."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.levels(x)[1]
+
+
 class SegmentationNetwork(nn.Module):
     """A backbone and its head.
 
     Attributes:
+        auxiliary_head: A head on the stage before the last one, which AdaptSegNet aligns too, or None.
         feature_dim: Channels D of the features.
         num_classes: Channels K of the logits.
         stride: Image pixels per feature pixel.
@@ -111,6 +132,7 @@ class SegmentationNetwork(nn.Module):
         num_classes: int,
         stride: int,
         style: Style,
+        auxiliary: bool = False,
     ) -> None:
         super().__init__()
         self.normalisation = PixelNormalisation(style)
@@ -121,6 +143,12 @@ class SegmentationNetwork(nn.Module):
         self.stride = stride
         self.style: Style = style
         self.weights_report: WeightsReport | None = None
+        # Built last: with or without it, the rest starts from the same random weights.
+        self.auxiliary_head: DilatedHead | None = None
+        if auxiliary:
+            if not isinstance(backbone, TwoLevelBackbone):
+                raise ValueError(f"auxiliary needs a backbone that shows two levels, got {type(backbone).__name__}.")
+            self.auxiliary_head = DilatedHead(backbone.middle_channels, num_classes, head.dilations)
 
     def forward(self, images: Tensor) -> NetworkOutput:
         """Features and logits of ``images`` ``(B, 3, H, W)``, floating point RGB in [0, 1]."""
@@ -129,8 +157,12 @@ class SegmentationNetwork(nn.Module):
                 f"images must be floating point RGB in [0, 1], (B, 3, H, W), got {images.dtype} "
                 f"{tuple(images.shape)}. For uint8 pass images.float() / 255."
             )
-        features = self.backbone(self.normalisation(images))
-        return NetworkOutput(features, self.head(features))
+        pixels = self.normalisation(images)
+        if self.auxiliary_head is None:
+            features = self.backbone(pixels)
+            return NetworkOutput(features, self.head(features))
+        middle, features = cast(TwoLevelBackbone, self.backbone).levels(pixels)
+        return NetworkOutput(features, self.head(features), self.auxiliary_head(middle))
 
     def classify(self, rows: Tensor) -> Tensor:
         """Logits ``(N, K)`` of feature rows ``(N, D)``, as if each were a map of one pixel."""
@@ -139,8 +171,9 @@ class SegmentationNetwork(nn.Module):
         return self.head.classify(rows)
 
     def parameter_groups(self, lr: float, head_factor: float = 10.0) -> list[dict[str, Any]]:
-        """Backbone at ``lr``, head at ``head_factor`` times that; what takes no gradient is left out."""
+        """Backbone at ``lr``, heads at ``head_factor`` times that; what takes no gradient is left out."""
+        heads = [self.head, *([self.auxiliary_head] if self.auxiliary_head is not None else [])]
         return [
             {"params": [p for p in self.backbone.parameters() if p.requires_grad], "lr": lr},
-            {"params": [p for p in self.head.parameters() if p.requires_grad], "lr": head_factor * lr},
+            {"params": [p for head in heads for p in head.parameters() if p.requires_grad], "lr": head_factor * lr},
         ]

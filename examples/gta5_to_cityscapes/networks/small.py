@@ -11,7 +11,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from .network import DilatedHead, SegmentationNetwork
+from .network import DilatedHead, SegmentationNetwork, TwoLevelBackbone
 
 Norm = Literal["group", "batch"]
 
@@ -44,8 +44,11 @@ class ResidualBlock(nn.Module):
         return out
 
 
-class SmallBackbone(nn.Module):
-    """Three strided convolutions to stride 8, residual blocks, and the feature width."""
+class SmallBackbone(TwoLevelBackbone):
+    """Three strided convolutions to stride 8, residual blocks, and the feature width.
+
+    Its middle level lies half-way through the residual blocks.
+    """
 
     def __init__(self, width: int, feature_dim: int, dilations: Sequence[int], norm: Norm) -> None:
         super().__init__()
@@ -54,6 +57,8 @@ class SmallBackbone(nn.Module):
         for out in (width // 4, width // 2, width):
             layers += _convolution(channels, out, 3, norm, stride=2)
             channels = out
+        self.middle = len(layers) + len(dilations) // 2
+        self.middle_channels = width
         layers += [ResidualBlock(width, dilation, norm) for dilation in dilations]
         layers += _convolution(width, feature_dim, 1, norm)
         self.layers = nn.Sequential(*layers)
@@ -61,9 +66,9 @@ class SmallBackbone(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
 
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.layers(x)
-        return out
+    def levels(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        middle: Tensor = self.layers[: self.middle](x)
+        return middle, self.layers[self.middle :](middle)
 
 
 def _convolution(channels: int, out: int, kernel: int, norm: Norm, stride: int = 1) -> list[nn.Module]:
@@ -79,6 +84,7 @@ def small_network(
     dilations: Sequence[int] = (1, 2, 4, 8),
     head_dilations: Sequence[int] = (1, 2, 4, 6),
     norm: Norm = "group",
+    auxiliary: bool = False,
 ) -> SegmentationNetwork:
     """A light network with the interface of the full-size ones, trained from scratch.
 
@@ -89,11 +95,18 @@ def small_network(
         dilations: One residual block each.
         head_dilations: Branches of the head; ``(0,)`` is a plain linear classifier.
         norm: ``"group"`` or ``"batch"``.
+        auxiliary: Add a second head, on the middle of the residual blocks.
     """
     if width < 4 or width % 4:
         raise ValueError(f"width must be a positive multiple of 4, got {width}.")
     backbone = SmallBackbone(width, feature_dim, dilations, norm)
     head = DilatedHead(feature_dim, num_classes, head_dilations)
     return SegmentationNetwork(
-        backbone, head, feature_dim=feature_dim, num_classes=num_classes, stride=8, style="torchvision"
+        backbone,
+        head,
+        feature_dim=feature_dim,
+        num_classes=num_classes,
+        stride=8,
+        style="torchvision",
+        auxiliary=auxiliary,
     )

@@ -14,27 +14,32 @@ from pydantic import Field, ValidationError, model_validator
 
 import stuffinstance as si
 
+from .parts import PARTS, Chosen, RecipeError, canonical, parts_of, stands_on
 from .settings import (
     Adversarial,
+    Anchors,
+    ClassMixing,
+    Entropy,
+    FineGrained,
     Layouts,
+    MaskedConsistency,
     Matching,
+    MaxSquare,
+    Network,
     PseudoLabels,
     Restyling,
+    Settings,
     SpaceName,
+    Teacher,
 )
 from .sizes import SIZES, Shared, Size
 
 ABLATION = ("source", "aa", "aa+it", "aa+it+sim", "aa+it+sim+ssl", "target-only")
-PARTS = ("aa", "it", "sim", "ssl")
 SPACES: dict[SpaceName, si.LabelSpace] = {
     "cityscapes": si.CITYSCAPES,
     "synthia16": si.SYNTHIA_16,
     "synthia13": si.SYNTHIA_13,
 }
-
-
-class RecipeError(ValueError):
-    """A recipe that cannot be: an unknown part, setting or class."""
 
 
 class Recipe(Shared):
@@ -47,9 +52,20 @@ class Recipe(Shared):
     space: SpaceName = "cityscapes"
     classes: tuple[str, ...] = si.CITYSCAPES.names
     labelled: Literal["source", "target"] = "source"
+    start: str | None = None  # the recipe whose weights it begins with; random or given ones where there is none
+    labelled_by: tuple[str, ...] = ()  # the recipes whose networks label its target
+    fused_of: tuple[str, ...] = ()  # the recipes whose predictions it averages; it then trains nothing
     restyle: Restyling | None = None
+    restyle_target: Restyling | None = None
     adversarial: Adversarial | None = None
+    entropy: Entropy | None = None
+    max_square: MaxSquare | None = None
     matching: Matching | None = None
+    fine_grained: FineGrained | None = None
+    anchors: Anchors | None = None
+    teacher: Teacher | None = None
+    class_mixing: ClassMixing | None = None
+    masked_consistency: MaskedConsistency | None = None
     pseudo_labels: PseudoLabels | None = None
 
     @model_validator(mode="after")
@@ -75,6 +91,18 @@ class Recipe(Shared):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _mixed_pictures_have_one_size(self) -> Recipe:
+        pictures, crop = self.pictures, self.augmentation.crop
+        if self.class_mixing and (
+            (crop is None or self.augmentation.target == "none") and pictures.source_size != pictures.target_size
+        ):
+            raise ValueError(
+                f"mix pastes source pictures {list(pictures.source_size)} into target pictures "
+                f"{list(pictures.target_size)}, which must be of one size; set augmentation.crop"
+            )
+        return self
+
     @property
     def title(self) -> str:
         """How progress and messages name a run of this recipe."""
@@ -88,26 +116,9 @@ class Recipe(Shared):
     @property
     def needs_target(self) -> bool:
         """Whether a step looks at target pictures at all."""
-        restyled_towards_it = self.restyle is not None and self.restyle.towards_target
-        return restyled_towards_it or any((self.adversarial, self.matching, self.pseudo_labels))
-
-
-def parts_of(name: str) -> tuple[str, ...]:
-    """The parts that a recipe name switches on; none for ``source`` and ``target-only``."""
-    if name in ("source", "target-only"):
-        return ()
-    parts = tuple(name.split("+"))
-    if not set(parts) <= set(PARTS) or len(set(parts)) < len(parts):
-        raise RecipeError(
-            f"recipe must be 'source', 'target-only' or a sum of {', '.join(PARTS)} such as 'aa+it+sim', "
-            f"got {name!r}. `ablation` runs {', '.join(ABLATION)}."
-        )
-    return tuple(part for part in PARTS if part in parts)
-
-
-def first_step_name(name: str) -> str:
-    """The recipe whose network labels the target for this one: the same without ``ssl``."""
-    return "+".join(part for part in parts_of(name) if part != "ssl") or "source"
+        restyled_towards_it = self.restyle is not None and self.restyle.in_step
+        adapting = {part.group for part in PARTS.values() if part.group} - {"restyle"}
+        return restyled_towards_it or any(getattr(self, group) is not None for group in adapting)
 
 
 def compose_recipe(
@@ -127,29 +138,54 @@ def compose_recipe(
     if size not in SIZES:
         raise RecipeError(f"size must be one of {', '.join(SIZES)}, got {size!r}.")
     parts = parts_of(name)
+    needed = stands_on(name)
     chosen = override(SIZES[size], overrides)
     layouts = layouts or Layouts()
     space: SpaceName = "synthia16" if layouts.source == "synthia" else "cityscapes"
-    matching = chosen.matching
-    if "ssl" in parts:
-        matching = matching.model_copy(update={"weight": chosen.matching_weight_in_second_step})
     try:
         return Recipe(
-            name="+".join(parts) or name,
+            name=canonical(name),
             size=size,
             seed=seed,
             layouts=layouts,
             space=space,
             classes=class_names(classes, SPACES[space]),
             labelled="target" if name == "target-only" else "source",
-            restyle=chosen.restyle if "it" in parts else None,
-            adversarial=chosen.adversarial if "aa" in parts else None,
-            matching=matching if "sim" in parts else None,
-            pseudo_labels=chosen.pseudo_labels if "ssl" in parts else None,
-            **{field: getattr(chosen, field) for field in Shared.model_fields},
+            start=needed.start,
+            labelled_by=needed.labelled_by,
+            fused_of=needed.fused_of,
+            **{field: getattr(chosen, field) for field in Shared.model_fields if field != "network"},
+            network=_network_for(parts, chosen),
+            **_groups(parts, chosen),
         )
     except ValidationError as error:
         raise RecipeError(f"recipe {name!r} in size {size!r} cannot be: {_reasons(error)}.") from error
+
+
+def _network_for(parts: Sequence[Chosen], size: Size) -> Network:
+    options = {key: value for each in parts for key, value in each.part.network.items()}
+    return Network(**size.network.model_dump(exclude={"options"}), options={**size.network.options, **options})
+
+
+def _groups(parts: Sequence[Chosen], size: Size) -> dict[str, Settings]:
+    """The groups of settings that the parts switch on, as they change them."""
+    relabelled = any(each.part.kind == "labelling" for each in parts)
+    groups: dict[str, Settings] = {}
+    for each in parts:
+        # A step on new labels starts afresh: the stage that led to them is over.
+        if each.part.group is None or (relabelled and each.part.kind == "stage"):
+            continue
+        settings: Settings = getattr(size, each.part.group)
+        changes = dict(each.part.changes)
+        if isinstance(settings, PseudoLabels):
+            grown = settings.portion + settings.portion_step * (each.round - 1)
+            changes["portion"] = min(grown, settings.largest_portion)
+        if isinstance(settings, Matching) and relabelled:
+            changes["weight"] = size.matching_weight_in_second_step
+        groups[each.part.group] = type(settings)(**{**settings.model_dump(), **changes})
+    if groups.keys() & {"class_mixing", "masked_consistency"}:
+        groups["teacher"] = size.teacher
+    return groups
 
 
 def override(size: Size, overrides: Sequence[str]) -> Size:

@@ -104,11 +104,11 @@ class Schedule(Settings):
 
 
 class Restyling(Settings):
-    """IT: source pictures in the target's appearance.
+    """Pictures of one domain in the other's appearance: IT of the source, or of the target (symmetric adaptation).
 
-    ``method`` is ``"lab"``, ``"fourier"``, ``"lab+fourier"`` (each source batch towards the target batch
-    of the same step, nothing to train) or a folder that holds the source pictures already restyled. Either
-    way each picture of a step is the restyled one with ``probability``, else the original.
+    ``method`` is ``"lab"``, ``"fourier"``, ``"lab+fourier"`` (each batch towards the other domain's batch of the same
+    step, nothing to train) or a folder that holds the pictures already restyled. Either way each picture of a step is
+    the restyled one with ``probability``, else the original.
     """
 
     method: str = "lab"
@@ -116,18 +116,24 @@ class Restyling(Settings):
     probability: float = Field(default=1.0, ge=0.0, le=1.0)
 
     @property
-    def towards_target(self) -> bool:
-        """Whether it needs target pictures; a folder of restyled pictures does not."""
+    def in_step(self) -> bool:
+        """Whether a step works it out, which takes pictures of the other domain; a folder of restyled ones does not."""
         return self.method in RESTYLING_METHODS
 
 
 class Adversarial(Settings):
     """AA: output-space adversarial alignment, Eq. 2 and 3.
 
-    The discriminator sees the logits at ``scale`` times the picture's size.
+    The discriminator sees the logits at ``scale`` times the picture's size. With two ``levels`` the network's auxiliary
+    head is trained and aligned too, with weights of its own (AdaptSegNet).
     """
 
     weight: float = 0.001
+    form: Literal["bce", "least_squares"] = "bce"
+    of: Literal["probabilities", "entropy"] = "probabilities"
+    levels: Literal[1, 2] = 1
+    auxiliary_weight: float = 0.0002
+    auxiliary_segmentation: float = 0.1
     width: int = 64
     lr: float = 1e-4
     betas: tuple[float, float] = (0.9, 0.99)
@@ -147,11 +153,85 @@ class Matching(Settings):
 
 
 class PseudoLabels(Settings):
-    """SSL: Eq. 9 and 10, on the labels that the step-1 network gives the target training pictures."""
+    """SSL: Eq. 9 and 10, on the labels that the step-1 network gives the target training pictures.
+
+    ``rule`` says which labels are kept: above class medians (SIM, ``quantile`` and ``cap``), all of them (FADA),
+    the most confident ``portion`` of each class (CBST), above adaptive thresholds (IAST, ``alpha``, ``beta``,
+    ``gamma``), or those that two models agree on (symmetric adaptation, ``quantile``, ``cap`` and ``consistency``).
+    Each round of CBST adds ``portion_step`` to the portion. ``divergence`` is the weight of CRST's MRKLD term.
+    """
 
     weight: float = 1.0
+    rule: Literal["median", "argmax", "portion", "adaptive", "symmetric"] = "median"
     quantile: float = Field(default=0.5, ge=0.0, le=1.0)
     cap: float = Field(default=0.9, ge=0.0, le=1.0)
+    portion: float = Field(default=0.2, gt=0.0, le=1.0)
+    portion_step: float = Field(default=0.05, ge=0.0, le=1.0)
+    largest_portion: float = Field(default=0.5, gt=0.0, le=1.0)
+    divergence: float = Field(default=0.0, ge=0.0)
+    alpha: float = 0.2
+    beta: float = 0.9
+    gamma: float = 8.0
+    consistency: Literal["l1", "agreement"] = "l1"
+
+
+class Entropy(Settings):
+    """MinEnt (ADVENT): the mean normalised entropy of the target's output."""
+
+    weight: float = 0.001
+
+
+class MaxSquare(Settings):
+    """Maximum squares, weighted by class and picture."""
+
+    weight: float = 0.1
+    image_wise: bool = True
+
+
+class FineGrained(Settings):
+    """FADA: a discriminator of domains and classes on the features; the source is trained at ``temperature`` too."""
+
+    weight: float = 0.001
+    width: int = 256
+    lr: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.99)
+    temperature: float = 1.8
+    clip: float = 0.9
+    encoding: Literal["soft", "hard"] = "soft"
+    begin: int = Field(default=0, ge=0)
+
+
+class Anchors(Settings):
+    """CAG-UDA: class anchors of the source, and target labels by nearness to them, as the stage before sees both."""
+
+    margin: float = 2.5
+    min_pixels: int = 10
+    max_count: int = 3000
+    confidence: float = 0.95
+    label_weight: float = 0.5
+    distance_weight: float = 0.7
+    form: Literal["code", "paper"] = "code"
+
+
+class Teacher(Settings):
+    """The averaged network that labels target pictures as training goes on (for ``mix`` and ``mask``)."""
+
+    alpha: float = Field(default=0.999, ge=0.0, lt=1.0)
+    confidence: float = Field(default=0.968, ge=0.0, le=1.0)
+
+
+class ClassMixing(Settings):
+    """Half of a source picture's classes pasted into a target picture (ClassMix, DACS)."""
+
+    weight: float = 1.0
+
+
+class MaskedConsistency(Settings):
+    """What the teacher sees in the whole picture is asked of one with blocks taken out (MIC)."""
+
+    weight: float = 1.0
+    block: int = Field(default=64, ge=1)
+    ratio: float = Field(default=0.7, ge=0.0, lt=1.0)
 
 
 class Evaluation(Settings):

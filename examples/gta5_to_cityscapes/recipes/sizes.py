@@ -6,9 +6,15 @@ from typing import Literal
 
 from .settings import (
     Adversarial,
+    Anchors,
     Augmentation,
+    ClassMixing,
+    Entropy,
     Evaluation,
+    FineGrained,
+    MaskedConsistency,
     Matching,
+    MaxSquare,
     Network,
     Optimiser,
     Pictures,
@@ -17,6 +23,7 @@ from .settings import (
     Running,
     Schedule,
     Settings,
+    Teacher,
 )
 
 
@@ -42,6 +49,14 @@ class Size(Shared):
     matching: Matching = Matching()
     matching_weight_in_second_step: float = 0.001
     pseudo_labels: PseudoLabels = PseudoLabels()
+    restyle_target: Restyling = Restyling()
+    entropy: Entropy = Entropy()
+    max_square: MaxSquare = MaxSquare()
+    fine_grained: FineGrained = FineGrained()
+    anchors: Anchors = Anchors()
+    teacher: Teacher = Teacher()
+    class_mixing: ClassMixing = ClassMixing()
+    masked_consistency: MaskedConsistency = MaskedConsistency()
 
 
 FULL = Size()
@@ -73,6 +88,9 @@ SMALL = Size(
     restyle=Restyling(method="lab", probability=0.5),
     adversarial=Adversarial(weight=0.003, width=16, scale=0.5, begin=200),
     matching=Matching(weight=0.01, capacity=20),
+    fine_grained=FineGrained(weight=0.003, width=64, begin=200),
+    teacher=Teacher(alpha=0.99),
+    masked_consistency=MaskedConsistency(block=16),
     evaluation=Evaluation(at="pictures", batch=8),
     deterministic=True,
     running=Running(workers=0, cache=True),
@@ -85,6 +103,7 @@ SMOKE = SMALL.model_copy(
         "schedule": Schedule(steps=12, horizon=12, warmup=2, log_every=2, evaluate_every=6, save_every=6),
         "adversarial": Adversarial(weight=0.003, width=4, begin=0),
         "matching": Matching(weight=0.01, capacity=4),
+        "fine_grained": FineGrained(weight=0.003, width=8),
         "evaluation": Evaluation(at="pictures", batch=4, previews=2),
     }
 )

@@ -37,8 +37,8 @@ def upsampled_logits(network: nn.Module, images: Tensor, size: Sequence[int]) ->
 
 
 def evaluate(
-    network: nn.Module,
-    dataset: Samples,
+    networks: Sequence[nn.Module],
+    datasets: Sequence[Samples],
     space: si.LabelSpace,
     classes: Sequence[str],
     device: torch.device,
@@ -49,11 +49,11 @@ def evaluate(
     preview_count: int = 0,
     tick: Tick = silent,
 ) -> Scores:
-    """Mean IoU of ``network`` over ``dataset``, for the named ``classes``.
+    """Mean IoU of one network, or of the mean of several networks' probabilities, for the named ``classes``.
 
     Args:
-        network: In whatever mode; it is left in that mode.
-        dataset: Labelled pictures. Predictions are scored at their labels' size.
+        networks: In whatever mode; they are left in that mode.
+        datasets: For each network the labelled pictures as it sees them. Predictions are scored at the labels' size.
         space: The network's classes.
         classes: Names to score. The prediction may still be any class of the space.
         device: Where the network is.
@@ -64,24 +64,30 @@ def evaluate(
         tick: Called with (pictures done, pictures in all).
     """
     score = si.MeanIoU(space.num_classes, ignore_index=space.ignore_index).to(device)
-    shown = {int(i): k for k, i in enumerate(np.linspace(0, len(dataset) - 1, preview_count).astype(int))}
-    was_training = network.training
-    network.eval()
+    total = len(datasets[0])
+    shown = {int(i): k for k, i in enumerate(np.linspace(0, total - 1, preview_count).astype(int))}
+    were_training = [network.training for network in networks]
+    for network in networks:
+        network.eval()
     done = 0
     try:
-        for samples in in_order(dataset, batch):
-            resized = [_at_size(sample, picture_size) for sample in samples]
+        for views in zip(*(in_order(dataset, batch) for dataset in datasets), strict=True):
+            samples = views[0]
             labels = torch.stack([sample.labels for sample in samples]).to(device)
-            images = as_unit_floats(torch.stack(resized), device)
-            predictions = upsampled_logits(network, images, labels.shape[-2:]).argmax(1)
+            outputs = [
+                upsampled_logits(network, _pictures(view, picture_size, device), labels.shape[-2:])
+                for network, view in zip(networks, views, strict=True)
+            ]
+            predictions = (outputs[0] if len(outputs) == 1 else sum(out.softmax(1) for out in outputs)).argmax(1)
             score.update(predictions, labels.long())
             for sample, prediction in zip(samples, predictions, strict=True):
                 if previews is not None and done in shown:
                     _write_preview(previews / f"{shown[done]}.npz", sample, prediction)
                 done += 1
-            tick(done, len(dataset))
+            tick(done, total)
     finally:
-        network.train(was_training)
+        for network, training in zip(networks, were_training, strict=True):
+            network.train(training)
     return named_scores(score, space, classes)
 
 
@@ -96,6 +102,10 @@ def named_scores(score: si.MeanIoU, space: si.LabelSpace, classes: Sequence[str]
         )
     values = {name: float(per_class[i]) for name, i in zip(classes, ids, strict=True)}
     return Scores(mean, {name: None if math.isnan(value) else value for name, value in values.items()})
+
+
+def _pictures(samples: Sequence[Sample], size: tuple[int, int] | None, device: torch.device) -> Tensor:
+    return as_unit_floats(torch.stack([_at_size(sample, size) for sample in samples]), device)
 
 
 def _at_size(sample: Sample, size: tuple[int, int] | None) -> Tensor:

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NoReturn
 
 import torch
@@ -40,6 +41,7 @@ def train(
     *,
     device: torch.device,
     watch: Watch = unwatched,
+    start: Path | None = None,
     stop_after: int | None = None,
 ) -> Result:
     """Train until the recipe's last step, resuming from the run folder's checkpoint where there is one.
@@ -50,6 +52,7 @@ def train(
         data: From :func:`~..batches.training_data.open_training_data`.
         device: Where to compute.
         watch: Told how far the run is.
+        start: Checkpoint to begin with the weights of; a run that goes on has its own.
         stop_after: Stop and save after this step as Ctrl-C would.
 
     Raises:
@@ -60,23 +63,35 @@ def train(
     if finished is not None:
         return finished
     with StopRequest() as request, _determinism(recipe.deterministic, device):
-        return _Training(recipe, run, data, device, watch).run_to_the_end(request, stop_after)
+        return _Training(recipe, run, data, device, watch, start).run_to_the_end(request, stop_after)
 
 
 class _Training:
     """State of one run; everything in it is saved and restored, or follows from the recipe."""
 
-    def __init__(self, recipe: Recipe, run: RunFolder, data: TrainingData, device: torch.device, watch: Watch) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        run: RunFolder,
+        data: TrainingData,
+        device: torch.device,
+        watch: Watch,
+        start: Path | None,
+    ) -> None:
         self.recipe, self.run, self.data, self.device, self.watch = recipe, run, data, device, watch
         forget_peak_memory(device)
-        self.network = start_network(recipe, device)
+        self.network = start_network(recipe, device, None if run.checkpoint.is_file() else start)
         self.network.train()
         self.take_step = TrainingStep(recipe, self.network, device)
         self.step = 0
         self.seconds = 0.0
         self.peak_before = 0  # bytes, in the processes that trained this run before
         self.saved_at: int | None = None
-        self.pictures = StepPictures(recipe, data, device, self._resume())
+        positions = self._resume()
+        if self.step == 0:
+            self._tell("preparing")
+            self.take_step.prepare(data.labelled)
+        self.pictures = StepPictures(recipe, data, device, positions)
         curves = run.path / "tensorboard" if recipe.running.tensorboard else None
         self.metrics = Metrics(run.metrics, curves, self.step)
         run.write_environment(device)
@@ -137,8 +152,8 @@ class _Training:
     def _evaluate(self) -> Scores:
         recipe = self.recipe
         scores = evaluate(
-            self.network,
-            self.data.validation,
+            [self.network],
+            [self.data.validation],
             recipe.label_space,
             recipe.classes,
             self.device,

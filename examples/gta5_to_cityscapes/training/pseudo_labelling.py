@@ -1,12 +1,13 @@
 """Pseudo-labels of the target training pictures: one pass for the thresholds, one for the files.
 
-Both passes stream; what is kept of the whole data set is one histogram per class, and on disk one
-byte per pixel.
+Both passes stream; what is kept of the whole data set is what the rule remembers, and on disk one byte per pixel.
+A rule whose thresholds move with every batch (IAST) takes a single pass.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,21 @@ from torch.nn import functional as F
 import stuffinstance as si
 
 from ..batches.pseudo_labelled import read_label_map, write_label_map
-from ..batches.streams import as_unit_floats, collate, in_order
-from ..batches.training_data import fingerprint
-from ..data import Sample, SegmentationDataset
+from ..batches.streams import Samples, as_unit_floats, collate
 from ..recipes.settings import PseudoLabels
 from ..records.progress import Tick, silent
 from ..records.written_files import read_json, write_json
+from .label_rules import ONLINE, RULES, relevant_settings
 
 MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class View:
+    """A network, and pictures as it is used to seeing them."""
+
+    network: nn.Module
+    pictures: Samples
 
 
 @dataclass(frozen=True)
@@ -55,62 +63,70 @@ def upsampled_probabilities(network: nn.Module, images: Tensor) -> Tensor:
 
 
 def write_pseudo_labels(
-    network: nn.Module,
-    dataset: SegmentationDataset,
+    views: Sequence[View],
     folder: Path,
     settings: PseudoLabels,
     space: si.LabelSpace,
     device: torch.device,
     *,
-    weights_sha256: str,
+    belongs_to: dict[str, Any],
     batch: int = 1,
     tick: Tick = silent,
 ) -> Kept:
     """Write ``<name>.png`` for every picture, and ``manifest.json``, which says what they belong to.
 
-    The manifest is written once the thresholds are known and completed at the end. Where it is already
-    about these weights, settings, classes and pictures, only the files that are missing are written, with
-    its thresholds; where it is about others or there is none, everything is written again.
+    The manifest is written once the thresholds are known and completed at the end. Where it is already about the same
+    weights, settings, classes and pictures, only the files that are missing are written, with its thresholds; where it
+    is about others or there is none, everything is written again.
+
+    Args:
+        views: The networks that label, each with the same pictures as it sees them; as many as the rule takes.
+        folder: Where to.
+        settings: Which labels are kept.
+        space: The networks' classes.
+        device: Where the networks are.
+        belongs_to: What else decides the labels: the weights and the pictures.
+        batch: Pictures at once.
+        tick: Called with (pictures done, pictures in all).
     """
+    names = views[0].pictures.names
     wanted = {
-        "weights_sha256": weights_sha256,
-        "quantile": settings.quantile,
-        "cap": settings.cap,
+        **belongs_to,
+        **json.loads(json.dumps(relevant_settings(settings))),
         "classes": list(space.names),
-        "target": fingerprint(dataset),
-        "size": list(dataset[0].image.shape[-2:]),
+        "size": list(views[0].pictures[0].image.shape[-2:]),
     }
     manifest = folder / MANIFEST
     found = read_json(manifest) if manifest.is_file() else {}
     begun = all(found.get(key) == value for key, value in wanted.items())
-    if begun and "kept" in found and not _missing(folder, dataset.names):
+    if begun and "kept" in found and not _missing(folder, names):
         return _kept(found)
-    labelling = _Labelling(network, dataset, folder, settings, space, device, batch, tick)
+    labelling = _Labelling(views, folder, settings, space, device, batch, tick)
+    if begun and labelling.online and _missing(folder, names):
+        begun = False  # the thresholds that the missing ones were labelled with are gone
     folder.mkdir(parents=True, exist_ok=True)
-    was_training = network.training
-    network.eval()
+    were_training = [view.network.training for view in views]
+    for view in views:
+        view.network.eval()
     try:
         if not begun:
             manifest.unlink(missing_ok=True)
             found = {**wanted, **labelling.find_thresholds()}
-            # Only now, and before the new manifest vouches for what lies here.
-            for name in dataset.names:
-                _file(folder, name).unlink(missing_ok=True)
             write_json(manifest, found)
         found |= labelling.write_missing(found)
     finally:
-        network.train(was_training)
+        for view, training in zip(views, were_training, strict=True):
+            view.network.train(training)
     write_json(manifest, found)
     return _kept(found)
 
 
 class _Labelling:
-    """The two passes over the pictures."""
+    """The passes over the pictures."""
 
     def __init__(
         self,
-        network: nn.Module,
-        dataset: SegmentationDataset,
+        views: Sequence[View],
         folder: Path,
         settings: PseudoLabels,
         space: si.LabelSpace,
@@ -118,54 +134,70 @@ class _Labelling:
         batch: int,
         tick: Tick,
     ) -> None:
-        self.network, self.dataset, self.folder, self.space = network, dataset, folder, space
+        self.views, self.folder, self.space = views, folder, space
+        self.names = views[0].pictures.names
         self.device, self.batch, self.tick = device, batch, tick
-        self.rule = si.ClassBalancedThreshold(
-            space.num_classes, quantile=settings.quantile, cap=settings.cap, ignore_index=space.ignore_index
-        ).to(device)
+        self.rule = RULES[settings.rule](settings, space).to(device)
+        self.online = settings.rule in ONLINE
 
     def find_thresholds(self) -> dict[str, Any]:
-        """The first pass: thresholds and predicted pixels by class name."""
-        done, total = 0, 2 * len(self.dataset)
-        for samples in in_order(self.dataset, self.batch):
-            self.rule.update(self._probabilities(samples))
-            done += len(samples)
-            self.tick(done, total)
-        return {
+        """The first pass: thresholds and predicted pixels by class name; no file of other thresholds survives it."""
+        if self.online:
+            self._remove_files()
+        for together in self._batches():
+            probabilities = self._probabilities(together)
+            self.rule.update(*probabilities)
+            if self.online:
+                self._write(together, self.rule.pseudo_labels(*probabilities))
+            self.tick(together.stop, 2 * len(self.names))
+        found = {
             "thresholds": self._by_name(self.rule.compute()),
             "predicted_pixels": self._by_name(self.rule.counts()),
         }
+        if not self.online:
+            self._remove_files()  # only now, and before a new manifest vouches for what lies here
+        return found
 
     def write_missing(self, found: dict[str, Any]) -> dict[str, Any]:
         """The second pass: the files that are not there yet; the shares kept, of all files."""
-        names = self.space.names
-        thresholds = torch.tensor([found["thresholds"][name] for name in names], dtype=torch.float64)
+        thresholds = torch.tensor([found["thresholds"][name] for name in self.space.names], dtype=torch.float64)
         kept = torch.zeros(256, dtype=torch.int64)
-        done = len(self.dataset)
-        for first in range(0, len(self.dataset), self.batch):
+        for together in self._batches():
             # A batch is worked on whole or not at all: its size may move the last bit of a probability.
-            together = range(first, min(first + self.batch, len(self.dataset)))
-            missing = _missing(self.folder, [self.dataset.names[i] for i in together])
-            if missing:
-                samples = [self.dataset[i] for i in together]
-                labels = self.rule.pseudo_labels(self._probabilities(samples), thresholds).cpu()
-                for sample, label_map in zip(samples, labels, strict=True):
-                    if sample.name in missing:
-                        write_label_map(label_map, _file(self.folder, sample.name))
+            if _missing(self.folder, [self.names[i] for i in together]):
+                labels = self.rule.pseudo_labels(*self._probabilities(together), thresholds=thresholds)
+                self._write(together, labels)
             for i in together:
-                label_map = read_label_map(_file(self.folder, self.dataset.names[i]))
+                label_map = read_label_map(_file(self.folder, self.names[i]))
                 kept += torch.bincount(label_map.flatten().long(), minlength=256)
-            done += len(together)
-            self.tick(done, 2 * len(self.dataset))
-        predicted = torch.tensor([found["predicted_pixels"][name] for name in names])
+            self.tick(len(self.names) + together.stop, 2 * len(self.names))
+        predicted = torch.tensor([found["predicted_pixels"][name] for name in self.space.names])
         kept = kept[: self.space.num_classes]
         return {
             "kept": self._by_name(kept / predicted.clamp(min=1)),
             "kept_total": float(kept.sum() / predicted.sum().clamp(min=1)),
         }
 
-    def _probabilities(self, samples: list[Sample]) -> Tensor:
-        return upsampled_probabilities(self.network, as_unit_floats(collate(samples).images, self.device))
+    def _batches(self) -> Iterator[range]:
+        for first in range(0, len(self.names), self.batch):
+            yield range(first, min(first + self.batch, len(self.names)))
+
+    def _probabilities(self, together: range) -> list[Tensor]:
+        """One map for each network."""
+        maps = []
+        for view in self.views:
+            images = collate([view.pictures[i] for i in together]).images
+            maps.append(upsampled_probabilities(view.network, as_unit_floats(images, self.device)))
+        return maps
+
+    def _write(self, together: range, labels: Tensor) -> None:
+        for i, label_map in zip(together, labels.cpu(), strict=True):
+            if not _file(self.folder, self.names[i]).is_file():
+                write_label_map(label_map, _file(self.folder, self.names[i]))
+
+    def _remove_files(self) -> None:
+        for name in self.names:
+            _file(self.folder, name).unlink(missing_ok=True)
 
     def _by_name(self, values: Tensor) -> dict[str, Any]:
         return dict(zip(self.space.names, values.tolist(), strict=True))

@@ -11,8 +11,11 @@ from ..recipes import Recipe
 from ..records.checkpoints import load_checkpoint, restore_network, seed_everything
 
 
-def start_network(recipe: Recipe, device: torch.device) -> SegmentationNetwork:
-    """The network as training finds it: the same weights for every recipe of one seed, and in both steps."""
+def start_network(recipe: Recipe, device: torch.device, start: Path | None = None) -> SegmentationNetwork:
+    """The network as training finds it: the same weights for every recipe of one seed, and in both steps.
+
+    A recipe that begins where another run ended has that run's checkpoint as ``start``.
+    """
     seed_everything(recipe.seed)
     weights = recipe.network.weights
     network = build_network(
@@ -21,6 +24,8 @@ def start_network(recipe: Recipe, device: torch.device) -> SegmentationNetwork:
         weights=None if weights is None else _existing(weights),
         **recipe.network.options,
     )
+    if start is not None:
+        restore_network(network, load_checkpoint(start), start)
     return network.to(device)
 
 
@@ -35,9 +40,9 @@ def trained_network(file: Path, device: torch.device) -> tuple[Recipe, Segmentat
 
 def _existing(weights: str) -> Path:
     path = Path(weights)
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(
-            f"network.weights: expected a file of start weights, there is none at {path}. Nothing is downloaded: "
+            f"network.weights: expected a file or folder of start weights, there is none at {path}. Nothing is downloaded: "
             "fetch it yourself and give its path, or leave the setting out to start from random weights."
         )
     return path

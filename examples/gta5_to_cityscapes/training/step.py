@@ -1,7 +1,8 @@
 """One step, in the order of the released code: the order is part of the method.
 
 Labelled forward, banks, labelled backward; target forward, matching (the banks already hold this
-step's rows) and adversarial losses, target backward; the discriminator on both; then all optimisers.
+step's rows) and adversarial losses, target backward; the discriminator on both; then all optimisers; an averaged
+network follows last.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from ..batches.streams import Samples
 from ..networks import SegmentationNetwork
 from ..recipes import Recipe
 from ..records.checkpoints import restore_network
@@ -32,6 +34,7 @@ class TrainingStep:
         self.optimisers: dict[str, Optimizer] = {"network": network_optimiser(recipe.optimiser, network)}
         for term in self.terms:
             self.optimisers |= term.optimisers()
+        self.looks_at_target = recipe.needs_target
         self.forward_target = any(term.needs_target for term in self.terms)
         self.device = device
         self.precision = AUTOCAST.get(recipe.precision)
@@ -45,16 +48,27 @@ class TrainingStep:
         for optimiser in self.optimisers.values():
             optimiser.zero_grad(set_to_none=True)
         record: dict[str, Tensor] = {}
+        with torch.autocast(self.device.type, self.precision, enabled=self.precision is not None):
+            for term in self.terms:
+                term.before(passes)
         self._forward(passes.labelled)
         self._backward((loss for term in self.terms for loss in term.on_labelled(passes)), record)
-        if self.forward_target:
-            self._forward(passes.unlabelled)
+        if self.looks_at_target:
+            if self.forward_target:
+                self._forward(passes.unlabelled)
             self._backward((loss for term in self.terms for loss in term.on_target(passes)), record)
             self._backward((loss for term in self.terms for loss in term.on_own_network(passes)), record)
         for optimiser in self.optimisers.values():
             self.scaler.step(optimiser)
         self.scaler.update()
+        for term in self.terms:
+            term.after()
         return record
+
+    def prepare(self, labelled: Samples) -> None:
+        """Before the first step of a run."""
+        for term in self.terms:
+            term.prepare(labelled)
 
     def _forward(self, domain: Domain) -> None:
         with torch.autocast(self.device.type, self.precision, enabled=self.precision is not None):

@@ -1,0 +1,183 @@
+"""Carry out one run: with what other runs left it, where its recipe stands on them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from ..batches.streams import Samples
+from ..batches.training_data import (
+    Folders,
+    as_seen,
+    fingerprint,
+    open_labelled,
+    open_target,
+    open_training_data,
+    open_validation,
+)
+from ..data import SegmentationDataset
+from ..networks import SegmentationNetwork
+from ..recipes import Recipe, stands_on
+from ..recipes.settings import PseudoLabels
+from ..records.checkpoints import digest_of_weights
+from ..records.environment import peak_memory_bytes
+from ..records.metrics import Metrics
+from ..records.progress import Event, Tick, Watch, unwatched
+from ..records.run_folder import Result, RunFolder
+from ..records.written_files import write_json
+from ..training.evaluation import evaluate
+from ..training.loop import train
+from ..training.pseudo_labelling import Kept, View, write_pseudo_labels
+from ..training.recipe_network import trained_network
+from .jobs import Job
+
+
+def carry_out(
+    job: Job,
+    folders: Folders,
+    device: torch.device,
+    watch: Watch = unwatched,
+    checkpoint: Path | None = None,
+) -> Result:
+    """Train one job: from another run's weights, or with labels that others give the target, where its recipe says so.
+
+    Args:
+        job: What to run.
+        folders: The data.
+        device: Where to compute.
+        watch: Told how far it is.
+        checkpoint: Stands in for the one run that it needs.
+    """
+    recipe, run = job.recipe, job.run
+    if not (recipe.start or recipe.labelled_by or recipe.fused_of):
+        return train(recipe, run, open_training_data(recipe, folders), device=device, watch=watch)
+    finished = run.result()
+    if finished is not None:  # what it stands on need not be there any more
+        run.check(recipe, open_training_data(recipe, folders).identity)
+        return finished
+    checkpoints = _checkpoints(job, checkpoint)
+    trained = [trained_network(file, device) for file in checkpoints]
+    digest = "+".join(digest_of_weights(network.state_dict()) for _, network, _ in trained)
+    # Before the first file is written, not after: a folder may hold another run.
+    run.claim(recipe, open_training_data(recipe, folders, first_step_weights=digest).identity)
+    if recipe.fused_of:
+        return _fuse(job, folders, device, watch, [(each, network) for each, network, _ in trained])
+    if recipe.start:
+        data = open_training_data(recipe, folders, first_step_weights=digest)
+        return train(recipe, run, data, device=device, watch=watch, start=checkpoints[0])
+    assert recipe.pseudo_labels is not None
+    label_target(
+        [(each, network) for each, network, _ in trained],
+        recipe,
+        recipe.pseudo_labels,
+        run,
+        folders,
+        device,
+        weights_sha256=digest,
+        tick=lambda done, total: watch(Event(job.name, 0, recipe.schedule.steps, f"labels {done}/{total}")),
+    )
+    data = open_training_data(recipe, folders, run.pseudo_labels, digest)
+    return train(recipe, run, data, device=device, watch=watch)
+
+
+def _checkpoints(job: Job, checkpoint: Path | None) -> list[Path]:
+    needed = stands_on(job.recipe.name).names
+    if checkpoint is None:
+        return [run.checkpoint for run in job.needs]
+    if len(needed) > 1:
+        raise ValueError(f"{job.name}: stands on {' and '.join(needed)}, one checkpoint cannot stand in for both.")
+    return [checkpoint]
+
+
+def label_target(
+    networks: Sequence[tuple[Recipe, SegmentationNetwork]],
+    recipe: Recipe,
+    settings: PseudoLabels,
+    run: RunFolder,
+    folders: Folders,
+    device: torch.device,
+    *,
+    weights_sha256: str,
+    tick: Tick,
+) -> Kept:
+    """Write the target's pseudo-labels and ``thresholds.json`` into ``run``.
+
+    Args:
+        networks: Who labels, each with its recipe, which says how it sees the target.
+        recipe: For whom: the size of the pictures and the label space.
+        settings: Which labels are kept.
+        run: Where to.
+        folders: The data; the source is only read for a network that sees the target restyled.
+        device: Where the networks are.
+        weights_sha256: Digest of their weights.
+        tick: Called with (pictures done, pictures in all).
+    """
+    target = open_target(recipe, folders)
+    views = [View(network, seen_by(each, target, folders)) for each, network in networks]
+    kept = write_pseudo_labels(
+        views,
+        run.pseudo_labels,
+        settings,
+        recipe.label_space,
+        device,
+        belongs_to={"weights_sha256": weights_sha256, "target": fingerprint(target)},
+        batch=recipe.evaluation.batch,
+        tick=tick,
+    )
+    write_json(run.thresholds, kept.as_json())
+    return kept
+
+
+def seen_by(recipe: Recipe, pictures: SegmentationDataset, folders: Folders) -> Samples:
+    """Pictures of the target as the network of that recipe sees them."""
+    return pictures if recipe.restyle_target is None else as_seen(recipe, pictures, open_labelled(recipe, folders))
+
+
+def _fuse(
+    job: Job,
+    folders: Folders,
+    device: torch.device,
+    watch: Watch,
+    networks: Sequence[tuple[Recipe, SegmentationNetwork]],
+) -> Result:
+    """Score the mean of several networks' probabilities; there is nothing to train and no checkpoint."""
+    recipe, started = job.recipe, time.monotonic()
+    validation = open_validation(recipe, folders)
+    scores = evaluate(
+        [network for _, network in networks],
+        [seen_by(each, validation, folders) for each, _ in networks],
+        recipe.label_space,
+        recipe.classes,
+        device,
+        picture_size=recipe.pictures.target_size,
+        batch=recipe.evaluation.batch,
+        previews=job.run.previews,
+        preview_count=recipe.evaluation.previews,
+    )
+    job.run.write_environment(device)
+    metrics = Metrics(job.run.metrics, None, 0)
+    metrics.write_scores(0, scores.miou, scores.iou)
+    metrics.close()
+    seconds = time.monotonic() - started
+    result = Result(recipe.name, recipe.seed, 0, scores.miou, scores.iou, seconds, peak_memory_bytes(device))
+    job.run.write_result(result)
+    watch(Event(job.name, 1, 1, f"mIoU {100 * scores.miou:.1f}", "finished"))
+    return result
+
+
+def refuse_another_run(job: Job, folders: Folders) -> None:
+    """Find out before hours of training, not after, that a folder holds something else."""
+    if not (job.run.path / "recipe.json").is_file():
+        return
+    if not job.needs:
+        job.run.check(job.recipe, open_training_data(job.recipe, folders).identity)
+        return
+    digests = [None if (result := run.result()) is None else result.weights_sha256 for run in job.needs]
+    if any(digest is None for digest in digests):
+        job.run.check(job.recipe)
+    else:
+        digest = "+".join(map(str, digests))
+        job.run.check(job.recipe, open_training_data(job.recipe, folders, first_step_weights=digest).identity)

@@ -1,0 +1,129 @@
+"""What a step can be made of: each term brings its losses, and whatever it must train or remember.
+
+A step has moments and a term speaks at those it needs: before anything is computed (``before``), after the labelled
+pictures went through the network (``on_labelled``), after the target pictures did (``on_target``), for a term with a
+network of its own, after the segmentation network has its gradients (``on_own_network``), and when all optimisers
+have stepped (``after``). A new method is a new class in this room and one line in ``composition.py``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+
+from ...batches.streams import Samples
+from ...networks import NetworkOutput
+
+
+class Loss(NamedTuple):
+    """One number to minimise, and how much it counts; it is logged without its weight."""
+
+    name: str
+    value: Tensor
+    weight: float = 1.0
+
+
+@dataclass
+class Domain:
+    """Pictures of one domain and what the network made of them."""
+
+    images: Tensor  # (B, 3, H, W) float in [0, 1]
+    labels: Tensor  # (B, H, W) int64; for the target these are pseudo-labels, 255 throughout without
+    output: NetworkOutput | None = None
+    _upsampled: dict[float, Tensor] = field(default_factory=dict)
+
+    @property
+    def seen(self) -> NetworkOutput:
+        """The network's output; asking before the forward pass is a programming error."""
+        if self.output is None:
+            raise RuntimeError("this domain's pictures have not been through the network yet")
+        return self.output
+
+    def logits(self, scale: float = 1.0) -> Tensor:
+        """Logits (B, K, H, W) in float32 at ``scale`` times the picture's size, upsampled once for all terms."""
+        if scale not in self._upsampled:
+            self._upsampled[scale] = self.at_scale(self.seen.logits, scale)
+        return self._upsampled[scale]
+
+    def auxiliary_logits(self, scale: float = 1.0) -> Tensor:
+        """The same of the auxiliary head."""
+        if self.seen.auxiliary is None:
+            raise RuntimeError("this network has no auxiliary head, but one of the recipe's terms needs one")
+        return self.at_scale(self.seen.auxiliary, scale)
+
+    def at_scale(self, logits: Tensor, scale: float = 1.0) -> Tensor:
+        """``logits`` in float32 at ``scale`` times the picture's size."""
+        size = [max(1, round(scale * side)) for side in self.images.shape[-2:]]
+        return F.interpolate(logits.float(), size, mode="bilinear", align_corners=True)
+
+
+@dataclass
+class TeacherLabels:
+    """What the averaged network makes of the target: labels (B, H, W), and how much each picture counts (B,)."""
+
+    labels: Tensor
+    weights: Tensor
+
+
+@dataclass
+class Passes:
+    """What a step has computed so far."""
+
+    step: int
+    labelled: Domain
+    target: Domain | None = None
+    teacher: TeacherLabels | None = None
+
+    @property
+    def unlabelled(self) -> Domain:
+        """The target pictures of a step that has some."""
+        if self.target is None:
+            raise RuntimeError("this recipe draws no target pictures, but one of its terms needs them")
+        return self.target
+
+    @property
+    def taught(self) -> TeacherLabels:
+        """The teacher's labels of a step that has a teacher."""
+        if self.teacher is None:
+            raise RuntimeError("this recipe has no teacher, but one of its terms needs its labels")
+        return self.teacher
+
+
+class Term(ABC):  # noqa: B024  a term overrides only the moments it needs
+    """One ingredient of a step."""
+
+    needs_target = False  # target pictures, through the network
+
+    def prepare(self, labelled: Samples) -> None:  # noqa: B027
+        """Once, before the first step of a run: look at the labelled pictures."""
+
+    def before(self, passes: Passes) -> None:  # noqa: B027
+        """Before anything is computed."""
+
+    def on_labelled(self, passes: Passes) -> list[Loss]:
+        """Losses to add before the labelled backward pass; banks are filled here."""
+        return []
+
+    def on_target(self, passes: Passes) -> list[Loss]:
+        """Losses to add before the target backward pass."""
+        return []
+
+    def on_own_network(self, passes: Passes) -> list[Loss]:
+        """Losses of the term's own network, on outputs that carry no gradient back."""
+        return []
+
+    def after(self) -> None:  # noqa: B027
+        """Once all optimisers have stepped."""
+
+    def modules(self) -> dict[str, nn.Module]:
+        """What a checkpoint keeps, by its name there."""
+        return {}
+
+    def optimisers(self) -> dict[str, Optimizer]:
+        """Optimisers of the term's own network, by their name in a checkpoint."""
+        return {}

@@ -1,0 +1,238 @@
+"""Every part of every system: what it adds to a step, what it stands on, and that it survives being stopped."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+import stuffinstance as si
+from examples.gta5_to_cityscapes.batches.training_data import Folders, open_training_data
+from examples.gta5_to_cityscapes.experiments.carrying_out import carry_out
+from examples.gta5_to_cityscapes.experiments.jobs import plan
+from examples.gta5_to_cityscapes.recipes import PARTS, RecipeError, compose_recipe, stands_on
+from examples.gta5_to_cityscapes.records.checkpoints import load_checkpoint
+from examples.gta5_to_cityscapes.records.run_folder import RunFolder
+from examples.gta5_to_cityscapes.records.stopping import Stopped
+from examples.gta5_to_cityscapes.training.loop import train
+from examples.gta5_to_cityscapes.training.terms.anchors import CategoryAnchoring
+from examples.gta5_to_cityscapes.training.terms.teacher import TargetTeacher
+
+from .made_steps import made_step
+
+CPU = torch.device("cpu")
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+LOSSES = {
+    "asn": {
+        "auxiliary_segmentation",
+        "adversarial",
+        "auxiliary_adversarial",
+        "discriminator",
+        "auxiliary_discriminator",
+    },
+    "advent": {"adversarial", "discriminator"},
+    "minent": {"entropy"},
+    "maxsq": {"max_square"},
+    "tt": set(),
+    "mix": {"mixed"},
+    "mask": {"masked"},
+    "sim+mix+mask": {"stuff", "instance", "mixed", "masked"},
+    "fada": {"fine_grained", "fine_grained_discriminator"},
+    "cag": {"anchor_distance_source", "anchor_distance_target", "anchor_labels", "confident_labels"},
+    "distill": {"pseudo"},
+    "cbst": {"pseudo"},
+    "crst": {"pseudo", "divergence"},
+    "iast": {"pseudo"},
+    "it+sym": {"pseudo"},
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_part_adds_its_losses_and_nothing_else(name: str, quiet: list[str]) -> None:
+    step, passes = made_step(compose_recipe(name, "smoke", overrides=quiet), same_size="mix" in name)
+    record = step(passes)
+    assert set(record) == {"segmentation"} | LOSSES[name]
+    assert all(math.isfinite(float(value)) for value in record.values())
+
+
+@pytest.mark.parametrize("part", [part for part in PARTS.values() if part.group])
+def test_every_part_is_a_group_of_settings(part) -> None:  # type: ignore[no-untyped-def]
+    name = part.name if part.name != "sym" else "it+sym"
+    recipe = compose_recipe(name, "small")
+    settings = getattr(recipe, part.group)
+    assert settings is not None
+    assert {key: getattr(settings, key) for key in part.changes} == dict(part.changes)
+
+
+@pytest.mark.parametrize(
+    ("name", "start", "labelled_by", "fused_of"),
+    [
+        ("aa+it+sim", None, (), ()),
+        ("fada", "source", (), ()),
+        ("it+fada", "it", (), ()),
+        ("fada+distill", None, ("fada",), ()),
+        ("cag2", "cag", (), ()),
+        ("cag", "source", (), ()),
+        ("aa+cag", "aa", (), ()),
+        ("cbst3", None, ("cbst2",), ()),
+        ("sim+iast", None, ("sim",), ()),
+        ("aa+it+sym", None, ("aa+it", "aa+tt"), ()),
+        ("aa+tt+sym", None, ("aa+it", "aa+tt"), ()),
+        ("aa+it+fused", None, (), ("aa+it", "aa+tt")),
+        ("aa+tt+sym+fused", None, (), ("aa+it+sym", "aa+tt+sym")),
+    ],
+)
+def test_what_a_recipe_stands_on(
+    name: str, start: str | None, labelled_by: tuple[str, ...], fused_of: tuple[str, ...]
+) -> None:
+    assert stands_on(name) == (start, labelled_by, fused_of)
+    recipe = compose_recipe(name, "small")
+    assert (recipe.start, recipe.labelled_by, recipe.fused_of) == (start, labelled_by, fused_of)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("aa+aa", "set the same thing"),
+        ("aa+asn", "set the same thing"),
+        ("ssl+cbst", "set the same thing"),
+        ("fada+cag", "leave one out"),
+        ("sym", "need one of it and tt"),
+        ("it+tt+sym", "need one of it and tt"),
+        ("ssl2", "a later round"),
+        ("cbst1", "a later round"),
+    ],
+)
+def test_what_does_not_go_together_is_named(name: str, words: str) -> None:
+    with pytest.raises(RecipeError, match=words):
+        compose_recipe(name)
+
+
+def test_rounds_grow_the_portion() -> None:
+    portions = [compose_recipe(f"cbst{n}" if n > 1 else "cbst").pseudo_labels.portion for n in (1, 2, 3, 9)]  # type: ignore[union-attr]
+    assert portions == pytest.approx([0.2, 0.25, 0.3, 0.5])
+
+
+def test_a_step_on_new_labels_leaves_the_stage_behind() -> None:
+    second = compose_recipe("fada+distill")
+    assert second.fine_grained is None
+    assert compose_recipe("fada").fine_grained is not None
+
+
+def test_mixing_needs_pictures_of_one_size() -> None:
+    with pytest.raises(RecipeError, match=r"of one size; set augmentation\.crop"):
+        compose_recipe("mix", "full")
+    assert compose_recipe("mix", "full", overrides=["augmentation.crop=[512,512]", "augmentation.target=geometry"])
+
+
+def test_plans_put_first_what_others_wait_for(tmp_path: Path) -> None:
+    jobs = plan(["aa+tt+sym+fused", "cbst2", "cag"], [0], "smoke", tmp_path)
+    names = [job.recipe.name for job in jobs]
+    assert set(names) == {
+        *("aa+tt+sym+fused", "aa+it+sym", "aa+tt+sym", "aa+it", "aa+tt"),
+        *("cbst2", "cbst", "source", "cag"),
+    }
+    for job in jobs:
+        for name in stands_on(job.recipe.name).names:
+            assert names.index(name) < names.index(job.recipe.name)
+        assert [run.path.parent.name for run in job.needs] == list(stands_on(job.recipe.name).names)
+
+
+def test_symmetric_adaptation_from_two_models_to_their_mean(streets: Folders, tmp_path: Path, quiet: list[str]) -> None:
+    results = {}
+    for job in plan(["tt+sym+fused"], [0], "smoke", tmp_path, overrides=[*quiet, "schedule.steps=2"]):
+        results[job.recipe.name] = carry_out(job, streets, CPU)
+    assert set(results) == {"it", "tt", "it+sym", "tt+sym", "tt+sym+fused"}
+    assert 0 <= results["tt+sym+fused"].miou <= 1
+    manifests = [
+        json.loads((tmp_path / name / "seed0" / "pseudo_labels" / "manifest.json").read_text())
+        for name in ("it+sym", "tt+sym")
+    ]
+    assert manifests[0]["rule"] == "symmetric"
+    assert manifests[0] == manifests[1]  # both learn from the same labels
+    # A model that learned from restyled target pictures is scored on restyled ones.
+    recipe = compose_recipe("tt", "smoke", overrides=quiet)
+    plain = open_training_data(compose_recipe("source", "smoke", overrides=quiet), streets).validation[0]
+    seen = open_training_data(recipe, streets).validation[0]
+    assert torch.equal(seen.labels, plain.labels)
+    assert not torch.equal(seen.image, plain.image)
+
+
+@pytest.mark.parametrize("name", ["distill", "cbst", "iast"])
+def test_rules_write_the_labels_that_the_library_gives(
+    name: str, streets: Folders, tmp_path: Path, quiet: list[str]
+) -> None:
+    jobs = plan([name], [0], "smoke", tmp_path, overrides=[*quiet, "schedule.steps=2"])
+    for job in jobs:
+        carry_out(job, streets, CPU)
+    found = json.loads((jobs[-1].run.path / "thresholds.json").read_text())
+    if name == "distill":
+        assert found["kept_total"] == 1.0
+    if name == "cbst":
+        assert 0 < found["kept_total"] < 1
+    if name == "iast":
+        assert all(0 < value < 1 for value in found["thresholds"].values())
+        # Once more, with one file gone: thresholds moved with each batch, so all is done again, to the same end.
+        folder = jobs[-1].run.pseudo_labels
+        before = {path.name: path.read_bytes() for path in folder.glob("*.png")}
+        next(iter(folder.glob("*.png"))).unlink()
+        (jobs[-1].run.path / "result.json").unlink()
+        carry_out(jobs[-1], streets, CPU)
+        assert {path.name: path.read_bytes() for path in folder.glob("*.png")} == before
+
+
+def test_the_teacher_and_everything_else_survive_a_stop(streets: Folders, tmp_path: Path, quiet: list[str]) -> None:
+    recipe = compose_recipe("sim+mix+mask", "smoke", overrides=[*quiet, "schedule.steps=4", "schedule.horizon=4"])
+    data = open_training_data(recipe, streets)
+    whole = train(recipe, RunFolder(tmp_path / "whole"), data, device=CPU)
+    with pytest.raises(Stopped):
+        train(recipe, RunFolder(tmp_path / "cut"), data, device=CPU, stop_after=2)
+    resumed = train(recipe, RunFolder(tmp_path / "cut"), data, device=CPU)
+    assert resumed.weights_sha256 == whole.weights_sha256
+    one, other = (load_checkpoint(tmp_path / name / "checkpoints" / "last.pt")["teacher"] for name in ("whole", "cut"))
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_the_teacher_follows_after_the_optimisers(quiet: list[str]) -> None:
+    step, passes = made_step(compose_recipe("mask", "smoke", overrides=[*quiet, "teacher.alpha=0.5"]))
+    (teacher,) = (term for term in step.terms if isinstance(term, TargetTeacher))
+    name, start = next((n, p.detach().clone()) for n, p in step.network.named_parameters())
+    step(passes)
+    now = dict(step.network.named_parameters())[name].detach()
+    followed = dict(teacher.teacher.network.named_parameters())[name].detach()
+    assert not torch.equal(now, start)
+    assert torch.allclose(followed, (start + now) / 2)  # the copy it began as counts for one
+
+
+def test_a_stage_begins_with_the_weights_it_stands_on(streets: Folders, tmp_path: Path, quiet: list[str]) -> None:
+    few = [*quiet, "schedule.steps=2", "schedule.horizon=2", "anchors.min_pixels=1"]
+    first, second = plan(["cag"], [0], "smoke", tmp_path, overrides=few)
+    carry_out(first, streets, CPU)
+    carry_out(second, streets, CPU)
+    before, after = (load_checkpoint(job.run.checkpoint) for job in (first, second))
+    for key, value in before["network"].items():
+        assert torch.equal(after["stage_start"][key], value)
+    assert int((after["anchors"]["count"] > 0).sum()) > 1
+    identity = json.loads((second.run.path / "data.json").read_text())
+    assert len(identity["first_step_weights"]) == 64
+
+
+def test_anchors_are_means_of_the_starting_network(streets: Folders, quiet: list[str]) -> None:
+    recipe = compose_recipe("cag", "smoke", overrides=[*quiet, "anchors.min_pixels=1"])
+    step, _ = made_step(recipe)
+    (term,) = (each for each in step.terms if isinstance(each, CategoryAnchoring))
+    data = open_training_data(recipe, streets)
+    step.prepare(data.labelled)
+    expected = si.CategoryAnchors(19, step.network.feature_dim, min_pixels=1)
+    step.network.eval()
+    for index in range(len(data.labelled)):
+        sample = data.labelled[index]
+        with torch.no_grad():
+            seen = step.network(sample.image[None] / 255)
+        expected.update(seen.features, sample.labels[None].long(), seen.logits)
+    assert torch.equal(term.anchors.count, expected.count)
+    assert torch.allclose(term.anchors.anchors, expected.anchors, atol=1e-5)
