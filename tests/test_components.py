@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 
 import numpy as np
 import pytest
@@ -10,6 +11,9 @@ import torch
 from torch import Tensor
 
 import stuffinstance as si
+from stuffinstance.arguments import INTEGER_DTYPES
+from stuffinstance.regions.class_table import class_positions, searched_positions
+from stuffinstance.regions.runs import find_runs
 from tests import oracles
 from tests.label_maps import GALLERY, IGNORE, blocks, noise, street
 
@@ -80,7 +84,7 @@ def test_any_ids_and_any_ignored_id(ids: tuple[int, ...], ignore: int, backend: 
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64])
+@pytest.mark.parametrize("dtype", sorted(INTEGER_DTYPES, key=str))
 def test_any_integer_type(dtype: torch.dtype, backend: str) -> None:
     ignore = -1 if dtype == torch.int8 else 255  # in int8 there is no 255
     labels = blocks(14, 19, (0, 1, 100, ignore), seed=4)
@@ -97,6 +101,49 @@ def test_every_byte_is_a_class_where_none_is_ignored(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("ignore", [0, 1, 7])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_bytes_that_a_library_could_take_as_they_are(batch: int, ignore: int, backend: str) -> None:
+    labels = blocks(11, 15, (0, 1, 7), seed=5, batch=batch)
+    numbers = si.connected_components(labels.to(torch.uint8), ignore_index=ignore, backend=backend)
+    assert torch.equal(numbers, expected_numbers(labels, ignore=ignore))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("count", [255, 256, 300, 66_000])
+def test_more_classes_than_fit_in_one_byte_or_two(count: int, backend: str) -> None:
+    labels = (torch.arange(12 * 13) * (count // 150) % count).view(1, 12, 13)
+    classes = tuple(range(count))
+    for chosen in (None, classes, classes[::-1]):
+        numbers = si.connected_components(labels, classes=chosen, ignore_index=None, backend=backend)
+        assert torch.equal(numbers, expected_numbers(labels, ignore=-1))
+
+
+@pytest.mark.parametrize(
+    "classes", [(), (0, 5), (5, 0, 65_535), (65_536, 5), (-1, 5), (2**62, 0), (-(2**63), 2**63 - 1)]
+)
+def test_positions_of_the_rarest_ids(classes: tuple[int, ...]) -> None:
+    ids = [0, 1, 5, 6, -1, -2, 2**8, 2**16 - 1, 2**16, 2**32, 2**32 + 5, 2**62, 2**63 - 1, -(2**63), 5, 5, 0]
+    labels = torch.tensor(ids)[None, None]
+    expected = [classes.index(i) if i in classes else -1 for i in ids]
+    for look_up in (class_positions, searched_positions):
+        assert look_up(labels, classes).flatten().tolist() == expected
+        assert look_up(labels[:, :, :0], classes).shape == (1, 1, 0)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (4, 7), (13, 30)])
+@pytest.mark.parametrize("values", [1, 2, 40])
+def test_runs_are_as_long_as_the_values_stay_the_same(shape: tuple[int, int], values: int) -> None:
+    rows = np.random.default_rng(values).integers(0, values, shape).astype(np.uint8)
+    expected = []
+    for y, row in enumerate(rows.tolist()):
+        for value, group in itertools.groupby(enumerate(row), key=lambda item: item[1]):
+            places = [x for x, _ in group]
+            expected.append((y * shape[1] + places[0], len(places), value))
+    assert list(zip(*(column.tolist() for column in find_runs(rows)), strict=True)) == expected
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("view", ["transposed", "strided", "flipped", "expanded"])
 def test_labels_need_not_be_contiguous(view: str, backend: str) -> None:
     labels = GALLERY["blocks"]
@@ -109,6 +156,9 @@ def test_labels_need_not_be_contiguous(view: str, backend: str) -> None:
     kept = seen.clone()
     assert torch.equal(si.connected_components(seen, backend=backend), expected_numbers(seen.contiguous()))
     assert torch.equal(seen, kept)
+    numbers = si.connected_components(seen[:1].to(torch.uint8), ignore_index=0, backend=backend)
+    assert torch.equal(numbers, expected_numbers(seen[:1].contiguous(), ignore=0))
+    assert numbers.is_contiguous()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -130,8 +180,9 @@ def test_mirroring_keeps_the_count(name: str, backend: str) -> None:
 
 def test_fast_backends_agree_on_a_real_size() -> None:
     labels = torch.cat([street(90, 160, 9, batch=2), blocks(90, 160, (0, 1, 13, IGNORE), 10)])
-    one, other = (si.connected_components(labels, backend=backend) for backend in ("torch", "skimage"))
+    one, other, third = (si.connected_components(labels, backend=backend) for backend in ("torch", "skimage", "cc3d"))
     assert torch.equal(one, other)
+    assert torch.equal(one, third)
 
 
 LABELS = torch.zeros(1, 4, 4, dtype=torch.int64)

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 import stuffinstance as si
+from stuffinstance.arguments import INTEGER_DTYPES
+from stuffinstance.regions import by_pixels
 from tests import oracles
 from tests.label_maps import GALLERY, IGNORE, blocks, noise
 
-BACKENDS = ("reference", "torch", "skimage")
+BACKENDS = ("reference", "torch", "skimage", "cc3d")
 THINGS = (5, 6, 7, 11, 12, 13, 18)
 
 
@@ -83,12 +85,44 @@ def test_an_ignored_id_is_no_region_even_when_asked_for() -> None:
     check_against_oracle(labels, (0, 5), 2, ignore_index=0)
 
 
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32, torch.int64])
+@pytest.mark.parametrize("dtype", sorted(INTEGER_DTYPES - {torch.int8}, key=str))
 def test_any_integer_type(dtype: torch.dtype) -> None:
     labels = GALLERY["street"]
-    regions = si.instance_regions(labels.to(dtype), THINGS, 4)
-    for one, other in zip(regions, si.instance_regions(labels, THINGS, 4), strict=True):
-        assert torch.equal(one, other)
+    for find in (lambda ids: si.instance_regions(ids, THINGS, 4), lambda ids: si.stuff_regions(ids, THINGS)):
+        for one, other in zip(find(labels.to(dtype)), find(labels), strict=True):
+            assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("ids", [(-7, -1, 3), (2**31 - 1, 0, -(2**31)), (2**40, 2**40 + 2**32, -(2**62))])
+def test_any_ids_and_any_ignored_id(ids: tuple[int, ...]) -> None:
+    labels = blocks(13, 17, ids, seed=3, batch=2)
+    for ignore in (*ids, 255):
+        check_against_oracle(labels, ids, 3, ignore_index=ignore)
+    assert si.stuff_regions(labels, ids).area[:, :, 0].tolist() == [
+        [int((image == k).sum()) for k in ids] for image in labels
+    ]
+
+
+def test_more_classes_than_fit_in_one_byte() -> None:
+    check_against_oracle(torch.arange(299, -1, -1).view(2, 10, 15) // 2 * 2, tuple(range(300)), 2)
+
+
+@pytest.mark.parametrize("classes", [(0, 1, 13, 5, 2, 6, 3), (5,), ()])
+@pytest.mark.parametrize("name", [name for name in GALLERY if GALLERY[name].numel()])
+def test_what_a_gpu_does_gives_the_same(name: str, classes: tuple[int, ...]) -> None:
+    """The form that reads nothing back, taken on a CPU."""
+    labels = GALLERY[name]
+    stuff = si.stuff_regions(labels, classes)
+    region_map, area = by_pixels.class_areas(labels, classes)
+    assert torch.equal(region_map, stuff.map)
+    assert torch.equal(area[:, :, None], stuff.area)
+    for most in (1, 3, 500):
+        things = si.instance_regions(labels, classes, most)
+        components = si.connected_components(labels, classes=classes)
+        found = by_pixels.largest_regions(labels, components, classes, most)
+        for one, other in zip(found, things[:3], strict=True):
+            assert one.dtype == other.dtype
+            assert torch.equal(one, other)
 
 
 def test_without_classes_there_are_no_regions() -> None:
@@ -121,8 +155,8 @@ def test_what_cannot_be_right_is_refused(labels: Tensor, options: dict[str, obje
         si.instance_regions(labels, **{"classes": (1,), **options})  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", ["street", "all-ignored", "one-pixel"])
-def test_the_operator_keeps_torchs_rules(name: str) -> None:
-    labels = GALLERY[name]
-    components = si.connected_components(labels, classes=THINGS)
-    torch.library.opcheck(torch.ops.stuffinstance.largest_regions.default, (labels, components, list(THINGS), 3))
+@pytest.mark.parametrize("name", ["street", "all-ignored", "one-pixel", "empty-batch"])
+def test_the_operators_keep_torchs_rules(name: str) -> None:
+    labels, things = GALLERY[name], list(THINGS)
+    torch.library.opcheck(torch.ops.stuffinstance.instance_regions.default, (labels, things, 3, 8, IGNORE, "auto"))
+    torch.library.opcheck(torch.ops.stuffinstance.class_areas.default, (labels, things))

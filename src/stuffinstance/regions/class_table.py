@@ -1,10 +1,17 @@
-"""Class ids as a table on the device, copied there once: a copy per call would make a GPU wait."""
+"""Class ids as tables, made once: a copy per call would make a GPU wait, and building costs a CPU more than use."""
 
 from collections.abc import Sequence
 from functools import lru_cache
 
+import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
+from torch import Tag, Tensor
+from torch.library import define, impl, register_fake
+
+from stuffinstance.regions.runs import Integers, find_runs
+
+_LARGEST_TABLE = 2**16
 
 
 @lru_cache(maxsize=256)
@@ -22,6 +29,16 @@ def _ordered(classes: tuple[int, ...], device: torch.device) -> tuple[Tensor, Te
         return ids, places
 
 
+@lru_cache(maxsize=256)
+def _place_after(classes: tuple[int, ...]) -> NDArray[np.int64] | None:
+    """The position of id ``i`` at place ``i + 1``, -1 elsewhere and at both ends; None where ids do not suit that."""
+    if min(classes, default=0) < 0 or max(classes, default=0) >= _LARGEST_TABLE:
+        return None
+    table = np.full(max(classes, default=0) + 3, -1, dtype=np.int64)
+    table[np.array(classes, dtype=np.int64) + 1] = np.arange(len(classes))
+    return table
+
+
 def class_positions(labels: Tensor, classes: Sequence[int]) -> Tensor:
     """Where each label stands in ``classes``, -1 where it does not; one look-up a pixel, whatever the ids.
 
@@ -36,11 +53,33 @@ def class_positions(labels: Tensor, classes: Sequence[int]) -> Tensor:
     return positions
 
 
+def positions_of(ids: Integers, classes: Sequence[int]) -> NDArray[np.int64]:
+    """As :func:`class_positions`, for an array (N,)."""
+    classes = tuple(classes)
+    wide = ids.astype(np.int64)
+    table = _place_after(classes)
+    if table is not None:
+        wide += 1  # beyond the largest id it wraps to the smallest, and both ends of the table say -1
+        return table.take(wide, mode="clip")
+    ordered, places = (column.numpy() for column in _ordered(classes, torch.device("cpu")))
+    found = np.minimum(np.searchsorted(ordered, wide), len(classes) - 1)
+    return np.where(ordered[found] == wide, places[found], -1)
+
+
 # One operator to the compiler: it would copy the table into every graph, and warn about the cache.
-@torch.library.custom_op(
-    "stuffinstance::class_positions", mutates_args=(), schema="(Tensor labels, int[] classes) -> Tensor"
-)
-def _positions(labels: Tensor, classes: list[int]) -> Tensor:
+define("stuffinstance::class_positions", "(Tensor labels, int[] classes) -> Tensor", tags=(Tag.pt2_compliant_tag,))
+
+
+@impl("stuffinstance::class_positions", "default")
+def _(labels: Tensor, classes: list[int]) -> Tensor:
+    if labels.device.type != "cpu" or labels.numel() == 0:
+        return searched_positions(labels, classes)
+    runs = find_runs(labels.numpy().reshape(1, -1))
+    return torch.from_numpy(positions_of(runs.value, classes).repeat(runs.length)).view(labels.shape)
+
+
+def searched_positions(labels: Tensor, classes: Sequence[int]) -> Tensor:
+    """:func:`class_positions` pixel by pixel on any device, without reading anything back."""
     ids = labels.to(torch.int64).contiguous()
     if not classes:
         return torch.full_like(ids, -1)
@@ -49,6 +88,6 @@ def _positions(labels: Tensor, classes: list[int]) -> Tensor:
     return torch.where(ordered[found] == ids, places[found], -1)
 
 
-@_positions.register_fake
+@register_fake("stuffinstance::class_positions")  # type: ignore[untyped-decorator]
 def _(labels: Tensor, classes: list[int]) -> Tensor:
     return torch.empty_like(labels, dtype=torch.int64, memory_format=torch.contiguous_format)

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tag, Tensor
+from torch.library import define, impl, register_fake
 
 from stuffinstance.arguments import check_label_map, checked_classes
 from stuffinstance.regions.backends import resolve
@@ -48,12 +49,17 @@ def connected_components(
     """
     check_label_map("labels", labels)
     check_connectivity(connectivity)
-    if labels.numel() >= _INT32_PIXELS:
-        raise ValueError(f"labels must hold fewer than 2^31 pixels in all, got {tuple(labels.shape)}. Split the batch.")
+    check_batch(labels)
     resolve(backend, labels.device)
     wanted = None if classes is None else list(checked_classes("classes", classes))
     numbers: Tensor = torch.ops.stuffinstance.connected_components(labels, wanted, connectivity, ignore_index, backend)
     return numbers
+
+
+def check_batch(labels: Tensor) -> None:
+    """Require that int32 can count the pixels."""
+    if labels.numel() >= _INT32_PIXELS:
+        raise ValueError(f"labels must hold fewer than 2^31 pixels in all, got {tuple(labels.shape)}. Split the batch.")
 
 
 def check_connectivity(connectivity: int) -> None:
@@ -62,20 +68,21 @@ def check_connectivity(connectivity: int) -> None:
         raise ValueError(f"connectivity must be 4 (edges) or 8 (edges and corners), got {connectivity!r}.")
 
 
-@torch.library.custom_op(
+define(
     "stuffinstance::connected_components",
-    mutates_args=(),
-    schema="(Tensor labels, int[]? classes, int connectivity, int? ignore_index, str backend) -> Tensor",
+    "(Tensor labels, int[]? classes, int connectivity, int? ignore_index, str backend) -> Tensor",
+    tags=(Tag.pt2_compliant_tag,),
 )
-def _components(
-    labels: Tensor, classes: list[int] | None, connectivity: int, ignore_index: int | None, backend: str
-) -> Tensor:
+
+
+@impl("stuffinstance::connected_components", "default")
+def _(labels: Tensor, classes: list[int] | None, connectivity: int, ignore_index: int | None, backend: str) -> Tensor:
     # One operator to the compiler, so that a backend may be numpy, a loop or a kernel without a graph break.
     if labels.numel() == 0:
         return torch.zeros_like(labels, dtype=torch.int32)
     return resolve(backend, labels.device).run(labels, classes, ignore_index, connectivity)
 
 
-@_components.register_fake
+@register_fake("stuffinstance::connected_components")  # type: ignore[untyped-decorator]
 def _(labels: Tensor, classes: list[int] | None, connectivity: int, ignore_index: int | None, backend: str) -> Tensor:
     return torch.empty_like(labels, dtype=torch.int32, memory_format=torch.contiguous_format)

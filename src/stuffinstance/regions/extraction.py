@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tag, Tensor
+from torch.library import define, impl, register_fake
 
 from stuffinstance.arguments import check_label_map, check_positive, checked_classes
-from stuffinstance.regions.class_table import class_positions
-from stuffinstance.regions.components import check_connectivity, connected_components
+from stuffinstance.regions import by_pixels, by_runs
+from stuffinstance.regions.backends import resolve
+from stuffinstance.regions.components import check_batch, check_connectivity
 
 
 class Regions(NamedTuple):
@@ -54,15 +56,11 @@ def stuff_regions(labels: Tensor, classes: Sequence[int]) -> Regions:
     """
     check_label_map("labels", labels)
     classes = checked_classes("classes", classes)
-    # (B, H, W): 0 outside, else 1 + position of the class
-    number = class_positions(labels, classes) + 1
-    batch, slots = labels.shape[0], len(classes)
-    area = torch.zeros(batch, slots + 1, dtype=torch.int64, device=labels.device)
-    flat = number.flatten(1)
-    area = area.scatter_add(1, flat, torch.ones_like(flat))[:, 1:, None]
+    region_map, area = torch.ops.stuffinstance.class_areas(labels, list(classes))
+    area = area[:, :, None]
     valid = area > 0
-    ids = torch.arange(1, slots + 1, dtype=torch.int32, device=labels.device)[None, :, None]
-    return Regions(number.to(torch.int32), torch.where(valid, ids, 0), area, valid)
+    ids = torch.arange(1, len(classes) + 1, dtype=torch.int32, device=labels.device)[None, :, None]
+    return Regions(region_map, torch.where(valid, ids, 0), area, valid)
 
 
 def instance_regions(
@@ -106,10 +104,11 @@ def instance_regions(
     classes = checked_classes("classes", classes)
     check_positive("max_regions", max_regions)
     check_connectivity(connectivity)
-    components = connected_components(
-        labels, classes=classes, connectivity=connectivity, ignore_index=ignore_index, backend=backend
+    check_batch(labels)
+    resolve(backend, labels.device)
+    region_map, ids, area = torch.ops.stuffinstance.instance_regions(
+        labels, list(classes), max_regions, connectivity, ignore_index, backend
     )
-    region_map, ids, area = torch.ops.stuffinstance.largest_regions(labels, components, list(classes), max_regions)
     return Regions(region_map, ids, area, area > 0)
 
 
@@ -121,51 +120,57 @@ def join_regions(first: Regions, second: Regions) -> Tensor:
     return torch.where(second.map > 0, second.map + first.num_rows, first.map)
 
 
-@torch.library.custom_op(
-    "stuffinstance::largest_regions",
-    mutates_args=(),
-    schema="(Tensor labels, Tensor components, int[] classes, int max_regions) -> (Tensor, Tensor, Tensor)",
+# Operators to the compiler, so that the CPU's way may be numpy without a graph break.
+define(
+    "stuffinstance::class_areas", "(Tensor labels, int[] classes) -> (Tensor, Tensor)", tags=(Tag.pt2_compliant_tag,)
 )
-def _largest(labels: Tensor, components: Tensor, classes: list[int], max_regions: int) -> tuple[Tensor, Tensor, Tensor]:
-    batch, slots = labels.shape[0], len(classes)
-    device = labels.device
-    number = components.flatten(1).to(torch.int64)  # (B, P)
-    pixels = number.shape[1]
-    # A region has at least one pixel, so P bounds their count. On a CPU the true count is free to read.
-    most = int(number.max()) if device.type == "cpu" and number.numel() else pixels
-    most = max(1, most)  # a region without a pixel belongs to no class, so one too many does no harm
-    area, slot = _area_and_class(labels, number, classes, most)
-    # One sort per image: by class, then by falling area; stable, so ties stay in raster order.
-    order = (slot * (pixels + 1) + (pixels - area)).argsort(dim=1, stable=True)  # (B, most)
-    first = torch.searchsorted(
-        slot.gather(1, order), torch.arange(slots + 1, device=device).expand(batch, -1).contiguous()
-    )
-    rank = first[:, :-1, None] + torch.arange(max_regions, device=device)  # (B, C, Z): places in `order`
-    valid = rank < first[:, 1:, None]
-    chosen = order.gather(1, rank.clamp(max=most - 1).flatten(1)).view_as(rank)
-    ids = torch.where(valid, chosen + 1, 0)
-    padded = torch.cat([area.new_zeros(batch, 1), area], dim=1)
-    rows = torch.arange(1, slots * max_regions + 1, device=device).expand(batch, -1)
-    row_of = number.new_zeros(batch, most + 1).scatter_(1, ids.flatten(1), rows)
-    row_of[:, 0] = 0  # every empty place wrote its row there
-    region_map = row_of.gather(1, number).view(labels.shape).to(torch.int32)
-    return region_map, ids.to(torch.int32), padded.gather(1, ids.flatten(1)).view_as(ids)
 
 
-@_largest.register_fake
-def _(labels: Tensor, components: Tensor, classes: list[int], max_regions: int) -> tuple[Tensor, Tensor, Tensor]:
-    table = (labels.shape[0], len(classes), max_regions)
-    return (
-        labels.new_empty(labels.shape, dtype=torch.int32),
-        labels.new_empty(table, dtype=torch.int32),
-        labels.new_empty(table, dtype=torch.int64),
-    )
+@impl("stuffinstance::class_areas", "default")
+def _(labels: Tensor, classes: list[int]) -> tuple[Tensor, Tensor]:
+    if labels.numel() == 0:
+        return _empty(labels, len(classes))
+    class_areas = by_runs.class_areas if labels.device.type == "cpu" else by_pixels.class_areas
+    return class_areas(labels, classes)
 
 
-def _area_and_class(labels: Tensor, number: Tensor, classes: list[int], most: int) -> tuple[Tensor, Tensor]:
-    """Area and position of the class of regions 1 .. most, (B, most) each; absent regions get the position C."""
-    batch = number.shape[0]
-    area = number.new_zeros(batch, most + 1).scatter_add_(1, number, torch.ones_like(number))
-    position = class_positions(labels, classes).flatten(1)
-    slot = torch.full_like(area, len(classes)).scatter_(1, number, position)  # all pixels of a region agree
-    return area[:, 1:], slot[:, 1:]
+@register_fake("stuffinstance::class_areas")  # type: ignore[untyped-decorator]
+def _(labels: Tensor, classes: list[int]) -> tuple[Tensor, Tensor]:
+    return _empty(labels, len(classes))
+
+
+define(
+    "stuffinstance::instance_regions",
+    "(Tensor labels, int[] classes, int max_regions, int connectivity, int? ignore_index, str backend)"
+    " -> (Tensor, Tensor, Tensor)",
+    tags=(Tag.pt2_compliant_tag,),
+)
+
+
+@impl("stuffinstance::instance_regions", "default")
+def _(
+    labels: Tensor, classes: list[int], max_regions: int, connectivity: int, ignore_index: int | None, backend: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    if labels.numel() == 0:
+        region_map, area = _empty(labels, len(classes), max_regions)
+        return region_map, torch.zeros_like(area, dtype=torch.int32), area
+    run = resolve(backend, labels.device).run
+    if labels.device.type == "cpu":
+        return by_runs.largest_regions(
+            labels, classes, ignore_index, max_regions, lambda values: run(values, None, 0, connectivity)
+        )
+    return by_pixels.largest_regions(labels, run(labels, classes, ignore_index, connectivity), classes, max_regions)
+
+
+@register_fake("stuffinstance::instance_regions")  # type: ignore[untyped-decorator]
+def _(
+    labels: Tensor, classes: list[int], max_regions: int, connectivity: int, ignore_index: int | None, backend: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    region_map, area = _empty(labels, len(classes), max_regions)
+    return region_map, torch.zeros_like(area, dtype=torch.int32), area
+
+
+def _empty(labels: Tensor, *table: int) -> tuple[Tensor, Tensor]:
+    """A map without a region, (B, H, W) int32, and a table (B, ...) int64 of areas of 0."""
+    region_map = labels.new_zeros(labels.shape, dtype=torch.int32)
+    return region_map, labels.new_zeros((labels.shape[0], *table), dtype=torch.int64)

@@ -1,20 +1,26 @@
-"""Connected components by connected-components-3d, every class of every image in one call.
+"""Connected components by connected-components-3d, every class of an image in one call.
 
 Optional (the extra ``fast``): several times faster than scikit-image. It too numbers regions in raster order, which the
 tests hold it to.
 """
 
 from collections.abc import Sequence
-from functools import partial
+from typing import Any, Literal
 
 import cc3d
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
-from stuffinstance.regions.backends.stacked_images import label_stacked
+from stuffinstance.regions.backends.pictures import label_pictures
 
 
 def label(labels: Tensor, classes: Sequence[int] | None, ignore_index: int | None, connectivity: int) -> Tensor:
     """Number regions in raster order of their first pixel."""
-    labeller = partial(cc3d.connected_components, connectivity=connectivity, out_dtype=np.uint32)
-    return label_stacked(labels, classes, ignore_index, labeller)
+    neighbours: Literal[4, 8] = 4 if connectivity == 4 else 8
+
+    def labeller(picture: NDArray[Any]) -> NDArray[Any]:
+        numbers = cc3d.connected_components(picture, connectivity=neighbours, out_dtype=np.uint32)
+        return numbers.view(np.int32)  # there are fewer than 2^31 pixels: the bytes are the same, and nothing is copied
+
+    return label_pictures(labels, classes, ignore_index, labeller)

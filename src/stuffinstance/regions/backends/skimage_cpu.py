@@ -1,4 +1,4 @@
-"""Connected components by scikit-image, every class of every image in one call."""
+"""Connected components by scikit-image, every class of an image in one call."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -6,10 +6,10 @@ from functools import partial
 from skimage.measure import label as skimage_label
 from torch import Tensor
 
-from stuffinstance.regions.backends.stacked_images import label_stacked
+from stuffinstance.regions.backends.pictures import label_pictures
 
 
 def label(labels: Tensor, classes: Sequence[int] | None, ignore_index: int | None, connectivity: int) -> Tensor:
     """Number regions in raster order of their first pixel, as scikit-image does."""
     labeller = partial(skimage_label, background=0, connectivity=1 if connectivity == 4 else 2)
-    return label_stacked(labels, classes, ignore_index, labeller)
+    return label_pictures(labels, classes, ignore_index, labeller)
