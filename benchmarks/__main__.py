@@ -1,6 +1,7 @@
 """``python -m benchmarks``: run the parts, keep their results, and say which targets they meet."""
 
 import importlib
+import logging
 import tempfile
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -10,6 +11,7 @@ from typing import Annotated
 import torch
 import typer
 from rich.console import Console
+from rich.logging import RichHandler
 from rich.markup import escape
 from rich.table import Table
 
@@ -72,6 +74,8 @@ def benchmark(
         if quick
         else Settings(torch.device(device), threads, False, repeats, images)
     )
+    logging.basicConfig(format="%(message)s", handlers=[RichHandler(console=console, show_path=False)])
+    logging.getLogger("benchmarks").setLevel(logging.INFO)
     try:
         rows = measure(parts or list(PARTS), settings, out)
     except WrongResult as error:

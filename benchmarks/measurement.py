@@ -47,7 +47,7 @@ class Settings:
     quick: bool = False
     repeats: int = 21
     images: int = 240
-    seconds_per_way: float = 3.0
+    seconds_per_way: float = 1.5
 
 
 @dataclass(frozen=True)
