@@ -1,0 +1,1 @@
+"""Restyle pictures of two domains as each other, with one generator for both directions, trained without labels."""

@@ -1,0 +1,97 @@
+"""How far pictures are from another domain before and after, in numbers and on a sheet to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+import stuffinstance as si
+from examples.generated_city.gap import channel_statistics, held_out_accuracy, local_statistics
+from examples.gta5_to_cityscapes.data import SegmentationDataset, picture_tensor, read_image
+from examples.gta5_to_cityscapes.records.written_files import written_beside
+
+Picture = npt.NDArray[np.uint8]
+STATISTICS = {"channels": channel_statistics, "texture": local_statistics}
+
+
+class Distance(NamedTuple):
+    """Of pictures to a reference, by one kind of statistics.
+
+    Attributes:
+        accuracy: Of a linear classifier that tells them from the reference, on pictures held out; 0.5 is chance.
+        shift: Mean over the statistics of the distance of their means, in standard deviations of the reference.
+    """
+
+    accuracy: float
+    shift: float
+
+
+def distances(pictures: Sequence[Picture], reference: Sequence[Picture]) -> dict[str, Distance]:
+    """By ``channels`` (mean and deviation of each) and by ``texture`` (differences in four bands); as many of both."""
+    if len(pictures) != len(reference) or len(pictures) < 2:
+        raise ValueError(
+            f"pictures and reference must be equally many and at least 2, got {len(pictures)} and {len(reference)}."
+        )
+    result = {}
+    for name, describe in STATISTICS.items():
+        ours, theirs = (np.array([describe(picture) for picture in each]) for each in (pictures, reference))
+        shift = np.abs(ours.mean(0) - theirs.mean(0)) / theirs.std(0).clip(1e-6)
+        result[name] = Distance(held_out_accuracy(ours, theirs), float(shift.mean()))
+    return result
+
+
+def compare(
+    originals: Sequence[Picture], restyled: Sequence[Picture], reference: Sequence[Picture]
+) -> dict[str, dict[str, Distance]]:
+    """Distances to one half of the reference: of n pictures, as they are and restyled, and of the other half.
+
+    ``colours matched`` are the pictures with the LAB mean and deviation of a reference picture each, what the pipeline
+    does without training.
+
+    Args:
+        originals: n pictures.
+        restyled: The same ones, restyled.
+        reference: 2n pictures of the domain that they are restyled towards.
+    """
+    if not len(originals) == len(restyled) == len(reference) / 2:
+        raise ValueError(
+            "originals, restyled and reference must be n, n and 2n pictures, got "
+            f"{len(originals)}, {len(restyled)} and {len(reference)}."
+        )
+    first, second = reference[::2], reference[1::2]
+    matched = [_colours_matched(one, like) for one, like in zip(originals, first, strict=True)]
+    rows = {"as they are": originals, "colours matched": matched, "translated": restyled, "reference itself": second}
+    return {name: distances(pictures, first) for name, pictures in rows.items()}
+
+
+def _colours_matched(picture: Picture, like: Picture) -> Picture:
+    x, y = (picture_tensor(each)[None].float().div_(255) for each in (picture, like))
+    return si.restyle_lab(x, y).clamp(0, 1).mul(255).round().byte()[0].permute(1, 2, 0).numpy()
+
+
+def spread(datasets: Sequence[SegmentationDataset], count: int, restyled: Path | None = None) -> list[Picture]:
+    """``count`` pictures, evenly over the data sets one after the other; in ``restyled`` by name, where it is given."""
+    files = [(entry, dataset) for dataset in datasets for entry in dataset.files]
+    chosen = [files[int(i)] for i in np.linspace(0, len(files) - 1, count).round()]
+    return [
+        read_image(entry.image if restyled is None else restyled / f"{entry.name}.png", dataset.size)[0]
+        for entry, dataset in chosen
+    ]
+
+
+def write_sheet(columns: Sequence[Sequence[Picture]], rows: int, path: Path) -> None:
+    """A PNG of 256 colours: a column for each kind of pictures, ``rows`` of them, two pixels of white between."""
+    gap = 2
+    height, width = columns[0][0].shape[:2]
+    sheet = np.full((rows * (height + gap) - gap, len(columns) * (width + gap) - gap, 3), 255, np.uint8)
+    for i, pictures in enumerate(columns):
+        for j, picture in enumerate(pictures[:rows]):
+            top, left = j * (height + gap), i * (width + gap)
+            sheet[top : top + height, left : left + width] = picture
+    with written_beside(path) as beside:
+        Image.fromarray(sheet).quantize(256, method=Image.Quantize.MEDIANCUT).save(beside, "PNG", optimize=True)

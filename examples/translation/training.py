@@ -1,0 +1,197 @@
+"""Training a translation: a folder of its own, which a later call with the same settings goes on in."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from examples.gta5_to_cityscapes.data import SegmentationDataset
+from examples.gta5_to_cityscapes.records.checkpoints import (
+    CheckpointError,
+    load_checkpoint,
+    save_checkpoint,
+    seed_everything,
+)
+from examples.gta5_to_cityscapes.records.metrics import Metrics
+from examples.gta5_to_cityscapes.records.run_folder import RunFolderError, differences
+from examples.gta5_to_cityscapes.records.stopping import Stopped, StopRequest
+from examples.gta5_to_cityscapes.records.written_files import read_json, write_json
+
+from .networks import Generator, in_channels_last
+from .pictures import StepPictures
+from .settings import DOMAINS, Settings
+from .step import Segment, TranslationStep
+
+LOG_EVERY = 20
+SAVE_EVERY = 100
+
+Tell = Callable[[int, int, str], None]  # (done, in all, remark)
+
+
+def untold(done: int, total: int, note: str) -> None:
+    """Nobody listens."""
+
+
+def train(
+    settings: Settings,
+    source: SegmentationDataset,
+    target: SegmentationDataset,
+    out: Path,
+    *,
+    device: torch.device,
+    segment: Segment | None = None,
+    tell: Tell = untold,
+    stop_after: int | None = None,
+) -> Path:
+    """Train to the last step, going on from the checkpoint in ``out`` where there is one.
+
+    Args:
+        settings: What to train.
+        source: Source pictures at ``settings.size``; labels are not looked at.
+        target: Target pictures likewise.
+        out: Folder for ``settings.json``, ``metrics.jsonl`` and ``last.pt``.
+        device: Where to compute.
+        segment: The frozen segmentation that ``settings.segmentation`` names.
+        tell: Told how far it is.
+        stop_after: Stop and save after this step as Ctrl-C would.
+
+    Returns:
+        The checkpoint.
+
+    Raises:
+        RunFolderError: If ``out`` holds a translation of other settings or pictures.
+        Stopped: After Ctrl-C, once the state is saved.
+        FloatingPointError: If a loss is no longer finite; the last checkpoint is kept.
+    """
+    if (segment is None) != (settings.segmentation is None):
+        raise ValueError("segment and settings.segmentation belong together: give both, or neither.")
+    _claim(out, settings, source, target)
+    with StopRequest() as request:
+        return _Training(settings, source, target, out, device, segment, tell).run_to_the_end(request, stop_after)
+
+
+def trained_generator(file: Path, device: torch.device) -> tuple[Settings, Generator]:
+    """The settings and the generator's running mean of a checkpoint, for use."""
+    saved = load_checkpoint(file)
+    if "translation" not in saved:
+        raise CheckpointError(f"checkpoint {file}: expected one of a translation, got one of another training.")
+    settings = Settings.from_plain(saved["translation"])
+    generator = Generator(settings.width, settings.blocks)
+    prefix = "average.network."
+    weights = {name.removeprefix(prefix): t for name, t in saved["networks"].items() if name.startswith(prefix)}
+    generator.load_state_dict(weights)
+    return settings, in_channels_last(generator.to(device)).eval()
+
+
+class _Training:
+    """State of one training; all of it is saved and restored, or follows from the settings."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        source: SegmentationDataset,
+        target: SegmentationDataset,
+        out: Path,
+        device: torch.device,
+        segment: Segment | None,
+        tell: Tell,
+    ) -> None:
+        self.settings, self.device, self.tell = settings, device, tell
+        self.checkpoint = out / "last.pt"
+        self.source = StepPictures(source, settings, DOMAINS["source"])
+        self.target = StepPictures(target, settings, DOMAINS["target"])
+        seed_everything(settings.seed)
+        self.take_step = TranslationStep(settings, segment).to(device)
+        self.step = 0
+        self.seconds = 0.0
+        if self.checkpoint.exists():
+            self._resume()
+        self.metrics = Metrics(out / "metrics.jsonl", None, self.step)
+
+    def run_to_the_end(self, request: StopRequest, stop_after: int | None) -> Path:
+        """The loop itself."""
+        total = self.settings.steps
+        started = time.monotonic() - self.seconds
+        self.tell(self.step, total, "")
+        try:
+            while self.step < total:
+                source, target = (each.draw(self.step).to(self.device) for each in (self.source, self.target))
+                losses = self.take_step(source, target, self.step)
+                self.step += 1
+                last = self.step == total
+                stop = (request.asked or self.step == stop_after) and not last
+                if last or stop or self.step % LOG_EVERY == 0:
+                    values = self._finite({name: float(value) for name, value in losses.items()})
+                    self.seconds = time.monotonic() - started
+                    rate = self.settings.learning_rate(self.step - 1)
+                    self.metrics.write_losses(self.step, values, rate, self.seconds)
+                    self.tell(
+                        self.step, total, f"fooled {values['real_fake']:.2f}, back {values['reconstruction']:.3f}"
+                    )
+                if last or stop or self.step % SAVE_EVERY == 0:
+                    self._save()
+                if stop:
+                    raise Stopped(
+                        f"stopped at step {self.step} of {total}, saved in {self.checkpoint}. "
+                        "Give the same command again to go on."
+                    )
+            return self.checkpoint
+        finally:
+            self.metrics.close()
+
+    def _finite(self, values: dict[str, float]) -> dict[str, float]:
+        broken = [name for name, value in values.items() if not math.isfinite(value)]
+        if broken:
+            raise FloatingPointError(
+                f"translation, step {self.step}: loss {', '.join(broken)} is no longer a finite number ({values}). "
+                "Lower --lr and use another --out."
+            )
+        return values
+
+    def _save(self) -> None:
+        save_checkpoint(
+            self.checkpoint,
+            {
+                "translation": self.settings.as_plain(),
+                "step": self.step,
+                "seconds": self.seconds,
+                "networks": self.take_step.state_dict(),
+                "optimisers": {name: each.state_dict() for name, each in self.take_step.optimisers.items()},
+            },
+        )
+
+    def _resume(self) -> None:
+        saved = load_checkpoint(self.checkpoint)
+        if saved.get("translation") != self.settings.as_plain():
+            raise CheckpointError(
+                f"checkpoint {self.checkpoint}: expected one of the translation in its folder's settings.json, "
+                "it is of another. Delete it; the training will start again."
+            )
+        self.take_step.load_state_dict(saved["networks"])
+        for name, optimiser in self.take_step.optimisers.items():
+            optimiser.load_state_dict(saved["optimisers"][name])
+        self.step, self.seconds = int(saved["step"]), float(saved["seconds"])
+
+
+def _claim(out: Path, settings: Settings, source: SegmentationDataset, target: SegmentationDataset) -> None:
+    """Take the folder for these settings and pictures, or say in what it differs."""
+    asked: dict[str, Any] = settings.as_plain() | {"source": _identity(source), "target": _identity(target)}
+    file = out / "settings.json"
+    found = differences(read_json(file), asked) if file.is_file() else []
+    if found:
+        raise RunFolderError(
+            f"folder {out}: expected a translation of the settings that are asked for, it holds one that differs "
+            f"(folder -> asked): {'; '.join(found)}. Choose another --out, ask for the same, or delete that folder."
+        )
+    write_json(file, asked)
+
+
+def _identity(dataset: SegmentationDataset) -> dict[str, Any]:
+    names = hashlib.sha256("\n".join(dataset.names).encode()).hexdigest()
+    return {"pictures": len(dataset), "names_sha256": names}
