@@ -2,14 +2,50 @@
 
 from __future__ import annotations
 
+import weakref
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import stuffinstance as si
+from stuffinstance.pooling.backends import torch_sums
 from tests import oracles
 from tests.label_maps import GALLERY
+
+
+class PeakMemory(TorchDispatchMode):
+    """The most bytes that tensors made within held at one time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.holders: Counter[int] = Counter()  # tensors by the address of their memory
+        self.sizes: dict[int, int] = {}
+        self.peak = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = {t.untyped_storage().data_ptr() for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
+        made = func(*args, **(kwargs or {}))
+        for tensor in (t for t in tree_leaves(made) if isinstance(t, Tensor)):
+            memory = tensor.untyped_storage()
+            if memory.data_ptr() in given and memory.data_ptr() not in self.sizes:
+                continue  # a view of what was there before
+            self.sizes[memory.data_ptr()] = memory.nbytes()
+            self.holders[memory.data_ptr()] += 1
+            weakref.finalize(tensor, self.release, memory.data_ptr())
+        self.peak = max(self.peak, sum(self.sizes.values()))
+        return made
+
+    def release(self, address: int) -> None:
+        self.holders[address] -= 1
+        if not self.holders[address]:
+            self.sizes.pop(address, None)
 
 
 def features_and_map(
@@ -92,6 +128,116 @@ def test_a_large_region_keeps_its_digits(value: float) -> None:
     features = torch.full((1, 2, 90, 160), value)
     rows = si.region_mean(features, torch.ones(1, 90, 160, dtype=torch.int32), 1)
     assert rows[0, 0, 0].item() == pytest.approx(value, rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("add", [torch_sums.added_sums, torch_sums.multiplied_sums])
+def test_a_large_region_keeps_its_digits_in_every_layout(
+    add: Callable[..., Tensor], layout: torch.memory_format, dtype: torch.dtype
+) -> None:
+    """Features that vary by a hundredth of their size, in two images, beside small regions."""
+    features = (1000.3 + 10 * torch.rand(2, 3, 90, 160)).to(dtype).contiguous(memory_format=layout)
+    regions = torch.ones(2, 90, 160, dtype=torch.int64)
+    regions[:, :9, ::7] = torch.arange(2, 11)[:, None]
+    sums = add(features, regions.flatten(1), 12)
+    means = sums / torch.nn.functional.one_hot(regions.flatten(1), 13).sum(1)[:, None, 1:].clamp(min=1)
+    torch.testing.assert_close(means.transpose(1, 2).double(), oracle_rows(features, regions, 12), atol=0, rtol=1e-5)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_blocks_of_channels_and_of_pixels(
+    monkeypatch: pytest.MonkeyPatch, layout: torch.memory_format, dtype: torch.dtype
+) -> None:
+    """Sizes that no block divides, in blocks of one channel or pixel up to all at once."""
+    features, regions = features_and_map(3, 7, 9, 13, count=5)
+    features = features.to(dtype).contiguous(memory_format=layout)
+    expected = oracle_rows(features, regions, 6)
+    for values in (1, 117 * 3 * 2, 117 * 3 * 5, 2**19):
+        monkeypatch.setattr(torch_sums, "_BLOCK", values)
+        torch.testing.assert_close(si.region_mean(features, regions, 6).double(), expected, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("count", [30, 8192])
+def test_beside_the_result_no_more_memory_than_the_features(
+    count: int, dtype: torch.dtype, layout: torch.memory_format
+) -> None:
+    features = torch.randn(1, 512, 64, 128).to(dtype).contiguous(memory_format=layout)
+    number = torch.arange(8192).view(1, -1) % count + 1
+    with PeakMemory() as memory:
+        sums = torch_sums.added_sums(features, number, count)
+    beside = memory.peak - sums.untyped_storage().nbytes()
+    blocks = 5 * 4 * torch_sums._BLOCK  # what is converted, added up and handed over at a time
+    assert 0 < beside <= blocks + (4 * features.numel() if layout == torch.channels_last else 0)
+    if count == 8192:
+        assert torch.equal(sums, features.flatten(2).float())
+
+
+def test_the_product_takes_three_times_the_features_at_most() -> None:
+    """The copy, masks of as many numbers for up to D regions at a time, and the same masks as truth values."""
+    features, number = torch.randn(1, 256, 32, 64), torch.arange(1, 2049).view(1, -1)
+    with PeakMemory() as memory:
+        sums = torch_sums.multiplied_sums(features, number, 2048)
+    assert memory.peak - sums.untyped_storage().nbytes() <= 3 * features.untyped_storage().nbytes()
+    torch.testing.assert_close(sums, features.flatten(2))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_what_is_not_finite_stays_in_its_region_and_channel(
+    layout: torch.memory_format, dtype: torch.dtype, value: float
+) -> None:
+    features, regions = features_and_map()
+    features = features.to(dtype)
+    clean = si.region_mean(features, regions, 6)
+    features[1, 3, 4, 5] = value
+    regions[1, 4, 5] = 2
+    clean[1] = si.region_mean(features.nan_to_num(0, 0, 0)[1:], regions[1:], 6)[0]
+    rows = si.region_mean(features.contiguous(memory_format=layout), regions, 6)
+    broken = ~rows.isfinite()
+    assert broken.nonzero().tolist() == [[1, 1, 3]]
+    torch.testing.assert_close(rows[~broken], clean[~broken])
+
+
+def test_the_same_bits_in_every_run() -> None:
+    features, regions = features_and_map(2, 33, 40, 50)
+    for seen in (features, features.contiguous(memory_format=torch.channels_last)):
+        assert all(torch.equal(si.region_mean(seen, regions), si.region_mean(seen, regions)) for _ in range(5))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_gradient_lies_as_the_features_do(layout: torch.memory_format) -> None:
+    features, regions = features_and_map(2, 3, 4, 5, count=4)
+    features = features.double().contiguous(memory_format=layout).requires_grad_()
+    slope = torch.randn(2, 5, 3, dtype=torch.float64)
+    (gradient,) = torch.autograd.grad(si.region_mean(features, regions, 5), features, slope)
+    assert gradient.is_contiguous(memory_format=layout)
+    area = torch.nn.functional.one_hot(regions, 6).sum((1, 2)).clamp(min=1)
+    table = torch.cat([torch.zeros(2, 1, 3, dtype=torch.float64), slope], 1) / area[:, :, None]
+    expected = torch.stack([rows[ids] for rows, ids in zip(table, regions, strict=True)]).permute(0, 3, 1, 2)
+    torch.testing.assert_close(gradient, expected)
+    assert torch.autograd.gradcheck(lambda f: si.region_mean(f, regions, 5), (features,))
+    assert torch.autograd.gradgradcheck(lambda f: si.region_mean(f, regions, 5).square(), (features,))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_operator_keeps_torchs_rules(layout: torch.memory_format, dtype: torch.dtype) -> None:
+    features, regions = features_and_map()
+    features = features.to(dtype).contiguous(memory_format=layout).requires_grad_()
+    torch.library.opcheck(torch.ops.stuffinstance.region_sums, (features, regions.flatten(1), 6, "torch"))
+
+
+def test_backends_are_named() -> None:
+    features, regions = features_and_map()
+    rows = si.region_mean(features, regions, 6)
+    assert torch.equal(rows, si.region_mean(features, regions, 6, backend="torch"))
+    with pytest.raises(ValueError, match=r"backend must be 'auto' or one of .*'torch'.*got 'cuda'"):
+        si.region_mean(features, regions, 6, backend="cuda")
 
 
 def test_autocast_does_not_reach_the_sums() -> None:
