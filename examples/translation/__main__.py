@@ -44,8 +44,8 @@ def train(
     steps: Annotated[int, typer.Option(help="Updates of the generator.")] = DEFAULTS.steps,
     size: Annotated[tuple[int, int], typer.Option(help="Height and width to read pictures at.")] = DEFAULTS.size,
     crop: Annotated[
-        tuple[int, int] | None, typer.Option(help="Height and width to cut out; the whole if left out.")
-    ] = None,
+        tuple[int, int], typer.Option(help="Height and width to cut out; the size for whole pictures.")
+    ] = DEFAULTS.crop or DEFAULTS.size,
     batch: Annotated[int, typer.Option(help="Pictures of each domain per step.")] = DEFAULTS.batch,
     seed: Annotated[int, typer.Option(help="Of weights, order, crops and flips.")] = DEFAULTS.seed,
     width: Annotated[int, typer.Option(help="Channels of the generator at full resolution.")] = DEFAULTS.width,

@@ -94,4 +94,4 @@ def write_sheet(columns: Sequence[Sequence[Picture]], rows: int, path: Path) -> 
             top, left = j * (height + gap), i * (width + gap)
             sheet[top : top + height, left : left + width] = picture
     with written_beside(path) as beside:
-        Image.fromarray(sheet).quantize(256, method=Image.Quantize.MEDIANCUT).save(beside, "PNG", optimize=True)
+        Image.fromarray(sheet).quantize(256, kmeans=2).save(beside, "PNG", optimize=True)

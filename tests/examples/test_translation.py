@@ -15,8 +15,15 @@ from typer.testing import CliRunner
 from examples.gta5_to_cityscapes.batches.restyling import RestyledPictures
 from examples.gta5_to_cityscapes.batches.training_data import Folders
 from examples.gta5_to_cityscapes.data import DatasetError, SegmentationDataset, open_dataset, read_id_map, read_image
+from examples.gta5_to_cityscapes.networks import build_network
 from examples.gta5_to_cityscapes.networks.small import small_network
-from examples.gta5_to_cityscapes.records.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
+from examples.gta5_to_cityscapes.recipes import compose_recipe
+from examples.gta5_to_cityscapes.records.checkpoints import (
+    CheckpointError,
+    digest_of_weights,
+    load_checkpoint,
+    save_checkpoint,
+)
 from examples.gta5_to_cityscapes.records.run_folder import RunFolderError
 from examples.gta5_to_cityscapes.records.stopping import Stopped
 from examples.translation.__main__ import app
@@ -180,7 +187,7 @@ def test_pictures_follow_from_seed_and_step_alone(streets: Folders) -> None:
     assert not torch.equal(StepPictures(source, settings, 1).draw(2), drawn[2])
     assert drawn[0].shape == (2, 3, 24, 40)
     assert 0 <= drawn[0].min() < drawn[0].max() <= 1
-    whole = StepPictures(source, Settings(size=TINY.size, batch=2), 0)
+    whole = StepPictures(source, Settings(size=TINY.size, crop=None, batch=2), 0)
     seen = {int(255 * 255 * each.sum()) for step in range(3) for each in whole.draw(step)}
     assert len(seen) == len(source) == 6  # an epoch shows each once
 
@@ -268,7 +275,7 @@ def test_restyled_source_is_a_data_set_and_a_restyling(streets: Folders, checkpo
 
 
 def test_labels_of_the_right_size_are_copied(streets: Folders, tmp_path: Path) -> None:
-    settings = Settings(size=(48, 96), width=4, blocks=1)
+    settings = Settings(size=(48, 96), crop=None, width=4, blocks=1)
     source = open_dataset("gta5", streets.source, size=settings.size)
     write_restyled(settings, Generator(4, 1), [source], "target", tmp_path / "out")
     for entry in source.files:
@@ -326,7 +333,7 @@ def test_commands_from_training_to_the_sheet(streets: Folders, tmp_path: Path) -
         assert result.exit_code == 0, result.output
         return result.output
 
-    small = ["--steps", 2, "--size", 32, 48, "--width", 4, "--blocks", 1, "--device", "cpu"]
+    small = ["--steps", 2, "--size", 32, 48, "--crop", 32, 40, "--width", 4, "--blocks", 1, "--device", "cpu"]
     run("train", *source, *target, "--out", tmp_path / "run", *small)
     checkpoint = ["--checkpoint", tmp_path / "run/last.pt", "--device", "cpu"]
     run("apply", *checkpoint, *source, "--towards", "target", "--out", tmp_path / "there")
@@ -341,6 +348,22 @@ def test_commands_from_training_to_the_sheet(streets: Folders, tmp_path: Path) -
     assert "distance to the target, 3 pictures" in printed
     with Image.open(tmp_path / "sheet.png") as drawn:
         assert drawn.size == (3 * 50 - 2, 2 * 34 - 2)
+
+
+def test_a_checkpoint_of_the_pipeline_keeps_the_segmentation(streets: Folders, tmp_path: Path) -> None:
+    recipe = compose_recipe("source", "smoke", overrides=["network.options.width=8", "network.options.feature_dim=8"])
+    network = build_network(recipe.network.name, recipe.label_space.num_classes, **recipe.network.options)
+    saved = {"recipe": recipe.model_dump(mode="json"), "network": network.state_dict(), "step": 0}
+    save_checkpoint(tmp_path / "pipeline.pt", saved)
+    words = ["train", "--source", streets.source, "--target", streets.target, "--out", tmp_path / "run", "--steps", 1]
+    words += ["--size", 32, 64, "--crop", 24, 32, "--width", 4, "--blocks", 1, "--device", "cpu"]
+    words += ["--from-checkpoint", tmp_path / "pipeline.pt"]
+    result = CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    (line,) = (json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines())
+    assert line["loss/consistency"] == pytest.approx(0, abs=1e-6)  # the first generator changes nothing
+    kept = load_checkpoint(tmp_path / "run/last.pt")["translation"]["segmentation"]
+    assert kept == digest_of_weights(network.state_dict())
 
 
 def test_commands_name_what_is_wrong(streets: Folders, tmp_path: Path) -> None:
