@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stuffinstance.arguments import may_read
+
 Between = Callable[[Tensor, Tensor], Tensor]
 """Two tensors (..., D) that broadcast to distances (...)."""
 
@@ -94,7 +96,9 @@ def _blockwise_ranking(between: Between, rows: Tensor, bank: Tensor) -> Tensor:
     return torch.cat(parts, dim=2)
 
 
-def nearest_distance(rows: Tensor, bank: Tensor, filled: Tensor, distance: Distance) -> tuple[Tensor, Tensor]:
+def nearest_distance(
+    rows: Tensor, bank: Tensor, filled: Tensor, distance: Distance, wanted: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Distance of each descriptor to the nearest row of its class.
 
     The gradient flows to the descriptors only, through the one row that was found.
@@ -104,16 +108,43 @@ def nearest_distance(rows: Tensor, bank: Tensor, filled: Tensor, distance: Dista
         bank: Bank rows, (C, S, D).
         filled: (C, S) bool, the slots that hold a row.
         distance: From :func:`resolve_distance`.
+        wanted: (C, N) bool, the descriptors that matter; all by default.
 
     Returns:
-        ``(distances, index)``, (C, N) each. For a class without a filled slot the distance means nothing: mask it with
-        ``filled.any(1)``. Memory: two tensors (C, N, S) and two (C, N, D); never (C, N, S, D).
+        ``(distances, index)``, (C, N) each. For a class without a filled slot, and for a descriptor that is not wanted,
+        the distance means nothing: mask it. Memory: two tensors (C, N, S) and two (C, N, D); never (C, N, S, D).
     """
     with torch.autocast(rows.device.type, enabled=False):
         exact = torch.promote_types(rows.dtype, bank.dtype)
         rows, bank = rows.to(exact), bank.detach().to(exact)
         with torch.no_grad():
-            scores = distance.ranking(rows, bank).masked_fill(~filled[:, None, :], torch.inf)
-            index = scores.argmin(-1)  # (C, N)
+            if wanted is not None and wanted.numel() and may_read(rows):
+                index = _nearest_of_wanted(rows, bank, filled, distance, wanted)
+            else:
+                index = _nearest(rows, bank, filled, distance)  # (C, N)
         nearest = bank.gather(1, index[:, :, None].expand(-1, -1, bank.shape[2]))
         return distance.between(rows, nearest), index
+
+
+def _nearest(rows: Tensor, bank: Tensor, filled: Tensor, distance: Distance) -> Tensor:
+    return distance.ranking(rows, bank).masked_fill(~filled[:, None, :], torch.inf).argmin(-1)
+
+
+def _nearest_of_wanted(rows: Tensor, bank: Tensor, filled: Tensor, distance: Distance, wanted: Tensor) -> Tensor:
+    """The same where reading is free, which saves most of the work: few classes have a region, and few have many.
+
+    The bank is only sliced, from the first class that has one to the last and to the last filled slot, since copying
+    rows out of it would cost more than it saves.
+    """
+    index = torch.zeros(wanted.shape, dtype=torch.int64, device=rows.device)
+    counts = wanted.sum(1)
+    occurring = counts.nonzero()[:, 0]
+    if occurring.numel() == 0:
+        return index
+    classes = slice(int(occurring[0]), int(occurring[-1]) + 1)
+    slots = max(1, int(filled[classes].sum(1).max()))
+    first = wanted[classes].to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, : int(counts.max())]
+    packed = rows[classes].gather(1, first[:, :, None].expand(-1, -1, rows.shape[2]))
+    found = _nearest(packed, bank[classes, :slots], filled[classes, :slots], distance)
+    index[classes] = index[classes].scatter(1, first, found)
+    return index

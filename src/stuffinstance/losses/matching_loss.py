@@ -72,7 +72,8 @@ class MatchingLoss(nn.Module, ABC):
         bank = self.bank
         batch, classes, per_class = regions.valid.shape
         grouped = rows.reshape(batch, classes, per_class, bank.feature_dim).transpose(0, 1).flatten(1, 2)  # (C, B*Z, D)
-        distance, _ = nearest_distance(grouped, bank.features, bank.filled, self.distance)
+        wanted = regions.valid.transpose(0, 1).flatten(1)  # (C, B*Z)
+        distance, _ = nearest_distance(grouped, bank.features, bank.filled, self.distance, wanted)
         least = bank.capacity if self.warm_up else 0
         return distance.reshape(classes, batch, per_class).transpose(0, 1), bank.written > least
 
