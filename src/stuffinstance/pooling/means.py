@@ -28,7 +28,9 @@ def region_mean(
     * on a CPU once, whatever their dtype: 2 MiB of channels at a time, or of pixels where channels lie last. Beside
       the result that takes a few such blocks, and channels last partial sums, never more numbers than the features;
     * on an accelerator by ``"torch"``: twice, and a copy without what is not finite is multiplied with the regions'
-      masks (once for R up to D), following torch's float32 matmul precision.
+      masks (once for R up to D), following torch's float32 matmul precision;
+    * by ``"triton"`` once for up to 128 regions (spans with a value that is not finite twice), without a copy of NCHW
+      or channels_last features; another layout is made contiguous, float64 goes the way of ``"torch"``.
 
     The gradient is written once, in the features' dtype, and channels last where they were.
 
@@ -36,7 +38,7 @@ def region_mean(
         features: (B, D, h, w), floating; any memory format, contiguous or not.
         regions: :class:`Regions`, or a map (B, h, w) of any integer dtype with 0 for no region and 1 .. R for its rows.
         num_regions: R where ``regions`` is a map. Default: its largest number, which is read back from the device.
-        backend: ``"auto"`` or ``"torch"``, which runs on any device.
+        backend: ``"auto"`` (``"torch"``), ``"torch"`` (any device) or ``"triton"`` (CUDA; only by name).
 
     Returns:
         (B, R, D) float32 (float64 for float64 features); zeros for a region without a pixel. Row *r* is region *r* + 1.
