@@ -1,0 +1,157 @@
+"""What the pages of documentation show can be typed: snippets run and train, names and files are there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import stuffinstance as si
+from examples.gta5_to_cityscapes.recipes import PARTS, compose_recipe
+from examples.gta5_to_cityscapes.recipes.recipe import override
+from examples.gta5_to_cityscapes.recipes.sizes import SIZES, Size
+
+ROOT = Path(__file__).parent.parent.parent
+SYSTEMS = ROOT / "docs" / "systems"
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+OVERVIEW = (SYSTEMS / "README.md").read_text(encoding="utf-8")
+TABLE = [[cell.strip() for cell in line.split("|")[1:-1]] for line in OVERVIEW.splitlines() if line.startswith("| ")]
+ROWS = [row for row in TABLE if len(row) == 5 and row[0] != "system"]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+SNIPPETS = [
+    pytest.param(code, id=f"{page.stem}-{i}")
+    for page in sorted(SYSTEMS.glob("*.md"))
+    for i, code in enumerate(blocks(page, "python"))
+]
+RECIPES = sorted(
+    {
+        name
+        for page in SYSTEMS.glob("*.md")
+        for block in blocks(page, "sh")
+        for name in re.findall(r"gta5_to_cityscapes train (\S+)", block)
+    }
+)
+
+
+class Network(nn.Module):
+    """A trainer's network that tells three colours apart: features (B, 256, h, w) of stride 8, logits (B, 19, h, w)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Conv2d(3, 256, 8, stride=8)
+        self.head = nn.Conv2d(256, 19, 1)
+        with torch.no_grad():
+            self.backbone.weight[:3] = 5 * torch.eye(3)[:, :, None, None] / 64
+            self.head.weight[[0, 8, 13], [0, 1, 2]] += 1
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.backbone(images)
+        return features, self.head(features)
+
+
+def pictures() -> tuple[Tensor, Tensor]:
+    """Two pictures of road, vegetation and cars with their labels."""
+    thirds = torch.randint(0, 3, (2, 2, 2)).repeat_interleave(64, 1).repeat_interleave(64, 2)
+    images = F.one_hot(thirds, 3).movedim(3, 1) + 0.1 * torch.rand(2, 3, 128, 128)
+    return images, torch.tensor([0, 8, 13])[thirds]
+
+
+def trainer() -> dict[str, object]:
+    """The names that docs/systems/README.md says a trainer has."""
+    network = Network()
+    (source_images, source_labels), (target_images, _) = pictures(), pictures()
+    source_features, source_logits = network(source_images)
+    target_features, target_logits = network(target_images)
+
+    def upsampled(maps: Tensor) -> Tensor:
+        return F.interpolate(maps, (128, 128), mode="bilinear", align_corners=True)
+
+    return {
+        "network": network,
+        "source_images": source_images,
+        "source_labels": source_labels,
+        "target_images": target_images,
+        "source_features": source_features,
+        "source_logits": source_logits,
+        "target_features": target_features,
+        "target_logits": target_logits,
+        "upsampled": upsampled,
+        "loss": torch.zeros(()),
+        "source_loader": [pictures() for _ in range(2)],
+        "target_loader": [pictures()[0] for _ in range(2)],
+        "network_a": Network(),
+        "network_b": Network(),
+        "pairs_loader": [(pictures()[0], pictures()[0])],
+    }
+
+
+@pytest.mark.parametrize("code", SNIPPETS)
+def test_a_snippet_runs_and_trains_the_network(code: str) -> None:
+    assert len([line for line in code.splitlines() if line.strip() and not line.startswith("...")]) <= 15
+    names = trainer()
+    before = names["loss"]
+    exec(compile(code, "snippet", "exec"), names)
+    loss, network = names["loss"], names["network"]
+    assert isinstance(loss, Tensor)
+    assert isinstance(network, Network)
+    if loss is before:
+        return  # it labels or measures
+    assert bool(loss.isfinite())
+    assert float(loss.detach()) != 0
+    if network.backbone.weight.grad is None:
+        loss.backward()  # type: ignore[no-untyped-call]
+    gradient = network.backbone.weight.grad
+    assert gradient is not None
+    assert bool(gradient.isfinite().all())
+    assert bool((gradient != 0).any())
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_of_the_pages_can_be_composed(name: str) -> None:
+    assert compose_recipe(name).name == name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_settings_of_the_pages_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for item in re.findall(r"--set ([^\s`]+)", text):
+        override(SIZES["full"], [item])
+    for line in text.splitlines():
+        group = ""
+        for named, setting in re.findall(r"`(\w*)\.(\w+)`", line) if line.startswith("|") else ():
+            group = named or group
+            if group in Size.model_fields:
+                assert hasattr(getattr(SIZES["full"], group), setting), f"{group}.{setting}"
+
+
+@pytest.mark.parametrize("part", [part.name for part in PARTS.values()])
+def test_every_part_is_in_the_table(part: str) -> None:
+    assert any(f"`{part}`" in row[3] for row in ROWS)
+
+
+@pytest.mark.parametrize("name", sorted({name for row in ROWS for name in re.findall(r"`(\w+)`", row[2])}))
+def test_names_in_the_table_are_public(name: str) -> None:
+    assert name in si.__all__
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_that_are_linked_exist(page: Path) -> None:
+    prose = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    links = [link for link in re.findall(r"\]\(([^)#\s]+)", prose) if "://" not in link]
+    missing = [link for link in links if not (page.parent / link).exists()]
+    assert not missing
+
+
+def test_every_page_is_reached_from_the_overview() -> None:
+    linked = {(SYSTEMS / link).resolve() for link in re.findall(r"\]\(([^)#\s]+\.md)", OVERVIEW)}
+    pages = set(SYSTEMS.glob("*.md")) - {SYSTEMS / "README.md", SYSTEMS / "results.md"}
+    assert pages <= linked
