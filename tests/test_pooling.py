@@ -165,7 +165,7 @@ def test_blocks_of_channels_and_of_pixels(
 def test_beside_the_result_no_more_memory_than_the_features(
     count: int, dtype: torch.dtype, layout: torch.memory_format
 ) -> None:
-    features = torch.randn(1, 512, 64, 128).to(dtype).contiguous(memory_format=layout)
+    features = torch.randn(1, 1024, 64, 128).to(dtype).contiguous(memory_format=layout)
     number = torch.arange(8192).view(1, -1) % count + 1
     with PeakMemory() as memory:
         sums = torch_sums.added_sums(features, number, count)

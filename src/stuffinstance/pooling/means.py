@@ -25,7 +25,7 @@ def region_mean(
 
     How often features are read:
 
-    * on a CPU once, whatever their dtype: 2 MiB of channels at a time, or of pixels where channels lie last. Beside
+    * on a CPU once, whatever their dtype: 4 MiB of channels at a time, or of pixels where channels lie last. Beside
       the result that takes a few such blocks, and channels last partial sums, never more numbers than the features;
     * on an accelerator by ``"torch"``: twice, and a copy without what is not finite is multiplied with the regions'
       masks (once for R up to D), following torch's float32 matmul precision;
