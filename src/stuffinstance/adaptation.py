@@ -16,6 +16,7 @@ from stuffinstance.arguments import (
     check_same_batch,
 )
 from stuffinstance.banks import Classifier, InstanceBank, StuffBank
+from stuffinstance.best_class import best_class
 from stuffinstance.distributed import Sync
 from stuffinstance.label_maps import correct_labels, merge_pseudo_labels
 from stuffinstance.labelspace import LabelSpace
@@ -173,7 +174,7 @@ class StuffInstanceMatching(nn.Module):
         """
         self._check("target", target_features, target_logits, pseudo_labels, "pseudo_labels")
         _check_size("target_logits", target_logits, target_features)
-        labels = target_logits.detach().argmax(1)
+        labels = best_class(target_logits.detach())[1]
         if pseudo_labels is not None:
             labels = merge_pseudo_labels(labels, pseudo_labels, self.space.ignore_index)
         stuff, instance = self._pool(target_features, labels)

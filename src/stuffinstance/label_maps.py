@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from stuffinstance.arguments import check_label_map, check_maps, check_same_batch
+from stuffinstance.best_class import best_class
 
 
 def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
@@ -62,7 +63,7 @@ def correct_labels(labels: Tensor, logits: Tensor, ignore_index: int = 255) -> T
     check_maps("logits", logits, channel_name="K")
     check_same_batch("labels", labels, "logits", logits)
     truth = resize_labels(labels, (logits.shape[2], logits.shape[3])).to(torch.int64)
-    predicted = logits.detach().argmax(1)
+    predicted = best_class(logits.detach())[1]
     return torch.where(truth == predicted, truth, ignore_index)
 
 

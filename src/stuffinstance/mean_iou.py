@@ -15,6 +15,7 @@ from stuffinstance.arguments import (
     check_same_batch,
     checked_classes,
 )
+from stuffinstance.best_class import best_class
 from stuffinstance.distributed import Sync, check_sync, sum_over_ranks
 
 
@@ -85,7 +86,7 @@ class MeanIoU(nn.Module):
                 raise ValueError(
                     f"predictions must have K = {self.num_classes} channels, got {tuple(predictions.shape)}."
                 )
-            predictions = predictions.argmax(1)
+            predictions = best_class(predictions)[1]
         check_label_map("predictions", predictions)
         check_label_map("labels", labels)
         check_same_batch("predictions", predictions, "labels", labels)

@@ -14,7 +14,7 @@ ROOT = Path(stuffinstance.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 
 # A room may import those before it, and any may import the first ones.
-ANYWHERE = ("errors", "arguments", "distributed")
+ANYWHERE = ("errors", "arguments", "best_class", "distributed")
 FLOW = ("labelspace", "label_maps", "regions", "pooling", "banks", "matching", "losses", "adaptation")
 # Beside the flow: what is anywhere, and the rooms named.
 ASIDE = {
@@ -25,7 +25,11 @@ ASIDE = {
     "class_centers": ("label_maps", "regions", "pooling"),
 }
 DEPENDENCIES = {"torch", "numpy", "skimage", "kornia"}
-OPTIONAL = {"triton_unionfind.py": {"triton"}, "cc3d_cpu.py": {"cc3d"}}  # backends whose package is an extra
+OPTIONAL = {
+    "triton_unionfind.py": {"triton"},
+    "triton_sums.py": {"triton"},
+    "cc3d_cpu.py": {"cc3d"},
+}  # backends whose package is an extra
 BANNED_NAMES = {"utils", "common", "helpers", "misc", "base"}
 
 

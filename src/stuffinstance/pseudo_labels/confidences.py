@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from stuffinstance.arguments import check_maps, may_read
+from stuffinstance.best_class import best_class
 
 _SAMPLED_PIXELS = 4096
 
@@ -30,9 +31,9 @@ def confidences(probabilities: Tensor, num_classes: int, validate: bool = False)
         ([[[0.75, 0.5]]], [[[1, 0]]])
     """
     _check_sample("probabilities", probabilities, num_classes, validate)
-    best = probabilities.max(1)
-    _check_largest("probabilities", best.values, validate)
-    return as_float(best.values), best.indices
+    values, classes = best_class(probabilities)
+    _check_largest("probabilities", values, validate)
+    return as_float(values), classes
 
 
 def check_probabilities(name: str, probabilities: Tensor, num_classes: int, validate: bool = False) -> None:

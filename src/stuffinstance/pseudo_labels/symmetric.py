@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from stuffinstance.arguments import check_same_batch, describe
+from stuffinstance.best_class import best_class
 from stuffinstance.pseudo_labels.confidences import as_float, check_probabilities
 from stuffinstance.pseudo_labels.threshold_rule import ThresholdRule
 
@@ -99,7 +100,7 @@ class SymmetricConsistency(nn.Module):
             )
         first, second = as_float(p_a), as_float(p_b)
         fused = (first + second) / 2
-        probability, labels = fused.max(1)
+        probability, labels = best_class(fused)
         if self.consistency == "l1":
             consistency = (1 - (first - second).abs().sum(1) / 2).clamp(min=0)  # rounding may pass 0
         else:
