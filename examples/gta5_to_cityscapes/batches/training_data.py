@@ -114,16 +114,19 @@ def open_training_data(
     )
 
 
-def as_seen(recipe: Recipe, target: SegmentationDataset, labelled: SegmentationDataset) -> Samples:
+def as_seen(recipe: Recipe, target: SegmentationDataset, labelled: SegmentationDataset | None) -> Samples:
     """Target pictures as a network of this recipe sees them: as they are, or restyled as the source.
 
-    Each picture goes towards one source picture, always the same one.
+    Each picture goes towards one of the ``labelled`` source pictures, always the same one; restyled pictures that come
+    from a folder need none.
     """
     if recipe.restyle_target is None:
         return target
     folder = restyled_folder(recipe.restyle_target)
     if folder is not None:
         return RestyledPictures(target, folder, labels=any(each.labels for each in target.files))
+    if labelled is None:
+        raise ValueError(f"recipe {recipe.name} restyles the target as the source and needs the source's pictures.")
     return RestyledTowards(target, labelled, recipe.restyle_target)
 
 

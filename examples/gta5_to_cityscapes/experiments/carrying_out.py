@@ -133,7 +133,8 @@ def label_target(
 
 def seen_by(recipe: Recipe, pictures: SegmentationDataset, folders: Folders) -> Samples:
     """Pictures of the target as the network of that recipe sees them."""
-    return pictures if recipe.restyle_target is None else as_seen(recipe, pictures, open_labelled(recipe, folders))
+    restyled_here = recipe.restyle_target is not None and recipe.restyle_target.in_step
+    return as_seen(recipe, pictures, open_labelled(recipe, folders) if restyled_here else None)
 
 
 def _fuse(

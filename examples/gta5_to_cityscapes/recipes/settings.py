@@ -108,7 +108,7 @@ class Restyling(Settings):
 
     ``method`` is ``"lab"``, ``"fourier"``, ``"lab+fourier"`` (each batch towards the other domain's batch of the same
     step, nothing to train) or a folder that holds the pictures already restyled. Either way each picture of a step is
-    the restyled one with ``probability``, else the original.
+    the restyled one with ``probability``, else the original; a target from a folder is always the restyled one.
     """
 
     method: str = "lab"

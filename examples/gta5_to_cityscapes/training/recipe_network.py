@@ -42,7 +42,7 @@ def _existing(weights: str) -> Path:
     path = Path(weights)
     if not path.exists():
         raise FileNotFoundError(
-            f"network.weights: expected a file or folder of start weights, there is none at {path}. Nothing is downloaded: "
-            "fetch it yourself and give its path, or leave the setting out to start from random weights."
+            f"network.weights: expected a file or folder of start weights, there is none at {path}. Nothing is "
+            "downloaded: fetch it yourself and give its path, or leave the setting out to start from random weights."
         )
     return path

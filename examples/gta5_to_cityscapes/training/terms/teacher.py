@@ -8,6 +8,7 @@ from torch import nn
 import stuffinstance as si
 
 from ...networks import SegmentationNetwork
+from ...networks.network import IMAGENET_MEAN_RGB
 from ...recipes.settings import ClassMixing, MaskedConsistency, Teacher
 from .term import Loss, Passes, TeacherLabels, Term
 
@@ -61,7 +62,10 @@ class MaskedConsistencyTerm(Term):
 
     def on_target(self, passes: Passes) -> list[Loss]:
         domain, taught = passes.unlabelled, passes.taught
-        masked = si.mask_blocks(domain.images, block=self.settings.block, ratio=self.settings.ratio)
+        # In the mean colour of natural pictures, which is what the network's normalisation makes 0.
+        masked = si.mask_blocks(
+            domain.images, block=self.settings.block, ratio=self.settings.ratio, fill=IMAGENET_MEAN_RGB
+        )
         logits = domain.at_scale(self.network(masked).logits)
         value = si.weighted_cross_entropy(logits, taught.labels, taught.weights, self.ignore_index)
         return [Loss("masked", value, self.settings.weight)]
