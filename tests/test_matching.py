@@ -58,8 +58,11 @@ def test_none_wanted_and_none_filled_are_no_error() -> None:
 
 @pytest.mark.parametrize("name", DISTANCES)
 @pytest.mark.parametrize("select", [True, False])
-def test_no_tensor_of_descriptors_by_slots_by_channels_is_built(name: str, select: bool) -> None:
-    """Memory: a few (C, N, S) and (C, N, D), and a copy of the bank for the cosine; never (C, N, S, D)."""
+def test_no_tensor_of_descriptors_by_slots_by_channels_is_built(
+    name: str, select: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory: a few (C, N, S) and (C, N, D), a buffer, and a copy of the bank for the cosine; never (C, N, S, D)."""
+    monkeypatch.setattr("stuffinstance.matching._BUFFER_ELEMENTS", 3 * 20 * 64 * 1)  # a slot at a time
     rows, bank, filled, _ = case(1, classes=3, descriptors=20, slots=30, dim=64)
     filled[:] = True
     rows.requires_grad_()
@@ -67,6 +70,16 @@ def test_no_tensor_of_descriptors_by_slots_by_channels_is_built(name: str, selec
         wanted = torch.ones(3, 20, dtype=torch.bool) if select else None
         nearest_distance(rows, bank, filled, resolve_distance(name), wanted)[0].sum().backward()
     assert largest.numbers <= max(3 * 20 * 30, 3 * 30 * 64)
+
+
+@pytest.mark.parametrize(("name", "p"), [("l1_mean", 1.0), ("l2", 2.0)])
+@pytest.mark.parametrize("elements", [1, 1000, 2**21])
+def test_the_cpu_ranks_as_cdist_does(name: str, p: float, elements: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stuffinstance.matching._BUFFER_ELEMENTS", elements)
+    rows, bank, _, _ = case(2, dim=64)
+    scores = resolve_distance(name).ranking(rows, bank)
+    exact = torch.cdist(rows, bank, p=p, compute_mode="donot_use_mm_for_euclid_dist")
+    torch.testing.assert_close(scores, exact if p == 1 else exact.square())
 
 
 def test_a_callable_distance_sees_the_bank_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
