@@ -24,5 +24,5 @@ def best_class(maps: Tensor) -> tuple[Tensor, Tensor]:
         best = maps.max(1)
         return best.values, best.indices
     from_the_end = torch.arange(classes, 0, -1, dtype=torch.uint8)[:, None, None]
-    first = (maps == values[:, None]).to(torch.uint8).mul_(from_the_end).amax(1)
+    first = (maps == values[:, None]).view(torch.uint8).mul_(from_the_end).amax(1)
     return values, classes - first.to(torch.int64)
