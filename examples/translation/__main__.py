@@ -19,8 +19,8 @@ from examples.gta5_to_cityscapes.records.stopping import Stopped
 from examples.gta5_to_cityscapes.records.written_files import read_json
 
 from .applying import NOTE, write_restyled
+from .comparing import STATISTICS, spread, write_sheet
 from .comparing import compare as compared
-from .comparing import spread, write_sheet
 from .settings import Settings, Towards, domain_of
 from .step import Segment
 from .training import Tell, trained_generator
@@ -119,12 +119,14 @@ def compare(
     count = min(pictures, sum(map(len, ours)), sum(map(len, theirs)) // 2)
     before, after, reference = spread(ours, count), spread(ours, count, restyled / "images"), spread(theirs, 2 * count)
     table = Table(title=f"distance to the {towards}, {count} pictures")
-    for column in ("", *(f"{kind}, {what}" for kind in ("channels", "texture") for what in ("accuracy", "shift"))):
-        table.add_column(column, justify="right" if column else "left")
+    table.add_column("")
+    for kind in STATISTICS:
+        table.add_column(f"{kind}: accuracy", justify="right")
+        table.add_column("shift", justify="right")
     for name, found in compared(before, after, reference).items():
         cells = [cell for each in found.values() for cell in (f"{100 * each.accuracy:.1f} %", f"{each.shift:.2f}")]
         table.add_row(name, *cells)
-    Console(width=110).print(table)
+    Console(width=120).print(table)
     if sheet is not None:
         write_sheet([before, after, reference], rows, sheet)
 

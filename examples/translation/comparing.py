@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +16,12 @@ from examples.gta5_to_cityscapes.data import SegmentationDataset, picture_tensor
 from examples.gta5_to_cityscapes.records.written_files import written_beside
 
 Picture = npt.NDArray[np.uint8]
-STATISTICS = {"channels": channel_statistics, "texture": local_statistics}
+BANDS = 4  # of the differences in brightness, which come before those in colour
+STATISTICS: dict[str, Callable[[Picture], npt.NDArray[np.float64]]] = {
+    "channels": channel_statistics,
+    "brightness texture": lambda picture: local_statistics(picture)[:BANDS],
+    "colour texture": lambda picture: local_statistics(picture)[BANDS:],
+}
 
 
 class Distance(NamedTuple):
@@ -32,7 +37,11 @@ class Distance(NamedTuple):
 
 
 def distances(pictures: Sequence[Picture], reference: Sequence[Picture]) -> dict[str, Distance]:
-    """By ``channels`` (mean and deviation of each) and by ``texture`` (differences in four bands); as many of both."""
+    """Of as many pictures as references, by each kind of statistics that the generated city is judged by.
+
+    ``channels`` are mean and deviation of each, ``brightness texture`` and ``colour texture`` the energies of
+    differences in four bands.
+    """
     if len(pictures) != len(reference) or len(pictures) < 2:
         raise ValueError(
             f"pictures and reference must be equally many and at least 2, got {len(pictures)} and {len(reference)}."
@@ -50,8 +59,8 @@ def compare(
 ) -> dict[str, dict[str, Distance]]:
     """Distances to one half of the reference: of n pictures, as they are and restyled, and of the other half.
 
-    ``colours matched`` are the pictures with the LAB mean and deviation of a reference picture each, what the pipeline
-    does without training.
+    ``colours matched`` gives each picture the LAB mean and deviation of a reference picture, as the pipeline does
+    without training.
 
     Args:
         originals: n pictures.
@@ -64,14 +73,22 @@ def compare(
             f"{len(originals)}, {len(restyled)} and {len(reference)}."
         )
     first, second = reference[::2], reference[1::2]
-    matched = [_colours_matched(one, like) for one, like in zip(originals, first, strict=True)]
-    rows = {"as they are": originals, "colours matched": matched, "translated": restyled, "reference itself": second}
+    rows = {
+        "as they are": originals,
+        "colours matched": _colours_matched(originals, first),
+        "translated": restyled,
+        "translated, colours matched": _colours_matched(restyled, first),
+        "reference itself": second,
+    }
     return {name: distances(pictures, first) for name, pictures in rows.items()}
 
 
-def _colours_matched(picture: Picture, like: Picture) -> Picture:
-    x, y = (picture_tensor(each)[None].float().div_(255) for each in (picture, like))
-    return si.restyle_lab(x, y).clamp(0, 1).mul(255).round().byte()[0].permute(1, 2, 0).numpy()
+def _colours_matched(pictures: Sequence[Picture], like: Sequence[Picture]) -> list[Picture]:
+    pairs = [
+        [picture_tensor(each)[None].float().div_(255) for each in pair] for pair in zip(pictures, like, strict=True)
+    ]
+    matched = [si.restyle_lab(x, y).clamp(0, 1).mul(255).round().byte() for x, y in pairs]
+    return [each[0].permute(1, 2, 0).numpy() for each in matched]
 
 
 def spread(datasets: Sequence[SegmentationDataset], count: int, restyled: Path | None = None) -> list[Picture]:

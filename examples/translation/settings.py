@@ -32,6 +32,8 @@ class Settings:
         consistency: Weight of the KL divergence between a frozen segmentation before and after; used when
             ``segmentation`` is given.
         segmentation: SHA-256 of the frozen segmentation's weights, or None.
+        noise: Deviation of the noise on a translation before it is taken back, as a share of the range of values:
+            without it a generator hides the picture in differences too small to see (Chu et al., 2017).
         average: Highest share of the old in the running mean of the generator, which is what gets applied.
     """
 
@@ -49,6 +51,7 @@ class Settings:
     identity: float = 0.0
     consistency: float = 1.0
     segmentation: str | None = None
+    noise: float = 0.02
     average: float = 0.99
 
     def __post_init__(self) -> None:
@@ -61,9 +64,11 @@ class Settings:
             raise ValueError(f"lr must be above 0, got {self.lr}.")
         if not 0 <= self.average <= 1:
             raise ValueError(f"average must be between 0 and 1, got {self.average}.")
-        for name in ("real_fake", "domain", "reconstruction", "identity", "consistency"):
+        for name in ("real_fake", "domain", "reconstruction", "identity", "consistency", "noise"):
             if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} is the weight of a loss and must be at least 0, got {getattr(self, name)}.")
+                raise ValueError(
+                    f"{name} is the weight of a loss, or of noise, and must be at least 0, got {getattr(self, name)}."
+                )
         if min(self.size) < SMALLEST or (self.crop is not None and min(self.crop) < SMALLEST):
             raise ValueError(
                 f"size and crop must be (height, width), at least {SMALLEST} pixels each, got {self.size} and "

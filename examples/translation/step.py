@@ -46,7 +46,7 @@ class TranslationStep(nn.Module):
         domain = (torch.arange(len(real), device=real.device) >= len(source)).long()  # 0 source, then 1 target
         made = self.generator(real, 1 - domain)
         losses = self._teach_discriminator(real, domain, made.detach())
-        losses |= self._teach_generator(real, domain, made)
+        losses |= self._teach_generator(real, domain, made, self._noise(made, step))
         self.average.update(self.generator)
         return {name: value.detach() for name, value in losses.items()}
 
@@ -57,14 +57,14 @@ class TranslationStep(nn.Module):
         self._update("discriminator", self.settings.real_fake * seen + self.settings.domain * named)
         return {"discriminator_real_fake": seen, "discriminator_domain": named}
 
-    def _teach_generator(self, real: Tensor, domain: Tensor, made: Tensor) -> dict[str, Tensor]:
+    def _teach_generator(self, real: Tensor, domain: Tensor, made: Tensor, noise: Tensor) -> dict[str, Tensor]:
         weights = self.settings
         with _frozen(self.discriminator):
             judged = self.discriminator(made)
         losses = {
             "real_fake": real_fake_loss(judged, 1 - domain, real=True),
             "domain": domain_loss(judged, 1 - domain),
-            "reconstruction": reconstruction_loss(real, self.generator(made, domain)),
+            "reconstruction": reconstruction_loss(real, self.generator(made + noise, domain)),
         }
         total = (
             weights.real_fake * losses["real_fake"]
@@ -81,6 +81,11 @@ class TranslationStep(nn.Module):
             total = total + weights.consistency * losses["consistency"]
         self._update("generator", total)
         return losses
+
+    def _noise(self, made: Tensor, step: int) -> Tensor:
+        """Drawn on the CPU from seed and step alone, so that a resumed training draws the same."""
+        generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + step)
+        return self.settings.noise * torch.randn(made.shape, generator=generator).to(made.device)
 
     def _update(self, name: str, loss: Tensor) -> None:
         self.optimisers[name].zero_grad(set_to_none=True)
