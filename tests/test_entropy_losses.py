@@ -142,6 +142,14 @@ def test_a_small_mask_is_resized_nearest(kind: str) -> None:
 # ------------------------------------------------------------------ gradients, and what is nothing
 
 
+def test_any_memory_layout(kind: str) -> None:
+    logits, mask = logits_and_mask()
+    turned = logits.transpose(2, 3).contiguous().transpose(2, 3)
+    loss = LOSSES[kind]()
+    torch.testing.assert_close(loss(turned), loss(logits))
+    torch.testing.assert_close(loss(logits, mask.mT.contiguous().mT), loss(logits, mask))
+
+
 def test_gradcheck(kind: str) -> None:
     logits, mask = logits_and_mask(2, 3, 2, 3)
     loss = LOSSES[kind]()

@@ -102,6 +102,15 @@ def test_other_precisions(dtype: torch.dtype) -> None:
     assert float((threshold.compute() - oracle_thresholds(probabilities)).abs().max()) <= BOUND
 
 
+@pytest.mark.parametrize("rule", [si.ClassBalancedThreshold, si.PortionThreshold, si.AdaptiveThreshold])
+def test_scores_and_classes_in_any_memory_layout(rule: type[si.ThresholdRule]) -> None:
+    scores, predicted = torch.rand(2, 5, 7), torch.randint(3, (2, 5, 7))
+    straight, turned = rule(num_classes=3), rule(num_classes=3)
+    straight.update_scores(scores, predicted)
+    turned.update_scores(scores.mT.contiguous().mT, predicted.mT.contiguous().mT)
+    assert torch.equal(turned.compute(), straight.compute())
+
+
 def test_a_stream_in_parts_equals_one_batch() -> None:
     probabilities = random_probabilities(6, 5, 10, 14)
     whole, first, second = (si.ClassBalancedThreshold(5) for _ in range(3))

@@ -71,7 +71,7 @@ class MaxSquareLoss(nn.Module):
         place = predicted + image * classes
         # Counting into a fixed size: bincount would ask a GPU how large its result is.
         share = torch.zeros(batch * classes, dtype=torch.int64, device=logits.device)
-        share.scatter_add_(0, place.view(-1), counted.view(-1).to(torch.int64))
+        share.scatter_add_(0, place.flatten(), counted.flatten().to(torch.int64))
         pixels = counted.sum((1, 2))[:, None, None].to(logits.dtype)
         same = share[place].to(logits.dtype)  # pixels of the image that are predicted like this one
         return pixels / (same.pow(self.power) * pixels.pow(1 - self.power)).clamp(min=1)

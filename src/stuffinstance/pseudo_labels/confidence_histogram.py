@@ -74,7 +74,7 @@ class HistogramRule(ThresholdRule):
         place = (torch.where(finite, scores, 0).to(torch.float64) * self.bins).to(torch.int64)
         place = place.clamp_(0, self.bins - 1) + predicted * self.bins
         # Counting into a fixed size: bincount would ask a GPU how large its result is.
-        self.histogram.view(-1).scatter_add_(0, place.view(-1), finite.view(-1).to(torch.int64))
+        self.histogram.view(-1).scatter_add_(0, place.flatten(), finite.flatten().to(torch.int64))
 
     def _confidence_at(self, counts: Tensor, place: Tensor) -> Tensor:
         """The confidence at a place (K,) of each ascending list, counted from 0; ``counts`` are (K, bins)."""
