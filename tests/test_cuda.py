@@ -16,7 +16,7 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 import stuffinstance as si
-from stuffinstance.regions import backends
+from stuffinstance.regions.backends import BACKENDS
 from tests.label_maps import GALLERY, IGNORE, blocks, noise, street
 from tests.test_adaptation import batch, make
 
@@ -40,7 +40,9 @@ def as_users_run_it() -> None:
 def triton_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let ``backend="auto"`` choose Triton on a GPU, whatever the table prefers."""
     pytest.importorskip("triton")
-    monkeypatch.setattr(backends, "BACKENDS", {"triton": backends.BACKENDS["triton"], **backends.BACKENDS})
+    preferred = {"triton": BACKENDS["triton"], **BACKENDS}
+    for module in ("components", "extraction"):
+        monkeypatch.setattr(f"stuffinstance.regions.{module}.BACKENDS", preferred)
 
 
 @contextmanager

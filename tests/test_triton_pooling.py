@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 import stuffinstance as si
+from stuffinstance.backend_table import resolve
 from stuffinstance.errors import BackendUnavailableError
-from stuffinstance.pooling.backends import BACKENDS, resolve
+from stuffinstance.pooling.backends import BACKENDS
 from tests import oracles
 
 pytest.importorskip("triton", reason="Triton is not installed")
@@ -162,7 +163,7 @@ def test_the_kernel_builds_for_hopper_with_tensor_core_products() -> None:
 
 def test_it_is_not_chosen_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
     assert BACKENDS["triton"].devices == ("cuda",)
-    assert resolve("auto", torch.device("cuda")) is BACKENDS["torch"]
+    assert resolve(BACKENDS, "auto", "features", torch.device("cuda")) is BACKENDS["torch"]
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     with pytest.raises(BackendUnavailableError, match="features are on cpu, it runs on cuda"):
         si.region_mean(torch.randn(1, 1, 2, 2), torch.ones(1, 2, 2, dtype=torch.int64), 1, backend="triton")

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stuffinstance.arguments import check_label_map, check_maps, check_same_batch, may_read
-from stuffinstance.pooling.backends import resolve
+from stuffinstance.backend_table import resolve
+from stuffinstance.pooling.backends import BACKENDS
 from stuffinstance.pooling.backends.torch_sums import lies_in_rows, sum_dtype
 from stuffinstance.regions import Regions
 
@@ -58,17 +59,17 @@ def region_mean(
     region_map = regions.map if isinstance(regions, Regions) else regions
     check_label_map("regions", region_map)
     check_same_batch("regions", region_map, "features", features)
-    resolve(backend, features.device)
+    resolve(BACKENDS, backend, "features", features.device)
     if region_map.shape[1:] != features.shape[2:]:
         raise ValueError(
             f"regions must have the features' size (h, w) = {tuple(features.shape[2:])}, got "
             f"{tuple(region_map.shape[1:])}. Resize the labels with resize_labels before making regions of them."
         )
+    number = region_map.flatten(1).to(torch.int64)  # (B, P)
     if isinstance(regions, Regions):
         num_regions = regions.num_rows
     elif num_regions is None:
-        num_regions = int(region_map.max()) if region_map.numel() else 0
-    number = region_map.flatten(1).to(torch.int64)  # (B, P)
+        num_regions = int(number.max()) if number.numel() else 0
     if isinstance(regions, Tensor) and may_read(number) and number.numel():
         lowest, highest = (int(bound) for bound in torch.aminmax(number))
         if lowest < 0 or highest > num_regions:
@@ -91,7 +92,7 @@ def region_mean(
 )
 def _region_sums(features: Tensor, number: Tensor, num_regions: int, backend: str) -> Tensor:
     """Features (B, D, h, w) and region numbers (B, P) to sums (B, D, R)."""
-    return resolve(backend, features.device).run(features, number, num_regions)
+    return resolve(BACKENDS, backend, "features", features.device).run(features, number, num_regions)
 
 
 @_region_sums.register_fake

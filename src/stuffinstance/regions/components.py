@@ -8,7 +8,8 @@ from torch import Tag, Tensor
 from torch.library import define, impl, register_fake
 
 from stuffinstance.arguments import check_label_map, checked_classes
-from stuffinstance.regions.backends import resolve
+from stuffinstance.backend_table import resolve
+from stuffinstance.regions.backends import BACKENDS
 
 _INT32_PIXELS = 2**31
 
@@ -50,7 +51,7 @@ def connected_components(
     check_label_map("labels", labels)
     check_connectivity(connectivity)
     check_batch(labels)
-    resolve(backend, labels.device)
+    resolve(BACKENDS, backend, "labels", labels.device)
     wanted = None if classes is None else list(checked_classes("classes", classes))
     numbers: Tensor = torch.ops.stuffinstance.connected_components(labels, wanted, connectivity, ignore_index, backend)
     return numbers
@@ -80,7 +81,7 @@ def _(labels: Tensor, classes: list[int] | None, connectivity: int, ignore_index
     # One operator to the compiler, so that a backend may be numpy, a loop or a kernel without a graph break.
     if labels.numel() == 0:
         return torch.zeros_like(labels, dtype=torch.int32)
-    return resolve(backend, labels.device).run(labels, classes, ignore_index, connectivity)
+    return resolve(BACKENDS, backend, "labels", labels.device).run(labels, classes, ignore_index, connectivity)
 
 
 @register_fake("stuffinstance::connected_components")  # type: ignore[untyped-decorator]

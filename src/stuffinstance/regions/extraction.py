@@ -8,8 +8,9 @@ from torch import Tag, Tensor
 from torch.library import define, impl, register_fake
 
 from stuffinstance.arguments import check_label_map, check_positive, checked_classes
+from stuffinstance.backend_table import resolve
 from stuffinstance.regions import by_pixels, by_runs
-from stuffinstance.regions.backends import resolve
+from stuffinstance.regions.backends import BACKENDS
 from stuffinstance.regions.components import check_batch, check_connectivity
 
 
@@ -105,7 +106,7 @@ def instance_regions(
     check_positive("max_regions", max_regions)
     check_connectivity(connectivity)
     check_batch(labels)
-    resolve(backend, labels.device)
+    resolve(BACKENDS, backend, "labels", labels.device)
     region_map, ids, area = torch.ops.stuffinstance.instance_regions(
         labels, list(classes), max_regions, connectivity, ignore_index, backend
     )
@@ -154,7 +155,7 @@ def _(
     if labels.numel() == 0:
         region_map, area = _empty(labels, len(classes), max_regions)
         return region_map, torch.zeros_like(area, dtype=torch.int32), area
-    run = resolve(backend, labels.device).run
+    run = resolve(BACKENDS, backend, "labels", labels.device).run
     if labels.device.type == "cpu":
         return by_runs.largest_regions(
             labels, classes, ignore_index, max_regions, lambda values: run(values, None, 0, connectivity)

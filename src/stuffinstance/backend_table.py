@@ -1,0 +1,80 @@
+"""Backends by name: where each runs, what it needs, which of them "auto" takes, and why one cannot be had."""
+
+import importlib
+import importlib.util
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stuffinstance.errors import BackendUnavailableError
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One way to compute what the others of its table compute.
+
+    Attributes:
+        module: Where its function is; imported on first use, so that optional packages stay optional.
+        function: The function's name there.
+        devices: Types of device that it runs on; None for any.
+        package: What it needs beyond the package's own dependencies.
+    """
+
+    module: str
+    function: str
+    devices: tuple[str, ...] | None = None
+    package: str | None = None
+
+    @property
+    def run(self) -> Callable[..., Tensor]:
+        """The function itself."""
+        function: Callable[..., Tensor] = getattr(importlib.import_module(self.module), self.function)
+        return function
+
+    def is_for(self, device: torch.device) -> bool:
+        """Whether it is meant for such tensors."""
+        return self.devices is None or device.type in self.devices
+
+    def obstacle(self, what: str, device: torch.device) -> str | None:
+        """Why it cannot run on tensors of ``device``, which are called ``what``, or None."""
+        if not self.is_for(device) and not (self.package == "triton" and _interpreting(device)):
+            assert self.devices is not None
+            return f"{what} are on {device.type}, it runs on {' and '.join(self.devices)} tensors"
+        if self.package is not None and importlib.util.find_spec(self.package) is None:
+            return f"it needs the package {self.package!r}, which is not installed"
+        return None
+
+
+def _interpreting(device: torch.device) -> bool:
+    """Whether Triton's kernels run on CPU tensors here, one program after another: for tests, and slow."""
+    return device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def resolve(table: Mapping[str, Backend], backend: Any, what: str, device: torch.device) -> Backend:
+    """The backend of that name, or for ``"auto"`` the first of the table that is for ``device`` and can run.
+
+    Args:
+        table: Backends by name, in the order of preference.
+        backend: A name, or ``"auto"``.
+        what: The argument whose device counts, for messages: "labels".
+        device: Where it is.
+
+    Raises:
+        ValueError: If there is no backend of that name.
+        BackendUnavailableError: If it cannot run there. There is no silent fallback.
+    """
+    if backend == "auto":
+        for candidate in table.values():
+            if candidate.is_for(device) and candidate.obstacle(what, device) is None:
+                return candidate
+        raise BackendUnavailableError(f"no backend of {sorted(table)} runs on {device} tensors; use {what}.cpu().")
+    if backend not in table:
+        raise ValueError(f"backend must be 'auto' or one of {sorted(table)}, got {backend!r}.")
+    obstacle = table[backend].obstacle(what, device)
+    if obstacle is not None:
+        raise BackendUnavailableError(f"backend {backend!r} cannot run here: {obstacle}. Use backend='auto'.")
+    return table[backend]
