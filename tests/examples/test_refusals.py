@@ -26,6 +26,7 @@ REPOSITORY = Path(__file__).parents[2]
         (["train", "source", "--seed", "-1"], "--seed"),
         (["train", "source", "--restyle", "wat"], "--restyle wat says how a recipe with"),
         (["train", "source", "--out", "a_file"], "is a file"),
+        (["train", "source", "--device", "gpu"], "--device expects auto, cpu, cuda or one GPU"),
         (["ablation", "--seeds=0,-1"], "--seeds expects numbers from 0 up"),
         (["ablation", "--recipes", "source,aa", "--restyle", "lab"], "--restyle lab says how a recipe with"),
         (["pseudo-label", "nowhere.pt", "--quantile", "3"], "--quantile"),
@@ -54,11 +55,25 @@ def test_wrong_options_are_refused(words: list[str], said: str, streets: Folders
         ("source", "augmentation.crop=[500,100]", r"crop \[500, 100\] must not be larger than pictures\.source_size"),
         ("target-only", "pictures.target_size=[90,240]", r"must not be larger than pictures\.target_size \[90, 240\]"),
         ("aa", "pictures.target_size=[90,240]", r"must not be larger than pictures\.target_size"),
+        ("aa", "adversarial.lr=-1", r"adversarial\.lr: .*greater than 0"),
+        ("sim", "matching.capacity=0", r"matching\.capacity"),
+        ("fada", "fine_grained.clip=2", r"fine_grained\.clip"),
+        ("fada", "fine_grained.width=5", r"fine_grained\.width: .*multiple of 2"),
+        ("cag", "anchors.margin=-1", r"anchors\.margin"),
+        ("cag", "anchors.label_weight=NaN", r"anchors\.label_weight: .*finite"),
+        ("iast", "pseudo_labels.alpha=5", r"pseudo_labels\.alpha"),
+        ("it", "restyle.window=0.9", r"restyle\.window"),
+        ("asn", "network.name=segformer", r"part 'asn' needs a network with the option auxiliary, which segformer"),
     ],
 )
 def test_wrong_settings_are_refused(recipe: str, override: str, words: str) -> None:
     with pytest.raises(RecipeError, match=words):
         compose_recipe(recipe, "small", overrides=[override])
+
+
+def test_a_reason_that_concerns_two_settings_names_both_and_nothing_of_its_making() -> None:
+    with pytest.raises(RecipeError, match=r"in size 'full' cannot be: mix pastes source pictures \[720, 1280\]"):
+        compose_recipe("mix", "full")
 
 
 def test_a_crop_need_not_fit_pictures_that_the_recipe_does_not_crop() -> None:

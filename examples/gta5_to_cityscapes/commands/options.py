@@ -61,7 +61,10 @@ def device_named(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise typer.BadParameter(f"--device {name}: this machine has no CUDA device; use --device cpu")
-    return torch.device(name)
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise typer.BadParameter(f"--device expects auto, cpu, cuda or one GPU such as cuda:1, got {name!r}") from error
 
 
 def use_threads(threads: int) -> None:

@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError, model_validator
 
 import stuffinstance as si
 
+from ..networks import network_options
 from .parts import PARTS, Chosen, RecipeError, canonical, parts_of, stands_on
 from .settings import (
     Adversarial,
@@ -163,7 +164,14 @@ def compose_recipe(
 
 
 def _network_for(parts: Sequence[Chosen], size: Size) -> Network:
-    options = {key: value for each in parts for key, value in each.part.network.items()}
+    options: dict[str, Any] = {}
+    for each in parts:
+        if absent := sorted(set(each.part.network) - set(network_options(size.network.name))):
+            raise RecipeError(
+                f"part {each.word!r} needs a network with the option {', '.join(absent)}, which {size.network.name} "
+                "does not have; take another network.name, or leave the part out."
+            )
+        options |= each.part.network
     return Network(**size.network.model_dump(exclude={"options"}), options={**size.network.options, **options})
 
 
@@ -231,7 +239,13 @@ def _value(text: str) -> Any:
 
 
 def _reasons(error: ValidationError) -> str:
-    return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'recipe'}: {e['msg']}" for e in error.errors())
+    """Which setting is wrong, and why; what concerns several settings names them itself."""
+    reasons = []
+    for each in error.errors():
+        where = ".".join(map(str, each["loc"]))
+        reason = each["msg"].removeprefix("Value error, ")
+        reasons.append(f"{where}: {reason}" if where else reason)
+    return "; ".join(reasons)
 
 
 def class_names(wanted: str, space: si.LabelSpace) -> tuple[str, ...]:

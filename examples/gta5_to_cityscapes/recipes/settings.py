@@ -16,13 +16,21 @@ from ..networks import NetworkName, network_options
 
 RESTYLING_METHODS = ("lab", "fourier", "lab+fourier")  # anything else is a folder
 Side = Annotated[int, Field(ge=1)]  # of a picture, in pixels
+Count = Annotated[int, Field(ge=1)]
+Weight = Annotated[float, Field(ge=0.0)]
+Rate = Annotated[float, Field(gt=0.0)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Decay = Annotated[float, Field(ge=0.0, lt=1.0)]  # what an exponential mean keeps in one step
 SpaceName = Literal["cityscapes", "synthia16", "synthia13"]
 
 
 class Settings(BaseModel):
-    """A group of settings that cannot change once made."""
+    """A group of settings that cannot change once made.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    Their bounds are those of what they are given to, so that a wrong one is refused before anything is trained.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Layouts(Settings):
@@ -66,17 +74,17 @@ class Augmentation(Settings):
     crop: tuple[Side, Side] | None = None
     area: tuple[float, float] = (1.0, 1.0)
     stretch: float = Field(default=1.0, ge=1.0)
-    flip: float = Field(default=0.0, ge=0.0, le=1.0)
-    colour: float = Field(default=0.0, ge=0.0, le=1.0)
-    brightness: float = 0.4
-    contrast: float = 0.4
-    saturation: float = 0.4
-    hue: float = 0.08
-    grey: float = Field(default=0.0, ge=0.0, le=1.0)
-    blur: float = Field(default=0.0, ge=0.0, le=1.0)
+    flip: Share = 0.0
+    colour: Share = 0.0
+    brightness: Share = 0.4
+    contrast: Share = 0.4
+    saturation: Share = 0.4
+    hue: float = Field(default=0.08, ge=0.0, le=0.5)
+    grey: Share = 0.0
+    blur: Share = 0.0
     blur_sigma: tuple[float, float] = (0.1, 1.5)
-    noise: float = Field(default=0.0, ge=0.0, le=1.0)
-    noise_deviation: float = 0.04
+    noise: Share = 0.0
+    noise_deviation: Weight = 0.04
     target: Literal["none", "geometry", "all"] = "all"
 
 
@@ -84,11 +92,11 @@ class Optimiser(Settings):
     """The network's optimiser."""
 
     kind: Literal["sgd", "adamw"] = "sgd"
-    lr: float = 2.5e-4
-    momentum: float = 0.9
+    lr: Rate = 2.5e-4
+    momentum: Weight = 0.9
     nesterov: bool = False
-    weight_decay: float = 5e-4
-    head_factor: float = 10.0
+    weight_decay: Weight = 5e-4
+    head_factor: Rate = 10.0
 
 
 class Schedule(Settings):
@@ -96,7 +104,7 @@ class Schedule(Settings):
 
     steps: int = Field(default=200_000, ge=1)
     horizon: int = Field(default=250_000, ge=1)
-    power: float = 0.9
+    power: Weight = 0.9
     warmup: int = Field(default=0, ge=0)
     log_every: int = Field(default=50, ge=1)
     evaluate_every: int = Field(default=5_000, ge=1)
@@ -112,8 +120,8 @@ class Restyling(Settings):
     """
 
     method: str = "lab"
-    window: float = 0.01
-    probability: float = Field(default=1.0, ge=0.0, le=1.0)
+    window: float = Field(default=0.01, ge=0.0, le=0.5)
+    probability: Share = 1.0
 
     @property
     def in_step(self) -> bool:
@@ -128,15 +136,15 @@ class Adversarial(Settings):
     head is trained and aligned too, with weights of its own (AdaptSegNet).
     """
 
-    weight: float = 0.001
+    weight: Weight = 0.001
     form: Literal["bce", "least_squares"] = "bce"
     of: Literal["probabilities", "entropy"] = "probabilities"
     levels: Literal[1, 2] = 1
-    auxiliary_weight: float = 0.0002
-    auxiliary_segmentation: float = 0.1
-    width: int = 64
-    lr: float = 1e-4
-    betas: tuple[float, float] = (0.9, 0.99)
+    auxiliary_weight: Weight = 0.0002
+    auxiliary_segmentation: Weight = 0.1
+    width: Count = 64
+    lr: Rate = 1e-4
+    betas: tuple[Decay, Decay] = (0.9, 0.99)
     scale: float = Field(default=1.0, gt=0.0, le=1.0)
     begin: int = Field(default=0, ge=0)
 
@@ -144,10 +152,10 @@ class Adversarial(Settings):
 class Matching(Settings):
     """SIM: stuff and instance matching, Eq. 4 to 8 and 11."""
 
-    weight: float = 0.01
+    weight: Weight = 0.01
     preset: Literal["code", "paper"] = "code"
-    capacity: int = 50
-    max_instances: int = 10
+    capacity: Count = 50
+    max_instances: Count = 10
     agreement: bool = True
     begin: int = Field(default=0, ge=0)
 
@@ -161,42 +169,42 @@ class PseudoLabels(Settings):
     Each round of CBST adds ``portion_step`` to the portion. ``divergence`` is the weight of CRST's MRKLD term.
     """
 
-    weight: float = 1.0
+    weight: Weight = 1.0
     rule: Literal["median", "argmax", "portion", "adaptive", "symmetric"] = "median"
-    quantile: float = Field(default=0.5, ge=0.0, le=1.0)
-    cap: float = Field(default=0.9, ge=0.0, le=1.0)
+    quantile: Share = 0.5
+    cap: Share = 0.9
     portion: float = Field(default=0.2, gt=0.0, le=1.0)
-    portion_step: float = Field(default=0.05, ge=0.0, le=1.0)
+    portion_step: Share = 0.05
     largest_portion: float = Field(default=0.5, gt=0.0, le=1.0)
-    divergence: float = Field(default=0.0, ge=0.0)
-    alpha: float = 0.2
-    beta: float = 0.9
-    gamma: float = 8.0
+    divergence: Weight = 0.0
+    alpha: Share = 0.2
+    beta: Share = 0.9
+    gamma: Weight = 8.0
     consistency: Literal["l1", "agreement"] = "l1"
 
 
 class Entropy(Settings):
     """MinEnt (ADVENT): the mean normalised entropy of the target's output."""
 
-    weight: float = 0.001
+    weight: Weight = 0.001
 
 
 class MaxSquare(Settings):
     """Maximum squares, weighted by class and picture."""
 
-    weight: float = 0.1
+    weight: Weight = 0.1
     image_wise: bool = True
 
 
 class FineGrained(Settings):
     """FADA: a discriminator of domains and classes on the features; the source is trained at ``temperature`` too."""
 
-    weight: float = 0.001
-    width: int = 256
-    lr: float = 1e-4
-    betas: tuple[float, float] = (0.9, 0.99)
-    temperature: float = 1.8
-    clip: float = 0.9
+    weight: Weight = 0.001
+    width: int = Field(default=256, ge=2, multiple_of=2)
+    lr: Rate = 1e-4
+    betas: tuple[Decay, Decay] = (0.9, 0.99)
+    temperature: Rate = 1.8
+    clip: float = Field(default=0.9, gt=0.0, le=1.0)
     encoding: Literal["soft", "hard"] = "soft"
     begin: int = Field(default=0, ge=0)
 
@@ -204,33 +212,33 @@ class FineGrained(Settings):
 class Anchors(Settings):
     """CAG-UDA: class anchors of the source, and target labels by nearness to them, as the stage before sees both."""
 
-    margin: float = 2.5
-    min_pixels: int = 10
-    max_count: int = 3000
-    confidence: float = 0.95
-    label_weight: float = 0.5
-    distance_weight: float = 0.7
+    margin: Weight = 2.5
+    min_pixels: Count = 10
+    max_count: Count = 3000
+    confidence: Share = 0.95
+    label_weight: Weight = 0.5
+    distance_weight: Weight = 0.7
     form: Literal["code", "paper"] = "code"
 
 
 class Teacher(Settings):
     """The averaged network that labels target pictures as training goes on (for ``mix`` and ``mask``)."""
 
-    alpha: float = Field(default=0.999, ge=0.0, lt=1.0)
-    confidence: float = Field(default=0.968, ge=0.0, le=1.0)
+    alpha: Decay = 0.999
+    confidence: Share = 0.968
 
 
 class ClassMixing(Settings):
     """Half of a source picture's classes pasted into a target picture (ClassMix, DACS)."""
 
-    weight: float = 1.0
+    weight: Weight = 1.0
 
 
 class MaskedConsistency(Settings):
     """What the teacher sees in the whole picture is asked of one with blocks taken out (MIC)."""
 
-    weight: float = 1.0
-    block: int = Field(default=64, ge=1)
+    weight: Weight = 1.0
+    block: Count = 64
     ratio: float = Field(default=0.7, ge=0.0, lt=1.0)
 
 

@@ -24,6 +24,7 @@ from .settings import (
     Schedule,
     Settings,
     Teacher,
+    Weight,
 )
 
 
@@ -47,7 +48,7 @@ class Size(Shared):
     restyle: Restyling = Restyling()
     adversarial: Adversarial = Adversarial()
     matching: Matching = Matching()
-    matching_weight_in_second_step: float = 0.001
+    matching_weight_in_second_step: Weight = 0.001
     pseudo_labels: PseudoLabels = PseudoLabels()
     restyle_target: Restyling = Restyling()
     entropy: Entropy = Entropy()

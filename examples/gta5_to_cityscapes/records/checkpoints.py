@@ -38,8 +38,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises many kinds for one thing: this file cannot be used
         raise CheckpointError(
-            f"checkpoint {path}: expected a file written by `train`, could not read it "
-            f"({type(error).__name__}: {str(error).splitlines()[0]}). Delete it; the run will start again."
+            f"checkpoint {path}: expected a file written by `train`, could not read it ({type(error).__name__}). "
+            "Where a run goes on from it, delete it, and that run will start again; else give another checkpoint."
         ) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(
