@@ -6,6 +6,7 @@ Nothing about a schedule is state, so a resumed run cannot be at the wrong place
 from __future__ import annotations
 
 import torch
+from torch import nn
 from torch.optim import Optimizer
 
 from ..networks import SegmentationNetwork
@@ -27,6 +28,11 @@ def network_optimiser(settings: Optimiser, network: SegmentationNetwork) -> Opti
             weight_decay=settings.weight_decay,
         )
     return remember_start(optimiser)
+
+
+def discriminator_optimiser(discriminator: nn.Module, lr: float, betas: tuple[float, float]) -> Optimizer:
+    """The optimiser of a term's own network; its rate falls on the same curve."""
+    return remember_start(torch.optim.Adam(discriminator.parameters(), lr=lr, betas=betas))
 
 
 def remember_start(optimiser: Optimizer) -> Optimizer:

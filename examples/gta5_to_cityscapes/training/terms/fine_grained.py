@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 import stuffinstance as si
 
 from ...recipes.settings import FineGrained
-from ..optimisers import remember_start
+from ..optimisers import discriminator_optimiser
 from .term import Loss, Passes, Term
 
 
@@ -24,9 +24,7 @@ class FineGrainedAlignment(Term):
         self.loss = si.FineGrainedAdversarialLoss(
             temperature=settings.temperature, clip=settings.clip, encoding=settings.encoding
         )
-        self.optimiser = remember_start(
-            torch.optim.Adam(self.discriminator.parameters(), lr=settings.lr, betas=settings.betas)
-        )
+        self.optimiser = discriminator_optimiser(self.discriminator, settings.lr, settings.betas)
 
     def on_target(self, passes: Passes) -> list[Loss]:
         if passes.step < self.settings.begin:

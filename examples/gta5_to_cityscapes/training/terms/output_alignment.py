@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 import stuffinstance as si
 
 from ...recipes.settings import Adversarial
-from ..optimisers import remember_start
+from ..optimisers import discriminator_optimiser
 from .term import Domain, Loss, Passes, Term
 
 
@@ -30,9 +30,7 @@ class OutputAlignment(Term):
         self.weight = settings.auxiliary_weight if auxiliary else settings.weight
         self.discriminator = si.OutputDiscriminator(num_classes, width=settings.width).to(device)
         self.loss = si.OutputAdversarialLoss(self.discriminator, form=settings.form, of=settings.of)
-        self.optimiser = remember_start(
-            torch.optim.Adam(self.discriminator.parameters(), lr=settings.lr, betas=settings.betas)
-        )
+        self.optimiser = discriminator_optimiser(self.discriminator, settings.lr, settings.betas)
 
     def on_target(self, passes: Passes) -> list[Loss]:
         if passes.step < self.settings.begin:
