@@ -131,10 +131,11 @@ def test_another_network_is_refused_and_changes_nothing() -> None:
     others: tuple[tuple[nn.Module, str], ...] = (
         (nn.Sequential(*network()[:3]), r"parameters.*3\.bias"),
         (wider, r"parameters.*3\.weight"),
+        (network().to("meta"), r"device, got 0\.weight on meta and the teacher's on cpu"),
         (nn.ModuleDict({"module": network()}), r"parameters.*network\.module of DistributedDataParallel"),
     )
     for other, message in others:
-        with pytest.raises(ValueError, match=f"network must have the teacher's {message}"):
+        with pytest.raises(ValueError, match=f"network must (have|be on) the teacher's {message}"):
             teacher.update(other)
     for name, value in teacher.state_dict().items():
         assert torch.equal(value, before[name])

@@ -83,7 +83,7 @@ class MeanTeacher(nn.Module):
             network: The network that this teacher was copied from, or one with the same parameters and buffers.
 
         Raises:
-            ValueError: If names or shapes of parameters or buffers differ. Nothing is changed then.
+            ValueError: If names, shapes or devices of parameters or buffers differ. Nothing is changed then.
         """
         own, new = _tensors("parameters", self.network, network)
         own_buffers, new_buffers = _tensors("buffers", self.network, network)
@@ -117,4 +117,10 @@ def _tensors(kind: str, teacher: nn.Module, network: nn.Module) -> tuple[list[Te
             f"network must have the teacher's {kind} in name and shape, got {len(odd)} that differ, first: {odd[0]}. "
             "Pass the network itself, not what wraps it (network.module of DistributedDataParallel)."
         )
+    for name, tensor in own.items():
+        if new[name].device != tensor.device:
+            raise ValueError(
+                f"network must be on the teacher's device, got {name} on {new[name].device} and the teacher's on "
+                f"{tensor.device}. Move the teacher with .to({str(new[name].device)!r})."
+            )
     return list(own.values()), [new[name].detach() for name in own]
