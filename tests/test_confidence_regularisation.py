@@ -172,9 +172,9 @@ KEEP = torch.ones(1, 2, 3, dtype=torch.bool)
 @pytest.mark.parametrize(("call", "error", "message"), [
     (lambda: soft_labels(P, K, alpha=0), ValueError, "alpha must be above 0, got 0"),
     (lambda: soft_labels(P * 8, K), ValueError, "probabilities must be .*softmax"),
-    (lambda: soft_labels(P, K[:3]), ValueError, "probabilities must have K = 3 channels"),
-    (lambda: soft_labels(P, K[None]), ValueError, r"thresholds must be .*\(K,\)"),
-    (lambda: soft_labels(P, [0.5] * 4), TypeError, r"thresholds must be .*list"),
+    (lambda: soft_labels(P, K[:3]), ValueError, r"thresholds must be .*\(K,\) = \(4,\), got .*\(3,\)"),
+    (lambda: soft_labels(P, K[None]), ValueError, r"thresholds must be .*\(K,\) = \(4,\), got .*\(1, 4\)"),
+    (lambda: soft_labels(P, [0.5] * 4), TypeError, r"thresholds must be .*\(K,\) = \(4,\), got list"),
     (lambda: soft_labels(P, K * 0), ValueError, "thresholds must all be above 0"),
     (lambda: soft_cross_entropy(P[0], P, KEEP), ValueError, "logits must be"),
     (lambda: soft_cross_entropy(P, P[:, :3], KEEP), ValueError, "soft must have K = 4 channels"),

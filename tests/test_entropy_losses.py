@@ -239,6 +239,7 @@ def test_copies_and_state(kind: str) -> None:
     (torch.zeros(1, 3, 2, 2), torch.ones(1, 2, 2), ValueError, r"mask must be a bool .*float32.*labels != 255"),
     (torch.zeros(1, 3, 2, 2), torch.ones(2, 2, dtype=torch.bool), ValueError, r"mask must be a bool .*mask\[None\]"),
     (torch.zeros(1, 3, 2, 2), torch.ones(2, 2, 2, dtype=torch.bool), ValueError, r"mask and logits .*B = 2 in mask"),
+    (torch.zeros(1, 3, 2, 2), torch.ones(1, 0, 2, dtype=torch.bool), ValueError, r"mask must have H and W of at least"),
     (torch.zeros(1, 3, 2, 2), [[True]], TypeError, r"mask must be a bool tensor .*list"),
     (np.zeros((1, 3, 2, 2)), None, TypeError, r"logits must be .*ndarray"),
 ])  # fmt: skip

@@ -202,5 +202,7 @@ def test_settings_that_cannot_be_are_refused() -> None:
         make("l2")
     with pytest.raises(ValueError, match="other must score by 'l1'"):
         make("l1").merge(make("agreement"))
+    with pytest.raises(TypeError, match=r"other must be a SymmetricConsistency, .*got PortionThreshold"):
+        make().merge(PortionThreshold(5))  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="other must be a ClassBalancedThreshold"):
         make().merge(make(rule=PortionThreshold(5)))

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from stuffinstance.arguments import check_maps, check_same_batch, describe
+from stuffinstance.arguments import check_has_pixels, check_maps, check_same_batch, describe
 from stuffinstance.label_maps import resize_labels
 
 
@@ -39,6 +39,7 @@ def counted_logits(logits: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]
             f"mask must be a bool tensor (B, H, W), True where a pixel counts, got {describe(mask)}. "
             "For one image pass mask[None]; for a label map pass labels != 255."
         )
+    check_has_pixels("mask", mask)
     check_same_batch("mask", mask, "logits", logits)
     counted = resize_labels(mask.to(torch.uint8), (logits.shape[2], logits.shape[3])).to(torch.bool)
     return torch.where(counted[:, None], logits, 0), counted

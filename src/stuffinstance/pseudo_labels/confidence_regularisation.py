@@ -50,7 +50,8 @@ def soft_labels(
     """
     if not alpha > 0:
         raise ValueError(f"alpha must be above 0, got {alpha!r}. For hard labels use PortionThreshold.pseudo_labels.")
-    num_classes = thresholds.shape[0] if isinstance(thresholds, Tensor) and thresholds.ndim == 1 else -1
+    check_maps("probabilities", probabilities, channel_name="K")
+    num_classes = probabilities.shape[1]
     check_thresholds("thresholds", thresholds, num_classes)
     check_above_zero("thresholds", thresholds, validate)
     check_probabilities("probabilities", probabilities, num_classes, validate)

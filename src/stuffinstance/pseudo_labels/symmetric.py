@@ -153,8 +153,11 @@ class SymmetricConsistency(nn.Module):
         """Add what another one took from another part of the data set; errors are the rule's.
 
         Raises:
+            TypeError: If ``other`` is no :class:`SymmetricConsistency`.
             ValueError: If ``other`` scores by another consistency.
         """
+        if not isinstance(other, SymmetricConsistency):
+            raise TypeError(f"other must be a SymmetricConsistency, as this one is, got {type(other).__name__}.")
         if other.consistency != self.consistency:
             raise ValueError(f"other must score by {self.consistency!r}, as this one does, got {other.consistency!r}.")
         self.rule.merge(other.rule)
