@@ -79,6 +79,12 @@ def test_regions_may_be_given_as_found() -> None:
         assert torch.equal(rows.abs().sum(2) > 0, regions.valid.flatten(1))
 
 
+@pytest.mark.parametrize("dtype", [torch.uint16, torch.uint32, torch.uint64])
+def test_regions_are_counted_in_dtypes_that_torch_has_no_maximum_of(dtype: torch.dtype) -> None:
+    features, regions = features_and_map()
+    assert torch.equal(si.region_mean(features, regions.to(dtype)), si.region_mean(features, regions))
+
+
 def test_empty_regions_are_zero_and_have_a_zero_gradient() -> None:
     features = torch.randn(1, 3, 4, 4, requires_grad=True)
     rows = si.region_mean(features, torch.zeros(1, 4, 4, dtype=torch.int32), num_regions=2)
