@@ -244,3 +244,13 @@ def test_display_weighs_runs_by_their_work_and_tells_the_time_left(tmp_path: Pat
     lines = (tmp_path / "shown.txt").read_text().splitlines()
     assert lines[0].startswith(" 12%")
     assert "0:0" in lines[-1]
+
+
+def test_display_of_runs_that_go_on_tells_no_time_left_before_one_has_gone_further(tmp_path: Path) -> None:
+    costs = {"a": 1.0, "b": 2.2, "c": 0.3}  # the shares of these do not add up to the last digit
+    shown = (tmp_path / "shown.txt").open("w")
+    with shown, ProgressDisplay(costs, overall="all", console=Console(file=shown, width=200)) as display:
+        display(Event("a", 1, 12, "going on"))
+        display(Event("b", 2, 12, "going on"))
+    lines = (tmp_path / "shown.txt").read_text().splitlines()
+    assert ["?:?? left" in line for line in lines] == [True, True]

@@ -38,8 +38,16 @@ def is_killed(job: Job, folders: Folders, device: torch.device, events, threads:
 
 def is_slow_to_begin(job: Job, folders: Folders, device: torch.device, events, threads: int) -> None:  # type: ignore[no-untyped-def]
     events.send(Event(job.name, 0, 1, "here"))
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no handler yet, as while importing
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # as where signals cannot be held back while it imports
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     time.sleep(60)
+
+
+def imports_for_long(job: Job, folders: Folders, device: torch.device, events, threads: int) -> None:  # type: ignore[no-untyped-def]
+    events.send(Event(job.name, 0, 1, "imports"))
+    time.sleep(2)
+    events.send(Event(job.name, 0, 1, "has imported"))
+    processes._child(job, folders, device, events, threads)
 
 
 def run_with(
@@ -78,6 +86,49 @@ def test_interrupting_a_process_that_has_not_begun_is_no_failure(
 
     with pytest.raises(Stopped, match="source seed 0: interrupted before it could save"):
         run_with(is_slow_to_begin, streets, tmp_path, monkeypatch, interrupt)
+
+
+def test_ctrl_c_is_held_back_while_a_process_imports(
+    streets: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[Event] = []
+
+    def interrupt(event: Event) -> None:
+        events.append(event)
+        if event.note == "imports":
+            os.kill(os.getpid(), signal.SIGINT)  # passed on to it
+
+    with pytest.raises(Stopped, match=r"source seed 0: interrupted\. Give the same command again; what has"):
+        run_with(imports_for_long, streets, tmp_path, monkeypatch, interrupt)
+    assert [event.note for event in events[:2]] == ["imports", "has imported"]
+
+
+def test_a_signal_that_comes_twice_does_not_cut_the_last_word_short(
+    streets: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[Event] = []
+
+    class Pipe:
+        def send(self, event: Event) -> None:
+            os.kill(os.getpid(), signal.SIGINT)  # a terminal's, after the parent's
+            said.append(event)
+
+        def close(self) -> None:
+            pass
+
+    def stop(*args: object) -> None:
+        raise Stopped("saved")
+
+    monkeypatch.setattr(processes, "carry_out", stop)
+    (job,) = plan(["source"], [0], "smoke", tmp_path)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        processes._child(job, streets, CPU, Pipe(), 1)  # type: ignore[arg-type]
+    finally:
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.signal(signal.SIGINT, handler)
+    assert [event.note for event in said] == ["saved"]
 
 
 def test_a_listener_that_fails_leaves_no_process_behind(

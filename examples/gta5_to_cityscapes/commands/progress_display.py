@@ -95,7 +95,7 @@ class ProgressDisplay:
 
     def _time_left(self) -> str:
         done = self.share - self._share_at_start
-        if done <= 0:
+        if done < 1e-6:  # nothing yet, but for rounding
             return "?:??"
         seconds = int((time.monotonic() - self._started) * (1 - self.share) / done)
         return f"{seconds // 60}:{seconds % 60:02}"

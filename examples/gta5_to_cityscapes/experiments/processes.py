@@ -11,8 +11,10 @@ import multiprocessing
 import os
 import signal
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -118,7 +120,8 @@ class _Pool:
             name=job.name,
             daemon=job.recipe.running.workers == 0,  # only a process that is none may have workers
         )
-        process.start()
+        with _sigint_held_back():
+            process.start()
         there.close()
         self.running.append(_Running(job, process, here))
 
@@ -188,11 +191,39 @@ def _next_event(events: Connection) -> Event | None:
         return None
 
 
+@contextmanager
+def _sigint_held_back() -> Iterator[None]:
+    """Ctrl-C takes effect at the end; a process that is started here holds it back too, while it imports."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    resource_tracker.ensure_running()  # it would let the signal through where it starts
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _sigint_let_through() -> Iterator[None]:
+    """Ctrl-C takes effect in here alone, so that what is said afterwards is said to its end."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+
+
 def _child(job: Job, folders: Folders, device: torch.device, events: Connection, threads: int) -> None:
     """What a process does: one run, with its share of the cores."""
     torch.set_num_threads(threads)
     try:
-        carry_out(job, folders, device, events.send)
+        with _sigint_let_through():
+            carry_out(job, folders, device, events.send)
     except Stopped as stop:
         events.send(Event(job.name, 0, 1, str(stop), "stopped"))
     except KeyboardInterrupt:
