@@ -49,9 +49,13 @@ def pseudo_label(
     """Label the target's training pictures with a trained network; labels are one byte per pixel."""
     use_threads(threads)
     where = device_named(device)
+    run = RunFolder(out)
+    if run.recipe_file.is_file():
+        raise typer.BadParameter(
+            f"--out {out} is a run folder, whose own pseudo-labels this would replace; choose another"
+        )
     file = checkpoint_file(checkpoint) or checkpoint
     recipe, network, _ = trained_network(file, where)
-    run = RunFolder(out)
     with ProgressDisplay({"labels": 1.0}) as display:
         kept = label_target(
             [(recipe, network)],

@@ -13,7 +13,9 @@ from rich.table import Table
 
 from ..data import Layout
 from ..recipes import Recipe
+from ..records.checkpoints import CheckpointError
 from ..records.run_folder import RunFolder
+from ..records.written_files import read_json
 from ..training.evaluation import Scores
 
 Source = Annotated[Path, typer.Option(help="Folder of the labelled source data set.")]
@@ -73,7 +75,16 @@ def use_threads(threads: int) -> None:
 
 
 def checkpoint_file(path: Path | None) -> Path | None:
-    return RunFolder(path).checkpoint if path is not None and path.is_dir() else path
+    """The checkpoint of a run folder; a file stays what it is."""
+    if path is None or not path.is_dir():
+        return path
+    run = RunFolder(path)
+    if run.recipe_file.is_file() and (fused := read_json(run.recipe_file).get("fused_of")):
+        raise CheckpointError(
+            f"run folder {path}: expected a run that was trained, it holds the mean of {' and '.join(fused)}, which "
+            "has no checkpoint. Its scores are in result.json; for anything else give one of those two runs."
+        )
+    return run.checkpoint
 
 
 def print_scores(scores: Scores, title: str) -> None:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..batches.training_data import Folders
-from ..experiments.carrying_out import carry_out
+from ..experiments.carrying_out import carry_out, refuse_another_run
 from ..experiments.city import BUDGETS, city_folders, generate
 from ..experiments.jobs import plan
 from ..experiments.processes import run_experiment
@@ -92,6 +92,9 @@ def train(
             )
         first_steps = []  # trained elsewhere
     folders, where = Folders(source, target), device_named(device)
+    refuse_another_run(job, folders, from_checkpoint)
+    if job.run.result() is not None:
+        first_steps = []  # what they were needed for has ended
     with ProgressDisplay({each.name: each.cost for each in (*first_steps, job)}) as display:
         run_experiment(first_steps, folders, where, display)
         result = carry_out(job, folders, where, display, checkpoint_file(from_checkpoint))

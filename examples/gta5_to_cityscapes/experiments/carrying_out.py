@@ -22,7 +22,7 @@ from ..data import SegmentationDataset
 from ..networks import SegmentationNetwork
 from ..recipes import Recipe, stands_on
 from ..recipes.settings import PseudoLabels
-from ..records.checkpoints import digest_of_weights
+from ..records.checkpoints import CheckpointError, digest_of_weights
 from ..records.environment import peak_memory_bytes
 from ..records.metrics import Metrics
 from ..records.progress import Event, Tick, Watch, unwatched
@@ -55,12 +55,18 @@ def carry_out(
     if not (recipe.start or recipe.labelled_by or recipe.fused_of):
         return train(recipe, run, open_training_data(recipe, folders), device=device, watch=watch)
     finished = run.result()
-    if finished is not None:  # what it stands on need not be there any more
+    if finished is not None and (checkpoint is None or not checkpoint.is_file()):
+        # What it stands on need not be there any more.
         run.check(recipe, open_training_data(recipe, folders).identity)
         return finished
     checkpoints = _checkpoints(job, checkpoint)
     trained = [trained_network(file, device) for file in checkpoints]
+    for file, (other, _, _) in zip(checkpoints, trained, strict=True):
+        _refuse_another_network(recipe, other, file)
     digest = "+".join(digest_of_weights(network.state_dict()) for _, network, _ in trained)
+    if finished is not None:
+        run.check(recipe, open_training_data(recipe, folders, first_step_weights=digest).identity)
+        return finished
     # Before the first file is written, not after: a folder may hold another run.
     run.claim(recipe, open_training_data(recipe, folders, first_step_weights=digest).identity)
     if recipe.fused_of:
@@ -90,6 +96,21 @@ def _checkpoints(job: Job, checkpoint: Path | None) -> list[Path]:
     if len(needed) > 1:
         raise ValueError(f"{job.name}: stands on {' and '.join(needed)}, one checkpoint cannot stand in for both.")
     return [checkpoint]
+
+
+def _refuse_another_network(recipe: Recipe, other: Recipe, file: Path) -> None:
+    """A run takes classes from those that it stands on, and one that begins with their weights the network too."""
+    if other.space != recipe.space:
+        raise CheckpointError(
+            f"checkpoint {file}: expected a network of the classes {recipe.space} that {recipe.name} is to have, got "
+            f"one of {other.space} (recipe {other.name}). Give a checkpoint of the same --source-layout."
+        )
+    asked, found = ({"name": one.network.name, **one.network.options} for one in (recipe, other))
+    if recipe.start and asked != found:
+        raise CheckpointError(
+            f"checkpoint {file}: expected weights of the network that {recipe.name} begins with ({asked}), got those "
+            f"of {other.name} ({found}). Give a checkpoint of that network, or ask for its network with --set."
+        )
 
 
 def label_target(
@@ -169,9 +190,18 @@ def _fuse(
     return result
 
 
-def refuse_another_run(job: Job, folders: Folders) -> None:
-    """Find out before hours of training, not after, that a folder holds something else."""
-    if not (job.run.path / "recipe.json").is_file():
+def refuse_another_run(job: Job, folders: Folders, checkpoint: Path | None = None) -> None:
+    """Find out before hours of training, not after, that a folder holds something else.
+
+    Args:
+        job: Whose folder.
+        folders: The data.
+        checkpoint: What stands in for the run that it needs.
+    """
+    if not job.run.recipe_file.is_file():
+        return
+    if checkpoint is not None:
+        job.run.check(job.recipe)
         return
     if not job.needs:
         job.run.check(job.recipe, open_training_data(job.recipe, folders).identity)

@@ -42,6 +42,11 @@ class RunFolder:
     path: Path
 
     @property
+    def recipe_file(self) -> Path:
+        """What was asked for; a folder without it holds no run."""
+        return self.path / "recipe.json"
+
+    @property
     def checkpoint(self) -> Path:
         """The last checkpoint, which is also what a run resumes from."""
         return self.path / "checkpoints" / "last.pt"
@@ -69,15 +74,15 @@ class RunFolder:
     def claim(self, recipe: Recipe, data: Mapping[str, Any]) -> None:
         """Take the folder for this recipe and these pictures, or refuse as :meth:`check` does."""
         self.check(recipe, data)
-        write_json(self.path / "recipe.json", recipe.model_dump(mode="json"))
+        write_json(self.recipe_file, recipe.model_dump(mode="json"))
         write_json(self.path / "data.json", data)
 
     def check(self, recipe: Recipe, data: Mapping[str, Any] | None = None) -> None:
         """Refuse when the folder holds a run of another recipe or other pictures, naming what differs."""
         found: list[str] = []
-        recipe_file, data_file = self.path / "recipe.json", self.path / "data.json"
-        if recipe_file.is_file():
-            found += differences(read_json(recipe_file), recipe.model_dump(mode="json"))
+        data_file = self.path / "data.json"
+        if self.recipe_file.is_file():
+            found += differences(read_json(self.recipe_file), recipe.model_dump(mode="json"))
         if data is not None and data_file.is_file():
             kept = read_json(data_file)
             if "first_step_checkpoint" in kept and self.result() is None:
