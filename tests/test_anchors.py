@@ -87,6 +87,15 @@ def test_rows_that_are_not_finite_never_enter() -> None:
     torch.testing.assert_close(anchors.anchors, before.anchors)
 
 
+def test_rows_that_overflow_in_half_precision_never_enter() -> None:
+    anchors = CategoryAnchors(1, 1, min_pixels=1).half()
+    labels = torch.zeros(1, 1, 1, dtype=torch.int64)
+    for value in (4.0, 1e6):
+        anchors.update(torch.full((1, 1, 1, 1), value), labels)
+    assert anchors.anchors.tolist() == [[4.0]]
+    assert anchors.count.tolist() == [1]
+
+
 @pytest.mark.parametrize("margin", [0.0, 0.4, 2.5])
 def test_assignment_equals_the_plain_version(margin: float) -> None:
     anchors, plain = filled()
@@ -168,6 +177,11 @@ def test_batches_that_cannot_be_are_refused(change: dict[str, Tensor], message: 
 def test_anchors_that_cannot_be_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         CategoryAnchors(**{"num_classes": K, "feature_dim": D} | options)
+
+
+def test_an_ignored_id_that_would_make_labels_floats_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"ignore_index must be a whole number, got float 255\.0"):
+        CategoryAnchors(K, D, ignore_index=255.0)  # type: ignore[arg-type]
 
 
 def test_margins_and_broken_features_are_refused() -> None:

@@ -191,6 +191,12 @@ def test_settings_that_cannot_be_are_refused(options: dict[str, float], message:
         si.ClassBalancedThreshold(**{"num_classes": 4, **options})  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("ignore_index", [255.0, None])
+def test_an_ignored_id_that_would_make_labels_floats_is_refused(ignore_index: float | None) -> None:
+    with pytest.raises(TypeError, match="ignore_index must be a whole number, got"):
+        si.ClassBalancedThreshold(2, ignore_index=ignore_index)  # type: ignore[arg-type]
+
+
 def test_counts_of_other_classes_cannot_be_merged() -> None:
     with pytest.raises(ValueError, match=r"other .*"):
         si.ClassBalancedThreshold(4).merge(si.ClassBalancedThreshold(5))

@@ -145,6 +145,14 @@ def test_other_precisions(dtype: torch.dtype) -> None:
     np.testing.assert_allclose(found.score, oracle(p_a, p_b, "l1")[1], atol=1e-6)
 
 
+def test_a_probability_that_rounding_carried_beyond_one_is_a_sure_one() -> None:
+    sure = torch.tensor([1 + 2**-7, 0.0]).view(1, 2, 1, 1).bfloat16()
+    module = make(rule=si.ClassBalancedThreshold(2, cap=1.0))
+    module.update(sure, sure)
+    assert module.counts().tolist() == [1, 0]
+    assert module.pseudo_labels(sure, sure).tolist() == [[[0]]]
+
+
 def test_nothing_seen_and_no_image() -> None:
     module = make()
     empty = torch.zeros(0, 5, 3, 4)

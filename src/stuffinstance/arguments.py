@@ -116,6 +116,17 @@ def checked_classes(name: str, classes: Sequence[int] | Collection[int]) -> tupl
     return ids
 
 
+def checked_ignore_index(ignore_index: int, num_classes: int) -> int:
+    """An id that is no class, as an int: as a float it would make the labels that hold it floats."""
+    try:
+        index = operator.index(ignore_index)
+    except TypeError:
+        raise TypeError(f"ignore_index must be a whole number, got {describe(ignore_index)}.") from None
+    if 0 <= index < num_classes:
+        raise ValueError(f"ignore_index must not be a class id 0..{num_classes - 1}, got {index}.")
+    return index
+
+
 def check_positive(name: str, value: int) -> None:
     """Require a whole number of at least 1."""
     try:

@@ -11,6 +11,7 @@ from stuffinstance.arguments import (
     check_maps,
     check_positive,
     check_same_batch,
+    checked_ignore_index,
 )
 from stuffinstance.banks.running_mean import running_mean
 from stuffinstance.distributed import Sync, check_sync, gather_rows
@@ -45,6 +46,7 @@ class CategoryAnchors(nn.Module):
         count: Buffer (K,) int64, images that entered, at most ``max_count``.
 
     Raises:
+        TypeError: If ``ignore_index`` is no whole number.
         ValueError: If a size is below 1, ``ignore_index`` is a class, or ``sync`` is neither way.
 
     Example:
@@ -75,14 +77,12 @@ class CategoryAnchors(nn.Module):
         check_positive("feature_dim", feature_dim)
         check_positive("min_pixels", min_pixels)
         check_positive("max_count", max_count)
-        if 0 <= ignore_index < num_classes:
-            raise ValueError(f"ignore_index must not be one of the classes 0..{num_classes - 1}, got {ignore_index}.")
         check_sync(sync)
         self.num_classes = num_classes
         self.feature_dim = feature_dim
         self.min_pixels = min_pixels
         self.max_count = max_count
-        self.ignore_index = ignore_index
+        self.ignore_index = checked_ignore_index(ignore_index, num_classes)
         self.sync: Sync = sync
         self.validate = validate
         self.register_buffer("anchors", torch.zeros(num_classes, feature_dim, dtype=torch.float64))

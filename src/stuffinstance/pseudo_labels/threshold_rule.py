@@ -12,6 +12,7 @@ from stuffinstance.arguments import (
     check_label_map,
     check_positive,
     check_same_batch,
+    checked_ignore_index,
     describe,
     may_read,
 )
@@ -32,6 +33,7 @@ class ThresholdRule(nn.Module, ABC):
         validate: Check values on a GPU too; on CPU tensors they are always checked.
 
     Raises:
+        TypeError: If ``ignore_index`` is no whole number.
         ValueError: If ``num_classes`` is below 1, or ``ignore_index`` is a class.
 
     Example:
@@ -48,10 +50,8 @@ class ThresholdRule(nn.Module, ABC):
         super().__init__()
         check_positive("num_classes", num_classes)
         check_sync(sync)
-        if 0 <= ignore_index < num_classes:
-            raise ValueError(f"ignore_index must not be a class id 0..{num_classes - 1}, got {ignore_index}.")
         self.num_classes = num_classes
-        self.ignore_index = ignore_index
+        self.ignore_index = checked_ignore_index(ignore_index, num_classes)
         self.sync: Sync = sync
         self.validate = validate
 
@@ -166,7 +166,7 @@ class ThresholdRule(nn.Module, ABC):
             )
         check_class_ids("predicted", predicted, self.num_classes, self.ignore_index, self.validate)
         self._check_device("scores", scores)
-        outside = (scores < 0) | (scores > 1 + 1e-3)
+        outside = (scores < 0) | (scores > 1 + 1e-2)  # half precision may carry a score a little beyond 1
         if may_read(scores, self.validate) and bool(outside.any()):
             raise ValueError(
                 f"scores must be within 0..1, got {int(outside.sum())} that are not, such as "
