@@ -132,7 +132,7 @@ def nearest_distance(
     Args:
         rows: Descriptors grouped by class, (C, N, D).
         bank: Bank rows, (C, S, D).
-        filled: (C, S) bool, the slots that hold a row.
+        filled: (C, S) bool, the slots that hold a row: of each class the first ones, as a ring fills.
         distance: From :func:`resolve_distance`.
         wanted: (C, N) bool, the descriptors that matter; all by default.
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from stuffinstance.distributed import Sync, gather_rows, sum_over_ranks
 from stuffinstance.pseudo_labels.threshold_rule import ThresholdRule, check_fraction
 
-HIGHEST = 0.999  # a threshold of 1 would keep nothing and could not come down again
+HIGHEST = 0.999  # the released code's: at 1 only a probability that rounds to 1 would be kept
 
 
 class AdaptiveThreshold(ThresholdRule):
