@@ -29,7 +29,7 @@ from examples.gta5_to_cityscapes.report.markdown_tables import ablation_markdown
 from examples.gta5_to_cityscapes.report.page import gather_content, headline_numbers, render_page
 from examples.gta5_to_cityscapes.report.region_pictures import draw_regions
 from examples.gta5_to_cityscapes.report.results import read_experiment
-from examples.gta5_to_cityscapes.report.threshold_charts import build_threshold_table
+from examples.gta5_to_cityscapes.report.threshold_charts import build_threshold_tables
 
 SCORES = {  # by recipe, one mIoU per seed, in percent
     "source": (20.0, 22.0, 24.0),
@@ -284,8 +284,7 @@ def test_thresholds_and_costs_are_means_over_seeds(ladder: Path) -> None:
     for seed, value in enumerate((0.7, 0.9)):
         add_thresholds(ladder / "aa+it+sim+ssl" / f"seed{seed}", value)
     experiment = read_experiment(ladder)
-    table = build_threshold_table(experiment)
-    assert table is not None
+    (table,) = build_threshold_tables(experiment)
     road = table.rows[0]
     assert road.threshold is not None
     assert (road.name, road.threshold.mean) == ("road", pytest.approx(0.8))

@@ -47,7 +47,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class AblationRow:
-    """One recipe; all numbers in percent."""
+    """One recipe; scores in percent, steps and minutes with those of all runs that it stands on."""
 
     recipe: str
     title: str
@@ -58,6 +58,9 @@ class AblationRow:
     gain_over: str | None
     paper: float | None
     paper_gain: float | None
+    stands_on: tuple[str, ...] = ()
+    steps: str = "–"
+    minutes: Spread | None = None
 
     @property
     def seed_text(self) -> str:
@@ -102,11 +105,15 @@ class AblationTable:
 
 
 def build_ablation_table(experiment: Experiment) -> AblationTable:
-    """Every rung of the ladder gets a row, run or not: a gap should be seen."""
+    """Every rung of the ladder gets a row, run or not: a gap should be seen.
+
+    Where other systems were run there may be no ladder, so a rung that is not there has no row.
+    """
     synthia = any("synthia" in str(run.settings.get("layouts", "")).lower() for run in experiment.runs)
     paper = PAPER_SYNTHIA_13 if synthia else PAPER_GTA5
-    scores = {name: _percent_by_seed(experiment, name) for name in in_order({*LADDER, *experiment.recipes})}
-    rows = tuple(_row(name, scores, experiment.seeds, paper) for name in scores)
+    rungs = () if any(map(is_extra, experiment.recipes)) else LADDER
+    scores = {name: _percent_by_seed(experiment, name) for name in in_order({*rungs, *experiment.recipes})}
+    rows = tuple(_row(name, scores, experiment, paper) for name in scores)
     name = "SYNTHIA-13 → Cityscapes" if synthia else "GTA5 → Cityscapes"
     return AblationTable(rows, name, experiment.scored_classes, _absent(experiment))
 
@@ -124,7 +131,7 @@ def _percent_by_seed(experiment: Experiment, recipe: str) -> dict[int, float]:
 
 
 def _row(
-    recipe: str, scores: dict[str, dict[int, float]], seeds: tuple[int, ...], paper: dict[str, float]
+    recipe: str, scores: dict[str, dict[int, float]], experiment: Experiment, paper: dict[str, float]
 ) -> AblationRow:
     mine = scores[recipe]
     above = _row_above(recipe, scores)
@@ -135,12 +142,33 @@ def _row(
         title=title(recipe),
         miou=Spread.over(list(mine.values())),
         seeds=tuple(sorted(mine)),
-        missing=tuple(seed for seed in seeds if seed not in mine),
+        missing=tuple(seed for seed in experiment.seeds if seed not in mine),
         gain=Spread.over(shared),
         gain_over=above if shared else None,
         paper=paper.get(recipe),
         paper_gain=paper[recipe] - paper[LADDER[rung - 1]] if rung else None,
+        stands_on=next((run.stands_on for run in experiment.of(recipe)), ()),
+        steps=steps_in_all(experiment, recipe),
+        minutes=minutes_in_all(experiment, recipe),
     )
+
+
+def steps_in_all(experiment: Experiment, recipe: str) -> str:
+    """Steps of a recipe's runs and of all that they stand on."""
+    runs = [whole for run in experiment.of(recipe, finished=True) if (whole := experiment.whole(run))]
+    counts = sorted({sum(run.last_step for run in whole) for whole in runs})
+    return " or ".join(f"{count:,}" for count in counts) or "–"
+
+
+def minutes_in_all(experiment: Experiment, recipe: str) -> Spread | None:
+    """Minutes of the same; nothing where one of them did not tell."""
+    times = []
+    for run in experiment.of(recipe, finished=True):
+        seconds = [each.cost.seconds for each in experiment.whole(run) or ()]
+        known = [value for value in seconds if value is not None]
+        if seconds and len(known) == len(seconds):
+            times.append(sum(known) / 60)
+    return Spread.over(times)
 
 
 def _row_above(recipe: str, scores: dict[str, dict[int, float]]) -> str | None:

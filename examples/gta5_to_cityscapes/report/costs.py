@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .ablation_table import Spread
+from .ablation_table import Spread, minutes_in_all, steps_in_all
 from .recipe_names import title
 from .results import Experiment, Run
 
 
 @dataclass(frozen=True)
 class CostRow:
-    """Means over the finished runs of a recipe."""
+    """Means over the finished runs of a recipe; ``in_all`` with the runs that it stands on."""
 
     title: str
     iterations: str
@@ -19,6 +19,8 @@ class CostRow:
     rate: str
     memory: str
     runs: int
+    iterations_in_all: str
+    minutes_in_all: str
 
 
 @dataclass(frozen=True)
@@ -38,14 +40,17 @@ def build_cost_rows(experiment: Experiment) -> tuple[CostRow, ...]:
         runs = experiment.of(recipe, finished=True)
         timed = [(run.last_step, run.cost.seconds) for run in runs if run.cost.seconds]
         steps = sorted({run.result.step for run in runs if run.result})
+        minutes = minutes_in_all(experiment, recipe)
         rows.append(
             CostRow(
                 title(recipe),
                 " or ".join(f"{step:,}" for step in steps),
                 _text([seconds / 60 for _, seconds in timed], 1),
-                _text([step / seconds for step, seconds in timed], 2),
+                _text([step / seconds for step, seconds in timed if step], 2),
                 _text([r.cost.peak_memory_bytes / 2**30 for r in runs if r.cost.peak_memory_bytes], 2),
                 len(runs),
+                steps_in_all(experiment, recipe),
+                minutes.text() if minutes else "–",
             )
         )
     return tuple(rows)

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .drawn_figure import Drawn, Theme, add_legend, draw, recipe_lines
+from .drawn_figure import Drawn, Theme, add_legend, draw, legend_shape, recipe_lines
 from .recipe_names import title
 from .results import Experiment, Run
 
@@ -20,6 +20,20 @@ LOSSES = {
     "stuff": "Stuff matching: distance to the nearest row",
     "instance": "Instance matching: distance to the nearest row",
     "pseudo": "Pseudo-labels: cross-entropy on the target",
+    "divergence": "Divergence of labelled pixels from uniform (CRST)",
+    "auxiliary_segmentation": "Auxiliary head: cross-entropy on labels",
+    "auxiliary_adversarial": "Auxiliary head: how well the target is told apart",
+    "auxiliary_discriminator": "Auxiliary discriminator: chance level is 0.69",
+    "entropy": "Entropy of the target's output (MinEnt)",
+    "max_square": "Maximum squares of the target's output",
+    "fine_grained": "Features: how well domain and class are told apart",
+    "fine_grained_discriminator": "Discriminator of domain and class (FADA)",
+    "anchor_labels": "Anchors: cross-entropy on labels by nearness",
+    "confident_labels": "Anchors: cross-entropy on confident labels",
+    "anchor_distance_source": "Anchors: distance of source features",
+    "anchor_distance_target": "Anchors: distance of target features",
+    "mixed": "Class mixing: cross-entropy on mixed pictures",
+    "masked": "Masking: cross-entropy where blocks are hidden",
 }
 BINS = 60  # training losses are noisy; a point of the chart is the mean of what was logged in a sixtieth of the run
 
@@ -45,11 +59,12 @@ class Curve:
 
 
 def miou_curves(experiment: Experiment) -> dict[str, Curve]:
-    """mIoU in percent over iterations, per recipe, finished or not."""
+    """mIoU in percent over iterations, per recipe, finished or not; a mean of networks has no iterations."""
     curves = {}
     for recipe in experiment.recipes:
         series = [
-            {e.step: 100 * e.miou for e in run.evaluations if e.miou is not None} for run in experiment.of(recipe)
+            {e.step: 100 * e.miou for e in run.evaluations if e.miou is not None and e.step}
+            for run in experiment.of(recipe)
         ]
         if curve := Curve.over(series):
             curves[recipe] = curve
@@ -57,7 +72,7 @@ def miou_curves(experiment: Experiment) -> dict[str, Curve]:
 
 
 def loss_names(experiment: Experiment) -> tuple[str, ...]:
-    """The losses that were logged: the six of the paper first, then any other."""
+    """The losses that were logged: those of the paper first, then the other systems', then any other."""
     logged = {
         key.removeprefix("loss/")
         for run in experiment.runs
@@ -105,7 +120,8 @@ def draw_miou_curves(experiment: Experiment) -> Drawn | None:
         add_legend(figure, axes, "outside upper left", 6, handlelength=2.2)
 
     ends = ", ".join(f"{title(name)} {curve.mean[-1]:.1f}" for name, curve in curves.items())
-    return draw("miou_curves", f"Line chart of mIoU over iterations. At the end: {ends} percent.", (7, 4), paint)
+    size = (7, 3.6 + legend_shape([title(name) for name in curves], 7, 6)[1])
+    return draw("miou_curves", f"Line chart of mIoU over iterations. At the end: {ends} percent.", size, paint)
 
 
 def draw_loss_curves(experiment: Experiment) -> tuple[Drawn, ...]:
@@ -128,7 +144,8 @@ def _loss_panel(loss: str, curves: dict[str, Curve], experiment: Experiment) -> 
         add_legend(figure, axes, "outside lower left", 3, fontsize=7.5, columnspacing=1.2, handlelength=1.6)
 
     ends = ", ".join(f"{title(name)} ends at {curve.mean[-1]:.3g}" for name, curve in curves.items())
-    return draw(f"loss_{loss}", f"Line chart of the {loss} loss over iterations: {ends}.", (4.6, 3), paint)
+    size = (4.6, 2.7 + legend_shape([title(name) for name in curves], 4.6, 3, 7.5)[1])
+    return draw(f"loss_{loss}", f"Line chart of the {loss} loss over iterations: {ends}.", size, paint)
 
 
 def _paint(axes: Axes, curves: dict[str, Curve], experiment: Experiment, theme: Theme, *, markers: bool) -> None:

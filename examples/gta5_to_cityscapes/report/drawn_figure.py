@@ -7,7 +7,7 @@ run should do neither, so figures are made directly on the Agg canvas.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from .recipe_names import LADDER, in_order
+
+FONT_SIZE = 9.0  # points
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,13 @@ _LINES = {
     "aa+it+sim+ssl": Line("#d55e00", "v", "-"),
     "target-only": Line("#cc79a7", "P", "--"),
 }
-_EXTRA_LINES = (Line("#0072b2", "X", ":"), Line("#999933", "<", ":"), Line("#882255", ">", ":"))
+# Beside the ladder: as many as differ in colour, then the same colours with other dashes and markers.
+_EXTRA_COLORS = ("#0072b2", "#999933", "#882255", "#44aa99", "#aa4499", "#661100", "#6699cc")
+_EXTRA_LINES = tuple(
+    Line(color, marker, dash)
+    for dash, markers in ((":", "X<>p*hd"), ("-.", "PdH8Xp<"), ("--", "*h>X<dp"))
+    for color, marker in zip(_EXTRA_COLORS, markers, strict=True)
+)
 
 
 def recipe_lines(recipes: tuple[str, ...], theme: Theme) -> dict[str, Line]:
@@ -107,7 +115,7 @@ def _settings(theme: Theme) -> dict[Any, Any]:
         "axes.grid": True,
         "axes.axisbelow": True,
         "font.family": "DejaVu Sans",
-        "font.size": 9,
+        "font.size": FONT_SIZE,
         "grid.color": theme.grid,
         "grid.linewidth": 0.8,
         "legend.frameon": False,
@@ -120,10 +128,21 @@ def _settings(theme: Theme) -> dict[Any, Any]:
     }
 
 
+def legend_shape(labels: Sequence[str], width: float, columns: int, fontsize: float = FONT_SIZE) -> tuple[int, float]:
+    """Columns of a legend in a figure ``width`` inches wide, and about how many inches high it becomes."""
+    em = fontsize / 72
+    widest = em * (0.55 * max(map(len, labels), default=1) + 4.5)  # with its line, and the gap to the next column
+    columns = max(1, min(columns, len(labels), int(width / widest)))
+    return columns, 1.55 * em * -(-len(labels) // columns)
+
+
 def add_legend(figure: Figure, axes: Axes, place: Any, columns: int, **style: Any) -> None:
-    """A legend outside the axes that reads along its rows; matplotlib alone would fill its columns first."""
+    """A legend outside the axes that reads along its rows; matplotlib alone would fill its columns first.
+
+    ``columns`` at most: long names get as many as the figure is wide enough for.
+    """
     handles, labels = axes.get_legend_handles_labels()
-    columns = min(columns, len(labels))
+    columns, _ = legend_shape(labels, figure.get_figwidth(), columns, style.get("fontsize", FONT_SIZE))
     order = [k for first in range(columns) for k in range(first, len(labels), columns)]
     figure.legend(
         [handles[k] for k in order],

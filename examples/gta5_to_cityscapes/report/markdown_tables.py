@@ -18,11 +18,16 @@ def ablation_markdown(table: AblationTable, per_class: Sequence[ClassRow], recip
     parts = [
         "# Ablation",
         "",
-        f"mIoU in percent at the last checkpoint; {table.spread}. Gain: seed by seed over the row above. {table.scope}",
+        f"mIoU in percent at the last checkpoint; {table.spread}. Gain: seed by seed over the row above. "
+        f"In all: with the runs that a recipe stands on, each counted once. {table.scope}",
         "",
         _table(
-            ("recipe", "mIoU", "gain", "seeds", f"paper, {table.paper_name}", "paper's gain"),
+            (
+                *("recipe", "what it is", "mIoU", "gain", "seeds", f"paper, {table.paper_name}", "paper's gain"),
+                *("steps in all", "minutes in all"),
+            ),
             [_cells(row) for row in table.rows],
+            words=2,
         ),
         "",
         "The paper's columns come from other data, a larger network and a far longer training: "
@@ -52,15 +57,19 @@ def gain_text(row: AblationRow) -> str:
 
 def _cells(row: AblationRow) -> tuple[str, ...]:
     return (
+        f"`{row.recipe}`",
         row.title,
         row.miou.text() if row.miou else "no finished run",
         gain_text(row),
         row.seed_text,
         f"{row.paper:.1f}" if row.paper is not None else "–",
         f"{row.paper_gain:+.1f}" if row.paper_gain is not None else "–",
+        row.steps,
+        row.minutes.text() if row.minutes else "–",
     )
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(head) + " |", "|---" + "|---:" * (len(head) - 1) + "|"]
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], *, words: int = 1) -> str:
+    """The first columns hold words, the others numbers."""
+    lines = ["| " + " | ".join(head) + " |", "|---" * words + "|---:" * (len(head) - words) + "|"]
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])

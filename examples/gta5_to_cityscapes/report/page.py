@@ -34,7 +34,7 @@ from .results import Experiment, read_experiment
 from .score_charts import draw_ablation, draw_class_scores
 from .threshold_charts import (
     ThresholdTable,
-    build_threshold_table,
+    build_threshold_tables,
     draw_thresholds,
 )
 
@@ -51,7 +51,7 @@ class Content:
     pictures: PictureRows | None
     regions: RegionPictures | None
     banks: Banks | None
-    thresholds: ThresholdTable | None
+    thresholds: tuple[ThresholdTable, ...]
     figures: dict[str, Drawn]
     losses: tuple[Drawn, ...]
     problems: tuple[str, ...]
@@ -89,12 +89,12 @@ def gather_content(experiment: Experiment) -> Content:
     space = label_space(experiment)
     table, per_class = build_ablation_table(experiment), per_class_rows(experiment)
     banks, bank_problems = read_banks(experiment, space)
-    thresholds = build_threshold_table(experiment)
+    thresholds = build_threshold_tables(experiment)
     drawn = [
         draw_ablation(experiment, table),
         draw_class_scores(experiment, per_class),
         draw_miou_curves(experiment),
-        draw_thresholds(thresholds) if thresholds else None,
+        *(draw_thresholds(one) for one in thresholds),
         draw_bank_fill(banks) if banks else None,
         draw_bank_rows(banks) if banks else None,
     ]

@@ -65,6 +65,16 @@ class Run:
         return self.result is not None and self.result.miou is not None
 
     @property
+    def stands_on(self) -> tuple[str, ...]:
+        """The recipes whose networks it needed, as its ``recipe.json`` names them."""
+        start = self.settings.get("start")
+        return (
+            *([start] if start else []),
+            *(self.settings.get("labelled_by") or ()),
+            *(self.settings.get("fused_of") or ()),
+        )
+
+    @property
     def last_step(self) -> int:
         """The furthest step seen in any file of the run."""
         steps = [int(line["step"]) for line in self.training] + [e.step for e in self.evaluations]
@@ -90,6 +100,21 @@ class Experiment:
     def of(self, recipe: str, *, finished: bool = False) -> tuple[Run, ...]:
         """The runs of one recipe by seed."""
         return tuple(r for r in self.runs if r.recipe == recipe and (r.finished or not finished))
+
+    def whole(self, run: Run) -> tuple[Run, ...] | None:
+        """A run and all that it stands on, each once; ``None`` where one of them is not here or has not finished."""
+        found: dict[str, Run] = {run.recipe: run}
+        waiting = list(run.stands_on)
+        while waiting:
+            name = waiting.pop()
+            if name in found:
+                continue
+            before = next((one for one in self.of(name, finished=True) if one.seed == run.seed), None)
+            if before is None:
+                return None
+            found[name] = before
+            waiting += before.stands_on
+        return tuple(found.values())
 
     @property
     def finished_recipes(self) -> tuple[str, ...]:

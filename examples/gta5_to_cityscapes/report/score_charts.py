@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from .ablation_table import AblationTable, ClassRow
-from .drawn_figure import Drawn, Theme, add_legend, draw, name_rows, recipe_lines
+from .drawn_figure import Drawn, Theme, add_legend, draw, legend_shape, name_rows, recipe_lines
 from .recipe_names import title
 from .results import Experiment
 
@@ -82,4 +82,5 @@ def draw_class_scores(experiment: Experiment, rows: Sequence[ClassRow]) -> Drawn
         add_legend(figure, axes, "outside upper left", 6, handletextpad=0.2)
 
     alt = f"Dot chart of IoU per class for {', '.join(map(title, recipes))}; the table beside it has the numbers."
-    return draw("class_scores", alt, (7, 1.3 + 0.3 * len(shown)), paint)
+    height = 0.9 + legend_shape([title(name) for name in recipes], 7, 6)[1] + 0.3 * len(shown)
+    return draw("class_scores", alt, (7, height), paint)

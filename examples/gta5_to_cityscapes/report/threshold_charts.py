@@ -8,7 +8,8 @@ from matplotlib.figure import Figure
 
 from .ablation_table import Spread
 from .drawn_figure import Drawn, Theme, add_legend, draw, name_rows
-from .results import Experiment
+from .recipe_names import title
+from .results import Experiment, Run
 
 
 @dataclass(frozen=True)
@@ -23,42 +24,86 @@ class ThresholdRow:
 
 @dataclass(frozen=True)
 class ThresholdTable:
-    """Rows in the order of the class list, and the share kept of all pixels."""
+    """Of one recipe: rows in the order of the class list, and the share kept of all pixels."""
 
+    recipe: str
+    name: str  # of its chart
     rows: tuple[ThresholdRow, ...]
     kept_total: Spread | None
     seeds: tuple[int, ...]
+    rule: str
     quantile: float
     cap: float
 
+    @property
+    def kept_where(self) -> str:
+        """What the rule asks of a pixel, in a sentence."""
+        share = "median" if self.quantile == 0.5 else f"{self.quantile:g} quantile"
+        over = f"of that class over the whole target set, at most {self.cap:g}"
+        return {
+            "argmax": "Every pixel is kept, with the class predicted there.",
+            "portion": "A pixel gets the class whose probability is the largest multiple of that class's threshold, "
+            "and is kept where it reaches the threshold; so a class can gain pixels from others. The thresholds "
+            "leave the most confident portion of each class.",
+            "adaptive": "A pixel is kept where its confidence reaches the threshold of the class predicted there, as "
+            "that stood when its batch was labelled; shown are the last ones.",
+            "symmetric": "A pixel is kept where the mean of two networks' confidence and their agreement reaches the "
+            f"threshold of the class predicted there: the {share} {over}.",
+        }.get(
+            self.rule,
+            "A pixel is kept where its confidence reaches the threshold of the class predicted there: "
+            f"the {share} confidence {over}.",
+        )
 
-def build_threshold_table(experiment: Experiment) -> ThresholdTable | None:
-    """Join the thresholds of all seeds; ``None`` when no run made pseudo-labels."""
-    runs = [run for run in experiment.runs if run.thresholds and run.thresholds.thresholds]
+    @property
+    def capped(self) -> bool:
+        """Whether the cap has a say."""
+        return self.rule in ("median", "symmetric")
+
+
+def build_threshold_tables(experiment: Experiment) -> tuple[ThresholdTable, ...]:
+    """The thresholds of each recipe that made pseudo-labels, joined over its seeds."""
+    made = {
+        recipe: [run for run in experiment.of(recipe) if run.thresholds and run.thresholds.thresholds]
+        for recipe in experiment.recipes
+    }
+    made = {recipe: runs for recipe, runs in made.items() if runs}
+    return tuple(
+        _table(recipe, "thresholds" if len(made) == 1 else f"thresholds_{recipe}", runs)
+        for recipe, runs in made.items()
+    )
+
+
+def _table(recipe: str, name: str, runs: list[Run]) -> ThresholdTable:
     found = [run.thresholds for run in runs if run.thresholds]
-    if not found:
-        return None
     rows = []
-    for name in found[0].thresholds:
+    for label in found[0].thresholds:
         pixels = [one.predicted_pixels for one in found if any(one.predicted_pixels.values())]
-        shares = [100 * p.get(name, 0) / sum(p.values()) for p in pixels]
+        shares = [100 * p.get(label, 0) / sum(p.values()) for p in pixels]
         rows.append(
             ThresholdRow(
-                name,
-                Spread.over([one.thresholds[name] for one in found if name in one.thresholds]),
-                Spread.over([100 * one.kept[name] for one in found if name in one.kept]),
+                label,
+                Spread.over([one.thresholds[label] for one in found if label in one.thresholds]),
+                Spread.over([100 * one.kept[label] for one in found if label in one.kept]),
                 Spread.over(shares),
             )
         )
     total = Spread.over([100 * one.kept_total for one in found if one.kept_total is not None])
     rule = runs[0].settings.get("pseudo_labels") or {}
     return ThresholdTable(
-        tuple(rows), total, tuple(r.seed for r in runs), rule.get("quantile", 0.5), rule.get("cap", 0.9)
+        recipe,
+        name,
+        tuple(rows),
+        total,
+        tuple(run.seed for run in runs),
+        rule.get("rule", "median"),
+        rule.get("quantile", 0.5),
+        rule.get("cap", 0.9),
     )
 
 
 def draw_thresholds(table: ThresholdTable) -> Drawn:
-    """Bars and ticks share one axis: both run from 0 to 100 percent."""
+    """Bars and ticks share one axis, in percent; a class that gains pixels from others passes 100."""
 
     def paint(figure: Figure, theme: Theme) -> None:
         axes = figure.subplots()
@@ -67,12 +112,13 @@ def draw_thresholds(table: ThresholdTable) -> Drawn:
         limits = [100 * row.threshold.mean if row.threshold else 0.0 for row in table.rows]
         axes.barh(places, kept, height=0.58, color="#56b4e9", label="share of pixels kept")
         axes.plot(limits, places, "|", color="#d55e00", ms=13, mew=2.4, label="threshold on the confidence")
-        axes.axvline(100 * table.cap, color=theme.soft, linewidth=0.9, linestyle=":", label=f"cap, {table.cap:g}")
+        if table.capped:
+            axes.axvline(100 * table.cap, color=theme.soft, linewidth=0.9, linestyle=":", label=f"cap, {table.cap:g}")
         name_rows(axes, [row.name for row in table.rows], theme)
         axes.grid(visible=False, axis="y")
-        axes.set_xlim(0, 100)
+        axes.set_xlim(0, max(100.0, 1.05 * max(kept)))
         axes.set(xlabel="%")
         add_legend(figure, axes, "outside upper left", 3)
 
-    alt = "Bar chart of the share of predicted pixels kept as pseudo-labels per class, with the class thresholds."
-    return draw("thresholds", alt, (7, 1.2 + 0.3 * len(table.rows)), paint)
+    alt = f"{title(table.recipe)}: bar chart of the pixels kept as pseudo-labels per class, with the class thresholds."
+    return draw(table.name, alt, (7, 1.2 + 0.3 * len(table.rows)), paint)
