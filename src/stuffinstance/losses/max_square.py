@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from stuffinstance.best_class import best_class
 from stuffinstance.losses.pixel_mean import counted_logits, mean_over_pixels
 
 
@@ -66,7 +67,7 @@ class MaxSquareLoss(nn.Module):
     def _balance(self, logits: Tensor, counted: Tensor) -> Tensor:
         """``N w(x)``: the weights relative to those of a plain mean, (B, H, W)."""
         batch, classes = logits.shape[:2]
-        predicted = logits.argmax(1)
+        predicted = best_class(logits)[1]
         image = torch.arange(batch, device=logits.device)[:, None, None]
         place = predicted + image * classes
         # Counting into a fixed size: bincount would ask a GPU how large its result is.

@@ -7,6 +7,7 @@ import operator
 import torch
 from torch import Tensor
 
+from stuffinstance.best_class import best_class
 from stuffinstance.distributed import Sync, sum_over_ranks
 from stuffinstance.pseudo_labels.confidence_histogram import HistogramRule
 from stuffinstance.pseudo_labels.confidences import as_float, check_probabilities
@@ -128,7 +129,7 @@ class PortionThreshold(HistogramRule):
         check_probabilities("probabilities", probabilities, self.num_classes, self.validate)
         thresholds = thresholds.to(probabilities.device)
         weighed = as_float(probabilities)
-        labels = (weighed / thresholds.to(weighed.dtype)[:, None, None]).argmax(1)
+        labels = best_class(weighed / thresholds.to(weighed.dtype)[:, None, None])[1]
         # A ratio from 1 on is a probability from the threshold on: compared so, no rounding decides.
         return self._kept(probabilities.gather(1, labels[:, None])[:, 0], labels, thresholds)
 
