@@ -94,6 +94,33 @@ def test_a_file_in_the_way_is_told_without_a_traceback(
     assert "Not a directory" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("file", ["recipe.json", "result.json", "data.json"])
+@pytest.mark.parametrize(("content", "said"), [("{", "could not read it"), ("[]", "got list"), ("{}", "expected")])
+def test_a_damaged_file_of_a_run_is_told_without_a_traceback(
+    file: str,
+    content: str,
+    said: str,
+    streets: Folders,
+    elsewhere: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = elsewhere / "runs" / "source" / "seed0"
+    folder.mkdir(parents=True)
+    if file == "data.json" and content == "{}":
+        content = '{"validation": 3}'
+    (folder / file).write_text(content)
+    words = ["train", "source", "--source", str(streets.source), "--target", str(streets.target)]
+    monkeypatch.setattr("sys.argv", ["x", *words, "--out", "runs", "--size", "smoke"])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 1
+    told = capsys.readouterr().err
+    assert f"{Path('source', 'seed0')}" in told
+    assert said in told
+    assert "elete" in told
+
+
 def test_an_unknown_split_names_those_that_exist(streets: Folders) -> None:
     with pytest.raises(DatasetError, match=r"got 'test'; .*leftImg8bit has train, val\."):
         open_dataset("cityscapes", streets.target, split="test")

@@ -14,12 +14,14 @@ from ..recipes import RecipeError
 from ..records.checkpoints import CheckpointError
 from ..records.run_folder import RunFolderError
 from ..records.stopping import Stopped
+from ..records.written_files import DamagedFileError
 from .checkpoint_commands import check, evaluate, pseudo_label
 from .run_commands import ablation, demo, parts, report, train
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_show_locals=False)
 EXPECTED = (
     CheckpointError,
+    DamagedFileError,
     DatasetError,
     FileNotFoundError,
     FloatingPointError,

@@ -32,14 +32,15 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(
             f"checkpoint {path}: expected a file written by `train`, there is none. "
-            "Train that recipe first, or pass the folder of a run that has checkpoints/last.pt."
+            "Train that recipe first (where its folder holds a result without a checkpoint, delete that folder), "
+            "or pass the folder of a run that has checkpoints/last.pt."
         )
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises many kinds for one thing: this file cannot be used
         raise CheckpointError(
             f"checkpoint {path}: expected a file written by `train`, could not read it ({type(error).__name__}). "
-            "Where a run goes on from it, delete it, and that run will start again; else give another checkpoint."
+            "Delete its run folder, and that run will start again; or give another checkpoint."
         ) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(

@@ -12,7 +12,7 @@ import torch
 
 from ..recipes import Recipe
 from .environment import environment
-from .written_files import read_json, write_json
+from .written_files import DamagedFileError, read_json, write_json
 
 FIRST_STEP = "first_step_weights"  # in data.json: the weights that labelled a second step's target
 
@@ -105,7 +105,16 @@ class RunFolder:
     def result(self) -> Result | None:
         """What came out, when the run has ended."""
         file = self.path / "result.json"
-        return Result(**read_json(file)) if file.is_file() else None
+        if not file.is_file():
+            return None
+        content = read_json(file)
+        try:
+            return Result(**content)
+        except TypeError as error:
+            raise DamagedFileError(
+                f"{file}: expected {', '.join(Result.__dataclass_fields__)}, got {', '.join(content) or 'nothing'}. "
+                "Delete the file, and the run ends once more from its last checkpoint."
+            ) from error
 
     def write_result(self, result: Result) -> None:
         """The last thing a run does."""

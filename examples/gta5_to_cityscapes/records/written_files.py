@@ -10,6 +10,10 @@ from pathlib import Path
 from typing import Any
 
 
+class DamagedFileError(ValueError):
+    """A file of a run folder that does not hold what was written there."""
+
+
 @contextmanager
 def written_beside(path: Path) -> Iterator[Path]:
     """A path to write to; it becomes ``path`` when the block ends well and vanishes when it does not."""
@@ -29,13 +33,19 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file of a run folder."""
+    """The JSON object in a file of a run folder.
+
+    Raises:
+        DamagedFileError: If there is something else in it.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(
+        raise DamagedFileError(
             f"{path}: expected one JSON object, could not read it ({error}). Delete the file, or its run folder."
         ) from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected one JSON object, got {type(content).__name__}. Delete the file.")
+        raise DamagedFileError(
+            f"{path}: expected one JSON object, got {type(content).__name__}. Delete the file, or its run folder."
+        )
     return content
