@@ -154,7 +154,8 @@ def test_update_and_assignment_compiled_whole() -> None:
     ({"labels": torch.zeros(2, 0, 4, dtype=torch.int64)}, r"labels must have H and W"),
     ({"logits": torch.zeros(2, 7, 4, 4)}, r"logits must have K = 4 .*got 7"),
     ({"logits": torch.zeros(1, K, 4, 4)}, r"logits and features must hold the same B"),
-    ({"features": torch.zeros(2, D, 4, 4, device="meta")}, r"features must be on the anchors' device"),
+    ({"logits": torch.zeros(2, K, 8, 8)}, r"logits must have the features' size .*got \(8, 8\)"),
+    ({"features": torch.zeros(2, D, 4, 4, device="meta")}, r"features must be on the device of the anchors"),
 ])  # fmt: skip
 def test_batches_that_cannot_be_are_refused(change: dict[str, Tensor], message: str) -> None:
     anchors, _ = filled()

@@ -188,3 +188,18 @@ KEEP = torch.ones(1, 2, 3, dtype=torch.bool)
 def test_what_does_not_fit_is_refused(call, error: type[Exception], message: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_kept_spoils_no_gradient(value: float) -> None:
+    plain = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+    keep = torch.ones(2, 4, 5, dtype=torch.bool)
+    keep[0, 1] = False
+    soft = plain.softmax(1)
+    broken = plain.clone()
+    broken[0, :, 1] = value
+    for loss in (lambda z: soft_cross_entropy(z, soft, keep), lambda z: mrkld_regulariser(z, keep)):
+        clean, spoilt = plain.clone().requires_grad_(), broken.clone().requires_grad_()
+        loss(clean).backward()
+        loss(spoilt).backward()
+        assert torch.equal(spoilt.grad, clean.grad)

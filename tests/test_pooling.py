@@ -285,3 +285,16 @@ FEATURES, REGIONS = torch.randn(2, 3, 4, 5), torch.ones(2, 4, 5, dtype=torch.int
 def test_what_cannot_be_right_is_refused(features: Tensor, regions: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         si.region_mean(features, regions, 2)
+
+
+@pytest.mark.parametrize("number", [-1, 2.0, "2"])
+def test_a_number_of_regions_that_cannot_be_is_refused(number: object) -> None:
+    with pytest.raises(ValueError, match="num_regions must be a whole number"):
+        si.region_mean(FEATURES, REGIONS, number)  # type: ignore[arg-type]
+
+
+def test_regions_know_their_own_number() -> None:
+    regions = si.stuff_regions(REGIONS, classes=(1, 2))
+    assert torch.equal(si.region_mean(FEATURES, regions, 2), si.region_mean(FEATURES, regions))
+    with pytest.raises(ValueError, match="R = 2, the rows of these regions, got 3"):
+        si.region_mean(FEATURES, regions, 3)

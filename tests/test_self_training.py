@@ -312,3 +312,16 @@ def test_no_value_is_read_on_the_way() -> None:
     mixed = class_mix(images, labels, images, logits.argmax(1))
     assert mask_blocks(mixed.images, 3).shape == mixed.images.shape
     assert (mixed.labels.device.type, mixed.mask.shape) == ("meta", (2, 8, 8))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_ignored_pixels_spoil_no_gradient(value: float) -> None:
+    plain = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+    labels = torch.randint(0, 3, (2, 4, 5), generator=torch.Generator().manual_seed(1))
+    labels[0, 1] = 255
+    broken = plain.clone()
+    broken[0, :, 1] = value
+    clean, spoilt = plain.clone().requires_grad_(), broken.clone().requires_grad_()
+    for logits in (clean, spoilt):
+        weighted_cross_entropy(logits, labels, torch.ones(2)).backward()
+    assert torch.equal(spoilt.grad, clean.grad)

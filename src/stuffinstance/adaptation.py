@@ -8,10 +8,12 @@ from torch import Tensor, nn
 
 from stuffinstance.arguments import (
     check_class_ids,
+    check_feature_size,
     check_finite,
     check_has_pixels,
     check_label_map,
     check_maps,
+    check_on_device,
     check_positive,
     check_same_batch,
 )
@@ -143,7 +145,7 @@ class StuffInstanceMatching(nn.Module):
             ValueError: If ranks, dtypes, sizes, devices or class ids cannot be right.
         """
         self._check("source", source_features, source_logits, source_labels, "source_labels")
-        _check_size("source_logits", source_logits, source_features)
+        check_feature_size("source_logits", source_logits, source_features)
         correct = correct_labels(source_labels, source_logits, self.space.ignore_index)
         stuff, instance = self._pool(source_features, correct)
         # Both lists are complete before either bank is written.
@@ -173,7 +175,7 @@ class StuffInstanceMatching(nn.Module):
             ValueError: If ranks, dtypes, sizes, devices or class ids cannot be right.
         """
         self._check("target", target_features, target_logits, pseudo_labels, "pseudo_labels")
-        _check_size("target_logits", target_logits, target_features)
+        check_feature_size("target_logits", target_logits, target_features)
         labels = best_class(target_logits.detach())[1]
         if pseudo_labels is not None:
             labels = merge_pseudo_labels(labels, pseudo_labels, self.space.ignore_index)
@@ -196,19 +198,7 @@ class StuffInstanceMatching(nn.Module):
             check_has_pixels(labels_name, labels)
             check_same_batch(labels_name, labels, features_name, features)
             check_class_ids(labels_name, labels, self.space.num_classes, self.space.ignore_index, self.validate)
-        if features.device != self.stuff_bank.features.device:
-            raise ValueError(
-                f"{features_name} must be on the banks' device, got {features.device} and banks on "
-                f"{self.stuff_bank.features.device}. Move the module with .to({str(features.device)!r})."
-            )
+        check_on_device(features_name, features, "banks", self.stuff_bank.features)
         if self.validate:
             check_finite(features_name, features)
             check_finite(logits_name, logits)
-
-
-def _check_size(name: str, logits: Tensor, features: Tensor) -> None:
-    if logits.shape[2:] != features.shape[2:]:
-        raise ValueError(
-            f"{name} must have the features' size (h, w) = {tuple(features.shape[2:])}, got {tuple(logits.shape[2:])}. "
-            "Pass the head's own output, before it is upsampled to the image."
-        )

@@ -65,6 +65,24 @@ def check_maps(name: str, maps: Tensor, channels: int | None = None, channel_nam
         raise ValueError(f"{name} must have h and w of at least 1, got {describe(maps)}.")
 
 
+def check_on_device(name: str, tensor: Tensor, owner: str, held: Tensor) -> None:
+    """Require ``tensor`` on the device of a module's state; ``owner`` is what messages call the module."""
+    if tensor.device != held.device:
+        raise ValueError(
+            f"{name} must be on the device of the {owner}, got {tensor.device} and the {owner} on {held.device}. "
+            f"Move the {owner} with .to({str(tensor.device)!r})."
+        )
+
+
+def check_feature_size(name: str, logits: Tensor, features: Tensor) -> None:
+    """Require logits of the features' height and width."""
+    if logits.shape[2:] != features.shape[2:]:
+        raise ValueError(
+            f"{name} must have the features' size (h, w) = {tuple(features.shape[2:])}, got {tuple(logits.shape[2:])}. "
+            "Pass the head's own output, before it is upsampled to the image."
+        )
+
+
 def check_same_batch(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
     """Require two tensors to agree on B and on the device."""
     if tensor.shape[0] != other.shape[0]:

@@ -5,10 +5,12 @@ from torch import Tensor, nn
 
 from stuffinstance.arguments import (
     check_class_ids,
+    check_feature_size,
     check_finite,
     check_has_pixels,
     check_label_map,
     check_maps,
+    check_on_device,
     check_positive,
     check_same_batch,
     checked_ignore_index,
@@ -176,6 +178,7 @@ class CategoryAnchors(nn.Module):
         if logits is not None:
             check_maps("logits", logits, channels=self.num_classes, channel_name="K")
             check_same_batch("logits", logits, "features", features)
+            check_feature_size("logits", logits, features)
             labels = correct_labels(labels, logits, self.ignore_index)
         return resize_labels(labels, (features.shape[2], features.shape[3]))
 
@@ -186,11 +189,7 @@ class CategoryAnchors(nn.Module):
 
     def _check_features(self, features: Tensor) -> None:
         check_maps("features", features, channels=self.feature_dim)
-        if features.device != self.anchors.device:
-            raise ValueError(
-                f"features must be on the anchors' device, got {features.device} and anchors on "
-                f"{self.anchors.device}. Move the anchors with .to({str(features.device)!r})."
-            )
+        check_on_device("features", features, "anchors", self.anchors)
         if self.validate:
             check_finite("features", features)
 

@@ -11,6 +11,7 @@ from stuffinstance.arguments import (
     check_finite,
     check_label_map,
     check_maps,
+    check_on_device,
     check_positive,
     check_same_batch,
     checked_classes,
@@ -96,11 +97,7 @@ class MemoryBank(nn.Module, ABC):
         check_maps("features", features, channels=self.feature_dim)
         check_label_map("labels", labels)
         check_same_batch("labels", labels, "features", features)
-        if features.device != self.features.device:
-            raise ValueError(
-                f"features must be on the bank's device, got {features.device} and a bank on {self.features.device}. "
-                f"Move the bank with .to({str(features.device)!r})."
-            )
+        check_on_device("features", features, "bank", self.features)
         if self.validate:
             check_finite("features", features)
 

@@ -67,9 +67,16 @@ def region_mean(
         )
     number = region_map.flatten(1).to(torch.int64)  # (B, P)
     if isinstance(regions, Regions):
+        if num_regions not in (None, regions.num_rows):
+            raise ValueError(
+                f"num_regions must be left out, or R = {regions.num_rows}, the rows of these regions, "
+                f"got {num_regions!r}."
+            )
         num_regions = regions.num_rows
     elif num_regions is None:
         num_regions = int(number.max()) if number.numel() else 0
+    elif not isinstance(num_regions, int) or num_regions < 0:
+        raise ValueError(f"num_regions must be a whole number of 0 or more, got {num_regions!r}.")
     if isinstance(regions, Tensor) and may_read(number) and number.numel():
         lowest, highest = (int(bound) for bound in torch.aminmax(number))
         if lowest < 0 or highest > num_regions:

@@ -89,7 +89,7 @@ def soft_cross_entropy(logits: Tensor, soft: Tensor, keep: Tensor) -> Tensor:
     _check_same_pixels("soft", soft, logits)
     _check_mask(keep, logits)
     with torch.autocast(logits.device.type, enabled=False):
-        scores = as_float(logits)
+        scores = _cleared(logits, keep)
         wanted = torch.where(keep[:, None], soft.detach().to(scores.dtype), 0.0)
         return _mean_over(keep, F.cross_entropy(scores, wanted, reduction="none"))
 
@@ -123,8 +123,13 @@ def mrkld_regulariser(logits: Tensor, keep: Tensor, weight: float = 0.1) -> Tens
     check_maps("logits", logits, channel_name="K")
     _check_mask(keep, logits)
     with torch.autocast(logits.device.type, enabled=False):
-        scores = as_float(logits)
+        scores = _cleared(logits, keep)
         return weight * _mean_over(keep, scores.logsumexp(1) - scores.mean(1))
+
+
+def _cleared(logits: Tensor, keep: Tensor) -> Tensor:
+    """Logits that do not count become 0 before anything is computed, so that a NaN there spoils no gradient."""
+    return torch.where(keep[:, None], as_float(logits), 0.0)
 
 
 def _mean_over(keep: Tensor, values: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from stuffinstance.arguments import (
     check_class_ids,
     check_label_map,
+    check_on_device,
     check_positive,
     check_same_batch,
     checked_ignore_index,
@@ -177,12 +178,8 @@ class ThresholdRule(nn.Module, ABC):
         return torch.where(within, scores, torch.nan), torch.where(within, classes, 0)
 
     def _check_device(self, name: str, tensor: Tensor) -> None:
-        own = next(self.buffers()).device
-        if isinstance(tensor, Tensor) and tensor.device != own:
-            raise ValueError(
-                f"{name} must be on the device of the rule's state, got {tensor.device} and a state on {own}. "
-                f"Move the module with .to({str(tensor.device)!r})."
-            )
+        if isinstance(tensor, Tensor):
+            check_on_device(name, tensor, "rule", next(self.buffers()))
 
 
 def check_thresholds(name: str, thresholds: Tensor, num_classes: int) -> None:

@@ -48,7 +48,10 @@ def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor, igno
     by_pixel = _by_pixel(weights, labels)
     with torch.autocast(logits.device.type, enabled=False):
         exact = logits if logits.dtype == torch.float64 else logits.float()
-        each = F.cross_entropy(exact, labels.to(torch.int64), ignore_index=ignore_index, reduction="none")
+        ids = labels.to(torch.int64)
+        # Ignored logits become 0 before anything is computed, so that a NaN there spoils no gradient.
+        exact = torch.where((ids != ignore_index)[:, None], exact, 0.0)
+        each = F.cross_entropy(exact, ids, ignore_index=ignore_index, reduction="none")
         return (by_pixel.to(each.dtype) * each).sum() / max(1, each.numel())
 
 
