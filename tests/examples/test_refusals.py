@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from examples.gta5_to_cityscapes import __main__ as program
-from examples.gta5_to_cityscapes.batches.training_data import Folders
+from examples.gta5_to_cityscapes.batches.training_data import Folders, open_training_data
 from examples.gta5_to_cityscapes.commands.app import app, main
 from examples.gta5_to_cityscapes.data import DatasetError, open_dataset
 from examples.gta5_to_cityscapes.recipes import RecipeError, compose_recipe
@@ -119,6 +119,13 @@ def test_a_damaged_file_of_a_run_is_told_without_a_traceback(
     assert f"{Path('source', 'seed0')}" in told
     assert said in told
     assert "elete" in told
+
+
+@pytest.mark.parametrize(("recipe", "group"), [("it", "restyle"), ("tt", "restyle_target")])
+def test_an_absent_folder_of_restyled_pictures_names_its_setting(recipe: str, group: str, streets: Folders) -> None:
+    absent = compose_recipe(recipe, "smoke", overrides=[f"{group}.method=nowhere"])
+    with pytest.raises(FileNotFoundError, match=rf"{group}\.method .*got 'nowhere', which is no folder"):
+        open_training_data(absent, streets)
 
 
 def test_an_unknown_split_names_those_that_exist(streets: Folders) -> None:

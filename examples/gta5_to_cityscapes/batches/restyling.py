@@ -51,8 +51,9 @@ def restyled_folder(settings: Restyling | None) -> Path | None:
     folder = Path(settings.method)
     if not folder.is_dir():
         raise FileNotFoundError(
-            f"restyle.method must be one of {', '.join(RESTYLING_METHODS)} or a folder of restyled pictures, "
-            f"got {settings.method!r}, which is no folder. Give the folder that holds <picture's name>.png."
+            f"restyle.method and restyle_target.method must be one of {', '.join(RESTYLING_METHODS)} or a folder of "
+            f"restyled pictures, got {settings.method!r}, which is no folder. Give the folder that holds <picture's "
+            "name>.png."
         )
     return folder
 
