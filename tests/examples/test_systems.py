@@ -236,3 +236,9 @@ def test_anchors_are_means_of_the_starting_network(streets: Folders, quiet: list
         expected.update(seen.features, sample.labels[None].long(), seen.logits)
     assert torch.equal(term.anchors.count, expected.count)
     assert torch.allclose(term.anchors.anchors, expected.anchors, atol=1e-5)
+
+
+def test_a_stage_without_anchors_says_so(streets: Folders, quiet: list[str], caplog: pytest.LogCaptureFixture) -> None:
+    step, _ = made_step(compose_recipe("cag", "smoke", overrides=[*quiet, "anchors.min_pixels=100000"]))
+    step.prepare(open_training_data(compose_recipe("cag", "smoke", overrides=quiet), streets).labelled)
+    assert "0 of 19 classes have one" in caplog.text

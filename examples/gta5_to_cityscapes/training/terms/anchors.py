@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,8 @@ from ...networks import SegmentationNetwork
 from ...recipes.settings import Anchors
 from .segmentation import cross_entropy
 from .term import Loss, Passes, Term
+
+logger = logging.getLogger(__name__)
 
 
 class CategoryAnchoring(Term):
@@ -42,6 +45,15 @@ class CategoryAnchoring(Term):
             pictures = collate(samples)
             seen = self.frozen(as_unit_floats(pictures.images, self.device))
             self.anchors.update(seen.features, pictures.labels.to(self.device).long(), seen.logits)
+        found = int(self.anchors.filled.sum())
+        if found < 2:
+            logger.warning(
+                "category anchors: %d of %d classes have one, so no target pixel is assigned and the stage adds "
+                "nothing. Begin with a network that has learnt more, or lower anchors.min_pixels (%d at the features' size).",
+                found,
+                self.space.num_classes,
+                self.settings.min_pixels,
+            )
 
     def on_labelled(self, passes: Passes) -> list[Loss]:
         domain = passes.labelled
