@@ -49,7 +49,8 @@ class CategoryAnchoring(Term):
         if found < 2:
             logger.warning(
                 "category anchors: %d of %d classes have one, so no target pixel is assigned and the stage adds "
-                "nothing. Begin with a network that has learnt more, or lower anchors.min_pixels (%d at the features' size).",
+                "nothing. Begin with a network that has learnt more, or lower anchors.min_pixels (%d, at the "
+                "features' size).",
                 found,
                 self.space.num_classes,
                 self.settings.min_pixels,
