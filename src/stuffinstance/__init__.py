@@ -4,6 +4,7 @@ from stuffinstance.adaptation import MatchingLosses, StuffInstanceMatching
 from stuffinstance.banks import CategoryAnchors, InstanceBank, StuffBank
 from stuffinstance.class_centers import ClassCenterDistance, class_center_distance
 from stuffinstance.errors import BackendUnavailableError
+from stuffinstance.label_free import PredictionEntropy, SoftNeighbourhoodDensity
 from stuffinstance.label_maps import correct_labels, merge_pseudo_labels, resize_labels
 from stuffinstance.labelspace import CITYSCAPES, SYNTHIA_13, SYNTHIA_16, LabelSpace
 from stuffinstance.losses import (
@@ -69,7 +70,9 @@ __all__ = [
     "OutputAdversarialLoss",
     "OutputDiscriminator",
     "PortionThreshold",
+    "PredictionEntropy",
     "Regions",
+    "SoftNeighbourhoodDensity",
     "StuffBank",
     "StuffInstanceMatching",
     "StuffMatchingLoss",

@@ -23,6 +23,7 @@ ASIDE = {
     "self_training": (),
     "mean_iou": (),
     "class_centers": ("label_maps", "regions", "pooling"),
+    "label_free": ("losses", "pseudo_labels"),
 }
 DEPENDENCIES = {"torch", "numpy", "skimage", "kornia"}
 OPTIONAL = {
