@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import typer
+from PIL import Image
 from torch import Tensor, nn
 
 import stuffinstance as si
+from examples.gta5_to_cityscapes.batches.training_data import Folders, open_training_data
+from examples.gta5_to_cityscapes.commands.options import factors
 from examples.gta5_to_cityscapes.data import DatasetError, Sample
 from examples.gta5_to_cityscapes.networks import NetworkOutput
-from examples.gta5_to_cityscapes.training.evaluation import evaluate
+from examples.gta5_to_cityscapes.recipes import RecipeError, compose_recipe
+from examples.gta5_to_cityscapes.records.run_folder import RunFolder
+from examples.gta5_to_cityscapes.report.curves import label_free_curves
+from examples.gta5_to_cityscapes.report.results import read_experiment
+from examples.gta5_to_cityscapes.training.evaluation import Scores, evaluate
+from examples.gta5_to_cityscapes.training.loop import train
 
 CPU = torch.device("cpu")
 SPACE = si.LabelSpace(names=("sky", "road", "car"), stuff=(0, 1), things=(2,))
@@ -120,3 +131,179 @@ def test_labels_keep_their_size_while_pictures_are_shown_smaller(tmp_path: Path)
     with np.load(tmp_path / "previews" / "1.npz") as preview:
         assert preview["image"].shape == (8, 16, 3)
         assert preview["prediction"].shape == (8, 16)
+
+
+# ------------------------------------------------------------------ without labels
+
+
+class Uneven(nn.Module):
+    """Logits that grow from left to right and depend on the picture's size, at half of it."""
+
+    def forward(self, images: Tensor) -> NetworkOutput:
+        small = nn.functional.avg_pool2d(images, 2, ceil_mode=True)
+        ramp = torch.linspace(0, 3, small.shape[-1]).expand(small.shape[0], 1, *small.shape[-2:])
+        logits = torch.cat([200 * small[:, :1], ramp, small.shape[-2] * 100 * small[:, 1:2] / 4], 1)
+        return NetworkOutput(images, logits)
+
+
+class Even(Uneven):
+    """The same without the ramp: a mirrored picture gives the mirrored logits."""
+
+    def forward(self, images: Tensor) -> NetworkOutput:
+        features, logits = super().forward(images)[:2]
+        return NetworkOutput(features, logits.index_fill(1, torch.tensor([1]), 1.0))
+
+
+def shown(network: nn.Module, maps: Listed, index: int, size: tuple[int, int], *, mirrored: bool = False) -> Tensor:
+    """Probabilities (K, H, W) at the labels' size of one view of a picture, step by step."""
+    sample = maps[index]
+    picture = np.asarray(sample.image.permute(1, 2, 0))
+    if size != picture.shape[:2]:
+        picture = np.asarray(Image.fromarray(picture).resize((size[1], size[0]), Image.Resampling.BICUBIC))
+    if mirrored:
+        picture = picture[:, ::-1]
+    images = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float() / 255
+    with torch.no_grad():
+        logits = network.eval()(images).logits
+    logits = nn.functional.interpolate(logits, sample.labels.shape, mode="bilinear", align_corners=True)
+    return (logits.flip(-1) if mirrored else logits).softmax(1)[0]
+
+
+def expected_scores(maps: Listed, probabilities: Sequence[Tensor]) -> tuple[float, float, float]:
+    """mIoU, entropy and density of one map of probabilities per picture."""
+    score, entropy, density = si.MeanIoU(3), si.PredictionEntropy(3), si.SoftNeighbourhoodDensity()
+    for (_, truth), each in zip(maps.maps, probabilities, strict=True):
+        score.update(each.argmax(0)[None], truth.long()[None])
+        entropy.update(each[None])
+        density.update(each[None])
+    return score.compute().mean, entropy.compute(), density.compute()
+
+
+def as_numbers(scores: Scores) -> tuple[float, float, float]:
+    return scores.miou, scores.entropy, scores.density
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_entropy_and_density_are_those_of_the_scored_probabilities(batch: int) -> None:
+    maps = random_maps()
+    scores = evaluate([Uneven()], [maps], SPACE, SPACE.names, CPU, batch=batch)
+    expected = expected_scores(maps, [shown(Uneven(), maps, i, (6, 8)) for i in range(len(maps))])
+    assert as_numbers(scores) == pytest.approx(expected, rel=1e-6)
+    unlabelled = Listed([(prediction, torch.where(truth == 255, 0, 255)) for prediction, truth in maps.maps])
+    again = evaluate([Uneven()], [unlabelled], SPACE, SPACE.names, CPU, batch=batch)
+    assert (again.entropy, again.density) == (scores.entropy, scores.density)
+    assert again.miou != scores.miou
+
+
+def test_by_default_the_network_sees_each_picture_once_and_its_logits_decide() -> None:
+    """Logits so far apart that their probabilities are both 1: the larger logit is still the prediction."""
+
+    class Certain(nn.Module):
+        def forward(self, images: Tensor) -> NetworkOutput:
+            first = torch.full_like(images[:, :1], 100.0)
+            return NetworkOutput(images, torch.cat([first, first.nextafter(first * 2), first - 90], 1))
+
+    road = torch.ones(4, 4)
+    maps = Listed([(road, road)])
+    assert evaluate([Certain()], [maps], SPACE, SPACE.names, CPU).miou == 1
+    network = Painted()
+    plain = evaluate([network], [random_maps()], SPACE, SPACE.names, CPU)
+    assert network.sizes == [(1, 3, 6, 8)] * 5
+    assert plain == evaluate([Painted()], [random_maps()], SPACE, SPACE.names, CPU, flip=False, scales=(1.0,))
+
+
+def test_a_mirrored_view_changes_what_is_not_symmetric_and_nothing_else() -> None:
+    maps = random_maps()
+    plain, flipped = (
+        [evaluate([network], [maps], SPACE, SPACE.names, CPU, flip=flip) for network in (Even(), Uneven())]
+        for flip in (False, True)
+    )
+    assert as_numbers(flipped[0]) == pytest.approx(as_numbers(plain[0]), rel=1e-6)
+    assert flipped[1].entropy != pytest.approx(plain[1].entropy, rel=1e-3)
+    means = [
+        (shown(Uneven(), maps, i, (6, 8)) + shown(Uneven(), maps, i, (6, 8), mirrored=True)) / 2
+        for i in range(len(maps))
+    ]
+    assert as_numbers(flipped[1]) == pytest.approx(expected_scores(maps, means), rel=1e-6)
+
+
+@pytest.mark.parametrize("picture_size", [None, (4, 10)])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_scales_are_the_mean_of_the_probabilities_of_all_sizes(
+    picture_size: tuple[int, int] | None, batch: int
+) -> None:
+    maps, scales = random_maps(), (0.5, 1.0, 1.3)
+    height, width = picture_size or (6, 8)
+    means = []
+    for i in range(len(maps)):
+        views = [
+            shown(Uneven(), maps, i, (round(scale * height), round(scale * width)), mirrored=mirrored)
+            for scale in scales
+            for mirrored in (False, True)
+        ]
+        means.append(torch.stack(views).mean(0))
+    network = Painted()
+    evaluate([network], [maps], SPACE, SPACE.names, CPU, picture_size=picture_size, scales=scales)
+    assert {size[2:] for size in network.sizes} == {(round(s * height), round(s * width)) for s in scales}
+    scores = evaluate(
+        [Uneven()], [maps], SPACE, SPACE.names, CPU,
+        picture_size=picture_size, flip=True, scales=scales, batch=batch,
+    )  # fmt: skip
+    assert as_numbers(scores) == pytest.approx(expected_scores(maps, means), rel=1e-5)
+
+
+def test_several_networks_and_views_count_alike() -> None:
+    maps = random_maps()
+    scores = evaluate([Uneven(), Even()], [maps, maps], SPACE, SPACE.names, CPU, scales=(1.0, 1.5))
+    means = [
+        torch.stack([shown(net, maps, i, size) for net in (Uneven(), Even()) for size in ((6, 8), (9, 12))]).mean(0)
+        for i in range(len(maps))
+    ]
+    assert as_numbers(scores) == pytest.approx(expected_scores(maps, means), rel=1e-6)
+
+
+def test_evaluations_of_a_run_log_what_needs_no_labels(streets: Folders, tmp_path: Path, quiet: list[str]) -> None:
+    settings = [*quiet, "schedule.steps=2", "schedule.evaluate_every=1"]
+    saved = {}
+    for name, views in (("plain", []), ("views", ["evaluation.flip=true", "evaluation.scales=[0.5, 1]"])):
+        recipe = compose_recipe("source", "smoke", overrides=[*settings, *views])
+        run = RunFolder(tmp_path / name)
+        result = train(recipe, run, open_training_data(recipe, streets), device=CPU)
+        lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+        found = [(line["entropy"], line["density"]) for line in lines if line["kind"] == "evaluation"]
+        assert len(found) == 2
+        assert all(0 < entropy < 1 and 0 < density < math.log(99) for entropy, density in found)
+        assert (result.entropy, result.density) == found[-1]
+        assert run.result() == result
+        saved[name] = result
+    assert saved["plain"].weights_sha256 == saved["views"].weights_sha256  # scored in another way, trained in the same
+    assert saved["plain"].entropy != saved["views"].entropy
+    curve = label_free_curves(read_experiment(_as_experiment(tmp_path)), "entropy")["source"]
+    assert (curve.steps.tolist(), curve.mean[-1]) == ([1, 2], saved["plain"].entropy)
+
+
+def _as_experiment(folder: Path) -> Path:
+    (folder / "experiment" / "source").mkdir(parents=True)
+    (folder / "plain").rename(folder / "experiment" / "source" / "seed0")
+    return folder / "experiment"
+
+
+def test_a_result_of_an_earlier_version_stays_readable(tmp_path: Path) -> None:
+    kept = {"recipe": "aa", "seed": 0, "step": 4, "miou": 0.5, "iou": {"road": 0.5}}
+    (tmp_path / "result.json").write_text(json.dumps({**kept, "seconds_total": 1.0, "peak_memory_bytes": 2}))
+    result = RunFolder(tmp_path).result()
+    assert result is not None
+    assert (result.miou, result.entropy, result.density) == (0.5, None, None)
+
+
+@pytest.mark.parametrize("setting", ["scales=[]", "scales=[0]", "scales=[-1]", "scales=half", "flip=twice"])
+def test_views_that_cannot_be_are_refused(setting: str) -> None:
+    with pytest.raises(RecipeError, match=r"evaluation\." + setting.split("=")[0]):
+        compose_recipe("source", "smoke", overrides=[f"evaluation.{setting}"])
+
+
+def test_factors_are_read_or_refused() -> None:
+    assert factors("0.75, 1,1.25") == (0.75, 1.0, 1.25)
+    for text in ("", "1;2", "0,1", "-1", "inf", "nan"):
+        with pytest.raises(typer.BadParameter, match="--scales expects numbers"):
+            factors(text)

@@ -26,6 +26,7 @@ from .options import (
     Threads,
     checkpoint_file,
     device_named,
+    factors,
     print_scores,
     use_threads,
 )
@@ -87,6 +88,16 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    flip: Annotated[
+        bool | None,
+        typer.Option(
+            "--flip/--no-flip", help="Average over mirrored pictures too; as trained if left out.", show_default=False
+        ),
+    ] = None,
+    scales: Annotated[
+        str | None,
+        typer.Option(help="Average over pictures of these sizes, such as 0.75,1,1.25; as trained if left out."),
+    ] = None,
     device: Device = "auto",
     threads: Threads = 0,
 ) -> None:
@@ -109,6 +120,8 @@ def evaluate(
             names,
             where,
             picture_size=size,
+            flip=recipe.evaluation.flip if flip is None else flip,
+            scales=recipe.evaluation.scales if scales is None else factors(scales),
             batch=1 if whole else recipe.evaluation.batch,
             tick=lambda done, total: display(Event("evaluation", done, total)),
         )

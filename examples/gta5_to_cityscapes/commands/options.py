@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +15,7 @@ from rich.table import Table
 from ..data import Layout
 from ..recipes import Recipe
 from ..records.checkpoints import CheckpointError
-from ..records.run_folder import RunFolder
+from ..records.run_folder import Result, RunFolder
 from ..records.written_files import read_json
 from ..training.evaluation import Scores
 
@@ -47,6 +48,16 @@ def numbers(text: str) -> list[int]:
         raise typer.BadParameter(f"--seeds expects numbers set apart by commas, got {text!r}") from error
     if min(found) < 0:
         raise typer.BadParameter(f"--seeds expects numbers from 0 up, got {text!r}")
+    return found
+
+
+def factors(text: str) -> tuple[float, ...]:
+    try:
+        found = tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise typer.BadParameter(f"--scales expects numbers set apart by commas, got {text!r}") from error
+    if not all(0 < factor < math.inf for factor in found):
+        raise typer.BadParameter(f"--scales expects numbers above 0, got {text!r}")
     return found
 
 
@@ -87,7 +98,7 @@ def checkpoint_file(path: Path | None) -> Path | None:
     return run.checkpoint
 
 
-def print_scores(scores: Scores, title: str) -> None:
+def print_scores(scores: Scores | Result, title: str) -> None:
     table = Table(title=title)
     table.add_column("class")
     table.add_column("IoU %", justify="right")
@@ -95,4 +106,6 @@ def print_scores(scores: Scores, title: str) -> None:
         table.add_row(name, "–" if value is None else f"{100 * value:.1f}")
     table.add_section()
     table.add_row("mean", f"{100 * scores.miou:.1f}")
+    if scores.entropy is not None and scores.density is not None:
+        table.caption = f"without labels: entropy {scores.entropy:.3f}, density {scores.density:.3f}"
     Console().print(table)

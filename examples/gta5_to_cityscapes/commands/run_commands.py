@@ -19,7 +19,6 @@ from ..experiments.processes import run_experiment
 from ..recipes import ABLATION, PARTS, stands_on
 from ..recipes.settings import Layouts
 from ..records.progress import Event, Watch
-from ..training.evaluation import Scores
 from .options import (
     Classes,
     Device,
@@ -98,7 +97,7 @@ def train(
     with ProgressDisplay({each.name: each.cost for each in (*first_steps, job)}) as display:
         run_experiment(first_steps, folders, where, display)
         result = carry_out(job, folders, where, display, checkpoint_file(from_checkpoint))
-    print_scores(Scores(result.miou, result.iou), f"{recipe}, seed {seed}, step {result.step}")
+    print_scores(result, f"{recipe}, seed {seed}, step {result.step}")
 
 
 def ablation(

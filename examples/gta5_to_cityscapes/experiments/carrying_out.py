@@ -175,16 +175,28 @@ def _fuse(
         recipe.classes,
         device,
         picture_size=recipe.pictures.target_size,
+        flip=recipe.evaluation.flip,
+        scales=recipe.evaluation.scales,
         batch=recipe.evaluation.batch,
         previews=job.run.previews,
         preview_count=recipe.evaluation.previews,
     )
     job.run.write_environment(device)
     metrics = Metrics(job.run.metrics, None, 0)
-    metrics.write_scores(0, scores.miou, scores.iou)
+    metrics.write_scores(0, scores.miou, scores.iou, scores.entropy, scores.density)
     metrics.close()
     seconds = time.monotonic() - started
-    result = Result(recipe.name, recipe.seed, 0, scores.miou, scores.iou, seconds, peak_memory_bytes(device))
+    result = Result(
+        recipe.name,
+        recipe.seed,
+        0,
+        scores.miou,
+        scores.iou,
+        seconds,
+        peak_memory_bytes(device),
+        entropy=scores.entropy,
+        density=scores.density,
+    )
     job.run.write_result(result)
     watch(Event(job.name, 1, 1, f"mIoU {100 * scores.miou:.1f}", "finished"))
     return result

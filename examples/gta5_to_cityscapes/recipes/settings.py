@@ -243,9 +243,15 @@ class MaskedConsistency(Settings):
 
 
 class Evaluation(Settings):
-    """``at="labels"`` scores at the labels' own size; ``"pictures"`` at the size the network sees."""
+    """``at="labels"`` scores at the labels' own size; ``"pictures"`` at the size the network sees.
+
+    With ``flip`` or several ``scales`` the mean of the probabilities of all views of a picture is scored: it is shown
+    at its size times each scale, and with ``flip`` mirrored as well.
+    """
 
     at: Literal["labels", "pictures"] = "labels"
+    flip: bool = False
+    scales: tuple[Rate, ...] = Field(default=(1.0,), min_length=1)
     batch: int = Field(default=1, ge=1)
     previews: int = Field(default=6, ge=0, le=6)
 

@@ -43,9 +43,12 @@ class Metrics:
         curves = {**{f"loss/{name}": value for name, value in losses.items()}, "lr": lr}
         self._write({"step": step, "kind": "train", **curves, "seconds": seconds}, curves)
 
-    def write_scores(self, step: int, miou: float, iou: Mapping[str, float | None]) -> None:
-        """One evaluation."""
-        self._write({"step": step, "kind": "evaluation", "miou": miou, "iou": iou}, {"mIoU": miou})
+    def write_scores(
+        self, step: int, miou: float, iou: Mapping[str, float | None], entropy: float, density: float
+    ) -> None:
+        """One evaluation; entropy and density of the predictions need no labels."""
+        line = {"step": step, "kind": "evaluation", "miou": miou, "iou": iou, "entropy": entropy, "density": density}
+        self._write(line, {"mIoU": miou, "label_free/entropy": entropy, "label_free/density": density})
 
     def _write(self, line: Mapping[str, Any], curves: Mapping[str, float]) -> None:
         self._file.write(json.dumps(line) + "\n")

@@ -33,6 +33,8 @@ class Result:
     seconds_total: float
     peak_memory_bytes: int
     weights_sha256: str | None = None  # of the network; results of earlier versions have none
+    entropy: float | None = None  # of the predictions, as is density; results of earlier versions have neither
+    density: float | None = None
 
 
 @dataclass(frozen=True)

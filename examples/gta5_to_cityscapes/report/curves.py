@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,7 +12,7 @@ from matplotlib.figure import Figure
 
 from .drawn_figure import Drawn, Theme, add_legend, draw, legend_shape, recipe_lines
 from .recipe_names import title
-from .results import Experiment, Run
+from .results import Evaluation, Experiment, Run
 
 LOSSES = {
     "segmentation": "Segmentation: cross-entropy on labels",
@@ -34,6 +35,10 @@ LOSSES = {
     "anchor_distance_target": "Anchors: distance of target features",
     "mixed": "Class mixing: cross-entropy on mixed pictures",
     "masked": "Masking: cross-entropy where blocks are hidden",
+}
+LABEL_FREE: dict[Literal["entropy", "density"], str] = {
+    "entropy": "Entropy of the predictions: lower is more certain",
+    "density": "Soft neighbourhood density: higher is denser",
 }
 BINS = 60  # training losses are noisy; a point of the chart is the mean of what was logged in a sixtieth of the run
 
@@ -60,10 +65,19 @@ class Curve:
 
 def miou_curves(experiment: Experiment) -> dict[str, Curve]:
     """mIoU in percent over iterations, per recipe, finished or not; a mean of networks has no iterations."""
+    return _over_evaluations(experiment, lambda e: None if e.miou is None else 100 * e.miou)
+
+
+def label_free_curves(experiment: Experiment, score: Literal["entropy", "density"]) -> dict[str, Curve]:
+    """A score that needs no labels over iterations, per recipe; runs of earlier versions have none."""
+    return _over_evaluations(experiment, lambda e: getattr(e, score))
+
+
+def _over_evaluations(experiment: Experiment, value: Callable[[Evaluation], float | None]) -> dict[str, Curve]:
     curves = {}
     for recipe in experiment.recipes:
         series = [
-            {e.step: 100 * e.miou for e in run.evaluations if e.miou is not None and e.step}
+            {e.step: found for e in run.evaluations if e.step and (found := value(e)) is not None}
             for run in experiment.of(recipe)
         ]
         if curve := Curve.over(series):
@@ -124,28 +138,37 @@ def draw_miou_curves(experiment: Experiment) -> Drawn | None:
     return draw("miou_curves", f"Line chart of mIoU over iterations. At the end: {ends} percent.", size, paint)
 
 
+def draw_label_free_curves(experiment: Experiment) -> tuple[Drawn, ...]:
+    """One small chart per score that needs no labels."""
+    panels = []
+    for score, heading in LABEL_FREE.items():
+        if curves := label_free_curves(experiment, score):
+            panels.append(_panel(score, heading, f"{score} of the predictions", curves, experiment))
+    return tuple(panels)
+
+
 def draw_loss_curves(experiment: Experiment) -> tuple[Drawn, ...]:
     """One small chart per loss, so that a narrow screen can stack them."""
     panels = []
     for loss in loss_names(experiment):
         curves = loss_curves(experiment, loss)
         if curves:
-            panels.append(_loss_panel(loss, curves, experiment))
+            panels.append(_panel(f"loss_{loss}", LOSSES.get(loss, loss), f"{loss} loss", curves, experiment))
     return tuple(panels)
 
 
-def _loss_panel(loss: str, curves: dict[str, Curve], experiment: Experiment) -> Drawn:
+def _panel(name: str, heading: str, what: str, curves: dict[str, Curve], experiment: Experiment) -> Drawn:
     def paint(figure: Figure, theme: Theme) -> None:
         axes = figure.subplots()
         _paint(axes, curves, experiment, theme, markers=False)
-        axes.set_title(LOSSES.get(loss, loss))
+        axes.set_title(heading)
         axes.set_xlabel("iterations")
         axes.set_ylim(bottom=min(0.0, *(float(curve.low.min()) for curve in curves.values())))
         add_legend(figure, axes, "outside lower left", 3, fontsize=7.5, columnspacing=1.2, handlelength=1.6)
 
     ends = ", ".join(f"{title(name)} ends at {curve.mean[-1]:.3g}" for name, curve in curves.items())
     size = (4.6, 2.7 + legend_shape([title(name) for name in curves], 4.6, 3, 7.5)[1])
-    return draw(f"loss_{loss}", f"Line chart of the {loss} loss over iterations: {ends}.", size, paint)
+    return draw(name, f"Line chart of the {what} over iterations: {ends}.", size, paint)
 
 
 def _paint(axes: Axes, curves: dict[str, Curve], experiment: Experiment, theme: Theme, *, markers: bool) -> None:

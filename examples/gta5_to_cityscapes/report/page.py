@@ -22,7 +22,7 @@ from .bank_charts import (
     read_banks,
 )
 from .costs import build_cost_rows, build_status_rows, environment_rows
-from .curves import draw_loss_curves, draw_miou_curves
+from .curves import draw_label_free_curves, draw_loss_curves, draw_miou_curves
 from .drawn_figure import DARK, LIGHT, Drawn
 from .markdown_tables import ablation_markdown, gain_text
 from .picture_rows import PictureRows, build_picture_rows
@@ -53,6 +53,7 @@ class Content:
     banks: Banks | None
     thresholds: tuple[ThresholdTable, ...]
     figures: dict[str, Drawn]
+    label_free: tuple[Drawn, ...]
     losses: tuple[Drawn, ...]
     problems: tuple[str, ...]
 
@@ -107,6 +108,7 @@ def gather_content(experiment: Experiment) -> Content:
         banks=banks,
         thresholds=thresholds,
         figures={figure.name: figure for figure in drawn if figure},
+        label_free=draw_label_free_curves(experiment),
         losses=draw_loss_curves(experiment),
         problems=(
             *experiment.problems,
@@ -165,7 +167,7 @@ def _tint(cell: Spread | None) -> int:
 def _image_files(content: Content) -> dict[str, bytes]:
     """Every figure under its file name; light ones bear the plain name."""
     files: dict[str, bytes] = {}
-    for figure in (*content.figures.values(), *content.losses):
+    for figure in (*content.figures.values(), *content.label_free, *content.losses):
         files[f"{figure.name}.png"] = figure.light
         files[f"{figure.name}-dark.png"] = figure.dark
     if content.pictures:

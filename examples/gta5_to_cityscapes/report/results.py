@@ -18,11 +18,16 @@ RUN_FILES = ("recipe.json", "metrics.jsonl", "result.json")
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One pass over the validation images; fractions, ``None`` for a class that never occurs."""
+    """One pass over the validation images; fractions, ``None`` for a class that never occurs.
+
+    ``entropy`` and ``density`` need no labels; runs of earlier versions have neither.
+    """
 
     step: int
     miou: float | None
     iou: dict[str, float | None]
+    entropy: float | None = None
+    density: float | None = None
 
 
 @dataclass(frozen=True)
@@ -228,7 +233,13 @@ def _metrics(
 
 def _evaluation(line: dict[str, Any]) -> Evaluation:
     iou = {str(name): _number(value) for name, value in (line.get("iou") or {}).items()}
-    return Evaluation(int(line.get("step") or 0), _number(line.get("miou")), iou)
+    return Evaluation(
+        int(line.get("step") or 0),
+        _number(line.get("miou")),
+        iou,
+        _number(line.get("entropy")),
+        _number(line.get("density")),
+    )
 
 
 def _thresholds(content: dict[str, Any]) -> Thresholds:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,10 +23,15 @@ from ..records.written_files import written_beside
 
 @dataclass(frozen=True)
 class Scores:
-    """Fractions; a class that occurs neither in truth nor prediction has none and is not in the mean."""
+    """Fractions; a class that occurs neither in truth nor prediction has none and is not in the mean.
+
+    ``entropy`` and ``density`` are those of the predictions, without a look at the labels.
+    """
 
     miou: float
     iou: dict[str, float | None]
+    entropy: float
+    density: float
 
 
 @torch.no_grad()
@@ -44,12 +49,16 @@ def evaluate(
     device: torch.device,
     *,
     picture_size: tuple[int, int] | None = None,
+    flip: bool = False,
+    scales: Sequence[float] = (1.0,),
     batch: int = 1,
     previews: Path | None = None,
     preview_count: int = 0,
     tick: Tick = silent,
 ) -> Scores:
     """Mean IoU of one network, or of the mean of several networks' probabilities, for the named ``classes``.
+
+    Entropy and density of the same probabilities are taken in the same pass.
 
     Args:
         networks: In whatever mode; they are left in that mode.
@@ -58,12 +67,16 @@ def evaluate(
         classes: Names to score. The prediction may still be any class of the space.
         device: Where the network is.
         picture_size: (height, width) that pictures are shown to the network at, None for as they are.
+        flip: Take the mean of the probabilities with those of the mirrored pictures.
+        scales: The mean too, of pictures shown at that size times each of these, its sides rounded.
         batch: Pictures at once; 1 where their sizes differ.
         previews: Folder for the first ``preview_count`` of evenly spaced pictures, as ``<k>.npz``.
         preview_count: How many of those.
         tick: Called with (pictures done, pictures in all).
     """
     score = si.MeanIoU(space.num_classes, ignore_index=space.ignore_index).to(device)
+    entropy = si.PredictionEntropy(space.num_classes).to(device)
+    density = si.SoftNeighbourhoodDensity().to(device)
     total = len(datasets[0])
     shown = {int(i): k for k, i in enumerate(np.linspace(0, total - 1, preview_count).astype(int))}
     were_training = [network.training for network in networks]
@@ -71,15 +84,25 @@ def evaluate(
         network.eval()
     done = 0
     try:
-        for views in zip(*(in_order(dataset, batch) for dataset in datasets), strict=True):
-            samples = views[0]
+        for seen in zip(*(in_order(dataset, batch) for dataset in datasets), strict=True):
+            samples = seen[0]
             labels = torch.stack([sample.labels for sample in samples]).to(device)
-            outputs = [
-                upsampled_logits(network, _pictures(view, picture_size, device), labels.shape[-2:])
-                for network, view in zip(networks, views, strict=True)
-            ]
-            predictions = (outputs[0] if len(outputs) == 1 else sum(out.softmax(1) for out in outputs)).argmax(1)
+            outputs = (
+                logits
+                for network, pictures in zip(networks, seen, strict=True)
+                for logits in _logits_of_views(network, pictures, labels.shape[-2:], device, picture_size, flip, scales)
+            )
+            logits = next(outputs)
+            added, count = logits.softmax(1), 1
+            for more in outputs:
+                added += more.softmax(1)
+                count += 1
+            # Of a single output the logits decide: probabilities that round to the same are no tie.
+            predictions = (logits if count == 1 else added).argmax(1)
             score.update(predictions, labels.long())
+            probabilities = added / count
+            entropy.update(probabilities)
+            density.update(probabilities)
             for sample, prediction in zip(samples, predictions, strict=True):
                 if previews is not None and done in shown:
                     _write_preview(previews / f"{shown[done]}.npz", sample, prediction)
@@ -88,11 +111,11 @@ def evaluate(
     finally:
         for network, training in zip(networks, were_training, strict=True):
             network.train(training)
-    return named_scores(score, space, classes)
+    return Scores(*_named(score, space, classes), entropy.compute(), density.compute())
 
 
-def named_scores(score: si.MeanIoU, space: si.LabelSpace, classes: Sequence[str]) -> Scores:
-    """The scores of some classes of a space, by name."""
+def _named(score: si.MeanIoU, space: si.LabelSpace, classes: Sequence[str]) -> tuple[float, dict[str, float | None]]:
+    """mIoU and IoU of some classes of a space, by name."""
     ids = space.ids(tuple(classes))
     mean, per_class = score.compute(ids)
     if math.isnan(mean):
@@ -101,7 +124,28 @@ def named_scores(score: si.MeanIoU, space: si.LabelSpace, classes: Sequence[str]
             "got none. Choose other --classes, or look at the labels with `check`."
         )
     values = {name: float(per_class[i]) for name, i in zip(classes, ids, strict=True)}
-    return Scores(mean, {name: None if math.isnan(value) else value for name, value in values.items()})
+    return mean, {name: None if math.isnan(value) else value for name, value in values.items()}
+
+
+def _logits_of_views(
+    network: nn.Module,
+    samples: Sequence[Sample],
+    label_size: Sequence[int],
+    device: torch.device,
+    picture_size: tuple[int, int] | None,
+    flip: bool,
+    scales: Sequence[float],
+) -> Iterator[Tensor]:
+    """Logits (B, K, H, W) at the labels' size, for every scale, and mirrored back where ``flip`` is set."""
+    for scale in scales:
+        size = picture_size
+        if scale != 1:
+            height, width = picture_size or samples[0].image.shape[-2:]
+            size = (max(1, round(scale * height)), max(1, round(scale * width)))
+        images = _pictures(samples, size, device)
+        yield upsampled_logits(network, images, label_size)
+        if flip:
+            yield upsampled_logits(network, images.flip(-1), label_size).flip(-1)
 
 
 def _pictures(samples: Sequence[Sample], size: tuple[int, int] | None, device: torch.device) -> Tensor:

@@ -111,6 +111,7 @@ class _Training:
                 if last or self.step % schedule.log_every == 0:
                     self._log(losses)
                 if last or self.step % schedule.evaluate_every == 0:
+                    self._refuse_broken(losses)
                     scores = self._evaluate()
                     self.seconds = time.monotonic() - started
                 stop = (request.asked or self.step == stop_after) and not last
@@ -140,6 +141,12 @@ class _Training:
             self._refuse(f"loss {', '.join(broken)} is no longer a finite number ({values})")
         return values
 
+    def _refuse_broken(self, losses: dict[str, Tensor]) -> None:
+        self._finite(losses)  # these were computed before the last update, hence the look at the weights too
+        for name, weights in self.network.state_dict().items():
+            if not bool(weights.isfinite().all()):
+                self._refuse(f"{name} of the network is no longer finite")
+
     def _refuse(self, what: str) -> NoReturn:
         kept = "No checkpoint was written before it"
         if self.saved_at is not None:
@@ -158,11 +165,13 @@ class _Training:
             recipe.classes,
             self.device,
             picture_size=recipe.pictures.target_size,
+            flip=recipe.evaluation.flip,
+            scales=recipe.evaluation.scales,
             batch=recipe.evaluation.batch,
             previews=self.run.previews,
             preview_count=recipe.evaluation.previews,
         )
-        self.metrics.write_scores(self.step, scores.miou, scores.iou)
+        self.metrics.write_scores(self.step, scores.miou, scores.iou, scores.entropy, scores.density)
         self._tell(f"mIoU {100 * scores.miou:.1f}")
         return scores
 
@@ -179,6 +188,8 @@ class _Training:
             seconds_total=self.seconds,
             peak_memory_bytes=self._peak_memory(),
             weights_sha256=digest_of_weights(self.network.state_dict()),
+            entropy=scores.entropy,
+            density=scores.density,
         )
         self.run.write_result(result)
         self.watch(Event(self.recipe.title, self.step, self.step, f"mIoU {100 * scores.miou:.1f}", "finished"))
@@ -194,10 +205,7 @@ class _Training:
         return max(self.peak_before, peak_memory_bytes(self.device))
 
     def _save(self, losses: dict[str, Tensor]) -> None:
-        self._finite(losses)  # these were computed before the last update, hence the look at the weights too
-        for name, weights in self.network.state_dict().items():
-            if not bool(weights.isfinite().all()):
-                self._refuse(f"{name} of the network is no longer finite")
+        self._refuse_broken(losses)
         save_checkpoint(
             self.run.checkpoint,
             {
