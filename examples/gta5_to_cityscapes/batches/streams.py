@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ..data import Sample
+from ..data import DatasetError, Sample
 
 
 class Batch(NamedTuple):
@@ -45,6 +45,28 @@ def collate(samples: Sequence[Sample]) -> Batch:
     )
 
 
+class _OrError(Dataset["Sample | DatasetError"]):
+    """Hands over what is wrong with a picture: raised in a loader's process, it would come as a traceback."""
+
+    def __init__(self, dataset: Samples) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, index: int) -> Sample | DatasetError:
+        try:
+            return self.dataset[index]
+        except DatasetError as error:
+            return error
+
+
+def _collate_or_error(samples: Sequence[Sample | DatasetError]) -> Batch | DatasetError:
+    whole: list[Sample] = []
+    for sample in samples:
+        if isinstance(sample, DatasetError):
+            return sample
+        whole.append(sample)
+    return collate(whole)
+
+
 class EndlessOrder(Sampler[int]):
     """Indices of epoch after epoch, each shuffled by (seed, epoch) alone, from any place on."""
 
@@ -70,12 +92,12 @@ class BatchStream:
         self.batch = batch
         self.position = position
         order = EndlessOrder(len(dataset), seed, position)
-        loader: DataLoader[Batch] = DataLoader(
-            dataset,  # type: ignore[arg-type]
+        loader: DataLoader[Any] = DataLoader(
+            _OrError(dataset),
             batch_size=batch,
             sampler=order,
             num_workers=workers,
-            collate_fn=collate,
+            collate_fn=_collate_or_error,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=workers > 0,
             # Its own generator: starting a loader must not advance the one that a checkpoint restores.
@@ -84,7 +106,9 @@ class BatchStream:
         self._batches = iter(loader)
 
     def __next__(self) -> Batch:
-        batch: Batch = next(self._batches)
+        batch: Batch | DatasetError = next(self._batches)
+        if isinstance(batch, DatasetError):
+            raise batch
         self.position += len(batch.names)
         return batch
 

@@ -14,7 +14,7 @@ from ..recipes import RecipeError
 from ..records.checkpoints import CheckpointError
 from ..records.run_folder import RunFolderError
 from ..records.stopping import Stopped
-from ..records.written_files import DamagedFileError
+from ..records.written_files import DamagedFileError, FullDiskError
 from .checkpoint_commands import check, evaluate, pseudo_label
 from .run_commands import ablation, demo, parts, report, train
 
@@ -25,6 +25,7 @@ EXPECTED = (
     DatasetError,
     FileNotFoundError,
     FloatingPointError,
+    FullDiskError,
     NotADirectoryError,
     PermissionError,
     RecipeError,

@@ -12,7 +12,7 @@ import os
 import signal
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
@@ -232,7 +232,9 @@ def _child(job: Job, folders: Folders, device: torch.device, events: Connection,
     except Exception as error:
         text = f"{type(error).__name__}: {error}"
         where = Path(job.run.path, "error.txt")
-        where.parent.mkdir(parents=True, exist_ok=True)
-        where.write_text(traceback.format_exc(), encoding="utf-8")
-        events.send(Event(job.name, 0, 1, f"{text} (traceback in {where})", "failed"))
+        with suppress(OSError):  # a disk may be full, which is what the text then says
+            where.parent.mkdir(parents=True, exist_ok=True)
+            where.write_text(traceback.format_exc(), encoding="utf-8")
+            text += f" (traceback in {where})"
+        events.send(Event(job.name, 0, 1, text, "failed"))
     events.close()

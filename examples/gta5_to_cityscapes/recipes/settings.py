@@ -262,3 +262,4 @@ class Running(Settings):
     workers: int = Field(default=4, ge=0)
     cache: bool = False
     tensorboard: bool = True
+    keep_checkpoints: Count = 2  # the newest, and those before it for when it is damaged

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,9 @@ class CheckpointError(ValueError):
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     """Write ``content`` (tensors, numbers, strings, lists, dicts) so that ``weights_only`` can read it."""
-    with written_beside(path) as beside:
-        torch.save({"format": FORMAT, **content}, beside)
+    # Opened here: given a path, torch would not say that the disk is full.
+    with written_beside(path, durable=True) as beside, beside.open("wb") as file:
+        torch.save({"format": FORMAT, **content}, file)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -36,11 +38,18 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             "or pass the folder of a run that has checkpoints/last.pt."
         )
     try:
+        with zipfile.ZipFile(path) as parts:  # torch reads past their checksums
+            damaged = parts.testzip()
+        if damaged is not None:
+            raise ValueError(f"the checksum of {damaged} is another")
         content = torch.load(path, map_location="cpu", weights_only=True)
+    except (MemoryError, PermissionError):  # the file may well be whole
+        raise
     except Exception as error:  # torch.load raises many kinds for one thing: this file cannot be used
         raise CheckpointError(
             f"checkpoint {path}: expected a file written by `train`, could not read it ({type(error).__name__}). "
-            "Delete its run folder, and that run will start again; or give another checkpoint."
+            "Give another checkpoint, such as a step*.pt beside it; or delete its run folder, and that run will start "
+            "again."
         ) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(

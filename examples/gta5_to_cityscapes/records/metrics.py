@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from .written_files import room_needed, written_beside
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -29,7 +32,9 @@ class Metrics:
                     kept.append(text)
             except (ValueError, KeyError, TypeError):
                 continue  # half a line, from a run that was stopped while writing
-        path.write_text("".join(f"{text}\n" for text in kept), encoding="utf-8")
+        with written_beside(path) as beside:
+            beside.write_text("".join(f"{text}\n" for text in kept), encoding="utf-8")
+        self.path = path
         self._file = path.open("a", encoding="utf-8")
         self._curves: SummaryWriter | None = None
         if tensorboard is not None:
@@ -51,14 +56,16 @@ class Metrics:
         self._write(line, {"mIoU": miou, "label_free/entropy": entropy, "label_free/density": density})
 
     def _write(self, line: Mapping[str, Any], curves: Mapping[str, float]) -> None:
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()  # at once visible to whoever reads along
-        if self._curves is not None:
-            for name, value in curves.items():
-                self._curves.add_scalar(name, value, line["step"])
+        with room_needed(self.path):
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()  # at once visible to whoever reads along
+            if self._curves is not None:
+                for name, value in curves.items():
+                    self._curves.add_scalar(name, value, line["step"])
 
     def close(self) -> None:
         """Write out what is buffered."""
-        self._file.close()
+        with suppress(OSError):  # every line was flushed: what is left here has failed and was told before
+            self._file.close()
         if self._curves is not None:
             self._curves.close()

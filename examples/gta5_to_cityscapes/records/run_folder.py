@@ -12,7 +12,8 @@ import torch
 
 from ..recipes import Recipe
 from .environment import environment
-from .written_files import DamagedFileError, read_json, write_json
+from .kept_checkpoints import KeptCheckpoints
+from .written_files import DamagedFileError, read_json, remove_unfinished, write_json
 
 FIRST_STEP = "first_step_weights"  # in data.json: the weights that labelled a second step's target
 
@@ -49,9 +50,14 @@ class RunFolder:
         return self.path / "recipe.json"
 
     @property
+    def checkpoints(self) -> KeptCheckpoints:
+        """What a run resumes from."""
+        return KeptCheckpoints(self.path / "checkpoints")
+
+    @property
     def checkpoint(self) -> Path:
-        """The last checkpoint, which is also what a run resumes from."""
-        return self.path / "checkpoints" / "last.pt"
+        """The last checkpoint, which is also the result."""
+        return self.checkpoints.newest
 
     @property
     def metrics(self) -> Path:
@@ -76,6 +82,7 @@ class RunFolder:
     def claim(self, recipe: Recipe, data: Mapping[str, Any]) -> None:
         """Take the folder for this recipe and these pictures, or refuse as :meth:`check` does."""
         self.check(recipe, data)
+        remove_unfinished(self.path)
         write_json(self.recipe_file, recipe.model_dump(mode="json"))
         write_json(self.path / "data.json", data)
 
@@ -98,10 +105,12 @@ class RunFolder:
             unknown = () if known else (FIRST_STEP, "first_step_checkpoint")
             found += differences(_without(kept, unknown), _without(data, unknown), "data.")
         if found:
+            pictures = any(each.startswith("data.") and FIRST_STEP not in each for each in found)
             raise RunFolderError(
                 f"run folder {self.path}: expected a run of the recipe that is asked for, it holds one that "
                 f"differs in {len(found)} settings (folder -> asked): {'; '.join(found)}. "
-                "Choose another --out, ask for the same settings, or delete that folder."
+                f"{'Put the pictures back as they were, or choose' if pictures else 'Choose'} "
+                "another --out, ask for the same settings, or delete that folder."
             )
 
     def result(self) -> Result | None:

@@ -7,26 +7,22 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
 from ..batches.step_pictures import StepPictures
 from ..batches.training_data import TrainingData
+from ..data import DatasetError
 from ..recipes import Recipe
-from ..records.checkpoints import (
-    digest_of_weights,
-    load_checkpoint,
-    random_state,
-    restore_random_state,
-    save_checkpoint,
-)
+from ..records.checkpoints import digest_of_weights, random_state, restore_random_state
 from ..records.environment import forget_peak_memory, peak_memory_bytes
 from ..records.metrics import Metrics
 from ..records.progress import Event, Watch, unwatched
 from ..records.run_folder import Result, RunFolder
 from ..records.stopping import Stopped, StopRequest
+from ..records.written_files import FullDiskError
 from .evaluation import Scores, evaluate
 from .optimisers import learning_rate_factor, set_learning_rates
 from .recipe_network import start_network
@@ -57,6 +53,9 @@ def train(
 
     Raises:
         Stopped: After Ctrl-C, once the state is saved.
+        DatasetError: If a picture is damaged or gone.
+        FullDiskError: If there is no room for what is written.
+        CheckpointError: If there are checkpoints, all of them damaged.
     """
     run.claim(recipe, data.identity)
     finished = run.result()
@@ -80,14 +79,15 @@ class _Training:
     ) -> None:
         self.recipe, self.run, self.data, self.device, self.watch = recipe, run, data, device, watch
         forget_peak_memory(device)
-        self.network = start_network(recipe, device, None if run.checkpoint.is_file() else start)
+        saved = run.checkpoints.load()
+        self.network = start_network(recipe, device, start if saved is None else None)
         self.network.train()
         self.take_step = TrainingStep(recipe, self.network, device)
         self.step = 0
         self.seconds = 0.0
         self.peak_before = 0  # bytes, in the processes that trained this run before
         self.saved_at: int | None = None
-        positions = self._resume()
+        positions = self._resume(saved)
         if self.step == 0:
             self._tell("preparing")
             self.take_step.prepare(data.labelled)
@@ -120,6 +120,11 @@ class _Training:
                 if stop:
                     self._stop()
             return self._finish(scores or self._evaluate())
+        except (DatasetError, FullDiskError) as error:
+            raise type(error)(
+                f"{self.recipe.title}, after step {self.step}: {error} {self._kept()}; once that is put right, the "
+                "same command goes on."
+            ) from error
         finally:
             self.metrics.close()
 
@@ -148,13 +153,15 @@ class _Training:
                 self._refuse(f"{name} of the network is no longer finite")
 
     def _refuse(self, what: str) -> NoReturn:
-        kept = "No checkpoint was written before it"
-        if self.saved_at is not None:
-            kept = f"The checkpoint of step {self.saved_at} is kept in {self.run.checkpoint}"
         raise FloatingPointError(
-            f"{self.recipe.title}, step {self.step}: {what}. {kept}; "
+            f"{self.recipe.title}, step {self.step}: {what}. {self._kept()}; "
             "lower optimiser.lr or the weight of that term and use another --out."
         )
+
+    def _kept(self) -> str:
+        if self.saved_at is None:
+            return "No checkpoint was written before it"
+        return f"The checkpoint of step {self.saved_at} is kept in {self.run.checkpoint}"
 
     def _evaluate(self) -> Scores:
         recipe = self.recipe
@@ -206,8 +213,7 @@ class _Training:
 
     def _save(self, losses: dict[str, Tensor]) -> None:
         self._refuse_broken(losses)
-        save_checkpoint(
-            self.run.checkpoint,
+        self.run.checkpoints.save(
             {
                 "step": self.step,
                 "seconds": self.seconds,
@@ -217,14 +223,15 @@ class _Training:
                 "positions": self.pictures.positions,
                 "random": random_state(),
             },
+            keep=self.recipe.running.keep_checkpoints,
+            replaced=self.saved_at,
         )
         self.saved_at = self.step
 
-    def _resume(self) -> dict[str, int]:
+    def _resume(self, saved: dict[str, Any] | None) -> dict[str, int]:
         """Take up the checkpoint if there is one; where the streams stand comes back."""
-        if not self.run.checkpoint.is_file():
+        if saved is None:
             return {"labelled": 0, "target": 0}
-        saved = load_checkpoint(self.run.checkpoint)
         self.step, self.seconds = saved["step"], saved["seconds"]
         self.peak_before = saved.get("peak_memory_bytes", 0)
         self.saved_at = self.step

@@ -1,0 +1,119 @@
+"""A run that was killed again and again ends with the bytes of one that was left alone."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import random
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from examples.gta5_to_cityscapes.batches.training_data import Folders
+from examples.gta5_to_cityscapes.recipes import Recipe, compose_recipe
+from examples.gta5_to_cityscapes.records.checkpoints import load_checkpoint
+from examples.gta5_to_cityscapes.records.run_folder import RunFolder
+
+from .killed_runs import PRELOADED, train_here
+from .test_checkpoints import assert_same
+
+pytestmark = pytest.mark.skipif(
+    "forkserver" not in multiprocessing.get_all_start_methods(), reason="processes are forked, to have 20 in seconds"
+)
+KILLS_BY_CLOCK = 12
+DEATHS: list[tuple[Any, ...]] = [
+    ("while_beginning", 1),  # recipe.json is there, data.json is not
+    ("while_saving", 1, 0.0),
+    ("while_saving", 2, 0.5),
+    ("while_renaming", "last.pt", 1, False),
+    ("while_renaming", "last.pt", 2, True),  # before an older one goes
+    ("while_saving", 1, 0.99),
+    ("while_renaming", "metrics.jsonl", 1, False),
+    ("while_renaming", "metrics.jsonl", 1, True),
+    ("while_saving", 3, 0.5),
+    ("while_renaming", "last.pt", 3, True),
+]
+
+
+class Runs:
+    """Trains one recipe in processes of their own."""
+
+    def __init__(self, recipe: Recipe, folders: Folders, out: Path) -> None:
+        self.context = multiprocessing.get_context("forkserver")
+        self.context.set_forkserver_preload(PRELOADED)
+        self.arguments = (recipe, folders, out)
+
+    def once(self, death: Sequence[Any] = (), events_to_live: int | None = None, seconds: float = 0.0) -> int | None:
+        """The exit code of a process that trains to the end, or is killed ``seconds`` after so many events."""
+        here, there = self.context.Pipe(duplex=False)
+        process = self.context.Process(target=train_here, args=(*self.arguments, there, death))
+        process.start()
+        there.close()
+        heard = 0
+        while True:
+            if heard == events_to_live:
+                time.sleep(seconds)
+                process.kill()
+            try:
+                here.recv()
+            except (EOFError, OSError):  # it has ended, perhaps in the middle of a word
+                break
+            heard += 1
+        process.join()
+        here.close()
+        return process.exitcode
+
+
+def last_lines(run: RunFolder) -> dict[tuple[str, int], dict[str, Any]]:
+    """By kind and step what was measured; of several lines the later one."""
+    lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    return {(line["kind"], line["step"]): {**line, "seconds": None} for line in lines}
+
+
+def test_killed_at_twenty_moments_a_run_ends_with_the_same_bytes(
+    streets: Folders, tmp_path: Path, quiet: list[str]
+) -> None:
+    steps = ["schedule.steps=60", "schedule.horizon=60", "schedule.evaluate_every=15"]
+    often = ["schedule.save_every=2", "schedule.log_every=1", "matching.capacity=2", "running.cache=false"]
+    recipe = compose_recipe("aa+it+sim+mask", "smoke", overrides=[*quiet, *steps, *often])
+    whole, parts = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "parts")
+    assert Runs(recipe, streets, whole.path).once() == 0
+
+    runs, moments = Runs(recipe, streets, parts.path), random.Random(0)
+    reached = []
+    plans: list[dict[str, Any]] = [{"death": death} for death in DEATHS]
+    plans += [
+        {"events_to_live": moments.randint(1, 4), "seconds": moments.uniform(0, 0.03)} for _ in range(KILLS_BY_CLOCK)
+    ]
+    first, *others = plans
+    moments.shuffle(others)
+    for plan in (first, *others):
+        assert runs.once(**plan) == -signal.SIGKILL, plan
+        reached.append(load_checkpoint(parts.checkpoint)["step"] if parts.checkpoint.is_file() else 0)
+        assert parts.result() is None
+    assert len(reached) >= 20
+    assert reached == sorted(reached)
+    assert len(set(reached)) > 5
+    assert runs.once() == 0
+
+    expected, result = whole.result(), parts.result()
+    assert expected is not None
+    assert result is not None
+    clock = {"seconds_total": None, "peak_memory_bytes": None}
+    assert {**vars(result), **clock} == {**vars(expected), **clock}
+    for name in ("last.pt", "step000058.pt"):
+        saved = [load_checkpoint(run.path / "checkpoints" / name) for run in (whole, parts)]
+        for each in saved:
+            del each["seconds"], each["peak_memory_bytes"]
+        assert_same(*saved, name)
+        assert {"network", "sim", "teacher", "discriminator", "optimisers", "scaler", "random", "positions"} <= set(
+            saved[0]
+        )
+    assert last_lines(parts) == last_lines(whole)
+    for run in (whole, parts):
+        assert sorted(path.name for path in run.checkpoint.parent.iterdir()) == ["last.pt", "step000058.pt"]
+        assert not list(run.path.rglob("*.part"))
