@@ -74,6 +74,7 @@ def last_lines(run: RunFolder) -> dict[tuple[str, int], dict[str, Any]]:
     return {(line["kind"], line["step"]): {**line, "seconds": None} for line in lines}
 
 
+@pytest.mark.timeout(900)  # two dozen processes, one after the other, on a machine that may be busy
 def test_killed_at_twenty_moments_a_run_ends_with_the_same_bytes(
     streets: Folders, tmp_path: Path, quiet: list[str]
 ) -> None:
