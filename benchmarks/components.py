@@ -120,7 +120,7 @@ def _own_ways(
         name = f"stuffinstance {backend}"
         obstacle = _obstacle(backend, labels)
         if obstacle is None:
-            obstacle = entry.obstacle(labels.device)
+            obstacle = entry.obstacle("labels", labels.device)
         if obstacle is not None:
             notes[name] = {"note": obstacle}
             continue
