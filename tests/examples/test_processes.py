@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -110,7 +111,7 @@ def test_a_signal_that_comes_twice_does_not_cut_the_last_word_short(
 
     class Pipe:
         def send(self, event: Event) -> None:
-            os.kill(os.getpid(), signal.SIGINT)  # a terminal's, after the parent's
+            signal.pthread_kill(threading.get_ident(), signal.SIGINT)  # a terminal's, after the parent's
             said.append(event)
 
         def close(self) -> None:
