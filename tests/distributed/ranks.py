@@ -1,4 +1,4 @@
-"""Start two processes that talk through gloo, run one function in each, and bring back what they return."""
+"""Start processes that talk through gloo, run one function in each, and bring back what they return."""
 
 from __future__ import annotations
 
@@ -14,16 +14,15 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-WORLD = 2
 SECONDS = 60
 
 
-def _enter(rank: int, function: Callable[..., Any], folder: str, arguments: tuple[Any, ...]) -> None:
+def _enter(rank: int, function: Callable[..., Any], folder: str, world: int, arguments: tuple[Any, ...]) -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("error")
-    store = dist.FileStore(str(Path(folder) / "store"), WORLD)  # no port to be taken by someone else
+    store = dist.FileStore(str(Path(folder) / "store"), world)  # no port to be taken by someone else
     limit = datetime.timedelta(seconds=SECONDS)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=WORLD, timeout=limit)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=limit)
     try:
         result = function(rank, *arguments)
         (Path(folder) / f"{rank}.pickle").write_bytes(pickle.dumps(result))
@@ -34,8 +33,13 @@ def _enter(rank: int, function: Callable[..., Any], folder: str, arguments: tupl
 
 def on_two_ranks(function: Callable[..., Any], folder: Path, *arguments: Any) -> list[Any]:
     """``function(rank, *arguments)`` on both ranks; an error or a hang in either is an error here."""
+    return on_ranks(2, function, folder, *arguments)
+
+
+def on_ranks(world: int, function: Callable[..., Any], folder: Path, *arguments: Any) -> list[Any]:
+    """The same on any number of ranks."""
     context = mp.start_processes(
-        _enter, args=(function, str(folder), arguments), nprocs=WORLD, join=False, start_method="spawn"
+        _enter, args=(function, str(folder), world, arguments), nprocs=world, join=False, start_method="spawn"
     )
     deadline = time.monotonic() + 2 * SECONDS
     while not context.join(timeout=5):  # raises what a rank raised; True once both are done
@@ -43,4 +47,4 @@ def on_two_ranks(function: Callable[..., Any], folder: Path, *arguments: Any) ->
             for process in context.processes:
                 process.kill()
             raise TimeoutError("the ranks did not finish in time")
-    return [pickle.loads((Path(folder) / f"{rank}.pickle").read_bytes()) for rank in range(WORLD)]
+    return [pickle.loads((Path(folder) / f"{rank}.pickle").read_bytes()) for rank in range(world)]

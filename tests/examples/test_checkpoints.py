@@ -159,16 +159,16 @@ def test_peak_memory_is_the_largest_over_a_resume(streets: Folders, tmp_path: Pa
 def test_a_stream_goes_on_where_it_stood(streets: Folders, quiet: list[str]) -> None:
     dataset = open_target(compose_recipe("aa", "smoke", overrides=quiet), streets)
     whole = BatchStream(dataset, 3, seed=5)
-    names = [next(whole).names for _ in range(6)]
+    names = [next(whole)[0].names for _ in range(6)]
     begun = BatchStream(dataset, 3, seed=5)
     for _ in range(3):
         next(begun)
     rest = BatchStream(dataset, 3, seed=5, position=begun.position)
-    assert [next(rest).names for _ in range(3)] == names[3:]
+    assert [next(rest)[0].names for _ in range(3)] == names[3:]
     drawn = [name for batch in names for name in batch][: 4 * len(dataset)]
     for start in range(0, len(drawn) - len(dataset) + 1, len(dataset)):  # every epoch shows each picture once
         assert sorted(drawn[start : start + len(dataset)]) == sorted(dataset.names)
-    assert [next(BatchStream(dataset, 3, seed=6)).names] != names[:1]
+    assert [next(BatchStream(dataset, 3, seed=6))[0].names] != names[:1]
 
 
 def test_what_cannot_be_loaded_is_named(tmp_path: Path) -> None:

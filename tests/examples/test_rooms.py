@@ -10,7 +10,7 @@ import pytest
 import examples.gta5_to_cityscapes
 
 ROOT = Path(examples.gta5_to_cityscapes.__file__).parent
-ROOMS = ("data", "networks", "recipes", "records", "batches", "training", "report", "experiments", "commands")
+ROOMS = ("ranks", "data", "networks", "recipes", "records", "batches", "training", "report", "experiments", "commands")
 FILES = sorted(ROOT.glob("*/**/*.py"))
 
 

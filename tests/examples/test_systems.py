@@ -54,7 +54,7 @@ LOSSES = {
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_part_adds_its_losses_and_nothing_else(name: str, quiet: list[str]) -> None:
     step, passes = made_step(compose_recipe(name, "smoke", overrides=quiet), same_size="mix" in name)
-    record = step(passes)
+    record = step([passes])
     assert set(record) == {"segmentation"} | LOSSES[name]
     assert all(math.isfinite(float(value)) for value in record.values())
 
@@ -201,7 +201,7 @@ def test_the_teacher_follows_after_the_optimisers(quiet: list[str]) -> None:
     step, passes = made_step(compose_recipe("mask", "smoke", overrides=[*quiet, "teacher.alpha=0.5"]))
     (teacher,) = (term for term in step.terms if isinstance(term, TargetTeacher))
     name, start = next((n, p.detach().clone()) for n, p in step.network.named_parameters())
-    step(passes)
+    step([passes])
     now = dict(step.network.named_parameters())[name].detach()
     followed = dict(teacher.teacher.network.named_parameters())[name].detach()
     assert not torch.equal(now, start)

@@ -59,7 +59,7 @@ def test_a_step_keeps_the_published_order(quiet: list[str], monkeypatch: pytest.
     monkeypatch.setattr(torch.Tensor, "backward", noted("backward", torch.Tensor.backward))
     for name, optimiser in step.optimisers.items():
         monkeypatch.setattr(optimiser, "step", noted(f"{name} steps", optimiser.step))
-    step(passes)
+    step([passes])
     assert events == [
         "source forward",
         "banks",
@@ -86,7 +86,7 @@ def test_matching_sees_the_rows_of_its_own_step(quiet: list[str], monkeypatch: p
     bias = step.network.head.branches[0].bias
     with torch.no_grad():
         bias[0] = 100.0
-    step(passes)
+    step([passes])
     assert seen == [len(passes.labelled.images)]
 
 
@@ -94,8 +94,8 @@ def test_fooling_the_discriminator_does_not_train_it(quiet: list[str]) -> None:
     step, passes = made_step(compose_recipe("aa", "smoke", overrides=[*quiet, "adversarial.weight=1e6"]))
     alignment = step.terms[1]
     assert isinstance(alignment, OutputAlignment)
-    step._forward(passes.labelled)
-    step._forward(passes.unlabelled)
+    for domain in (passes.labelled, passes.unlabelled):
+        domain.output = step.network(domain.images)
     (loss,) = alignment.on_target(passes)
     loss.value.backward()
     assert all(p.grad is None for p in alignment.discriminator.parameters())
@@ -122,7 +122,7 @@ def test_fooling_the_discriminator_does_not_train_it(quiet: list[str]) -> None:
 )
 def test_a_recipe_is_the_sum_of_its_terms(name: str, losses: set[str], quiet: list[str]) -> None:
     step, passes = made_step(compose_recipe(name, "smoke", overrides=quiet))
-    record = step(passes)
+    record = step([passes])
     assert set(record) == losses
     assert all(math.isfinite(float(value)) for value in record.values())
 
@@ -130,7 +130,7 @@ def test_a_recipe_is_the_sum_of_its_terms(name: str, losses: set[str], quiet: li
 def test_bfloat16_trains_close_to_float32(quiet: list[str]) -> None:
     exact, passes = made_step(compose_recipe("aa+sim", "smoke", overrides=quiet))
     rough, same = made_step(compose_recipe("aa+sim", "smoke", overrides=[*quiet, "precision=bfloat16"]))
-    first, second = exact(passes), rough(same)
+    first, second = exact([passes]), rough([same])
     assert float(second["segmentation"]) == pytest.approx(float(first["segmentation"]), rel=0.02)
 
 
@@ -180,7 +180,7 @@ def test_pictures_restyled_elsewhere_stand_in_with_the_probability(
     red = torch.tensor([1.0, 0.0, 0.0]).view(3, 1, 1)
     seen = set()
     for _ in range(4):
-        labelled, target = pictures.draw()
+        ((labelled, target),) = pictures.draw()
         assert target is None
         assert labelled.images.shape == (3, 3, 48, 96)
         assert (labelled.labels != 255).any((1, 2)).all()
@@ -262,7 +262,7 @@ def test_a_loss_that_is_no_number_stops_the_run(
 ) -> None:
     recipe = compose_recipe("source", "smoke", overrides=quiet)
     broken = {"segmentation": torch.tensor(float("nan"))}
-    monkeypatch.setattr(TrainingStep, "__call__", lambda self, passes: broken)
+    monkeypatch.setattr(TrainingStep, "__call__", lambda self, parts: broken)
     with pytest.raises(FloatingPointError, match=r"step 2: loss segmentation .*No checkpoint .*lower optimiser.lr"):
         train(recipe, RunFolder(tmp_path / "run"), open_training_data(recipe, streets), device=CPU)
 
@@ -275,9 +275,9 @@ def test_broken_weights_never_replace_a_checkpoint(
     run = RunFolder(tmp_path / "run")
     take_step = TrainingStep.__call__
 
-    def break_it(self: TrainingStep, passes: Passes) -> dict[str, torch.Tensor]:
-        losses = take_step(self, passes)
-        if passes.step == 4:  # step 5: after its losses were computed
+    def break_it(self: TrainingStep, parts: list[Passes]) -> dict[str, torch.Tensor]:
+        losses = take_step(self, parts)
+        if parts[0].step == 4:  # step 5: after its losses were computed
             with torch.no_grad():
                 next(self.network.parameters()).fill_(float("nan"))
         return losses

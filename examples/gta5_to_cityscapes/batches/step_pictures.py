@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..ranks.shares import own_share
 from ..recipes import Recipe
 from .augmentation import TrainingAugmentation
 from .restyling import BatchRestyling, chosen_pictures
@@ -22,13 +23,21 @@ class Drawn(NamedTuple):
     labels: Tensor  # (B, H, W) int64, 255 where there is none
 
 
+class Pair(NamedTuple):
+    """One part of a step: labelled pictures and, where the recipe looks at any, as many of the target."""
+
+    labelled: Drawn
+    target: Drawn | None
+
+
 class StepPictures:
-    """Draws the pictures of one step after another; ``positions`` say where in the data it stands."""
+    """Draws this rank's pictures of one step after another; ``positions`` say where in the data it stands."""
 
     def __init__(self, recipe: Recipe, data: TrainingData, device: torch.device, positions: Mapping[str, int]) -> None:
         self.device = device
         self.restyle = BatchRestyling(recipe.restyle) if recipe.restyle and recipe.restyle.in_step else None
         self.probability = recipe.restyle.probability if recipe.restyle else 0.0
+        share = own_share(recipe.running.accumulate, recipe.pictures.batch)
         other = recipe.restyle_target
         self.restyle_target = BatchRestyling(other) if other and other.in_step else None
         self.augment = TrainingAugmentation(recipe.augmentation)
@@ -38,6 +47,7 @@ class StepPictures:
                 dataset,
                 recipe.pictures.batch,
                 2 * recipe.seed + salt,
+                share=share,
                 workers=recipe.running.workers,
                 position=positions[name],
             )
@@ -47,14 +57,19 @@ class StepPictures:
         self.restyled = None if data.restyled is None else stream(data.restyled, "labelled", 0)
         self.target = None if data.target is None else stream(data.target, "target", 1)
 
-    def draw(self) -> tuple[Drawn, Drawn | None]:
-        """The next labelled pictures and, where the recipe looks at any, the next target pictures."""
-        labelled = self._on_device(next(self.labelled))
-        target = None if self.target is None else self._on_device(next(self.target))
-        if self.restyled is not None:
-            restyled = self._on_device(next(self.restyled)).images
-            chosen = chosen_pictures(len(restyled), self.probability)
-            labelled.images[chosen] = restyled[chosen]
+    def draw(self) -> list[Pair]:
+        """The pictures of the next step, part by part."""
+        labelled = next(self.labelled)
+        restyled = [None] * len(labelled) if self.restyled is None else next(self.restyled)
+        target = [None] * len(labelled) if self.target is None else next(self.target)
+        return [self._pair(*part) for part in zip(labelled, restyled, target, strict=True)]
+
+    def _pair(self, source: Batch, restyled: Batch | None, other: Batch | None) -> Pair:
+        labelled = self._on_device(source)
+        target = None if other is None else self._on_device(other)
+        if restyled is not None:
+            chosen = chosen_pictures(len(restyled.names), self.probability)
+            labelled.images[chosen] = self._on_device(restyled).images[chosen]
         if target is not None:
             as_drawn = labelled.images
             if self.restyle is not None:
@@ -64,11 +79,11 @@ class StepPictures:
         labelled = Drawn(*self.augment(*labelled, "labelled"))
         if target is not None:
             target = Drawn(*self.augment(*target, "target"))
-        return labelled, target
+        return Pair(labelled, target)
 
     @property
     def positions(self) -> dict[str, int]:
-        """Samples drawn so far of each domain."""
+        """Samples drawn so far of each domain, by all ranks together."""
         return {"labelled": self.labelled.position, "target": 0 if self.target is None else self.target.position}
 
     def _on_device(self, batch: Batch) -> Drawn:

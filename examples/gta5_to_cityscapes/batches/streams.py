@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..data import DatasetError, Sample
+from ..ranks.shares import Share
 
 
 class Batch(NamedTuple):
@@ -85,17 +86,43 @@ class EndlessOrder(Sampler[int]):
             epoch, place = epoch + 1, 0
 
 
-class BatchStream:
-    """Endless batches of a data set; ``position`` counts the samples handed out."""
+class StepPlaces(Sampler[list[int]]):
+    """This rank's share of each step's indices, one list for each of its parts."""
 
-    def __init__(self, dataset: Samples, batch: int, seed: int, *, workers: int = 0, position: int = 0) -> None:
+    def __init__(self, order: EndlessOrder, batch: int, share: Share) -> None:
+        self.order, self.batch, self.share = order, batch, share
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = iter(self.order)
+        while True:
+            step = [next(order) for _ in range(self.batch)]
+            for places in self.share.places(self.batch):
+                yield [step[place] for place in places]
+
+
+class BatchStream:
+    """Endless steps of a data set, each as the batches of this rank's share of it, one for each part.
+
+    ``position`` counts the samples that all ranks together have been handed.
+    """
+
+    def __init__(
+        self,
+        dataset: Samples,
+        batch: int,
+        seed: int,
+        *,
+        share: Share | None = None,
+        workers: int = 0,
+        position: int = 0,
+    ) -> None:
         self.batch = batch
+        self.share = share or Share()
         self.position = position
         order = EndlessOrder(len(dataset), seed, position)
         loader: DataLoader[Any] = DataLoader(
             _OrError(dataset),
-            batch_size=batch,
-            sampler=order,
+            batch_sampler=StepPlaces(order, batch, self.share),
             num_workers=workers,
             collate_fn=_collate_or_error,
             pin_memory=torch.cuda.is_available(),
@@ -105,21 +132,18 @@ class BatchStream:
         )
         self._batches = iter(loader)
 
-    def __next__(self) -> Batch:
-        batch: Batch | DatasetError = next(self._batches)
-        if isinstance(batch, DatasetError):
-            raise batch
-        self.position += len(batch.names)
-        return batch
+    def __next__(self) -> list[Batch]:
+        parts: list[Batch] = []
+        for _ in range(self.share.parts):
+            batch: Batch | DatasetError = next(self._batches)
+            if isinstance(batch, DatasetError):
+                raise batch
+            parts.append(batch)
+        self.position += self.batch
+        return parts
 
     def __iter__(self) -> BatchStream:
         return self
-
-
-def in_order(dataset: Samples, batch: int) -> Iterator[list[Sample]]:
-    """The whole data set once, ``batch`` samples at a time."""
-    for first in range(0, len(dataset), batch):
-        yield [dataset[i] for i in range(first, min(first + batch, len(dataset)))]
 
 
 def as_unit_floats(images: Tensor, device: torch.device) -> Tensor:

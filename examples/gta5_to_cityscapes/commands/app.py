@@ -10,6 +10,8 @@ import typer
 from ..data import DatasetError
 from ..experiments.processes import RunsFailed
 from ..networks import WeightsError
+from ..ranks.group import RankLostError, is_first, joined, rank
+from ..ranks.shares import TooFewPicturesError
 from ..recipes import RecipeError
 from ..records.checkpoints import CheckpointError
 from ..records.run_folder import RunFolderError
@@ -28,23 +30,31 @@ EXPECTED = (
     FullDiskError,
     NotADirectoryError,
     PermissionError,
+    RankLostError,
     RecipeError,
     RunFolderError,
     RunsFailed,
+    TooFewPicturesError,
     WeightsError,
 )
+# Found alike by every rank, or told by the one that is the reason.
+FIRST_SAYS = (RankLostError, RecipeError, RunFolderError, TooFewPicturesError)
 for command in (train, parts, pseudo_label, evaluate, check, ablation, demo, report):
     app.command()(command)
 
 
 def main() -> None:
-    """Run a command; what a person can put right is told without a traceback."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    """Run a command, alone or as one of the processes of ``torchrun``; what a person can put right has no traceback."""
     try:
-        app()
+        with joined():
+            logging.basicConfig(level=logging.WARNING if is_first() else logging.ERROR, format="%(message)s")
+            app()
     except EXPECTED as error:
-        typer.echo(f"{typer.style('error:', fg='red')} {error}", err=True)
+        if is_first() or not isinstance(error, FIRST_SAYS):
+            who = "" if is_first() else f"rank {rank()}: "
+            typer.echo(f"{typer.style('error:', fg='red')} {who}{error}", err=True)
         sys.exit(1)
     except Stopped as stop:
-        typer.echo(str(stop), err=True)
+        if is_first():
+            typer.echo(str(stop), err=True)
         sys.exit(130)

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..data import Layout
+from ..ranks.group import local_device, world
 from ..recipes import Recipe
 from ..records.checkpoints import CheckpointError
 from ..records.run_folder import Result, RunFolder
@@ -74,8 +75,12 @@ def device_named(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise typer.BadParameter(f"--device {name}: this machine has no CUDA device; use --device cpu")
+    if world() > 1 and name.startswith("cuda:"):
+        raise typer.BadParameter(f"--device {name}: with torchrun each process has a GPU of its own; use --device cuda")
     try:
-        return torch.device(name)
+        return local_device(name)
+    except ValueError as error:
+        raise typer.BadParameter(f"--device {name}: {error}") from error
     except RuntimeError as error:
         raise typer.BadParameter(f"--device expects auto, cpu, cuda or one GPU such as cuda:1, got {name!r}") from error
 

@@ -17,6 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from ..ranks.group import is_first
 from ..records.progress import Event
 
 LINES_PER_TASK = 5
@@ -32,7 +33,7 @@ class ProgressDisplay:
     """
 
     def __init__(self, costs: Mapping[str, float], overall: str | None = None, console: Console | None = None) -> None:
-        self.console = console or Console(stderr=True)
+        self.console = console or Console(stderr=True, quiet=not is_first())
         self.costs = dict(costs)
         self.done = dict.fromkeys(costs, 0.0)
         self._bars = Progress(

@@ -20,6 +20,7 @@ from ..batches.training_data import (
 )
 from ..data import SegmentationDataset
 from ..networks import SegmentationNetwork
+from ..ranks.group import from_first, is_first
 from ..recipes import Recipe, stands_on
 from ..recipes.settings import PseudoLabels
 from ..records.checkpoints import CheckpointError, digest_of_weights
@@ -44,6 +45,8 @@ def carry_out(
 ) -> Result:
     """Train one job: from another run's weights, or with labels that others give the target, where its recipe says so.
 
+    Every rank of a process group calls this alike.
+
     Args:
         job: What to run.
         folders: The data.
@@ -52,9 +55,10 @@ def carry_out(
         checkpoint: Stands in for the one run that it needs.
     """
     recipe, run = job.recipe, job.run
+    watch = watch if is_first() else unwatched
     if not (recipe.start or recipe.labelled_by or recipe.fused_of):
         return train(recipe, run, open_training_data(recipe, folders), device=device, watch=watch)
-    finished = run.result()
+    finished = from_first(run.result)
     if finished is not None and (checkpoint is None or not checkpoint.is_file()):
         # What it stands on need not be there any more.
         run.check(recipe, open_training_data(recipe, folders).identity)
@@ -68,7 +72,7 @@ def carry_out(
         run.check(recipe, open_training_data(recipe, folders, first_step_weights=digest).identity)
         return finished
     # Before the first file is written, not after: a folder may hold another run.
-    run.claim(recipe, open_training_data(recipe, folders, first_step_weights=digest).identity)
+    from_first(lambda: run.claim(recipe, open_training_data(recipe, folders, first_step_weights=digest).identity))
     if recipe.fused_of:
         return _fuse(job, folders, device, watch, [(each, network) for each, network, _ in trained])
     if recipe.start:
@@ -148,7 +152,7 @@ def label_target(
         batch=recipe.evaluation.batch,
         tick=tick,
     )
-    write_json(run.thresholds, kept.as_json())
+    from_first(lambda: write_json(run.thresholds, kept.as_json()))
     return kept
 
 
@@ -181,23 +185,28 @@ def _fuse(
         previews=job.run.previews,
         preview_count=recipe.evaluation.previews,
     )
-    job.run.write_environment(device)
-    metrics = Metrics(job.run.metrics, None, 0)
-    metrics.write_scores(0, scores.miou, scores.iou, scores.entropy, scores.density)
-    metrics.close()
-    seconds = time.monotonic() - started
-    result = Result(
-        recipe.name,
-        recipe.seed,
-        0,
-        scores.miou,
-        scores.iou,
-        seconds,
-        peak_memory_bytes(device),
-        entropy=scores.entropy,
-        density=scores.density,
-    )
-    job.run.write_result(result)
+
+    def recorded() -> Result:
+        seconds, memory = time.monotonic() - started, peak_memory_bytes(device)
+        job.run.write_environment(device)
+        metrics = Metrics(job.run.metrics, None, 0)
+        metrics.write_scores(0, scores.miou, scores.iou, scores.entropy, scores.density)
+        metrics.close()
+        result = Result(
+            recipe.name,
+            recipe.seed,
+            0,
+            scores.miou,
+            scores.iou,
+            seconds,
+            memory,
+            entropy=scores.entropy,
+            density=scores.density,
+        )
+        job.run.write_result(result)
+        return result
+
+    result = from_first(recorded)
     watch(Event(job.name, 1, 1, f"mIoU {100 * scores.miou:.1f}", "finished"))
     return result
 

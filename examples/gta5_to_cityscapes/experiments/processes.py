@@ -2,7 +2,8 @@
 
 A process of its own makes a run's peak memory its own, and keeps its failure from the others. Small networks
 gain little from a second thread, so on few cores several runs of one thread each finish sooner than one run
-of several threads.
+of several threads. Where ``torchrun`` has started several processes for each run, they carry out one run after the
+other themselves.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pathlib import Path
 import torch
 
 from ..batches.training_data import Folders
+from ..ranks.group import world
 from ..records.progress import Event, Watch
 from ..records.run_folder import RunFolder
 from ..records.stopping import Stopped, StopRequest
@@ -38,6 +40,8 @@ def run_experiment(
 ) -> None:
     """Carry out every job that has no result yet, ``processes`` at a time.
 
+    Ranks of a process group carry them out together, one at a time; there the first error ends it all.
+
     Raises:
         Stopped: After Ctrl-C, once every run that was going on has saved its state.
         RunsFailed: If a run failed; the others are carried out nevertheless.
@@ -51,7 +55,10 @@ def run_experiment(
         if job not in left:
             steps = job.recipe.schedule.steps
             watch(Event(job.name, steps, steps, "ended earlier", "finished"))
-    if left:
+    if world() > 1:
+        for job in jobs:  # the same for every rank; what has ended returns at once
+            carry_out(job, folders, device, watch)
+    elif left:
         _Pool(left, folders, device, watch, processes).run()
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from .network import DilatedHead, SegmentationNetwork, Style, TwoLevelBackbone
 
@@ -85,7 +86,7 @@ class ResNetBackbone(TwoLevelBackbone):
         super().train(mode)
         if self.batch_norm == "frozen":
             for module in self.modules():
-                if isinstance(module, nn.BatchNorm2d):
+                if isinstance(module, _BatchNorm):  # also where its statistics are shared among ranks
                     module.eval()
         return self
 

@@ -31,6 +31,11 @@ class NetworkOutput(NamedTuple):
     logits: Tensor
     auxiliary: Tensor | None = None
 
+    def detached(self) -> NetworkOutput:
+        """The same numbers, without a way back to the network."""
+        auxiliary = None if self.auxiliary is None else self.auxiliary.detach()
+        return NetworkOutput(self.features.detach(), self.logits.detach(), auxiliary)
+
 
 class PixelNormalisation(nn.Module):
     """RGB in [0, 1] to what the pretrained weights were trained on.

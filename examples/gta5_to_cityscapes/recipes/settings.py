@@ -41,10 +41,14 @@ class Layouts(Settings):
 
 
 class Network(Settings):
-    """Which network, and where it starts from."""
+    """Which network, and where it starts from.
+
+    ``shared_statistics``: batch normalisation takes its means and variances over the pictures of all processes.
+    """
 
     name: NetworkName = "deeplabv2_resnet101"
     weights: str | None = None
+    shared_statistics: bool = False
     options: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -58,7 +62,7 @@ class Network(Settings):
 
 
 class Pictures(Settings):
-    """Sizes are (height, width), as tensors have them."""
+    """Sizes are (height, width), as tensors have them; ``batch`` counts the pictures of a step, of each domain."""
 
     source_size: tuple[Side, Side] = (720, 1280)
     target_size: tuple[Side, Side] = (512, 1024)
@@ -260,6 +264,7 @@ class Running(Settings):
     """What decides how a run is carried out but not what it computes; never compared between runs."""
 
     workers: int = Field(default=4, ge=0)
+    accumulate: Count = 1  # parts that each process goes through a step's pictures in, to need less memory
     cache: bool = False
     tensorboard: bool = True
     keep_checkpoints: Count = 2  # the newest, and those before it for when it is damaged

@@ -15,8 +15,9 @@ from torch.nn import functional as F
 
 import stuffinstance as si
 
-from ..batches.streams import Samples, as_unit_floats, in_order
+from ..batches.streams import Samples, as_unit_floats
 from ..data import DatasetError, Sample, picture_tensor
+from ..ranks.shares import own_batches
 from ..records.progress import Tick, silent
 from ..records.written_files import written_beside
 
@@ -58,7 +59,8 @@ def evaluate(
 ) -> Scores:
     """Mean IoU of one network, or of the mean of several networks' probabilities, for the named ``classes``.
 
-    Entropy and density of the same probabilities are taken in the same pass.
+    Entropy and density of the same probabilities are taken in the same pass. Ranks share the pictures out; all of them
+    get the scores of all pictures.
 
     Args:
         networks: In whatever mode; they are left in that mode.
@@ -82,9 +84,9 @@ def evaluate(
     were_training = [network.training for network in networks]
     for network in networks:
         network.eval()
-    done = 0
     try:
-        for seen in zip(*(in_order(dataset, batch) for dataset in datasets), strict=True):
+        for together in own_batches(total, batch):
+            seen = [[dataset[i] for i in together] for dataset in datasets]
             samples = seen[0]
             labels = torch.stack([sample.labels for sample in samples]).to(device)
             outputs = (
@@ -103,11 +105,10 @@ def evaluate(
             probabilities = added / count
             entropy.update(probabilities)
             density.update(probabilities)
-            for sample, prediction in zip(samples, predictions, strict=True):
-                if previews is not None and done in shown:
-                    _write_preview(previews / f"{shown[done]}.npz", sample, prediction)
-                done += 1
-            tick(done, total)
+            for place, sample, prediction in zip(together, samples, predictions, strict=True):
+                if previews is not None and place in shown:
+                    _write_preview(previews / f"{shown[place]}.npz", sample, prediction)
+            tick(together.stop, total)
     finally:
         for network, training in zip(networks, were_training, strict=True):
             network.train(training)

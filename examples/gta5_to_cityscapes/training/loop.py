@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,8 +14,17 @@ from torch import Tensor
 from ..batches.step_pictures import StepPictures
 from ..batches.training_data import TrainingData
 from ..data import DatasetError
+from ..ranks.group import (
+    any_rank,
+    from_first,
+    is_first,
+    of_all_ranks,
+    others_needed,
+    sum_of_ranks,
+)
+from ..ranks.shares import own_share
 from ..recipes import Recipe
-from ..records.checkpoints import digest_of_weights, random_state, restore_random_state
+from ..records.checkpoints import digest_of_weights
 from ..records.environment import forget_peak_memory, peak_memory_bytes
 from ..records.metrics import Metrics
 from ..records.progress import Event, Watch, unwatched
@@ -25,9 +33,14 @@ from ..records.stopping import Stopped, StopRequest
 from ..records.written_files import FullDiskError
 from .evaluation import Scores, evaluate
 from .optimisers import learning_rate_factor, set_learning_rates
+from .random_draws import draw_apart, draws_of_all_ranks, restore_draws
 from .recipe_network import start_network
+from .repeatable_kernels import repeatable_kernels
 from .step import TrainingStep
 from .terms import Domain, Passes
+
+logger = logging.getLogger(__name__)
+SKIPS_TO_BEAR = 100  # steps in a row that fp16 may overflow in; its scale of losses is halved at each
 
 
 def train(
@@ -41,6 +54,8 @@ def train(
     stop_after: int | None = None,
 ) -> Result:
     """Train until the recipe's last step, resuming from the run folder's checkpoint where there is one.
+
+    Every rank of a process group calls this alike; the first one writes the folder and speaks.
 
     Args:
         recipe: What to train.
@@ -56,12 +71,16 @@ def train(
         DatasetError: If a picture is damaged or gone.
         FullDiskError: If there is no room for what is written.
         CheckpointError: If there are checkpoints, all of them damaged.
+        TooFewPicturesError: If a step has fewer pictures than there are ranks and parts.
+        RankLostError: If another rank has ended or does not answer.
     """
-    run.claim(recipe, data.identity)
-    finished = run.result()
+    own_share(recipe.running.accumulate, recipe.pictures.batch)
+    from_first(lambda: run.claim(recipe, data.identity))
+    finished = from_first(run.result)
     if finished is not None:
         return finished
-    with StopRequest() as request, _determinism(recipe.deterministic, device):
+    watch = watch if is_first() else unwatched
+    with StopRequest() as request, repeatable_kernels(recipe.deterministic, device), others_needed():
         return _Training(recipe, run, data, device, watch, start).run_to_the_end(request, stop_after)
 
 
@@ -79,7 +98,7 @@ class _Training:
     ) -> None:
         self.recipe, self.run, self.data, self.device, self.watch = recipe, run, data, device, watch
         forget_peak_memory(device)
-        saved = run.checkpoints.load()
+        saved = self._saved()
         self.network = start_network(recipe, device, start if saved is None else None)
         self.network.train()
         self.take_step = TrainingStep(recipe, self.network, device)
@@ -92,9 +111,11 @@ class _Training:
             self._tell("preparing")
             self.take_step.prepare(data.labelled)
         self.pictures = StepPictures(recipe, data, device, positions)
-        curves = run.path / "tensorboard" if recipe.running.tensorboard else None
-        self.metrics = Metrics(run.metrics, curves, self.step)
-        run.write_environment(device)
+        self.metrics: Metrics | None = None
+        if is_first():
+            curves = run.path / "tensorboard" if recipe.running.tensorboard else None
+            self.metrics = Metrics(run.metrics, curves, self.step)
+            run.write_environment(device)
 
     def run_to_the_end(self, request: StopRequest, stop_after: int | None) -> Result:
         """The loop itself."""
@@ -114,7 +135,7 @@ class _Training:
                     self._refuse_broken(losses)
                     scores = self._evaluate()
                     self.seconds = time.monotonic() - started
-                stop = (request.asked or self.step == stop_after) and not last
+                stop = any_rank(request.asked or self.step == stop_after) and not last
                 if last or stop or self.step % schedule.save_every == 0:
                     self._save(losses)
                 if stop:
@@ -126,23 +147,33 @@ class _Training:
                 "same command goes on."
             ) from error
         finally:
-            self.metrics.close()
+            if self.metrics is not None:
+                self.metrics.close()
 
     def _train_once(self) -> dict[str, Tensor]:
         set_learning_rates(self.take_step.optimisers, self.recipe.schedule, self.step)
-        labelled, target = self.pictures.draw()
-        return self.take_step(Passes(self.step, Domain(*labelled), None if target is None else Domain(*target)))
+        parts = [
+            Passes(self.step, Domain(*labelled), None if target is None else Domain(*target))
+            for labelled, target in self.pictures.draw()
+        ]
+        return self.take_step(parts)
 
     def _log(self, losses: dict[str, Tensor]) -> None:
         values = self._finite(losses)
+        if self.take_step.skipped:
+            self._tell("fp16 overflow, step skipped")
+            return
         lr = self.recipe.optimiser.lr * learning_rate_factor(self.recipe.schedule, self.step - 1)
-        self.metrics.write_losses(self.step, values, lr, self.seconds)
+        if self.metrics is not None:
+            self.metrics.write_losses(self.step, values, lr, self.seconds)
         self._tell(f"loss {values['segmentation']:.2f}")
 
     def _finite(self, losses: dict[str, Tensor]) -> dict[str, float]:
-        values = {name: float(value) for name, value in losses.items()}
+        """The losses of the whole step, of all ranks; those of a step that fp16 had to skip need not be finite."""
+        summed = sum_of_ranks(torch.stack([*losses.values()]))
+        values = dict(zip(losses, summed.tolist(), strict=True))
         broken = [name for name, value in values.items() if not math.isfinite(value)]
-        if broken:
+        if broken and not 0 < self.take_step.skipped < SKIPS_TO_BEAR:
             self._refuse(f"loss {', '.join(broken)} is no longer a finite number ({values})")
         return values
 
@@ -178,7 +209,8 @@ class _Training:
             previews=self.run.previews,
             preview_count=recipe.evaluation.previews,
         )
-        self.metrics.write_scores(self.step, scores.miou, scores.iou, scores.entropy, scores.density)
+        if self.metrics is not None:
+            self.metrics.write_scores(self.step, scores.miou, scores.iou, scores.entropy, scores.density)
         self._tell(f"mIoU {100 * scores.miou:.1f}")
         return scores
 
@@ -192,13 +224,13 @@ class _Training:
             step=self.step,
             miou=scores.miou,
             iou=scores.iou,
-            seconds_total=self.seconds,
-            peak_memory_bytes=self._peak_memory(),
+            seconds_total=from_first(lambda: self.seconds),
+            peak_memory_bytes=max(of_all_ranks(self._peak_memory())),
             weights_sha256=digest_of_weights(self.network.state_dict()),
             entropy=scores.entropy,
             density=scores.density,
         )
-        self.run.write_result(result)
+        from_first(lambda: self.run.write_result(result))
         self.watch(Event(self.recipe.title, self.step, self.step, f"mIoU {100 * scores.miou:.1f}", "finished"))
         return result
 
@@ -213,43 +245,38 @@ class _Training:
 
     def _save(self, losses: dict[str, Tensor]) -> None:
         self._refuse_broken(losses)
-        self.run.checkpoints.save(
-            {
-                "step": self.step,
-                "seconds": self.seconds,
-                "peak_memory_bytes": self._peak_memory(),
-                "recipe": self.recipe.model_dump(mode="json"),
-                **self.take_step.state(),
-                "positions": self.pictures.positions,
-                "random": random_state(),
-            },
-            keep=self.recipe.running.keep_checkpoints,
-            replaced=self.saved_at,
+        draws = draws_of_all_ranks()
+        from_first(
+            lambda: self.run.checkpoints.save(
+                {
+                    "step": self.step,
+                    "seconds": self.seconds,
+                    "peak_memory_bytes": self._peak_memory(),
+                    "recipe": self.recipe.model_dump(mode="json"),
+                    **self.take_step.state(),
+                    "positions": self.pictures.positions,
+                    **draws,
+                },
+                keep=self.recipe.running.keep_checkpoints,
+                replaced=self.saved_at,
+            )
         )
         self.saved_at = self.step
+
+    def _saved(self) -> dict[str, Any] | None:
+        """The newest whole checkpoint; the first rank sets damaged ones aside before the others look."""
+        own: list[dict[str, Any] | None] = []
+        from_first(lambda: own.append(self.run.checkpoints.load()))
+        return own[0] if own else self.run.checkpoints.load()
 
     def _resume(self, saved: dict[str, Any] | None) -> dict[str, int]:
         """Take up the checkpoint if there is one; where the streams stand comes back."""
         if saved is None:
+            draw_apart(self.recipe.seed)
             return {"labelled": 0, "target": 0}
         self.step, self.seconds = saved["step"], saved["seconds"]
         self.peak_before = saved.get("peak_memory_bytes", 0)
         self.saved_at = self.step
         self.take_step.restore(saved, self.run.checkpoint)
-        restore_random_state(saved["random"])
+        restore_draws(saved, self.run.checkpoint, self.recipe.seed)
         return dict(saved["positions"])
-
-
-@contextmanager
-def _determinism(wanted: bool, device: torch.device) -> Iterator[None]:
-    """Let torch choose repeatable kernels; on a GPU some have none, which it then says once."""
-    before = torch.are_deterministic_algorithms_enabled()
-    fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
-    if wanted:
-        torch.use_deterministic_algorithms(True, warn_only=device.type == "cuda")
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before)
-        torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]

@@ -1,13 +1,15 @@
 """Pseudo-labels of the target training pictures: one pass for the thresholds, one for the files.
 
 Both passes stream; what is kept of the whole data set is what the rule remembers, and on disk one byte per pixel.
-A rule whose thresholds move with every batch (IAST) takes a single pass.
+A rule whose thresholds move with every batch (IAST) takes a single pass. Ranks share the pictures out by batches, each
+picture is labelled once, and the files are the same however many ranks there are; but the batches of IAST are then
+those of all ranks together.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,8 @@ import stuffinstance as si
 
 from ..batches.pseudo_labelled import read_label_map, write_label_map
 from ..batches.streams import Samples, as_unit_floats, collate
+from ..ranks.group import from_first, sum_of_ranks
+from ..ranks.shares import own_batches
 from ..recipes.settings import PseudoLabels
 from ..records.progress import Tick, silent
 from ..records.written_files import read_json, write_json
@@ -97,27 +101,29 @@ def write_pseudo_labels(
         "size": list(views[0].pictures[0].image.shape[-2:]),
     }
     manifest = folder / MANIFEST
-    found = read_json(manifest) if manifest.is_file() else {}
+    found, missing = from_first(
+        lambda: (read_json(manifest) if manifest.is_file() else {}, bool(_missing(folder, names)))
+    )
     begun = all(found.get(key) == value for key, value in wanted.items())
-    if begun and "kept" in found and not _missing(folder, names):
+    if begun and "kept" in found and not missing:
         return _kept(found)
     labelling = _Labelling(views, folder, settings, space, device, batch, tick)
-    if begun and labelling.online and _missing(folder, names):
+    if begun and labelling.online and missing:
         begun = False  # the thresholds that the missing ones were labelled with are gone
-    folder.mkdir(parents=True, exist_ok=True)
+    from_first(lambda: folder.mkdir(parents=True, exist_ok=True))
     were_training = [view.network.training for view in views]
     for view in views:
         view.network.eval()
     try:
         if not begun:
-            manifest.unlink(missing_ok=True)
+            from_first(lambda: manifest.unlink(missing_ok=True))
             found = {**wanted, **labelling.find_thresholds()}
-            write_json(manifest, found)
+            from_first(lambda: write_json(manifest, found))
         found |= labelling.write_missing(found)
     finally:
         for view, training in zip(views, were_training, strict=True):
             view.network.train(training)
-    write_json(manifest, found)
+    from_first(lambda: write_json(manifest, found))
     return _kept(found)
 
 
@@ -143,8 +149,8 @@ class _Labelling:
     def find_thresholds(self) -> dict[str, Any]:
         """The first pass: thresholds and predicted pixels by class name; no file of other thresholds survives it."""
         if self.online:
-            self._remove_files()
-        for together in self._batches():
+            from_first(self._remove_files)
+        for together in own_batches(len(self.names), self.batch, even=self.online):
             probabilities = self._probabilities(together)
             self.rule.update(*probabilities)
             if self.online:
@@ -155,14 +161,14 @@ class _Labelling:
             "predicted_pixels": self._by_name(self.rule.counts()),
         }
         if not self.online:
-            self._remove_files()  # only now, and before a new manifest vouches for what lies here
+            from_first(self._remove_files)  # only now, and before a new manifest vouches for what lies here
         return found
 
     def write_missing(self, found: dict[str, Any]) -> dict[str, Any]:
         """The second pass: the files that are not there yet; the shares kept, of all files."""
         thresholds = torch.tensor([found["thresholds"][name] for name in self.space.names], dtype=torch.float64)
         kept = torch.zeros(256, dtype=torch.int64)
-        for together in self._batches():
+        for together in own_batches(len(self.names), self.batch):
             # A batch is worked on whole or not at all: its size may move the last bit of a probability.
             if _missing(self.folder, [self.names[i] for i in together]):
                 labels = self.rule.pseudo_labels(*self._probabilities(together), thresholds=thresholds)
@@ -172,21 +178,20 @@ class _Labelling:
                 kept += torch.bincount(label_map.flatten().long(), minlength=256)
             self.tick(len(self.names) + together.stop, 2 * len(self.names))
         predicted = torch.tensor([found["predicted_pixels"][name] for name in self.space.names])
-        kept = kept[: self.space.num_classes]
+        kept = sum_of_ranks(kept)[: self.space.num_classes]
         return {
             "kept": self._by_name(kept / predicted.clamp(min=1)),
             "kept_total": float(kept.sum() / predicted.sum().clamp(min=1)),
         }
 
-    def _batches(self) -> Iterator[range]:
-        for first in range(0, len(self.names), self.batch):
-            yield range(first, min(first + self.batch, len(self.names)))
-
     def _probabilities(self, together: range) -> list[Tensor]:
         """One map for each network."""
         maps = []
         for view in self.views:
-            images = collate([view.pictures[i] for i in together]).images
+            images = collate([view.pictures[i] for i in together or (0,)]).images[: len(together)]
+            if not together:  # this rank has no picture left, and the others wait for its part
+                maps.append(torch.zeros(0, self.space.num_classes, *images.shape[-2:], device=self.device))
+                continue
             maps.append(upsampled_probabilities(view.network, as_unit_floats(images, self.device)))
         return maps
 

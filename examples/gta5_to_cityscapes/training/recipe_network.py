@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from ..networks import SegmentationNetwork, build_network
+from ..networks.shared_statistics import share_statistics
 from ..recipes import Recipe
 from ..records.checkpoints import load_checkpoint, restore_network, seed_everything
 
@@ -26,6 +27,8 @@ def start_network(recipe: Recipe, device: torch.device, start: Path | None = Non
     )
     if start is not None:
         restore_network(network, load_checkpoint(start), start)
+    if recipe.network.shared_statistics:
+        share_statistics(network, device)
     return network.to(device)
 
 

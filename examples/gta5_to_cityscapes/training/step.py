@@ -2,31 +2,41 @@
 
 Labelled forward, banks, labelled backward; target forward, matching (the banks already hold this
 step's rows) and adversarial losses, target backward; the discriminator on both; then all optimisers; an averaged
-network follows last.
+network follows last. A step that is cut into parts goes through all labelled ones first, then all of the target: its
+banks are then those of the uncut step when the first target region is matched.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..batches.streams import Samples
 from ..networks import SegmentationNetwork
+from ..networks.shared_statistics import KeptStatistics
+from ..ranks.group import sum_of_ranks, world
 from ..recipes import Recipe
 from ..records.checkpoints import restore_network
 from .optimisers import network_optimiser
-from .terms import Domain, Loss, Passes, compose_terms
+from .replicas import Replicas
+from .terms import Loss, Passes, compose_terms
+from .terms.term import PICTURES
 
 AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class TrainingStep:
-    """The network, its terms and all optimisers; calling it trains once and returns the loss values."""
+    """The network, its terms and all optimisers; calling it trains once and returns the loss values.
+
+    Attributes:
+        skipped: Steps in a row, up to the last, in which fp16 overflowed: they changed nothing but the scale of losses.
+    """
 
     def __init__(self, recipe: Recipe, network: SegmentationNetwork, device: torch.device) -> None:
         self.network = network
@@ -36,33 +46,37 @@ class TrainingStep:
             self.optimisers |= term.optimisers()
         self.looks_at_target = recipe.needs_target
         self.forward_target = any(term.needs_target for term in self.terms)
+        self.pictures = recipe.pictures.batch
         self.device = device
         self.precision = AUTOCAST.get(recipe.precision)
         # Only fp16 can underflow; elsewhere the scaler passes everything through.
-        self.scaler = torch.amp.GradScaler(
-            device.type, enabled=self.precision is torch.float16 and device.type == "cuda"
-        )
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision is torch.float16)
+        self.skipped = 0
+        self.replicas = Replicas(parameter for module in self._modules() for parameter in module.parameters())
+        self.statistics = KeptStatistics(network)
 
-    def __call__(self, passes: Passes) -> dict[str, Tensor]:
-        """Train on these pictures; the losses come back by name, detached and unweighted."""
+    def __call__(self, parts: Sequence[Passes]) -> dict[str, Tensor]:
+        """Train on these pictures of this rank.
+
+        The losses come back by name, detached and unweighted; summed over ranks they are those of the whole step.
+        """
         for optimiser in self.optimisers.values():
             optimiser.zero_grad(set_to_none=True)
+        before = self._buffers() if self.scaler.is_enabled() else []
         record: dict[str, Tensor] = {}
-        with torch.autocast(self.device.type, self.precision, enabled=self.precision is not None):
-            for term in self.terms:
-                term.before(passes)
-        self._forward(passes.labelled)
-        self._backward((loss for term in self.terms for loss in term.on_labelled(passes)), record)
+        with self._autocast():
+            for part in parts:
+                for term in self.terms:
+                    term.before(part)
+        self._share_out(parts)
+        for place, part in enumerate(parts):
+            ends = not self.looks_at_target and place == len(parts) - 1
+            self._backward(part, self._of_labelled(part), record, ends=ends)
+            part.labelled.let_go()
         if self.looks_at_target:
-            if self.forward_target:
-                self._forward(passes.unlabelled)
-            self._backward((loss for term in self.terms for loss in term.on_target(passes)), record)
-            self._backward((loss for term in self.terms for loss in term.on_own_network(passes)), record)
-        for optimiser in self.optimisers.values():
-            self.scaler.step(optimiser)
-        self.scaler.update()
-        for term in self.terms:
-            term.after()
+            for place, part in enumerate(parts):
+                self._target(part, record, ends=place == len(parts) - 1)
+        self._take(before)
         return record
 
     def prepare(self, labelled: Samples) -> None:
@@ -70,19 +84,79 @@ class TrainingStep:
         for term in self.terms:
             term.prepare(labelled)
 
-    def _forward(self, domain: Domain) -> None:
-        with torch.autocast(self.device.type, self.precision, enabled=self.precision is not None):
-            domain.output = self.network(domain.images)
+    def _target(self, part: Passes, record: dict[str, Tensor], *, ends: bool) -> None:
+        own = chain.from_iterable(term.on_own_network(part) for term in self.terms)  # looked at after the target's
+        if ends and world() > 1:  # the pass that sums gradients is one for all modules
+            self._backward(part, chain(self._of_target(part), own), record, ends=True)
+            return
+        self._backward(part, self._of_target(part), record)
+        self._backward(part, own, record)
+        if self.forward_target and not ends:
+            part.unlabelled.let_go()
 
-    def _backward(self, losses: Iterable[Loss], record: dict[str, Tensor]) -> None:
-        total: Tensor | None = None
-        with torch.autocast(self.device.type, self.precision, enabled=self.precision is not None):
-            for loss in losses:
-                record[loss.name] = loss.value.detach()
-                weighted = loss.weight * loss.value
-                total = weighted if total is None else total + weighted
-        if total is not None:
-            self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
+    def _of_labelled(self, part: Passes) -> Iterator[Loss]:
+        part.labelled.output = self.network(part.labelled.images)
+        yield from chain.from_iterable(term.on_labelled(part) for term in self.terms)
+
+    def _of_target(self, part: Passes) -> Iterator[Loss]:
+        if self.forward_target:
+            part.unlabelled.output = self.network(part.unlabelled.images)
+        yield from chain.from_iterable(term.on_target(part) for term in self.terms)
+
+    def _share_out(self, parts: Sequence[Passes]) -> None:
+        """What each part's means count for; a step in one piece needs no word of it."""
+        if world() == len(parts) == 1:
+            return
+        counts = [{name: n for term in self.terms for name, n in term.counts(part).items()} for part in parts]
+        table = torch.stack([torch.stack([*each.values()]) for each in counts]).double()
+        shares = table / sum_of_ranks(table.sum(0)).clamp(min=1)
+        for part, row in zip(parts, shares, strict=True):
+            part.shares = {
+                PICTURES: len(part.labelled.images) / self.pictures,
+                **dict(zip(counts[0], row, strict=True)),
+            }
+
+    def _backward(self, part: Passes, losses: Iterable[Loss], record: dict[str, Tensor], *, ends: bool = False) -> None:
+        def total() -> Tensor | None:
+            """Weighted, each by the part's share; recorded without the weight."""
+            counted: list[Tensor] = []
+            with self._autocast():
+                for loss in losses:
+                    value = loss.value * part.shares[loss.per] if part.shares else loss.value
+                    seen = value.detach()
+                    record[loss.name] = record[loss.name] + seen if loss.name in record else seen
+                    counted.append(self.replicas.factor * loss.weight * value)
+            return sum(counted[1:], counted[0]) if counted else None
+
+        found = self.replicas.last(total) if ends else total()
+        if found is not None:
+            self.scaler.scale(found).backward()  # type: ignore[no-untyped-call]
+
+    def _take(self, before: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """All optimisers step, unless fp16 overflowed: then what the step has changed is put back."""
+        for optimiser in self.optimisers.values():
+            self.scaler.step(optimiser)
+        scale = self.scaler.get_scale()
+        self.scaler.update()
+        if self.scaler.get_scale() < scale:
+            self.skipped += 1
+            for buffer, kept in before:
+                buffer.copy_(kept)
+            return
+        self.skipped = 0
+        self.statistics.average()
+        for term in self.terms:
+            term.after()
+
+    def _buffers(self) -> list[tuple[Tensor, Tensor]]:
+        """Banks, anchors, running statistics: everything that a step changes without an optimiser, and a copy of it."""
+        return [(buffer, buffer.clone()) for module in self._modules() for buffer in module.buffers()]
+
+    def _modules(self) -> list[nn.Module]:
+        return [self.network, *(module for term in self.terms for module in term.modules().values())]
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, self.precision, enabled=self.precision is not None)
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps of all that a step trains or remembers."""

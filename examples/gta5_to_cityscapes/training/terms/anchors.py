@@ -10,19 +10,22 @@ from torch import Tensor, nn
 
 import stuffinstance as si
 
-from ...batches.streams import Samples, as_unit_floats, collate, in_order
+from ...batches.streams import Samples, as_unit_floats, collate
 from ...networks import SegmentationNetwork
+from ...ranks.shares import own_batches
 from ...recipes.settings import Anchors
-from .segmentation import cross_entropy
-from .term import Loss, Passes, Term
+from .segmentation import cross_entropy, labelled_pixels
+from .term import AnchorLabels, Loss, Passes, Term
 
 logger = logging.getLogger(__name__)
+NEAREST_PIXELS, CONFIDENT_PIXELS = "pixels with an anchor's label", "pixels with a confident label"
 
 
 class CategoryAnchoring(Term):
     """One stage: anchors and labels come from the network as the stage begins, which stays as it was.
 
-    The labels are worked out for each step's own target pictures, so none lie on disk.
+    The labels are worked out for each step's own target pictures, so none lie on disk. The distance is a mean over the
+    classes that a part's pictures show, so it alone depends a little on how a step is cut into parts.
     """
 
     needs_target = True
@@ -41,8 +44,12 @@ class CategoryAnchoring(Term):
     def prepare(self, labelled: Samples) -> None:
         """Average the source's class features over all its pictures."""
         self.anchors.reset()
-        for samples in in_order(labelled, self.batch):
-            pictures = collate(samples)
+        for together in own_batches(len(labelled), self.batch, even=True):
+            if not together:  # nothing left for this rank, the others wait for it nevertheless
+                nothing = torch.zeros(0, self.frozen.feature_dim, 1, 1, device=self.device)
+                self.anchors.update(nothing, torch.zeros(0, 1, 1, dtype=torch.long, device=self.device))
+                continue
+            pictures = collate([labelled[i] for i in together])
             seen = self.frozen(as_unit_floats(pictures.images, self.device))
             self.anchors.update(seen.features, pictures.labels.to(self.device).long(), seen.logits)
         found = int(self.anchors.filled.sum())
@@ -61,24 +68,30 @@ class CategoryAnchoring(Term):
         value = self.distance(domain.seen.features, domain.labels, domain.seen.logits)
         return [Loss("anchor_distance_source", value, self.settings.distance_weight)]
 
-    def on_target(self, passes: Passes) -> list[Loss]:
-        domain, ignored = passes.unlabelled, self.space.ignore_index
-        assigned, confident = self._labels(domain.images)
-        logits, weight = domain.seen.logits, self.settings.label_weight
-        value = self.distance(domain.seen.features, assigned, logits)
-        return [
-            Loss("anchor_labels", cross_entropy(logits, assigned, ignored), weight),
-            Loss("confident_labels", cross_entropy(logits, confident, ignored), weight),
-            Loss("anchor_distance_target", value, self.settings.distance_weight),
-        ]
-
     @torch.no_grad()
-    def _labels(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """By the nearest anchor, and by the softmax; both at the features' resolution."""
-        seen = self.frozen(images)
+    def before(self, passes: Passes) -> None:
+        seen = self.frozen(passes.unlabelled.images)
         best = seen.logits.float().softmax(1).max(1)
         confident = torch.where(best.values > self.settings.confidence, best.indices, self.space.ignore_index)
-        return self.anchors.assign(seen.features, self.settings.margin), confident
+        passes.anchored = AnchorLabels(self.anchors.assign(seen.features, self.settings.margin), confident)
+
+    def counts(self, passes: Passes) -> dict[str, Tensor]:
+        labels, ignored = passes.anchor_labels, self.space.ignore_index
+        return {
+            NEAREST_PIXELS: labelled_pixels(labels.nearest, ignored),
+            CONFIDENT_PIXELS: labelled_pixels(labels.confident, ignored),
+        }
+
+    def on_target(self, passes: Passes) -> list[Loss]:
+        labels, ignored = passes.anchor_labels, self.space.ignore_index
+        seen, weight = passes.unlabelled.seen, self.settings.label_weight
+        distance = self.distance(seen.features, labels.nearest, seen.logits)
+        nearest, confident = (cross_entropy(seen.logits, each, ignored) for each in (labels.nearest, labels.confident))
+        return [
+            Loss("anchor_labels", nearest, weight, NEAREST_PIXELS),
+            Loss("confident_labels", confident, weight, CONFIDENT_PIXELS),
+            Loss("anchor_distance_target", distance, self.settings.distance_weight),
+        ]
 
     def modules(self) -> dict[str, nn.Module]:
         return {"anchors": self.anchors, "stage_start": self.frozen}

@@ -4,11 +4,15 @@ A step has moments and a term speaks at those it needs: before anything is compu
 pictures went through the network (``on_labelled``), after the target pictures did (``on_target``), for a term with a
 network of its own, after the segmentation network has its gradients (``on_own_network``), and when all optimisers
 have stepped (``after``). A new method is a new class in this room and one line in ``composition.py``.
+
+A step may be cut into parts, on this process and among others. A loss is a mean, so each part counts by its share of
+what the mean is taken over: pictures, unless the term says something else and counts it (``counts``).
 """
 
 from __future__ import annotations
 
 from abc import ABC
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -19,13 +23,19 @@ from torch.optim import Optimizer
 from ...batches.streams import Samples
 from ...networks import NetworkOutput
 
+PICTURES = "pictures"
+
 
 class Loss(NamedTuple):
-    """One number to minimise, and how much it counts; it is logged without its weight."""
+    """One number to minimise, and how much it counts; it is logged without its weight.
+
+    ``value`` is the mean over a part's ``per``: its pictures, or something that the term counts under that name.
+    """
 
     name: str
     value: Tensor
     weight: float = 1.0
+    per: str = PICTURES
 
 
 @dataclass
@@ -36,6 +46,11 @@ class Domain:
     labels: Tensor  # (B, H, W) int64; for the target these are pseudo-labels, 255 throughout without
     output: NetworkOutput | None = None
     _upsampled: dict[float, Tensor] = field(default_factory=dict)
+
+    def let_go(self) -> None:
+        """After the backward pass: keep the output without its graph, and nothing of picture size."""
+        self.output = self.seen.detached()
+        self._upsampled.clear()
 
     @property
     def seen(self) -> NetworkOutput:
@@ -71,13 +86,23 @@ class TeacherLabels:
 
 
 @dataclass
+class AnchorLabels:
+    """Target labels (B, h, w) of CAG-UDA: by the nearest anchor, and by the softmax."""
+
+    nearest: Tensor
+    confident: Tensor
+
+
+@dataclass
 class Passes:
-    """What a step has computed so far."""
+    """What one part of a step has computed so far; ``shares`` of the whole step, where it is not the whole step."""
 
     step: int
     labelled: Domain
     target: Domain | None = None
     teacher: TeacherLabels | None = None
+    anchored: AnchorLabels | None = None
+    shares: Mapping[str, Tensor | float] = field(default_factory=dict)
 
     @property
     def unlabelled(self) -> Domain:
@@ -93,6 +118,13 @@ class Passes:
             raise RuntimeError("this recipe has no teacher, but one of its terms needs its labels")
         return self.teacher
 
+    @property
+    def anchor_labels(self) -> AnchorLabels:
+        """The labels of a step that has anchors."""
+        if self.anchored is None:
+            raise RuntimeError("this recipe has no anchors, but one of its terms needs their labels")
+        return self.anchored
+
 
 class Term(ABC):  # noqa: B024  a term overrides only the moments it needs
     """One ingredient of a step."""
@@ -104,6 +136,10 @@ class Term(ABC):  # noqa: B024  a term overrides only the moments it needs
 
     def before(self, passes: Passes) -> None:  # noqa: B027
         """Before anything is computed."""
+
+    def counts(self, passes: Passes) -> dict[str, Tensor]:
+        """What its losses are means over, other than pictures: how many of a part's, once ``before`` has spoken."""
+        return {}
 
     def on_labelled(self, passes: Passes) -> list[Loss]:
         """Losses to add before the labelled backward pass; banks are filled here."""

@@ -1,0 +1,1 @@
+"""Several processes that train one network: how they find each other, agree, and share out pictures."""

@@ -1,0 +1,157 @@
+"""The processes of one run, as ``torchrun`` starts them; alone, every function here answers at once.
+
+Objects and flags travel between CPUs (gloo), gradients and the library's rows between GPUs where there are any (NCCL).
+Every rank must come by each of these calls, in the same order; what only one may do, such as writing a file, is done by
+the first.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+Answer = TypeVar("Answer")
+PATIENCE = timedelta(minutes=30)  # for a rank that hangs; of one that dies the others hear at once
+CPU = torch.device("cpu")
+
+
+class RankLostError(RuntimeError):
+    """Another process of the run has ended, or does not answer."""
+
+
+def world() -> int:
+    """How many processes train together; 1 alone."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Which of them this is, from 0."""
+    return dist.get_rank() if world() > 1 else 0
+
+
+def is_first() -> bool:
+    """Whether this is the one that writes files and talks."""
+    return rank() == 0
+
+
+@contextmanager
+def joined(patience: timedelta = PATIENCE) -> Iterator[None]:
+    """Join the processes that ``torchrun`` has started; without it nothing happens.
+
+    Only the first one's standard output is kept: all of them say the same.
+
+    Args:
+        patience: After so long without an answer of another rank a call here raises.
+
+    Raises:
+        RankLostError: In place of what the backend raises when another rank is gone or silent.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2 or not dist.is_torchelastic_launched():
+        yield
+        return
+    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=patience)
+    ended_well = False
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:  # noqa: PTH123  a device, not a path of ours
+        if not is_first():
+            sys.stdout = nowhere
+        try:
+            with others_needed():
+                yield
+            ended_well = True
+        except SystemExit as leaving:
+            ended_well = not leaving.code
+            raise
+        finally:
+            sys.stdout = sys.__stdout__
+            if ended_well:  # else others may be gone, and taking leave of them would take for ever
+                dist.destroy_process_group()
+
+
+@contextmanager
+def others_needed() -> Iterator[None]:
+    """What a backend raises in the block about other ranks says what to do."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, RankLostError) or not _is_about_others(error):
+            raise
+        raise RankLostError(
+            f"rank {rank()} of {world()}: another process of this run has ended, or did not answer "
+            f"({str(error).splitlines()[0][:200]}). Its own message says why; once that is put right, the same command "
+            "goes on from the last checkpoint."
+        ) from error
+
+
+def _is_about_others(error: RuntimeError) -> bool:
+    return world() > 1 and (isinstance(error, dist.DistError) or "gloo" in str(error))
+
+
+def local_device(kind: str) -> torch.device:
+    """The device of this rank: its own GPU of those of its machine, or the CPU that all share."""
+    if kind != "cuda" or world() == 1:
+        return torch.device(kind)
+    index, present = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if index >= present:
+        raise ValueError(
+            f"expected a GPU for each of the processes of this machine, got process {index} (from 0) and {present} "
+            "GPUs. Start torchrun with --nproc-per-node of at most that, or train with --device cpu."
+        )
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
+
+
+def any_rank(flag: bool) -> bool:
+    """Whether it is so on any rank."""
+    if world() == 1:
+        return flag
+    votes = torch.tensor([int(flag)])
+    dist.all_reduce(votes, dist.ReduceOp.MAX)
+    return bool(votes)
+
+
+def wait_for_all() -> None:
+    """Go on when every rank has come this far."""
+    any_rank(False)
+
+
+def from_first(make: Callable[[], Answer]) -> Answer:
+    """What ``make`` gives on the first rank, or raises there, on every rank; the others do not call it."""
+    if world() == 1:
+        return make()
+    said: list[tuple[Answer | None, Exception | None]] = [(None, None)]
+    if is_first():
+        try:
+            said = [(make(), None)]
+        except Exception as error:
+            said = [(None, error)]
+    dist.broadcast_object_list(said, src=0, device=CPU)
+    answer, error = said[0]
+    if error is not None:
+        raise error
+    return answer  # type: ignore[return-value]
+
+
+def of_all_ranks(own: Answer) -> list[Answer]:
+    """What each rank brings, in rank order."""
+    if world() == 1:
+        return [own]
+    brought: list[Answer | None] = [None] * world()
+    dist.all_gather_object(brought, own)
+    return brought  # type: ignore[return-value]
+
+
+def sum_of_ranks(own: Tensor) -> Tensor:
+    """The sum over ranks, the same bits on each; ``own`` itself where there are no others."""
+    if world() == 1:
+        return own
+    total = own.clone()
+    dist.all_reduce(total)
+    return total

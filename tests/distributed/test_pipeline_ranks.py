@@ -1,0 +1,335 @@
+"""The pipeline on several ranks: the same steps as in one process, whatever a step is cut into."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.multiprocessing.spawn import ProcessExitedException
+
+from examples.gta5_to_cityscapes.batches.step_pictures import StepPictures
+from examples.gta5_to_cityscapes.batches.training_data import Folders, open_training_data
+from examples.gta5_to_cityscapes.data import DatasetError
+from examples.gta5_to_cityscapes.experiments.carrying_out import carry_out, label_target
+from examples.gta5_to_cityscapes.experiments.jobs import plan
+from examples.gta5_to_cityscapes.ranks.group import RankLostError, of_all_ranks, sum_of_ranks
+from examples.gta5_to_cityscapes.recipes import Recipe, compose_recipe
+from examples.gta5_to_cityscapes.recipes.settings import PseudoLabels
+from examples.gta5_to_cityscapes.records.run_folder import Result, RunFolder
+from examples.gta5_to_cityscapes.records.stopping import Stopped
+from examples.gta5_to_cityscapes.training.loop import train
+from examples.gta5_to_cityscapes.training.random_draws import draw_apart
+from examples.gta5_to_cityscapes.training.recipe_network import start_network, trained_network
+from examples.gta5_to_cityscapes.training.step import TrainingStep
+from examples.gta5_to_cityscapes.training.terms import Domain, Passes
+from tests.distributed.ranks import on_ranks
+from tests.examples.drawn_streets import write_streets
+
+CPU = torch.device("cpu")
+SMALL = [
+    "running.tensorboard=false",
+    "network.options.width=8",
+    "network.options.feature_dim=8",
+    "evaluation.previews=2",
+    "matching.capacity=2",
+]
+PLAIN = [  # no random draws, and no statistics over a batch: what is left depends on the pictures alone
+    *SMALL,
+    "network.options.norm=group",
+    "augmentation.flip=0",
+    "augmentation.area=[1,1]",
+    "augmentation.stretch=1",
+    "augmentation.colour=0",
+    "augmentation.grey=0",
+    "augmentation.blur=0",
+    "augmentation.noise=0",
+    "optimiser.kind=sgd",
+    "optimiser.lr=0.05",
+    "matching.weight=0.1",
+    "matching.preset=paper",
+    "adversarial.weight=0.1",
+    "anchors.distance_weight=0",
+    "restyle.probability=1",
+    "pictures.batch=5",
+]
+
+
+@pytest.fixture(scope="module")
+def streets(tmp_path_factory: pytest.TempPathFactory) -> Folders:
+    root = tmp_path_factory.mktemp("streets_of_ranks")
+    write_streets(root)
+    return Folders(root / "gta5", root / "cityscapes")
+
+
+@pytest.fixture(scope="module")
+def begun(streets: Folders, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Networks of each kind that know roads from skies, so that there are regions to match."""
+    out = tmp_path_factory.mktemp("begun")
+    starts = {
+        "group": named("source"),
+        "batch": named("source", "network.options.norm=batch"),
+        "auxiliary": named("asn"),
+    }
+    for kind, recipe in starts.items():
+        schedule = recipe.schedule.model_copy(update={"steps": 60, "horizon": 60})
+        recipe = recipe.model_copy(update={"schedule": schedule})
+        train(recipe, RunFolder(out / kind), open_training_data(recipe, streets), device=CPU)
+    return {kind: RunFolder(out / kind).checkpoint for kind in starts}
+
+
+def steps_of(rank: int, recipe: Recipe, folders: Folders, start: dict[str, Path]) -> dict[str, Any]:
+    """Losses of each step, then everything that training has moved; every rank must hold the same bits."""
+    torch.set_num_threads(1)
+    data = open_training_data(recipe, folders)
+    options = recipe.network.options
+    network = start_network(recipe, CPU, start["auxiliary" if "auxiliary" in options else options["norm"]])
+    take_step = TrainingStep(recipe, network, CPU)
+    take_step.network.train()
+    take_step.prepare(data.labelled)
+    draw_apart(recipe.seed)
+    pictures = StepPictures(recipe, data, CPU, {"labelled": 0, "target": 0})
+    history = []
+    for step in range(STEPS):
+        parts = [
+            Passes(step, Domain(*labelled), None if target is None else Domain(*target))
+            for labelled, target in pictures.draw()
+        ]
+        losses = take_step(parts)
+        history.append(dict(zip(losses, sum_of_ranks(torch.stack([*losses.values()])).tolist(), strict=True)))
+    state = flat({name: value for name, value in take_step.state().items() if name != "optimisers"})
+    for other in of_all_ranks(state):
+        assert other.keys() == state.keys()
+        assert all(torch.equal(other[name], value) for name, value in state.items())
+    return {"losses": history, "state": state, "position": pictures.positions}
+
+
+def flat(state: dict[str, Any], prefix: str = "") -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
+    for name, value in state.items():
+        if isinstance(value, dict):
+            found |= flat(value, f"{prefix}{name}.")
+        elif isinstance(value, Tensor):
+            found[prefix + name] = value
+    return found
+
+
+def assert_close(result: dict[str, Any], expected: dict[str, Any]) -> None:
+    """To 1e-6; but the distance of category anchors, a mean over the classes that a part shows, has no weight here."""
+    assert result["position"] == expected["position"]
+    for ours, theirs in zip(result["losses"], expected["losses"], strict=True):
+        compared = [name for name in theirs if not name.startswith("anchor_distance")]
+        assert [ours[name] for name in compared] == pytest.approx(
+            [theirs[name] for name in compared], rel=1e-5, abs=1e-6
+        )
+    assert result["state"].keys() == expected["state"].keys()
+    for name, value in expected["state"].items():
+        torch.testing.assert_close(
+            result["state"][name], value, rtol=1e-5, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+RUNS = [*PLAIN, "optimiser.lr=0.02", "evaluation.batch=1"]
+RECIPES = ("source", "sim", "aa+it+sim", "asn", "advent", "maxsq", "fada", "cag")
+STEPS = 4
+
+
+def named(name: str, *overrides: str) -> Recipe:
+    return compose_recipe(name, "smoke", overrides=[*PLAIN, *overrides])
+
+
+def all_steps(
+    rank: int, folders: Folders, start: dict[str, Path], most_parts: int
+) -> dict[tuple[str, int], dict[str, Any]]:
+    """Every recipe, by name and number of parts; a process takes long to begin."""
+    return {
+        (name, parts): steps_of(rank, named(name, f"running.accumulate={parts}"), folders, start)
+        for name in RECIPES
+        for parts in range(1, most_parts + 1)
+    }
+
+
+@pytest.fixture(scope="module")
+def undisturbed(streets: Folders, begun: dict[str, Path]) -> dict[str, dict[str, Any]]:
+    """One process, uncut steps."""
+    return {name: steps_of(0, named(name), streets, begun) for name in RECIPES}
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_ranks_take_the_steps_of_one_process(
+    ranks: int, streets: Folders, tmp_path: Path, begun: dict[str, Path], undisturbed: dict[str, dict[str, Any]]
+) -> None:
+    for name, expected in undisturbed.items():
+        assert any(losses["segmentation"] > 0 for losses in expected["losses"])
+        assert name != "sim" or any(losses["stuff"] > 0 for losses in expected["losses"])
+    for result in on_ranks(ranks, all_steps, tmp_path, streets, begun, 2 if ranks == 2 else 1):
+        for (name, _), found in result.items():
+            assert_close(found, undisturbed[name])
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_step_in_parts_is_the_step_in_one(
+    name: str, streets: Folders, begun: dict[str, Path], undisturbed: dict[str, dict[str, Any]]
+) -> None:
+    cut = steps_of(0, named(name, "running.accumulate=3"), streets, begun)
+    assert_close(cut, undisturbed[name])
+
+
+def batch_normalised(rank: int, folders: Folders, start: dict[str, Path], shared: bool) -> dict[str, Any]:
+    options = ["network.options.norm=batch", f"network.shared_statistics={str(shared).lower()}"]
+    return steps_of(rank, named("aa+sim", *options), folders, start)
+
+
+def test_shared_statistics_are_those_of_the_whole_step(
+    streets: Folders, tmp_path: Path, begun: dict[str, Path]
+) -> None:
+    expected = batch_normalised(0, streets, begun, True)
+    shared, own = tmp_path / "shared", tmp_path / "own"
+    shared.mkdir()
+    own.mkdir()
+    for result in on_ranks(2, batch_normalised, shared, streets, begun, True):
+        assert_close(result, expected)
+    # Each rank by its own pictures: another result, though the same on both (which steps_of has looked at).
+    result, _ = on_ranks(2, batch_normalised, own, streets, begun, False)
+    assert result["losses"][0]["segmentation"] != pytest.approx(expected["losses"][0]["segmentation"], rel=1e-3)
+
+
+def whole_runs(rank: int, folders: Folders, out: Path, names: tuple[str, ...]) -> list[Result]:
+    """Jobs to the end, first steps and labels included."""
+    torch.set_num_threads(1)
+    done = []
+    for name in names:
+        for job in plan([name], [0], "smoke", out, overrides=RUNS):
+            done.append(carry_out(job, folders, CPU))
+    return done
+
+
+def test_whole_runs_leave_the_same_folder(streets: Folders, tmp_path: Path) -> None:
+    """Evaluation, thresholds, labels and checkpoints; three validation pictures do not go into two ranks evenly."""
+    names = ("aa+it+sim+ssl", "crst", "iast", "aa+it+sym+fused")
+    alone, together, store = (tmp_path / name for name in ("alone", "together", "store"))
+    store.mkdir()
+    expected = whole_runs(0, streets, alone, names)
+    results = on_ranks(2, whole_runs, store, streets, together, names)
+    assert results[0] == results[1]
+    for result, other in zip(results[0], expected, strict=True):
+        assert result.miou == pytest.approx(other.miou, abs=2e-3), result.recipe
+        assert result.entropy == pytest.approx(other.entropy, abs=1e-3)
+    found, wanted = (
+        {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} for folder in (together, alone)
+    )
+    assert found == wanted
+    for name in ("aa+it+sim+ssl", "crst"):
+        manifests = [
+            json.loads((out / name / "seed0/pseudo_labels/manifest.json").read_text()) for out in (alone, together)
+        ]
+        for key in ("thresholds", "kept"):
+            assert manifests[1][key] == pytest.approx(manifests[0][key], abs=0.02), (name, key)
+
+
+def labelled(rank: int, folders: Folders, checkpoint: Path, out: Path, rule: str) -> None:
+    torch.set_num_threads(1)
+    recipe, network, _ = trained_network(checkpoint, CPU)
+    for _ in range(2):  # the second time it only looks
+        label_target(
+            [(recipe, network)],
+            recipe,
+            PseudoLabels(rule=rule),  # type: ignore[arg-type]
+            RunFolder(out),
+            folders,
+            CPU,
+            weights_sha256="weights",
+            tick=lambda done, total: None,
+        )
+
+
+@pytest.mark.parametrize("rule", ["median", "portion"])
+def test_labels_of_one_network_are_the_same_bytes(streets: Folders, tmp_path: Path, rule: str) -> None:
+    (result,) = whole_runs(0, streets, tmp_path / "run", ("source",))
+    assert result.step == 12
+    checkpoint = tmp_path / "run/source/seed0/checkpoints/last.pt"
+    alone, together, store = (tmp_path / name for name in ("alone", "together", "store"))
+    store.mkdir()
+    labelled(0, streets, checkpoint, alone, rule)
+    on_ranks(2, labelled, store, streets, checkpoint, together, rule)
+    files = sorted(path.relative_to(alone) for path in alone.rglob("*") if path.is_file())
+    assert sum(path.suffix == ".png" for path in files) == 4
+    assert files == sorted(path.relative_to(together) for path in together.rglob("*") if path.is_file())
+    for path in files:
+        assert (alone / path).read_bytes() == (together / path).read_bytes(), path
+
+
+def stopped_and_resumed(rank: int, folders: Folders, out: Path) -> Result:
+    """Each rank draws its own crops; a run that was stopped and went on has drawn the same ones."""
+    recipe = compose_recipe("aa+sim+mask", "smoke", overrides=[*SMALL, "pictures.batch=4", "schedule.save_every=4"])
+    data = open_training_data(recipe, folders)
+    with pytest.raises(Stopped):
+        # Only one rank is asked to stop, and all of them do.
+        train(recipe, RunFolder(out / "stopped"), data, device=CPU, stop_after=5 if rank == 1 else None)
+    resumed = train(recipe, RunFolder(out / "stopped"), data, device=CPU)
+    whole = train(recipe, RunFolder(out / "whole"), data, device=CPU)
+    assert resumed.weights_sha256 == whole.weights_sha256
+    return resumed
+
+
+def test_a_stopped_run_of_two_ranks_goes_on_as_it_was(
+    streets: Folders, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = on_ranks(2, stopped_and_resumed, tmp_path, streets, tmp_path)
+    assert first == second
+    # And one process can go on where two stopped; it says that its draws are others.
+    recipe = compose_recipe("aa+sim+mask", "smoke", overrides=[*SMALL, "pictures.batch=4", "schedule.save_every=4"])
+    run = RunFolder(tmp_path / "whole")
+    (run.path / "result.json").unlink()
+    run.checkpoints.earlier[0].replace(run.checkpoint)
+    with caplog.at_level(logging.WARNING):
+        assert train(recipe, run, open_training_data(recipe, streets), device=CPU).step == 12
+    assert "saved by 2 processes, going on with 1" in caplog.text
+
+
+def lose_a_rank(rank: int, folders: Folders, out: Path, how: str) -> str:
+    recipe = compose_recipe(
+        "aa+sim", "smoke", overrides=[*SMALL, "pictures.batch=4", "schedule.steps=2000", "schedule.horizon=2000"]
+    )
+    data = open_training_data(recipe, folders)
+    if rank == 1:
+        take = data.labelled.__class__.__getitem__
+        taken = [0]
+
+        def lost(self: Any, index: int) -> Any:
+            taken[0] += 1
+            if taken[0] > 8:
+                if how == "dies":
+                    os._exit(9)
+                raise DatasetError("street.png: expected a complete picture")
+            return take(self, index)
+
+        data.labelled.__class__.__getitem__ = lost  # type: ignore[method-assign]
+    started = time.monotonic()
+    try:
+        train(recipe, RunFolder(out / how), data, device=CPU)
+    except (RankLostError, DatasetError) as error:
+        (out / f"{how}{rank}.txt").write_text(f"{type(error).__name__} {time.monotonic() - started} {error}")
+        os._exit(3)
+    return "trained to the end"
+
+
+@pytest.mark.parametrize("how", ["dies", "cannot read"])
+def test_a_rank_that_is_lost_stops_the_others_with_a_word(how: str, streets: Folders, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    store.mkdir()
+    with pytest.raises(ProcessExitedException):
+        on_ranks(2, lose_a_rank, store, streets, tmp_path, how)
+    kind, seconds, text = (tmp_path / f"{how}0.txt").read_text().split(maxsplit=2)
+    assert kind == "RankLostError"
+    assert float(seconds) < 60
+    assert "another process of this run has ended" in text
+    assert (tmp_path / how / "recipe.json").is_file()
+    if how == "cannot read":
+        assert "street.png" in (tmp_path / f"{how}1.txt").read_text()
