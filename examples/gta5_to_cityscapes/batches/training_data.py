@@ -19,10 +19,20 @@ from .streams import Samples
 
 @dataclass(frozen=True)
 class Folders:
-    """Where the two data sets lie; where they lie is no part of a recipe."""
+    """Where the two data sets lie; where they lie is no part of a recipe.
+
+    Attributes:
+        source: The labelled data set.
+        target: The data set to adapt to.
+        source_list: Text file that names the source pictures to use, as
+            :func:`~..data.picture_lists.listed_names` reads it; None for all.
+        target_list: The same of the target's training pictures; those that are scored are always all.
+    """
 
     source: Path
     target: Path
+    source_list: Path | None = None
+    target_list: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -49,6 +59,7 @@ def open_labelled(recipe: Recipe, folders: Folders) -> SegmentationDataset:
         split="train",
         space=recipe.label_space,
         size=recipe.pictures.target_size if target else recipe.pictures.source_size,
+        listed=folders.target_list if target else folders.source_list,
     )
 
 
@@ -61,6 +72,7 @@ def open_target(recipe: Recipe, folders: Folders) -> SegmentationDataset:
         space=recipe.label_space,
         size=recipe.pictures.target_size,
         labels=False,
+        listed=folders.target_list,
     )
 
 

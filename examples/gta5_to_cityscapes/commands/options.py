@@ -22,6 +22,13 @@ from ..training.evaluation import Scores
 
 Source = Annotated[Path, typer.Option(help="Folder of the labelled source data set.")]
 Target = Annotated[Path, typer.Option(help="Folder of the target data set.")]
+SourceList = Annotated[
+    Path | None, typer.Option(help="Text file that names the source pictures to use, one a line; all if left out.")
+]
+TargetList = Annotated[
+    Path | None,
+    typer.Option(help="Text file that names the target's training pictures to use, one a line; all if left out."),
+]
 SourceLayout = Annotated[Layout, typer.Option(help="How the source folder is laid out.")]
 TargetLayout = Annotated[Layout, typer.Option(help="How the target folder is laid out.")]
 SizeName = Annotated[str, typer.Option(help="full (the authors'), full-vgg16, small (two CPU cores) or smoke.")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -28,8 +29,10 @@ from .options import (
     SizeName,
     Source,
     SourceLayout,
+    SourceList,
     Target,
     TargetLayout,
+    TargetList,
     Threads,
     checkpoint_file,
     device_named,
@@ -53,6 +56,8 @@ def train(
     out: Out,
     source_layout: SourceLayout = "gta5",
     target_layout: TargetLayout = "cityscapes",
+    source_list: SourceList = None,
+    target_list: TargetList = None,
     size: SizeName = "small",
     seed: Annotated[int, typer.Option(min=0, help="Seed of weights, order and augmentation.")] = 0,
     classes: Classes = "all",
@@ -90,7 +95,7 @@ def train(
                 "aa+it+sim+ssl"
             )
         first_steps = []  # trained elsewhere
-    folders, where = Folders(source, target), device_named(device)
+    folders, where = Folders(source, target, source_list, target_list), device_named(device)
     refuse_another_run(job, folders, from_checkpoint)
     if job.run.result() is not None:
         first_steps = []  # what they were needed for has ended
@@ -112,6 +117,8 @@ def ablation(
     seeds: Annotated[str, typer.Option(help="Seeds set apart by commas.")] = "0",
     source_layout: SourceLayout = "gta5",
     target_layout: TargetLayout = "cityscapes",
+    source_list: SourceList = None,
+    target_list: TargetList = None,
     size: SizeName = "small",
     classes: Classes = "all",
     settings: Set = None,
@@ -124,7 +131,7 @@ def ablation(
     device: Device = "auto",
 ) -> None:
     """Run several recipes and seeds, going on where an earlier call stopped, then write the report."""
-    folders = _folders(source, target, out, generate_city)
+    folders = replace(_folders(source, target, out, generate_city), source_list=source_list, target_list=target_list)
     planned = plan(
         [name.strip() for name in recipes.split(",")],
         numbers(seeds),

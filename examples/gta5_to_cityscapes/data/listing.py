@@ -40,10 +40,11 @@ def pair_files(
     Raises:
         DatasetError: If an image has no label, or an excluded name does not exist.
     """
-    strangers = sorted(set(exclude) - images.keys())
+    left_out = set(exclude)
+    strangers = sorted(left_out - images.keys())
     if strangers:
         raise DatasetError(f"exclude must name pictures of the data set, got {strangers[:5]}. Check the spelling.")
-    names = [name for name in sorted(images) if name not in set(exclude)]
+    names = [name for name in sorted(images) if name not in left_out]
     if labels is None:
         return [PictureFiles(name, images[name], None) for name in names]
     missing = [name for name in names if name not in labels]
