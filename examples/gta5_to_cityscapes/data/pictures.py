@@ -12,6 +12,7 @@ from .errors import DatasetError
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
 MAX_PIXELS = 2**26  # four times the largest street picture in use; a hostile header asks for far more
+_FORMATS = ("PNG", "JPEG")  # told by content: Pillow would also start programs for some that only end in .png
 _COLOUR_MODES = {"RGB", "RGBA", "L", "P"}
 _ID_MODES = {"L", "P"}
 
@@ -21,7 +22,7 @@ def _open(path: Path, max_pixels: int) -> Image.Image:
     try:
         with warnings.catch_warnings():  # the bound below is stricter than Pillow's warning
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            picture = Image.open(path)
+            picture = Image.open(path, formats=_FORMATS)
     except FileNotFoundError as error:
         raise DatasetError(f"{path}: expected a picture, found no file. Check the data set folder.") from error
     except Image.DecompressionBombError as error:

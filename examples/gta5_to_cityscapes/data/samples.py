@@ -71,8 +71,11 @@ class SegmentationDataset(Dataset[Sample]):
         size: tuple[int, int] | None = None,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
-        if size is not None and (len(size) != 2 or min(size) < 1):
-            raise ValueError(f"size must be (height, width), both at least 1, got {size}. Use None to keep sizes.")
+        if size is not None and (len(size) != 2 or min(size) < 1 or size[0] * size[1] > max_pixels):
+            raise ValueError(
+                f"size must be (height, width), both at least 1 and together at most {max_pixels} pixels, got {size}. "
+                "Use None to keep sizes."
+            )
         self.files = list(files)
         self.names = [entry.name for entry in self.files]
         self.space = space
@@ -85,7 +88,8 @@ class SegmentationDataset(Dataset[Sample]):
 
     def leave_out(self, names: Collection[str]) -> None:
         """Go on without these pictures."""
-        self.files = [entry for entry in self.files if entry.name not in set(names)]
+        left_out = set(names)
+        self.files = [entry for entry in self.files if entry.name not in left_out]
         self.names = [entry.name for entry in self.files]
 
     def __len__(self) -> int:
