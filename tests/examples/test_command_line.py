@@ -18,6 +18,7 @@ from examples.gta5_to_cityscapes.batches.training_data import Folders
 from examples.gta5_to_cityscapes.commands import run_commands
 from examples.gta5_to_cityscapes.commands.app import app, main
 from examples.gta5_to_cityscapes.commands.progress_display import ProgressDisplay
+from examples.gta5_to_cityscapes.data import DatasetError
 from examples.gta5_to_cityscapes.experiments import processes
 from examples.gta5_to_cityscapes.experiments.carrying_out import carry_out
 from examples.gta5_to_cityscapes.experiments.city import city_folders
@@ -88,7 +89,68 @@ def test_check_names_pairs_that_do_not_fit(
     told = capsys.readouterr()
     assert "source: picture and label map differ in size: 00002\n" in told.out
     assert "source: 6 pictures (96x48), 5 of them read" in told.out
-    assert "picture's size, 1 are not" in told.err
+    assert "picture's size, 1 is not" in told.err
+
+
+def test_check_names_every_file_that_cannot_be_read_and_goes_on(
+    streets: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = shutil.copytree(streets.source, tmp_path / "gta5")
+    for i in range(7, 19):
+        shutil.copy(source / "images" / "00001.png", source / "images" / f"{i:05}.png")
+        (source / "labels" / f"{i:05}.png").write_bytes(b"not a picture")
+    (source / "images" / "00007.png").write_bytes(b"")
+    torn = source / "labels" / "00003.png"
+    torn.write_bytes(torn.read_bytes()[:-40])
+    target = shutil.copytree(streets.target, tmp_path / "cityscapes")
+    unlabelled = target / "leftImg8bit" / "train" / "tiny" / "tiny_000002_000019_leftImg8bit.png"
+    unlabelled.write_bytes(b"")
+    monkeypatch.setattr("sys.argv", ["x", "check", "--source", str(source), "--target", str(target)])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 1
+    told = capsys.readouterr()
+    shown = told.out.splitlines()
+    assert f"  {unlabelled}: expected" in shown[shown.index("target, training: 1 cannot be read:") + 1]
+    first = shown.index("source: 13 cannot be read:")
+    named = [source / "images" / "00007.png", *(source / "labels" / f"{i:05}.png" for i in range(7, 16))]
+    for line, path in zip(shown[first + 1 : first + 11], named, strict=True):
+        assert line.startswith(f"  {path}: expected a PNG or JPEG picture")
+    assert shown[first + 10].endswith(" and 3 more")
+    decoded = shown.index("source, of 6 decoded: 1 cannot be read:")
+    assert shown[decoded + 1].startswith(f"  {torn}: expected a complete picture")
+    assert "source: 18 pictures (96x48), 5 of them read:" in shown
+    assert "target, validation: 3 pictures (96x48), 3 of them read:" in shown
+    assert "picture's size, 15 are not; training stops at the first" in told.err
+
+
+def test_check_of_a_folder_without_one_readable_label_still_looks_at_the_other(
+    streets: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Colour renderings in place of label ids have whole headers."""
+    source = shutil.copytree(streets.source, tmp_path / "gta5")
+    for path in (source / "labels").iterdir():
+        Image.new("RGB", (96, 48)).save(path)
+    monkeypatch.setattr("sys.argv", ["x", "check", "--source", str(source), "--target", str(streets.target)])
+    with pytest.raises(SystemExit):
+        main()
+    told = capsys.readouterr()
+    assert "source, of 6 decoded: 6 cannot be read:" in told.out
+    assert "00001.png: expected label ids as an 8-bit grey or palette PNG" in told.out
+    assert "0 of them read" not in told.out
+    assert "target, validation: 3 pictures (96x48), 3 of them read:" in told.out
+    assert "picture's size, 6 are not" in told.err
+
+
+def test_pictures_in_another_layout_can_be_labelled(run, streets: Folders, quiet: list[str], tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    run("train", "source", *data(streets), "--size", "smoke", "--out", str(tmp_path), *settings(quiet))
+    words = ["pseudo-label", str(tmp_path / "source" / "seed0"), "--target", str(streets.source)]
+    run(*words, "--target-layout", "gta5", "--out", str(tmp_path / "labels"))
+    labelled = {path.stem for path in (tmp_path / "labels" / "pseudo_labels").glob("*.png")}
+    assert labelled == {f"{i:05}" for i in range(1, 7)}
+    result = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "others")])
+    assert isinstance(result.exception, DatasetError)  # as trained: Cityscapes
+    assert "of the cityscapes layout" in str(result.exception)
 
 
 def test_ablation_skips_what_has_ended_and_resumes_the_rest(

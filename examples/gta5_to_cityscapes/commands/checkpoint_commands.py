@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ..batches.training_data import Folders, open_target
-from ..data import DatasetError, SegmentationDataset, describe, mismatched_pairs, open_dataset
+from ..data import (
+    DatasetError,
+    Layout,
+    SegmentationDataset,
+    UnreadableFile,
+    describe,
+    mismatched_pairs,
+    open_dataset,
+    unreadable_files,
+)
 from ..experiments.carrying_out import label_target, seen_by
 from ..recipes import Recipe, class_names, compose_recipe
 from ..recipes.settings import Layouts, PseudoLabels
@@ -21,8 +31,10 @@ from .options import (
     Device,
     Source,
     SourceLayout,
+    SourceList,
     Target,
     TargetLayout,
+    TargetList,
     Threads,
     checkpoint_file,
     device_named,
@@ -35,6 +47,7 @@ from .progress_display import ProgressDisplay
 SourceOfRestyling = Annotated[
     Path | None, typer.Option("--source", help="Source folder, for a recipe with tt, which restyles the target so.")
 ]
+LISTED = 10  # of the pictures with a fault, the first so many are named
 
 
 def pseudo_label(
@@ -42,6 +55,11 @@ def pseudo_label(
     target: Target,
     out: Annotated[Path, typer.Option(file_okay=False, help="Folder for pseudo_labels/ and thresholds.json.")],
     source: SourceOfRestyling = None,
+    target_layout: Annotated[
+        Layout | None, typer.Option(help="How the target folder is laid out; as trained if left out.")
+    ] = None,
+    source_list: SourceList = None,
+    target_list: TargetList = None,
     quantile: Annotated[float, typer.Option(min=0, max=1, help="Share of a class's pixels below its threshold.")] = 0.5,
     cap: Annotated[float, typer.Option(min=0, max=1, help="No threshold is higher than this.")] = 0.9,
     device: Device = "auto",
@@ -57,13 +75,17 @@ def pseudo_label(
         )
     file = checkpoint_file(checkpoint) or checkpoint
     recipe, network, _ = trained_network(file, where)
+    if target_layout is not None:
+        layouts = recipe.layouts.model_copy(update={"target": target_layout})
+        recipe = recipe.model_copy(update={"layouts": layouts})
+    folders = _folders_for(recipe, source, target, source_list, target_list)
     with ProgressDisplay({"labels": 1.0}) as display:
         kept = label_target(
             [(recipe, network)],
             recipe,
             PseudoLabels(quantile=quantile, cap=cap),
             run,
-            Folders(_source_for(recipe, source, target), target),
+            folders,
             where,
             weights_sha256=digest_of_weights(network.state_dict()),
             tick=lambda done, total: display(Event("labels", done, total)),
@@ -76,6 +98,7 @@ def evaluate(
     target: Target,
     target_layout: TargetLayout = "cityscapes",
     source: SourceOfRestyling = None,
+    source_list: SourceList = None,
     classes: Annotated[
         str | None, typer.Option(help="Classes to score, as `train` takes them; as trained if left out.")
     ] = None,
@@ -110,7 +133,7 @@ def evaluate(
     size = recipe.pictures.target_size
     whole = recipe.evaluation.at == "labels" if at_label_size is None else at_label_size
     opened = open_dataset(target_layout, target, split=split, space=space, size=None if whole else size)
-    folders = Folders(_source_for(recipe, source, target), target)
+    folders = _folders_for(recipe, source, target, source_list)
     dataset = seen_by(recipe, opened, folders)
     with ProgressDisplay({"evaluation": 1.0}) as display:
         scores = evaluate_network(
@@ -133,43 +156,76 @@ def check(
     target: Target,
     source_layout: SourceLayout = "gta5",
     target_layout: TargetLayout = "cityscapes",
+    source_list: SourceList = None,
+    target_list: TargetList = None,
     sample: Annotated[int, typer.Option(min=1, help="Pictures to read of each set.")] = 20,
 ) -> None:
-    """Look at both folders before training: pictures, pairs that do not fit, sizes, classes, undefined ids."""
+    """Look at both folders before training: pictures, unreadable files, pairs that do not fit, sizes, classes, ids."""
     recipe = compose_recipe("aa", "full", layouts=Layouts(source=source_layout, target=target_layout))
-    pictures = len(open_target(recipe, Folders(source, target)))
-    typer.echo(f"target, training: {pictures} pictures (labels are not needed)")
+    training = open_target(recipe, Folders(source, target, source_list, target_list))
+    typer.echo(f"target, training: {len(training)} pictures (labels are not needed)")
+    faulty = _leave_out_faulty("target, training", training)
     space = recipe.label_space
-    misfits = _check_set("source", open_dataset(source_layout, source, space=space), sample)
-    misfits += _check_set("target, validation", open_dataset(target_layout, target, split="val", space=space), sample)
-    if misfits:
+    faulty += _check_set("source", open_dataset(source_layout, source, space=space, listed=source_list), sample)
+    faulty += _check_set("target, validation", open_dataset(target_layout, target, split="val", space=space), sample)
+    if faulty:
         raise DatasetError(
-            f"expected every label map to be of its picture's size, {misfits} are not; training stops at the first "
-            "that it reads. Replace one file of each such pair, or take both out of the folders."
+            "expected every file to be readable and every label map to be of its picture's size, "
+            f"{faulty} {'is' if faulty == 1 else 'are'} not; training stops at the first that it reads. Replace these "
+            "files, or take the pictures and their label maps out of the folders."
         )
 
 
-def _source_for(recipe: Recipe, source: Path | None, target: Path) -> Path:
-    """The source folder; only a network that sees the target restyled as the source needs one."""
+def _folders_for(
+    recipe: Recipe, source: Path | None, target: Path, source_list: Path | None, target_list: Path | None = None
+) -> Folders:
+    """Both folders; only a network that sees the target restyled as the source needs a source."""
+    if source is None and source_list is not None:
+        raise typer.BadParameter(
+            f"--source-list {source_list} names pictures of the source: give --source, the folder that holds them, or "
+            "leave the list out"
+        )
     if source is None and recipe.restyle_target is not None and recipe.restyle_target.in_step:
         raise typer.BadParameter(
             f"recipe {recipe.name} sees target pictures restyled as the source: give --source, the folder it was "
             "trained with"
         )
-    return source or target
+    return Folders(source or target, target, source_list, target_list)
+
+
+def _leave_out_faulty(title: str, dataset: SegmentationDataset) -> int:
+    """Name and leave out the pictures whose headers tell of a fault; the number of faults comes back."""
+    unreadable = unreadable_files(dataset)
+    _print_unreadable(title, unreadable)
+    dataset.leave_out([each.name for each in unreadable])
+    misfits = mismatched_pairs(dataset)
+    if misfits:
+        typer.echo(f"{title}: picture and label map differ in size: {', '.join(misfits[:LISTED])}{_more(misfits)}")
+        dataset.leave_out(misfits)
+    return len(unreadable) + len(misfits)
+
+
+def _print_unreadable(title: str, files: Sequence[UnreadableFile]) -> None:
+    if files:
+        reasons = "\n  ".join(each.reason for each in files[:LISTED])
+        typer.echo(f"{title}: {len(files)} cannot be read:\n  {reasons}{_more(files)}")
+
+
+def _more(found: Sequence[object]) -> str:
+    return f" and {len(found) - LISTED} more" if len(found) > LISTED else ""
 
 
 def _check_set(title: str, dataset: SegmentationDataset, sample: int) -> int:
-    """Print what a data set holds; the number of pairs that cannot be read comes back."""
-    misfits = mismatched_pairs(dataset)
+    """Print what a data set holds; the number of its faults comes back."""
     total = len(dataset)
-    if misfits:
-        more = f" and {len(misfits) - 10} more" if len(misfits) > 10 else ""
-        typer.echo(f"{title}: picture and label map differ in size: {', '.join(misfits[:10])}{more}")
-        dataset.leave_out(misfits)
+    faulty = _leave_out_faulty(title, dataset)
     if not len(dataset):
-        return len(misfits)
+        return faulty
     found = describe(dataset, sample)
+    _print_unreadable(f"{title}, of {found.sampled + len(found.unreadable)} decoded", found.unreadable)
+    faulty += len(found.unreadable)
+    if not found.sampled:
+        return faulty
     sizes = ", ".join(f"{width}x{height}" for height, width in found.sizes)
     typer.echo(f"{title}: {total} pictures ({sizes}), {found.sampled} of them read:")
     for name, pixels in found.pixels.items():
@@ -177,4 +233,4 @@ def _check_set(title: str, dataset: SegmentationDataset, sample: int) -> int:
         typer.echo(f"  {name:<14} {amount}")
     if found.unknown_ids:
         typer.echo(f"  ids that the layout does not define, ignored (id: pixels): {found.unknown_ids}")
-    return len(misfits)
+    return faulty

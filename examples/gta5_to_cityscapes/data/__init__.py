@@ -1,7 +1,7 @@
 """Readers for GTA5, SYNTHIA and Cityscapes in the folder layouts they are published in."""
 
 from .errors import DatasetError
-from .inspection import DatasetSummary, describe, mismatched_pairs
+from .inspection import DatasetSummary, UnreadableFile, describe, mismatched_pairs, unreadable_files
 from .opening import Layout, open_dataset
 from .pictures import read_id_map, read_image
 from .samples import Sample, SegmentationDataset, picture_tensor
@@ -12,10 +12,12 @@ __all__ = [
     "Layout",
     "Sample",
     "SegmentationDataset",
+    "UnreadableFile",
     "describe",
     "mismatched_pairs",
     "open_dataset",
     "picture_tensor",
     "read_id_map",
     "read_image",
+    "unreadable_files",
 ]

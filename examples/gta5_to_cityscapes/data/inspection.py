@@ -2,11 +2,20 @@
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
+from .errors import DatasetError
 from .pictures import picture_size
 from .samples import SegmentationDataset
+
+
+class UnreadableFile(NamedTuple):
+    """A picture or label map that cannot be read: whose it is, and what the reader says, which names the file."""
+
+    name: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -15,7 +24,8 @@ class DatasetSummary:
 
     Attributes:
         pictures: Number of pictures in the data set.
-        sampled: Number of pictures looked at.
+        sampled: Number of pictures read.
+        unreadable: Pictures of the sample that could not be read.
         sizes: Stored (height, width) of the sampled pictures.
         pixels: Pixels per class name; classes never seen are listed with 0.
         pictures_with: Sampled pictures per class name that hold the class.
@@ -25,6 +35,7 @@ class DatasetSummary:
 
     pictures: int
     sampled: int
+    unreadable: list[UnreadableFile]
     sizes: dict[tuple[int, int], int]
     pixels: dict[str, int]
     pictures_with: dict[str, int]
@@ -39,6 +50,8 @@ class DatasetSummary:
 def describe(dataset: SegmentationDataset, sample: int = 50) -> DatasetSummary:
     """Read ``sample`` pictures, spread evenly over the data set, and count their classes.
 
+    Those that cannot be read are named and passed over.
+
     Args:
         dataset: Pixels are counted at its ``size``. Its own ``unknown_ids`` is left as it was.
         sample: Pictures to read, at least 1; all of them when the data set has no more.
@@ -50,9 +63,14 @@ def describe(dataset: SegmentationDataset, sample: int = 50) -> DatasetSummary:
     pixels = np.zeros(256, dtype=np.int64)
     pictures_with = np.zeros(256, dtype=np.int64)
     sizes: Counter[tuple[int, int]] = Counter()
+    unreadable: list[UnreadableFile] = []
     before = Counter(dataset.unknown_ids)
     for index in indices:
-        histogram = np.bincount(dataset[index].labels.numpy().ravel(), minlength=256)
+        try:
+            histogram = np.bincount(dataset[index].labels.numpy().ravel(), minlength=256)
+        except DatasetError as error:
+            unreadable.append(UnreadableFile(dataset.names[index], str(error)))
+            continue
         pixels += histogram
         pictures_with += histogram > 0
         sizes[picture_size(dataset.files[index].image, dataset.max_pixels)] += 1
@@ -61,13 +79,30 @@ def describe(dataset: SegmentationDataset, sample: int = 50) -> DatasetSummary:
     names = dataset.space.names
     return DatasetSummary(
         pictures=len(dataset),
-        sampled=count,
+        sampled=count - len(unreadable),
+        unreadable=unreadable,
         sizes=dict(sizes.most_common()),
         pixels={name: int(pixels[i]) for i, name in enumerate(names)},
         pictures_with={name: int(pictures_with[i]) for i, name in enumerate(names)},
         ignored=int(pixels[dataset.space.ignore_index]),
         unknown_ids=dict(sorted(unknown.items())),
     )
+
+
+def unreadable_files(dataset: SegmentationDataset) -> list[UnreadableFile]:
+    """Files of which not even the header can be read, all of them: where reading would stop at the first.
+
+    What is damaged further on only shows when it is decoded, as :func:`describe` does.
+    """
+    found = []
+    for entry in dataset.files:
+        for path in (entry.image, entry.labels):
+            try:
+                if path is not None:
+                    picture_size(path, dataset.max_pixels)
+            except DatasetError as error:
+                found.append(UnreadableFile(entry.name, str(error)))
+    return found
 
 
 def mismatched_pairs(dataset: SegmentationDataset) -> list[str]:
