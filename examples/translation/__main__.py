@@ -16,7 +16,7 @@ from examples.gta5_to_cityscapes.data import DatasetError, SegmentationDataset, 
 from examples.gta5_to_cityscapes.records.checkpoints import CheckpointError, digest_of_weights
 from examples.gta5_to_cityscapes.records.run_folder import RunFolderError
 from examples.gta5_to_cityscapes.records.stopping import Stopped
-from examples.gta5_to_cityscapes.records.written_files import read_json
+from examples.gta5_to_cityscapes.records.written_files import DamagedFileError, FullDiskError, read_json
 
 from .applying import NOTE, write_restyled
 from .comparing import STATISTICS, spread, write_sheet
@@ -28,6 +28,15 @@ from .training import train as train_translation
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_show_locals=False)
 DEFAULTS = Settings()
+EXPECTED = (
+    CheckpointError,
+    DamagedFileError,
+    DatasetError,
+    FileNotFoundError,
+    FloatingPointError,
+    FullDiskError,
+    RunFolderError,
+)
 
 Source = Annotated[Path, typer.Option(help="Source folder, in GTA5's layout.")]
 Target = Annotated[Path, typer.Option(help="Target folder, in Cityscapes' layout.")]
@@ -195,7 +204,7 @@ def main() -> None:
     """Run a command; what a person can put right is told without a traceback."""
     try:
         app()
-    except (CheckpointError, DatasetError, FileNotFoundError, FloatingPointError, RunFolderError) as error:
+    except EXPECTED as error:
         typer.echo(f"{typer.style('error:', fg='red')} {error}", err=True)
         sys.exit(1)
     except Stopped as stop:

@@ -12,12 +12,8 @@ from typing import Any
 import torch
 
 from examples.gta5_to_cityscapes.data import SegmentationDataset
-from examples.gta5_to_cityscapes.records.checkpoints import (
-    CheckpointError,
-    load_checkpoint,
-    save_checkpoint,
-    seed_everything,
-)
+from examples.gta5_to_cityscapes.records.checkpoints import CheckpointError, load_checkpoint, seed_everything
+from examples.gta5_to_cityscapes.records.kept_checkpoints import KeptCheckpoints
 from examples.gta5_to_cityscapes.records.metrics import Metrics
 from examples.gta5_to_cityscapes.records.run_folder import RunFolderError, differences
 from examples.gta5_to_cityscapes.records.stopping import Stopped, StopRequest
@@ -30,6 +26,7 @@ from .step import Segment, TranslationStep
 
 LOG_EVERY = 20
 SAVE_EVERY = 100
+KEPT_CHECKPOINTS = 2  # the last one, and the one before for when that is damaged
 
 Tell = Callable[[int, int, str], None]  # (done, in all, remark)
 
@@ -49,13 +46,13 @@ def train(
     tell: Tell = untold,
     stop_after: int | None = None,
 ) -> Path:
-    """Train to the last step, going on from the checkpoint in ``out`` where there is one.
+    """Train to the last step, going on from the last whole checkpoint in ``out`` where there is one.
 
     Args:
         settings: What to train.
         source: Source pictures at ``settings.size``; labels are not looked at.
         target: Target pictures likewise.
-        out: Folder for ``settings.json``, ``metrics.jsonl`` and ``last.pt``.
+        out: Folder for ``settings.json``, ``metrics.jsonl``, ``last.pt`` and, named after its step, the one before.
         device: Where to compute.
         segment: The frozen segmentation that ``settings.segmentation`` names.
         tell: Told how far it is.
@@ -67,6 +64,8 @@ def train(
     Raises:
         RunFolderError: If ``out`` holds a translation of other settings or pictures.
         Stopped: After Ctrl-C, once the state is saved.
+        CheckpointError: If there are checkpoints, all of them damaged.
+        FullDiskError: If there is no room for what is written.
         FloatingPointError: If a loss is no longer finite; the last checkpoint is kept.
     """
     if (segment is None) != (settings.segmentation is None):
@@ -103,15 +102,16 @@ class _Training:
         tell: Tell,
     ) -> None:
         self.settings, self.device, self.tell = settings, device, tell
-        self.checkpoint = out / "last.pt"
+        self.checkpoints = KeptCheckpoints(out)
         self.source = StepPictures(source, settings, DOMAINS["source"])
         self.target = StepPictures(target, settings, DOMAINS["target"])
         seed_everything(settings.seed)
         self.take_step = TranslationStep(settings, segment).to(device)
         self.step = 0
         self.seconds = 0.0
-        if self.checkpoint.exists():
-            self._resume()
+        self.saved_at: int | None = None
+        if (saved := self.checkpoints.load()) is not None:
+            self._resume(saved)
         self.metrics = Metrics(out / "metrics.jsonl", None, self.step)
 
     def run_to_the_end(self, request: StopRequest, stop_after: int | None) -> Path:
@@ -138,10 +138,10 @@ class _Training:
                     self._save()
                 if stop:
                     raise Stopped(
-                        f"stopped at step {self.step} of {total}, saved in {self.checkpoint}. "
+                        f"stopped at step {self.step} of {total}, saved in {self.checkpoints.newest}. "
                         "Give the same command again to go on."
                     )
-            return self.checkpoint
+            return self.checkpoints.newest
         finally:
             self.metrics.close()
 
@@ -155,8 +155,7 @@ class _Training:
         return values
 
     def _save(self) -> None:
-        save_checkpoint(
-            self.checkpoint,
+        self.checkpoints.save(
             {
                 "translation": self.settings.as_plain(),
                 "step": self.step,
@@ -164,19 +163,22 @@ class _Training:
                 "networks": self.take_step.state_dict(),
                 "optimisers": {name: each.state_dict() for name, each in self.take_step.optimisers.items()},
             },
+            keep=KEPT_CHECKPOINTS,
+            replaced=self.saved_at,
         )
+        self.saved_at = self.step
 
-    def _resume(self) -> None:
-        saved = load_checkpoint(self.checkpoint)
+    def _resume(self, saved: dict[str, Any]) -> None:
         if saved.get("translation") != self.settings.as_plain():
             raise CheckpointError(
-                f"checkpoint {self.checkpoint}: expected one of the translation in its folder's settings.json, "
+                f"checkpoint {self.checkpoints.newest}: expected one of the translation in its folder's settings.json, "
                 "it is of another. Delete it; the training will start again."
             )
         self.take_step.load_state_dict(saved["networks"])
         for name, optimiser in self.take_step.optimisers.items():
             optimiser.load_state_dict(saved["optimisers"][name])
         self.step, self.seconds = int(saved["step"]), float(saved["seconds"])
+        self.saved_at = self.step
 
 
 def _claim(out: Path, settings: Settings, source: SegmentationDataset, target: SegmentationDataset) -> None:

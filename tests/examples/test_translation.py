@@ -227,6 +227,28 @@ def test_resuming_equals_never_having_stopped(streets: Folders, tmp_path: Path, 
     assert not list(parts.glob("*.part"))
 
 
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(
+    streets: Folders, tmp_path: Path, checkpoint: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for stop in (2, 3, 5):
+        with pytest.raises(Stopped):
+            train(TINY, *opened(streets), tmp_path, device=CPU, stop_after=stop)
+    assert sorted(path.name for path in tmp_path.glob("*.pt")) == ["last.pt", "step000003.pt"]
+    content = (tmp_path / "last.pt").read_bytes()
+    (tmp_path / "last.pt").write_bytes(content[: len(content) // 2])
+    second = load_checkpoint(train(TINY, *opened(streets), tmp_path, device=CPU))
+    assert "going on from the one before, of step 3" in caplog.text
+    assert (tmp_path / "last.pt.damaged").is_file()
+    first = load_checkpoint(checkpoint)
+    for each in (first, second):
+        each.pop("seconds")
+    assert_same(first, second, "checkpoint")
+    for path in tmp_path.glob("*.pt"):
+        path.write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"could not read any: last\.pt .*; step000003\.pt"):
+        train(TINY, *opened(streets), tmp_path, device=CPU)
+
+
 def test_a_folder_of_other_settings_is_refused(streets: Folders, checkpoint: Path, tmp_path: Path) -> None:
     source, target = opened(streets)
     other = Settings.from_plain(TINY.as_plain() | {"seed": 1})
