@@ -140,4 +140,4 @@ def _through_jpeg(picture: Bytes, quality: int) -> Bytes:
     """Block artefacts and half-resolution chroma, as compressed video has them."""
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "JPEG", quality=quality, subsampling=2)
-    return np.array(Image.open(buffer))
+    return np.array(Image.open(buffer, formats=("JPEG",)))

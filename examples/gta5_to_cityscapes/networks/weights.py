@@ -185,7 +185,9 @@ def _read(path: Path) -> Any:
             f"{path}: expected tensors only; it holds other objects or is no weights file. Nothing was run. "
             f"{_ADVICE} ({_first_line(error)})"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except (MemoryError, PermissionError):  # the file may well be whole
+        raise
+    except Exception as error:  # torch.load raises many kinds for one thing: this file cannot be used
         raise _unreadable(path, error) from error
 
 

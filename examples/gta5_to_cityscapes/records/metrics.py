@@ -30,7 +30,7 @@ class Metrics:
             try:
                 if json.loads(text)["step"] <= last_step:
                     kept.append(text)
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 continue  # half a line, from a run that was stopped while writing
         with written_beside(path) as beside:
             beside.write_text("".join(f"{text}\n" for text in kept), encoding="utf-8")

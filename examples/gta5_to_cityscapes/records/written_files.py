@@ -100,7 +100,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # nested too deeply
         raise DamagedFileError(
             f"{path}: expected one JSON object, could not read it ({error}). Delete the file, or its run folder."
         ) from error

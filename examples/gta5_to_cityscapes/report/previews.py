@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import math
+import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 import stuffinstance as si
 
+from ..data.pictures import MAX_PIXELS
 from .results import Experiment, Run
 
 Pixels = NDArray[np.uint8]
@@ -53,11 +57,25 @@ def read_previews(run: Run) -> dict[str, Preview]:
     found = {}
     for path in sorted((run.folder / "previews").glob("*.npz"), key=lambda p: (len(p.stem), p.stem)):
         try:
-            with np.load(path, allow_pickle=False) as arrays:
-                found[path.stem] = Preview(path.stem, arrays["image"], arrays["labels"], arrays["prediction"])
-        except (OSError, ValueError, KeyError):
+            with zipfile.ZipFile(path) as arrays:
+                image, *maps = (_bytes_of(arrays, name) for name in ("image", "labels", "prediction"))
+        except (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error):
             continue
+        if {each.shape for each in maps} == {image.shape[:2]} and image.shape[2:] == (3,):
+            found[path.stem] = Preview(path.stem, image, *maps)
     return found
+
+
+def _bytes_of(arrays: zipfile.ZipFile, name: str) -> Pixels:
+    """An array of bytes out of an ``.npz``. Its header bounds what is unpacked: an archive may claim any size."""
+    with arrays.open(f"{name}.npy") as file:
+        if np.lib.format.read_magic(file) != (1, 0):
+            raise ValueError(f"{name}: expected version 1.0 of the format, as numpy writes arrays of bytes.")
+        shape, by_columns, dtype = np.lib.format.read_array_header_1_0(file)
+        if dtype != np.uint8 or math.prod(shape) > 3 * MAX_PIXELS:
+            raise ValueError(f"{name}: expected at most {3 * MAX_PIXELS} bytes, got {dtype} {shape}.")
+        content = np.frombuffer(file.read(math.prod(shape)), np.uint8)
+    return content.reshape(shape, order="F" if by_columns else "C")
 
 
 def best_known(experiment: Experiment, recipe: str | None, *, seed: int | None = None) -> Run | None:

@@ -194,7 +194,7 @@ def _json(path: Path, where: str, problems: list[str]) -> dict[str, Any]:
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         problems.append(f"{where}: {path.name} cannot be read ({error}); it is treated as absent.")
         return {}
     if not isinstance(content, dict):
@@ -221,7 +221,7 @@ def _metrics(
                 training[int(line["step"])] = {
                     key: number for key, value in line.items() if (number := _number(value)) is not None
                 }
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             damaged += 1  # a run stopped while writing leaves half a line behind
     if damaged:
         problems.append(f"{where}: {damaged} line(s) of {path.name} cannot be read and are left out.")
