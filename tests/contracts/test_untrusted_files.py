@@ -226,7 +226,7 @@ HOSTILE_PICTURES = {
     "palette, too large": png(10_000, 10_000, colour=3),
     "text that unpacks to 50 MB": png(8, 8, more=b"a\0\0" + zlib.compress(bytes(50_000_000))),
     "a program for a printer": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n",
-    "bitmap": b"BM" + struct.pack("<IHHIIiiHHIIiiII", 54, 0, 0, 54, 40, 9_999, 9_999, 1, 24, 0, 0, 0, 0, 0, 0),
+    "bitmap": b"BM" + struct.pack("<IHHIIiiHHIIiiII", 54, 0, 0, 54, 40, 8, 8, 1, 24, 0, 0, 0, 0, 0, 0),
 }
 
 
@@ -306,7 +306,9 @@ def npy(array: np.ndarray, shape: tuple[int, ...] | None = None, **options: bool
     return buffer.getvalue()
 
 
-def test_previews_of_others_are_bounded_and_damaged_ones_left_out(tmp_path: Path) -> None:
+def test_previews_of_others_are_bounded_and_damaged_ones_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "sim" / "seed0" / "previews"
     folder.mkdir(parents=True)
     labels, image = npy(np.zeros((4, 6), np.uint8)), npy(np.zeros((4, 6, 3), np.uint8))
@@ -332,6 +334,8 @@ def test_previews_of_others_are_bounded_and_damaged_ones_left_out(tmp_path: Path
     assert list(found) == ["0", "10"]
     assert np.array_equal(found["10"].labels, np.arange(24).reshape(4, 6))
     assert not (tmp_path / "mark").exists()
+    monkeypatch.setattr("examples.gta5_to_cityscapes.report.previews.MAX_PIXELS", 23)  # one less than they have
+    assert read_previews(read_run(folder.parent, recipe="sim", seed=0)) == {}
 
 
 def test_json_that_is_nested_without_end_is_damage(tmp_path: Path) -> None:
