@@ -28,6 +28,7 @@ def listed_names(file: Path, root: Path, pictures: Sequence[PictureFiles]) -> se
             or a line leads out of the data folder, be it in words or over symbolic links.
     """
     places = _places(root, pictures)
+    inside = Path(os.path.realpath(root))
     lines: dict[str, int] = {}
     absent: list[str] = []
     twice: list[str] = []
@@ -44,7 +45,7 @@ def listed_names(file: Path, root: Path, pictures: Sequence[PictureFiles]) -> se
         elif picture.name in lines:
             twice.append(f"{where}, the same picture as line {lines[picture.name]}")
         else:
-            _refuse_links_out(f"{file}, {where}", picture.image, root)
+            _refuse_links_out(f"{file}, {where}", picture.image, inside)
             lines[picture.name] = number
     if absent:
         raise DatasetError(
@@ -65,8 +66,8 @@ def listed_names(file: Path, root: Path, pictures: Sequence[PictureFiles]) -> se
     return set(lines)
 
 
-def _refuse_links_out(where: str, picture: Path, root: Path) -> None:
-    inside, real = (Path(os.path.realpath(path)) for path in (root, picture))  # links in a circle stay what they are
+def _refuse_links_out(where: str, picture: Path, inside: Path) -> None:
+    real = Path(os.path.realpath(picture))  # links in a circle stay what they are: an error once they are read
     if not real.is_relative_to(inside):
         raise DatasetError(
             f"{where}: expected a picture that lies in {inside}, symbolic links lead it to {real}. Give the folder "
