@@ -294,6 +294,8 @@ def test_bad_arguments_are_named(tmp_path: Path) -> None:
         open_dataset("gta5", tmp_path, split="val")
     with pytest.raises(ValueError, match="size must be"):
         open_dataset("gta5", tmp_path, size=(0, 10))
+    with pytest.raises(ValueError, match=r"together at most 67108864 pixels, got \(8192, 8193\)"):
+        open_dataset("gta5", tmp_path, size=(8192, 8193))
     with pytest.raises(DatasetError, match=r"exclude .*'nobody'"):
         open_dataset("gta5", tmp_path, exclude=["nobody"])
     with pytest.raises(ValueError, match="space has none of the classes"):
