@@ -1,6 +1,5 @@
 """Lists: text files, often from others, that name the pictures of a data set to keep, one a line."""
 
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -16,7 +15,8 @@ def listed_names(file: Path, root: Path, pictures: Sequence[PictureFiles]) -> se
 
     A line is a picture's path in the data folder (``images/00001.png``), the end of it from any folder on
     (``aachen/aachen_000000_000019_leftImg8bit.png``, ``00001.png``), or the picture's name (``00001``). Lines are
-    compared with the files that were found there and never opened as paths. Empty lines are passed over.
+    compared with the files that were found there and never opened as paths, so a list leads nowhere that the owner of
+    the folder, with links to where the pictures lie, has not led. Empty lines are passed over.
 
     Args:
         file: The list, UTF-8.
@@ -25,10 +25,9 @@ def listed_names(file: Path, root: Path, pictures: Sequence[PictureFiles]) -> se
 
     Raises:
         DatasetError: If the list is no text or too large, is empty, names a picture twice or one that is not there,
-            or a line leads out of the data folder, be it in words or over symbolic links.
+            or a line leads out of the data folder.
     """
     places = _places(root, pictures)
-    inside = Path(os.path.realpath(root))
     lines: dict[str, int] = {}
     absent: list[str] = []
     twice: list[str] = []
@@ -45,7 +44,6 @@ def listed_names(file: Path, root: Path, pictures: Sequence[PictureFiles]) -> se
         elif picture.name in lines:
             twice.append(f"{where}, the same picture as line {lines[picture.name]}")
         else:
-            _refuse_links_out(f"{file}, {where}", picture.image, inside)
             lines[picture.name] = number
     if absent:
         raise DatasetError(
@@ -64,15 +62,6 @@ def listed_names(file: Path, root: Path, pictures: Sequence[PictureFiles]) -> se
             "all pictures."
         )
     return set(lines)
-
-
-def _refuse_links_out(where: str, picture: Path, inside: Path) -> None:
-    real = Path(os.path.realpath(picture))  # links in a circle stay what they are: an error once they are read
-    if not real.is_relative_to(inside):
-        raise DatasetError(
-            f"{where}: expected a picture that lies in {inside}, symbolic links lead it to {real}. Give the folder "
-            "where the pictures lie as the data folder, put copies in place of the links, or use no list."
-        )
 
 
 def _places(root: Path, pictures: Sequence[PictureFiles]) -> Mapping[tuple[str, ...], PictureFiles]:

@@ -1,0 +1,108 @@
+"""Half precision: a step that overflows leaves everything as it was, and a run goes on past it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from examples.gta5_to_cityscapes.batches.training_data import Folders, open_training_data
+from examples.gta5_to_cityscapes.recipes import compose_recipe
+from examples.gta5_to_cityscapes.records.run_folder import RunFolder
+from examples.gta5_to_cityscapes.training import loop
+from examples.gta5_to_cityscapes.training.loop import train
+from examples.gta5_to_cityscapes.training.step import TrainingStep
+from examples.gta5_to_cityscapes.training.terms import Domain, Passes
+from examples.gta5_to_cityscapes.training.terms.matching import StuffInstanceAlignment
+
+from .made_steps import CPU, made_step
+
+
+def state_of(step: TrainingStep) -> dict[str, Tensor]:
+    """Parameters and buffers of all that a step changes, copied."""
+    modules = {"network": step.network, **{n: m for term in step.terms for n, m in term.modules().items()}}
+    return {f"{n}.{key}": value.clone() for n, m in modules.items() for key, value in m.state_dict().items()}
+
+
+def changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
+    return {name for name, value in before.items() if not torch.equal(value, after[name])}
+
+
+def fresh(passes: Passes) -> Passes:
+    """The same pictures, not seen yet."""
+    labelled, target = passes.labelled, passes.unlabelled
+    return Passes(0, Domain(labelled.images, labelled.labels), Domain(target.images, target.labels))
+
+
+@pytest.fixture
+def banked(quiet: list[str]) -> tuple[TrainingStep, Passes]:
+    """A step in fp16 whose source regions reach the banks."""
+    options = [*quiet, "precision=float16", "matching.agreement=false", "teacher.alpha=0.5"]
+    step, passes = made_step(compose_recipe("aa+sim+mask", "smoke", overrides=options))
+    with torch.no_grad():
+        step.network.head.branches[0].bias[0] = 10.0  # everything is predicted as road, and is road
+    passes.labelled.labels.zero_()
+    return step, passes
+
+
+def test_a_step_that_overflows_changes_nothing_but_the_scale(banked: tuple[TrainingStep, Passes]) -> None:
+    step, passes = banked
+    before = state_of(step)
+    step.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60)
+    for skipped in (1, 2):
+        step([fresh(passes)])
+        assert step.skipped == skipped
+        assert step.scaler.get_scale() == 2.0 ** (60 - skipped)
+        assert changed(before, state_of(step)) == set()
+
+    step.scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
+    step([fresh(passes)])
+    assert step.skipped == 0
+    moved = changed(before, state_of(step))
+    assert {"sim.stuff_bank.written", "sim.stuff_bank.features", "teacher.steps"} <= moved
+    assert any(name.endswith("running_mean") for name in moved)
+    assert any(name.startswith("discriminator.") for name in moved)
+
+
+def test_bank_rows_of_half_precision_are_float32_means(banked: tuple[TrainingStep, Passes]) -> None:
+    """The features are fp16; their mean is summed in float32 and kept so."""
+    step, passes = banked
+    step.scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
+    step([passes])
+    (bank,) = (term.sim.stuff_bank for term in step.terms if isinstance(term, StuffInstanceAlignment))
+    assert bank.features.dtype == torch.float32
+    seen = passes.labelled.seen.features
+    assert seen.dtype == torch.float16
+    torch.testing.assert_close(bank.features[0, 0], seen[0].float().mean((1, 2)), rtol=1e-5, atol=1e-6)
+
+
+def test_a_run_in_fp16_goes_on_past_overflows_and_over_an_interruption(
+    streets: Folders, tmp_path: Path, quiet: list[str]
+) -> None:
+    options = [*quiet, "precision=float16", "schedule.save_every=3", "schedule.log_every=1"]
+    recipe = compose_recipe("aa+sim", "smoke", overrides=options)
+    whole = train(recipe, RunFolder(tmp_path / "whole"), open_training_data(recipe, streets), device=CPU)
+    run = RunFolder(tmp_path / "cut")
+    with pytest.raises(loop.Stopped):
+        train(recipe, run, open_training_data(recipe, streets), device=CPU, stop_after=4)
+    again = train(recipe, run, open_training_data(recipe, streets), device=CPU)
+    assert again.weights_sha256 == whole.weights_sha256
+    lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    assert all(torch.isfinite(torch.tensor(line["loss/segmentation"])) for line in lines if line["kind"] == "train")
+
+
+def test_overflow_without_end_ends_the_run(
+    streets: Folders, tmp_path: Path, quiet: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "SKIPS_TO_BEAR", 3)
+    options = [*quiet, "precision=float16", "schedule.log_every=1"]
+    recipe = compose_recipe("source", "smoke", overrides=options)
+    monkeypatch.setattr(
+        "examples.gta5_to_cityscapes.training.terms.segmentation.cross_entropy",
+        lambda logits, labels, ignored: logits.float().sum() * float("inf"),
+    )
+    with pytest.raises(FloatingPointError, match=r"step 3: loss segmentation is no longer a finite number"):
+        train(recipe, RunFolder(tmp_path / "run"), open_training_data(recipe, streets), device=CPU)
