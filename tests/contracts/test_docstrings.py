@@ -13,13 +13,15 @@ import pytest
 import torch
 
 import stuffinstance
+from stuffinstance import drawing
 
 MODULES = sorted({"stuffinstance", *(m.name for m in pkgutil.walk_packages(stuffinstance.__path__, "stuffinstance."))})
-CALLABLES = [
-    name
-    for name in stuffinstance.__all__
-    if inspect.isfunction(getattr(stuffinstance, name)) or inspect.isclass(getattr(stuffinstance, name))
-]
+CALLABLES = {
+    name: thing
+    for room in (stuffinstance, drawing)
+    for name in room.__all__
+    if inspect.isfunction(thing := getattr(room, name)) or inspect.isclass(thing)
+}
 OPTIONAL_PACKAGES = {"cc3d", "triton"}
 # Results and errors.
 WITHOUT_EXAMPLE = {
@@ -49,7 +51,7 @@ def test_examples_run(name: str) -> None:
 
 @pytest.mark.parametrize("name", CALLABLES)
 def test_public_objects_have_an_example(name: str) -> None:
-    text = inspect.getdoc(getattr(stuffinstance, name)) or ""
+    text = inspect.getdoc(CALLABLES[name]) or ""
     assert text
     if name not in WITHOUT_EXAMPLE:
         assert "Example:" in text
@@ -58,15 +60,15 @@ def test_public_objects_have_an_example(name: str) -> None:
 
 @pytest.mark.parametrize("name", [n for n in CALLABLES if n not in WITHOUT_EXAMPLE])
 def test_every_argument_is_explained(name: str) -> None:
-    thing = getattr(stuffinstance, name)
+    thing = CALLABLES[name]
     text = inspect.getdoc(thing) or ""
     for parameter in inspect.signature(thing).parameters:
         assert re.search(rf"^\s*{parameter}\b.*:", text, re.MULTILINE), f"{name}: {parameter} is not explained"
 
 
-@pytest.mark.parametrize("name", [n for n in CALLABLES if inspect.isclass(getattr(stuffinstance, n))])
+@pytest.mark.parametrize("name", [n for n, thing in CALLABLES.items() if inspect.isclass(thing)])
 def test_public_methods_are_documented(name: str) -> None:
-    for key, member in vars(getattr(stuffinstance, name)).items():
+    for key, member in vars(CALLABLES[name]).items():
         if isinstance(member, types.FunctionType | property) and not key.startswith("_"):
             assert inspect.getdoc(member), f"{name}.{key}"
 

@@ -24,13 +24,15 @@ ASIDE = {
     "mean_iou": (),
     "class_centers": ("label_maps", "regions", "pooling"),
     "label_free": ("losses", "pseudo_labels"),
+    "drawing": ("labelspace", "regions", "banks", "losses", "pseudo_labels", "mean_iou"),
 }
 DEPENDENCIES = {"torch", "numpy", "skimage", "kornia"}
 OPTIONAL = {
     "triton_unionfind.py": {"triton"},
     "triton_sums.py": {"triton"},
     "cc3d_cpu.py": {"cc3d"},
-}  # backends whose package is an extra
+    "drawing": {"matplotlib"},
+}  # backends, and a room, whose package is an extra
 BANNED_NAMES = {"utils", "common", "helpers", "misc", "base"}
 
 
@@ -80,7 +82,7 @@ def test_only_the_four_packages_are_imported() -> None:
             elif isinstance(node, ast.ImportFrom):
                 names = [node.module or ""]
             outside = {name.split(".")[0] for name in names} - set(sys.stdlib_module_names) - {"stuffinstance"}
-            allowed_here = DEPENDENCIES | OPTIONAL.get(path.name, set())
+            allowed_here = DEPENDENCIES | OPTIONAL.get(path.name, set()) | OPTIONAL.get(room_of(path), set())
             assert outside <= allowed_here, f"{path}: {outside}"
 
 

@@ -9,6 +9,7 @@ import sys
 from importlib import resources
 
 import stuffinstance as si
+from stuffinstance import drawing
 
 NAMES = {
     "AdaptiveThreshold",
@@ -65,6 +66,18 @@ NAMES = {
 }
 
 
+DRAWING_NAMES = {
+    "draw_bank_fill",
+    "draw_bank_rows",
+    "draw_confidences",
+    "draw_iou",
+    "draw_kept_shares",
+    "draw_label_map",
+    "draw_matches",
+    "draw_regions",
+}
+
+
 def parameters(thing: object) -> dict[str, object]:
     return {name: p.default for name, p in inspect.signature(thing).parameters.items()}  # type: ignore[arg-type]
 
@@ -74,6 +87,12 @@ def test_the_names_are_these() -> None:
     assert len(si.__all__) == len(NAMES)
     for name in NAMES:
         assert getattr(si, name) is not None
+
+
+def test_the_names_of_drawing_are_these() -> None:
+    assert set(drawing.__all__) == DRAWING_NAMES
+    for name in DRAWING_NAMES:
+        assert parameters(getattr(drawing, name))["ax"] is None
 
 
 def test_the_version_is_one() -> None:
@@ -122,10 +141,10 @@ def test_types_are_published() -> None:
 
 
 def test_importing_is_light_and_silent() -> None:
-    """kornia comes with the function that needs it; scikit-image too; nothing random, nothing printed."""
+    """kornia comes with the function that needs it; scikit-image, matplotlib too; nothing random, nothing printed."""
     script = (
         "import sys, torch; before = torch.random.get_rng_state(); threads = torch.get_num_threads()\n"
-        "import stuffinstance\n"
+        "import stuffinstance, stuffinstance.drawing\n"
         "assert torch.equal(before, torch.random.get_rng_state()) and threads == torch.get_num_threads()\n"
         "heavy = {'kornia', 'skimage', 'scipy', 'matplotlib', 'PIL', 'triton'} & set(sys.modules)\n"
         "assert not heavy, heavy"

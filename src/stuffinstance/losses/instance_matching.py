@@ -67,5 +67,5 @@ class InstanceMatchingLoss(MatchingLoss):
 
     def of_rows(self, rows: Tensor, regions: Regions) -> Tensor:
         """The loss of thing regions whose mean features (B, C * Z, D) are already known."""
-        distance, matchable = self.distances(rows, regions)
+        distance, _, matchable = self.nearest(rows, regions)
         return instance_matching_loss(distance, regions.valid, matchable)

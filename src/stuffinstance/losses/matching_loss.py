@@ -1,7 +1,9 @@
 """What both matching losses do: pool the regions, find the nearest rows, mask what has no partner."""
 
 from abc import ABC, abstractmethod
+from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from stuffinstance.banks import Classifier, MemoryBank
@@ -9,6 +11,23 @@ from stuffinstance.label_maps import resize_labels
 from stuffinstance.matching import Between, DistanceName, nearest_distance, resolve_distance
 from stuffinstance.pooling import region_mean
 from stuffinstance.regions import Regions
+
+
+class Matches(NamedTuple):
+    """Which bank row each region of a batch is drawn to: what a matching loss sums, before it is summed.
+
+    Attributes:
+        regions: The target regions, Z at most per class.
+        used: (B, C, Z) bool. Whether the region counts: it exists, its class has rows to match, and the classifier,
+            where there is one, agrees.
+        slot: (B, C, Z) int64. The slot of its nearest row in the bank, -1 where it does not count.
+        distance: (B, C, Z), differentiable in the features; exactly 0 where it does not count.
+    """
+
+    regions: Regions
+    used: Tensor
+    slot: Tensor
+    distance: Tensor
 
 
 class MatchingLoss(nn.Module, ABC):
@@ -59,23 +78,50 @@ class MatchingLoss(nn.Module, ABC):
         Raises:
             ValueError: If ranks, dtypes, sizes or devices do not fit.
         """
-        self.bank.check(features, labels)
-        regions = self.bank.regions(resize_labels(labels, (features.shape[2], features.shape[3])))
-        return self.of_rows(region_mean(features, regions), regions)
+        return self.of_rows(*self._pool(features, labels))
+
+    def matches(self, features: Tensor, labels: Tensor) -> Matches:
+        """The pairs of regions and bank rows whose distances :meth:`forward` sums.
+
+        Args:
+            features: Target features, (B, D, h, w).
+            labels: Target labels (B, H, W), as for :meth:`forward`.
+
+        Returns:
+            :class:`Matches`.
+
+        Raises:
+            ValueError: If ranks, dtypes, sizes or devices do not fit.
+        """
+        rows, regions = self._pool(features, labels)
+        distance, slot, matchable = self.nearest(rows, regions)
+        used = regions.valid & matchable[:, None] & self.trusted(rows, regions)
+        return Matches(regions, used, torch.where(used, slot, -1), torch.where(used, distance, 0))
 
     @abstractmethod
     def of_rows(self, rows: Tensor, regions: Regions) -> Tensor:
         """The loss of regions whose mean features (B, R, D) are already known."""
 
-    def distances(self, rows: Tensor, regions: Regions) -> tuple[Tensor, Tensor]:
-        """Distance to the nearest row and whether the class can be matched, (B, C, Z) and (C,)."""
+    def trusted(self, rows: Tensor, regions: Regions) -> Tensor:
+        """Which regions the classifier puts into their own class, (B, C, Z) bool; without one all that exist."""
+        if self.classifier is None:
+            return regions.valid
+        return self.bank.agreeing(rows, regions, self.classifier)
+
+    def _pool(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Regions]:
+        self.bank.check(features, labels)
+        regions = self.bank.regions(resize_labels(labels, (features.shape[2], features.shape[3])))
+        return region_mean(features, regions), regions
+
+    def nearest(self, rows: Tensor, regions: Regions) -> tuple[Tensor, Tensor, Tensor]:
+        """Distance to the nearest row, its slot, and whether the class can be matched: twice (B, C, Z), and (C,)."""
         bank = self.bank
         batch, classes, per_class = regions.valid.shape
         grouped = rows.reshape(batch, classes, per_class, bank.feature_dim).transpose(0, 1).flatten(1, 2)  # (C, B*Z, D)
         wanted = regions.valid.transpose(0, 1).flatten(1)  # (C, B*Z)
-        distance, _ = nearest_distance(grouped, bank.features, bank.filled, self.distance, wanted)
-        least = bank.capacity if self.warm_up else 0
-        return distance.reshape(classes, batch, per_class).transpose(0, 1), bank.written > least
+        found = nearest_distance(grouped, bank.features, bank.filled, self.distance, wanted)
+        distance, slot = (each.reshape(classes, batch, per_class).transpose(0, 1) for each in found)
+        return distance, slot, bank.written > (bank.capacity if self.warm_up else 0)
 
     def extra_repr(self) -> str:
         """The choices, for ``print(module)``."""

@@ -69,8 +69,6 @@ class StuffMatchingLoss(MatchingLoss):
 
     def of_rows(self, rows: Tensor, regions: Regions) -> Tensor:
         """The loss of stuff regions whose mean features (B, C, D) are already known."""
-        distance, matchable = self.distances(rows, regions)
-        used = regions.valid & matchable[:, None]
-        if self.classifier is not None:
-            used = used & self.bank.agreeing(rows, regions, self.classifier)
+        distance, _, matchable = self.nearest(rows, regions)
+        used = regions.valid & matchable[:, None] & self.trusted(rows, regions)
         return stuff_matching_loss(distance[:, :, 0], used[:, :, 0])
