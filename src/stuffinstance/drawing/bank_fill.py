@@ -54,4 +54,5 @@ def draw_bank_fill(banks: MemoryBank | Sequence[MemoryBank], space: LabelSpace, 
     ax.grid(visible=False)
     ax.set(xlim=(0, 150), xticks=(0, 50, 100), xlabel="slots filled, %")
     ax.spines["bottom"].set_bounds(0, 100)
+    ax.xaxis.label.set_x(1 / 3)
     return ax

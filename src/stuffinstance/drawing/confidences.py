@@ -81,6 +81,7 @@ def draw_confidences(
     name_rows(ax, [space.names[k] for k in shown])
     ax.set(xlim=(0, 1.34), xticks=(0, 0.2, 0.4, 0.6, 0.8, 1), xlabel="confidence")
     ax.spines["bottom"].set_bounds(0, 1)
+    ax.xaxis.label.set_x(0.5 / 1.34)
     add_legend(ax, "above", _legend_handles())
     return ax
 

@@ -21,9 +21,10 @@ def legend_shape(
     The default width is about that of axes with names of classes on their left.
     """
     em = fontsize / 72
-    widest = em * (0.55 * max(map(len, labels), default=1) + 4.5)  # with its mark, and the gap to the next column
-    columns = max(1, min(columns, len(labels), int(width / widest)))
-    return columns, 1.55 * em * -(-len(labels) // columns)
+    widths = [em * (0.55 * len(label) + 4) for label in labels]  # with its mark, and the gap to the next column
+    fitting = (n for n in range(min(columns, len(labels)), 1, -1) if sum(max(widths[k::n]) for k in range(n)) <= width)
+    columns = next(fitting, 1)
+    return columns, 1.8 * em * -(-len(labels) // columns)
 
 
 def in_rows(entries: Sequence[Any], columns: int) -> list[Any]:

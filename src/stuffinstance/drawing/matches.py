@@ -166,5 +166,9 @@ def _draw_row(ax: Axes, row: _Row, y: float, width: int, capacity: int) -> None:
     ax.plot((start, start + length), (y, y), color=colours.grid, **strip)
     ax.plot((start, full), (y, y), color=colours.soft, alpha=0.45, **strip)
     ax.plot(mark, y, "D", color=row.colour, markeredgecolor=colours.text, markeredgewidth=0.7, markersize=5)
-    for x, text in ((name, row.name), (slot, str(row.slot)), (distance, f"{row.distance:.3g}")):
+    for x, text in (
+        (name, row.name),
+        (slot, str(row.slot)),
+        (distance, f"{row.distance:.3g}" if row.distance < 1000 else f"{row.distance:,.0f}"),
+    ):
         ax.text(x, y, text, va="center", fontsize=8, color=colours.text)

@@ -69,6 +69,7 @@ def framed(ax: Axes, size: tuple[int, int]) -> None:
     """Square pixels, no ticks, nothing beside the picture."""
     height, width = size
     ax.set(xlim=(0, width), ylim=(height, 0), aspect="equal")
+    ax.set_anchor("N")  # what the layout leaves over lies below, where a legend may be
     ax.set_axis_off()
 
 

@@ -103,17 +103,30 @@ def _edges(rows: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def middles(rows: NDArray[np.int64]) -> dict[int, Middle]:
-    """Of each region number: the centre of its pixel nearest to its mean, and its area."""
+    """Of each region number the pixel to write on: well inside, and of those the nearest to the region's mean."""
     y, x = np.nonzero(rows)
-    numbers = rows[y, x]
+    numbers, depth = rows[y, x], _depth(rows)[y, x]
     order = np.argsort(numbers, kind="stable")
     found = {}
     for places in np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1):
         if len(places):
-            from_mean = (x[places] - x[places].mean()) ** 2 + (y[places] - y[places].mean()) ** 2
-            one = places[np.argmin(from_mean)]  # a pixel of the region, which its mean need not be
+            inner = places[depth[places] >= 0.8 * depth[places].max()]
+            from_mean = (x[inner] - x[places].mean()) ** 2 + (y[inner] - y[places].mean()) ** 2
+            one = inner[np.argmin(from_mean)]
             found[int(numbers[one])] = Middle(x[one] + 0.5, y[one] + 0.5, len(places))
     return found
+
+
+def _depth(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Pixels of the same number to the nearest end, looking up, down, left and right."""
+    depths = []
+    for turn in range(4):
+        turned = np.rot90(rows, turn)
+        line = np.arange(len(turned))[:, None]
+        starts = np.concatenate([np.ones_like(turned[:1], dtype=bool), turned[1:] != turned[:-1]])
+        since = line - np.maximum.accumulate(np.where(starts, line, 0), axis=0)
+        depths.append(np.rot90(since, -turn))
+    return np.asarray(np.minimum.reduce(depths))
 
 
 def _write_numbers(ax: Axes, rows: NDArray[np.int64], texts: NDArray[np.int32]) -> None:
