@@ -7,7 +7,7 @@ run should do neither, so figures are made directly on the Agg canvas.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,8 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from stuffinstance.drawing.legends import in_rows, legend_shape
 
 from .recipe_names import LADDER, in_order
 
@@ -93,11 +95,15 @@ def draw(
 def _render(size: tuple[float, float], paint: Callable[[Figure, Theme], None], theme: Theme) -> bytes:
     with matplotlib.rc_context(_settings(theme)):
         figure = Figure(figsize=size, dpi=150, layout="constrained")
-        FigureCanvasAgg(figure)
         paint(figure, theme)
-        buffer = io.BytesIO()
-        # Without the software stamp the bytes depend on the data alone.
-        figure.savefig(buffer, format="png", facecolor=theme.paper, metadata={"Software": None})
+        return encode_figure(figure, facecolor=theme.paper)
+
+
+def encode_figure(figure: Figure, **style: Any) -> bytes:
+    """PNG bytes; without the software stamp they depend on the data alone."""
+    FigureCanvasAgg(figure)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None}, **style)
     return buffer.getvalue()
 
 
@@ -128,14 +134,6 @@ def _settings(theme: Theme) -> dict[Any, Any]:
     }
 
 
-def legend_shape(labels: Sequence[str], width: float, columns: int, fontsize: float = FONT_SIZE) -> tuple[int, float]:
-    """Columns of a legend in a figure ``width`` inches wide, and about how many inches high it becomes."""
-    em = fontsize / 72
-    widest = em * (0.55 * max(map(len, labels), default=1) + 4.5)  # with its line, and the gap to the next column
-    columns = max(1, min(columns, len(labels), int(width / widest)))
-    return columns, 1.55 * em * -(-len(labels) // columns)
-
-
 def add_legend(figure: Figure, axes: Axes, place: Any, columns: int, **style: Any) -> None:
     """A legend outside the axes that reads along its rows; matplotlib alone would fill its columns first.
 
@@ -143,10 +141,9 @@ def add_legend(figure: Figure, axes: Axes, place: Any, columns: int, **style: An
     """
     handles, labels = axes.get_legend_handles_labels()
     columns, _ = legend_shape(labels, figure.get_figwidth(), columns, style.get("fontsize", FONT_SIZE))
-    order = [k for first in range(columns) for k in range(first, len(labels), columns)]
     figure.legend(
-        [handles[k] for k in order],
-        [labels[k] for k in order],
+        in_rows(handles, columns),
+        in_rows(labels, columns),
         loc=place,
         ncols=columns,
         borderpad=0,

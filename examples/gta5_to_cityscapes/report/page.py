@@ -93,11 +93,11 @@ def gather_content(experiment: Experiment) -> Content:
     thresholds = build_threshold_tables(experiment)
     drawn = [
         draw_ablation(experiment, table),
-        draw_class_scores(experiment, per_class),
+        draw_class_scores(experiment, table, per_class),
         draw_miou_curves(experiment),
         *(draw_thresholds(one) for one in thresholds),
-        draw_bank_fill(banks) if banks else None,
-        draw_bank_rows(banks) if banks else None,
+        draw_bank_fill(banks, space) if banks else None,
+        draw_bank_rows(banks, space) if banks else None,
     ]
     return Content(
         experiment=experiment,

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 import stuffinstance as si
+from stuffinstance.drawing.colours import class_colours
 
 from ..data.pictures import MAX_PIXELS
 from .results import Experiment, Run
@@ -89,8 +90,7 @@ def best_known(experiment: Experiment, recipe: str | None, *, seed: int | None =
 def colour_labels(labels: Pixels, space: si.LabelSpace) -> Pixels:
     """Label ids to the colours of the space; what is ignored stays black."""
     table = np.zeros((256, 3), dtype=np.uint8)
-    palette = space.palette or tuple((37 * k % 256, 97 * k % 256, 173 * k % 256) for k in range(space.num_classes))
-    table[: space.num_classes] = palette
+    table[: space.num_classes] = class_colours(space)
     return table[labels]
 
 

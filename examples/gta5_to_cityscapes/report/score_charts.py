@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from matplotlib.figure import Figure
 
+import stuffinstance as si
+from stuffinstance import drawing
+from stuffinstance.drawing.legends import legend_shape
+
 from .ablation_table import AblationTable, ClassRow
-from .drawn_figure import Drawn, Theme, add_legend, draw, legend_shape, name_rows, recipe_lines
+from .drawn_figure import Drawn, Theme, draw, name_rows, recipe_lines
 from .recipe_names import title
 from .results import Experiment
 
@@ -49,38 +54,25 @@ def draw_ablation(experiment: Experiment, table: AblationTable) -> Drawn | None:
     return draw("ablation", f"Bar chart of final mIoU in percent: {values}.", (7, height), paint)
 
 
-def draw_class_scores(experiment: Experiment, rows: Sequence[ClassRow]) -> Drawn | None:
+def draw_class_scores(experiment: Experiment, table: AblationTable, rows: Sequence[ClassRow]) -> Drawn | None:
     """One row per class, one mark per recipe on a common scale, joined by a line from worst to best."""
     recipes = experiment.finished_recipes
     shown = [row for row in rows if any(row.cells)]
     if not shown:
         return None
+    space = si.LabelSpace(names=[row.name for row in shown])
+    scores = {}
+    for column, recipe in enumerate(recipes):
+        whole, cells = table.row(recipe), [row.cells[column] for row in shown]
+        mean = whole.miou.mean if whole and whole.miou else torch.nan
+        per_class = torch.tensor([cell.mean if cell else torch.nan for cell in cells], dtype=torch.float64)
+        scores[title(recipe)] = si.IoU(mean / 100, per_class / 100)
 
     def paint(figure: Figure, theme: Theme) -> None:
-        axes = figure.subplots()
         lines = recipe_lines(experiment.recipes, theme)
-        for place, row in enumerate(shown):
-            means = [cell.mean for cell in row.cells if cell]
-            axes.plot([min(means), max(means)], [place, place], color=theme.grid, linewidth=5, zorder=1)
-        for column, recipe in enumerate(recipes):
-            points = [(cell.mean, place) for place, row in enumerate(shown) if (cell := row.cells[column])]
-            line = lines[recipe]
-            axes.scatter(
-                [x for x, _ in points],
-                [y for _, y in points],
-                marker=line.marker,
-                color=line.color,
-                edgecolor=theme.paper,
-                linewidth=0.6,
-                s=46,
-                label=title(recipe),
-                zorder=2,
-            )
-        name_rows(axes, [row.name for row in shown], theme)
-        axes.set_xlim(-1.5, 100)
-        axes.set(xlabel="IoU, %")
-        add_legend(figure, axes, "outside upper left", 6, handletextpad=0.2)
+        styles = {title(name): {"color": lines[name].color, "marker": lines[name].marker} for name in recipes}
+        drawing.draw_iou(scores, space, styles=styles, ax=figure.subplots())
 
-    alt = f"Dot chart of IoU per class for {', '.join(map(title, recipes))}; the table beside it has the numbers."
-    height = 0.9 + legend_shape([title(name) for name in recipes], 7, 6)[1] + 0.3 * len(shown)
+    alt = f"Dot chart of IoU per class for {', '.join(scores)}; the table beside it has the numbers."
+    height = 0.9 + legend_shape([f"{name}, mean 12.3" for name in scores], 5.6, 6)[1] + 0.3 * len(shown)
     return draw("class_scores", alt, (7, height), paint)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from matplotlib.figure import Figure
 
+import stuffinstance as si
+from stuffinstance import drawing
+
 from .ablation_table import Spread
-from .drawn_figure import Drawn, Theme, add_legend, draw, name_rows
+from .drawn_figure import Drawn, Theme, draw
 from .recipe_names import title
 from .results import Experiment, Run
 
@@ -104,21 +108,15 @@ def _table(recipe: str, name: str, runs: list[Run]) -> ThresholdTable:
 
 def draw_thresholds(table: ThresholdTable) -> Drawn:
     """Bars and ticks share one axis, in percent; a class that gains pixels from others passes 100."""
+    space = si.LabelSpace(names=[row.name for row in table.rows])
+    thresholds, kept = (
+        torch.tensor([spread.mean if spread else torch.nan for spread in column], dtype=torch.float64)
+        for column in ([row.threshold for row in table.rows], [row.kept for row in table.rows])
+    )
 
     def paint(figure: Figure, theme: Theme) -> None:
-        axes = figure.subplots()
-        places = range(len(table.rows))
-        kept = [row.kept.mean if row.kept else 0.0 for row in table.rows]
-        limits = [100 * row.threshold.mean if row.threshold else 0.0 for row in table.rows]
-        axes.barh(places, kept, height=0.58, color="#56b4e9", label="share of pixels kept")
-        axes.plot(limits, places, "|", color="#d55e00", ms=13, mew=2.4, label="threshold on the confidence")
-        if table.capped:
-            axes.axvline(100 * table.cap, color=theme.soft, linewidth=0.9, linestyle=":", label=f"cap, {table.cap:g}")
-        name_rows(axes, [row.name for row in table.rows], theme)
-        axes.grid(visible=False, axis="y")
-        axes.set_xlim(0, max(100.0, 1.05 * max(kept)))
-        axes.set(xlabel="%")
-        add_legend(figure, axes, "outside upper left", 3)
+        cap = table.cap if table.capped else None
+        drawing.draw_kept_shares(thresholds, kept / 100, space, cap=cap, ax=figure.subplots())
 
     alt = f"{title(table.recipe)}: bar chart of the pixels kept as pseudo-labels per class, with the class thresholds."
     return draw(table.name, alt, (7, 1.2 + 0.3 * len(table.rows)), paint)

@@ -66,8 +66,8 @@ def draw_label_map(
     painted[..., 3] = 255 if image is None else np.where(known, round(255 * opacity), 0)
     present = [k for k in range(space.num_classes) if (pixels == k).any()]
     names = [space.names[k] for k in present] + ["not labelled"] * (not known.all())
-    below = legend_shape(names, README_WIDTH)[1] if legend else 0.0
-    ax = axes_on(ax, shown_height(pixels.shape, README_WIDTH) + below + 0.15)
+    below = legend_shape(names, README_WIDTH - 0.2)[1] if legend else 0.0
+    ax = axes_on(ax, shown_height(pixels.shape, README_WIDTH) + below + 0.1)
     framed(ax, pixels.shape)
     if legend:
         from matplotlib.patches import Patch

@@ -24,7 +24,7 @@ def legend_shape(
     widths = [em * (0.55 * len(label) + 4) for label in labels]  # with its mark, and the gap to the next column
     fitting = (n for n in range(min(columns, len(labels)), 1, -1) if sum(max(widths[k::n]) for k in range(n)) <= width)
     columns = next(fitting, 1)
-    return columns, 1.8 * em * -(-len(labels) // columns)
+    return columns, em * (0.6 + 1.55 * -(-len(labels) // columns)) if labels else 0.0
 
 
 def in_rows(entries: Sequence[Any], columns: int) -> list[Any]:
