@@ -42,6 +42,12 @@ def whole_figure(ax: Axes) -> Figure:
     return ax.figure.figure
 
 
+def inches(ax: Axes) -> tuple[float, float]:
+    """Width and height of the axes as they are now."""
+    box, dots = ax.get_window_extent(), whole_figure(ax).dpi
+    return box.width / dots, box.height / dots
+
+
 class Ink(NamedTuple):
     """Colours of the style in force: of words, of words that matter less, and of what lies behind."""
 

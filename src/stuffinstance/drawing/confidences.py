@@ -43,7 +43,8 @@ def draw_confidences(
     Args:
         rule: A :class:`~stuffinstance.ClassBalancedThreshold` or :class:`~stuffinstance.PortionThreshold` that has
             seen predictions. Of the latter the shares are those of pixels *predicted* as the class; its labels can
-            also win pixels from other classes.
+            also win pixels from other classes. Under ``torch.distributed`` its counts are those of all ranks, so every
+            rank must call this.
         space: Names of the K classes.
         thresholds: (K,), to draw in place of ``rule.compute()``, such as those of another round.
         classes: Ids to draw, from top to bottom. Default: all.

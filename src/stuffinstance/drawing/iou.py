@@ -61,8 +61,9 @@ def draw_iou(
     shown = checked_rows(classes, space)
     values = {name: 100 * score.per_class.detach().double().cpu() for name, score in several.items()}
     columns = {name: [float(all_classes[k]) for k in shown] for name, all_classes in values.items()}
-    labels = [f"{name}, mean {100 * score.mean:.1f}" for name, score in several.items() if name]
-    ax = axes_on(ax, rows_height(len(shown)) + legend_shape(labels)[1])
+    labels = [f"{name}, mean {100 * score.mean:.1f}" for name, score in several.items()]
+    legend_height = 0.0 if isinstance(scores, IoU) else legend_shape(labels)[1]
+    ax = axes_on(ax, rows_height(len(shown)) + legend_height)
     if isinstance(scores, IoU):
         _draw_bars(ax, columns[""], [k in space.things for k in shown])
         ax.set_xlabel(f"IoU, % (mean {100 * scores.mean:.1f})")

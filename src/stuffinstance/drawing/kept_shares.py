@@ -54,10 +54,10 @@ def draw_kept_shares(
     check_thresholds("kept", kept, space.num_classes)
     shares = (100 * kept.detach().to("cpu", torch.float64)).tolist()
     limits = (100 * thresholds.detach().to("cpu", torch.float64)).tolist()
-    style: dict[str, Any] = {"color": ink().soft, "linewidth": 0.9, "linestyle": ":"}
     places = range(space.num_classes)
     ax = axes_on(ax, rows_height(space.num_classes) + 0.3)
     widths = [share if share == share else 0.0 for share in shares]
+    style: dict[str, Any] = {"color": ink().soft, "linewidth": 0.9, "linestyle": ":"}
     bars = ax.barh(places, widths, height=BAR, color=STUFF_BAR, label="share of pixels kept")
     ticks = ax.plot(limits, places, "|", color=MARK, ms=13, mew=2.4, label="threshold on the confidence")
     lines = [] if cap is None else [ax.axvline(100 * cap, **style, label=f"cap, {cap:g}")]

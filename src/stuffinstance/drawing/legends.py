@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from stuffinstance.drawing.canvas import README_WIDTH, font_size, whole_figure
+from stuffinstance.drawing.canvas import README_WIDTH, font_size, inches, whole_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,7 +40,7 @@ def add_legend(ax: Axes, place: Literal["above", "below"], handles: Sequence[Any
     figure, fontsize = whole_figure(ax), min(9.0, font_size())
     figure.draw_without_rendering()  # so that it is known how wide the axes become
     labels = [str(handle.get_label()) for handle in handles]
-    columns, _ = legend_shape(labels, ax.get_position().width * figure.get_figwidth(), COLUMNS, fontsize)
+    columns, _ = legend_shape(labels, inches(ax)[0], COLUMNS, fontsize)
     ax.legend(
         handles=in_rows(handles, columns),
         loc="lower left" if place == "above" else "upper left",

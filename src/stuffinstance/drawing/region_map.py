@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stuffinstance.drawing.canvas import README_WIDTH, axes_on, whole_figure
+from stuffinstance.drawing.canvas import README_WIDTH, axes_on, inches
 from stuffinstance.drawing.colours import region_colours
 from stuffinstance.drawing.pixels import framed, label_pixels, show, show_grey, shown_height
 from stuffinstance.regions import Regions
@@ -132,9 +132,8 @@ def _depth(rows: NDArray[np.int64]) -> NDArray[np.int64]:
 def _write_numbers(ax: Axes, rows: NDArray[np.int64], texts: NDArray[np.int32]) -> None:
     from matplotlib.patheffects import withStroke
 
-    width, height = whole_figure(ax).get_size_inches() * 72
-    box = ax.get_position()
-    points = min(width * box.width / rows.shape[1], height * box.height / rows.shape[0])  # of a pixel's side
+    width, height = inches(ax)
+    points = 72 * min(width / rows.shape[1], height / rows.shape[0])  # of a pixel's side
     for number, (x, y, area) in middles(rows).items():
         if area * points**2 >= 0.6 * _FONT**2:
             text = ax.text(x, y, str(texts[number - 1]), ha="center", va="center", fontsize=_FONT, color="white")
