@@ -74,11 +74,12 @@ def draw_confidences(
         raise ValueError(f"rule must be of the space's K = {space.num_classes} classes, got K = {rule.num_classes}.")
     limits = rule.compute() if thresholds is None else thresholds
     check_thresholds("thresholds", limits, space.num_classes)
+    limit_of = limits.detach().to("cpu", torch.float64).tolist()
     counts = np.asarray(sum_over_ranks(rule.histogram, rule.sync).cpu())
     shown = checked_rows(classes, space)
     ax = axes_on(ax, rows_height(len(shown)) + 0.14 * len(shown) + 0.2)
     for place, k in enumerate(shown):
-        _draw_class(ax, place, counts[k], float(limits[k].to(torch.float64)))
+        _draw_class(ax, place, counts[k], limit_of[k])
     name_rows(ax, [space.names[k] for k in shown])
     ax.set(xlim=(0, 1.34), xticks=(0, 0.2, 0.4, 0.6, 0.8, 1), xlabel="confidence")
     ax.spines["bottom"].set_bounds(0, 1)
@@ -104,7 +105,7 @@ def _draw_class(ax: Axes, place: int, counts: NDArray[np.int64], limit: float) -
     left = 1 - np.concatenate([[0], coarse.cumsum()]) / total
     ax.plot(edges, base - _HEIGHT * left, color=soft, linewidth=0.9)
     ax.plot((limit, limit), (base, base - _HEIGHT), color=MARK, linewidth=2)
-    # A threshold is the lower edge of a bin: this counts exactly what reaches it.
+    # A computed threshold is the lower edge of a bin; a cap within one is taken as its upper edge.
     kept = int(counts[int(np.ceil(limit * len(counts) - 1e-6)) :].sum())
     text = f"keeps {100 * kept / total:.0f} % of {_short(total)}"
     ax.text(1.02, place, text, va="center", fontsize=8, color=soft)
@@ -124,6 +125,6 @@ def _legend_handles() -> list[Any]:
 def _short(count: int) -> str:
     """A count in three digits: 1230 is ``1.23 k``."""
     for size, letter in ((10**9, " G"), (10**6, " M"), (10**3, " k")):
-        if count >= size:
+        if count >= 0.9995 * size:  # what rounds up to it
             return f"{count / size:.3g}{letter}"
     return str(count)

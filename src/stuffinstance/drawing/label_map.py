@@ -11,7 +11,7 @@ from stuffinstance.arguments import check_class_ids
 from stuffinstance.drawing.canvas import README_WIDTH, axes_on
 from stuffinstance.drawing.colours import as_hex, class_colours
 from stuffinstance.drawing.legends import add_legend, legend_shape
-from stuffinstance.drawing.pixels import framed, image_pixels, label_pixels, show, shown_height
+from stuffinstance.drawing.pixels import check_opacity, framed, image_pixels, label_pixels, show, shown_height
 from stuffinstance.labelspace import LabelSpace
 
 if TYPE_CHECKING:
@@ -57,8 +57,7 @@ def draw_label_map(
     """
     pixels = label_pixels("labels", labels, item)
     check_class_ids("labels", labels[item].cpu(), space.num_classes, space.ignore_index)
-    if not 0 <= opacity <= 1:
-        raise ValueError(f"opacity must be between 0 and 1, got {opacity!r}.")
+    check_opacity(opacity)
     known = pixels != space.ignore_index
     colours = class_colours(space)
     painted = np.zeros((*pixels.shape, 4), dtype=np.uint8)

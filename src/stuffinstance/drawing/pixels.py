@@ -21,6 +21,12 @@ def check_item(item: int, batch: int) -> None:
         raise ValueError(f"item must be the place of an image in the batch, 0..{batch - 1}, got {item!r}.")
 
 
+def check_opacity(opacity: float) -> None:
+    """Require a share of the colour below."""
+    if not 0 <= opacity <= 1:
+        raise ValueError(f"opacity must be between 0 and 1, got {opacity!r}.")
+
+
 def label_pixels(name: str, labels: Tensor, item: int) -> NDArray[np.int64]:
     """One map of (B, H, W), on the host."""
     check_label_map(name, labels)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from stuffinstance.drawing.canvas import README_WIDTH, axes_on, inches
 from stuffinstance.drawing.colours import region_colours
-from stuffinstance.drawing.pixels import framed, label_pixels, show, show_grey, shown_height
+from stuffinstance.drawing.pixels import check_opacity, framed, label_pixels, show, show_grey, shown_height
 from stuffinstance.regions import Regions
 
 if TYPE_CHECKING:
@@ -64,8 +64,7 @@ def draw_regions(
         raise TypeError(f"regions must be Regions, as instance_regions returns, got {type(regions).__name__}.")
     if number not in ("ids", "rank", None):
         raise ValueError(f"number must be 'ids', 'rank' or None, got {number!r}.")
-    if not 0 <= opacity <= 1:
-        raise ValueError(f"opacity must be between 0 and 1, got {opacity!r}.")
+    check_opacity(opacity)
     rows = label_pixels("regions.map", regions.map, item)
     ids = np.asarray(regions.ids[item].cpu())
     ax = axes_on(ax, shown_height(rows.shape, README_WIDTH) + 0.1)

@@ -1,0 +1,82 @@
+"""Where every function draws, what it needs, and what it leaves alone."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+
+import matplotlib
+import pytest
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+import stuffinstance as si
+from stuffinstance import drawing
+from tests.drawing.drawn import (
+    LABELS,
+    REGIONS,
+    SCORE,
+    SPACE,
+    bank,
+    matched,
+    render,
+    seen_rule,
+    settings,
+)
+
+CALLS: dict[str, Callable[..., Axes]] = {
+    "draw_label_map": lambda **kw: drawing.draw_label_map(LABELS, SPACE, **kw),
+    "draw_regions": lambda **kw: drawing.draw_regions(REGIONS, **kw),
+    "draw_matches": lambda **kw: drawing.draw_matches(*matched(), SPACE, **kw),
+    "draw_bank_fill": lambda **kw: drawing.draw_bank_fill(bank({0: torch.randn(3, 2)}), SPACE, **kw),
+    "draw_bank_rows": lambda **kw: drawing.draw_bank_rows(bank({0: torch.randn(3, 2)}), SPACE, **kw),
+    "draw_iou": lambda **kw: drawing.draw_iou({"a": SCORE, "b": SCORE}, SPACE, **kw),
+    "draw_confidences": lambda **kw: drawing.draw_confidences(seen_rule()[0], SPACE, **kw),
+    "draw_kept_shares": lambda **kw: drawing.draw_kept_shares(torch.rand(4), torch.rand(4), SPACE, cap=0.9, **kw),
+}
+
+
+@pytest.mark.parametrize("name", drawing.__all__)
+def test_axes_are_the_callers_or_new_ones(name: str) -> None:
+    before = settings()
+    figure = Figure(layout="constrained")
+    part = figure.subfigures(1, 2)[1]  # a figure of the paper is often made of parts
+    ax = part.subplots()
+    assert CALLS[name](ax=ax) is ax
+    new = CALLS[name]()
+    assert new.figure is not figure
+    assert len(new.figure.axes) == 1
+    assert all(map(render, (ax, new)))
+    assert settings() == before
+
+
+@pytest.mark.parametrize("name", drawing.__all__)
+def test_axes_of_another_kind_are_refused(name: str) -> None:
+    with pytest.raises(TypeError, match="ax must be matplotlib Axes or None, got Figure"):
+        CALLS[name](ax=Figure())
+
+
+@pytest.mark.parametrize("name", drawing.__all__)
+def test_without_matplotlib_the_error_says_how_to_get_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # what the import system calls "not there"
+    with pytest.raises(si.BackendUnavailableError, match=re.escape("pip install 'stuffinstance[draw]'")):
+        CALLS[name]()
+
+
+@pytest.mark.parametrize("name", drawing.__all__)
+def test_pyplot_is_not_needed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)  # importing it is now an error
+    assert render(CALLS[name]())
+
+
+@pytest.mark.parametrize("name", drawing.__all__)
+def test_colours_of_text_follow_the_style(name: str) -> None:
+    ink = {"text.color": "#102030", "axes.labelcolor": "#102030", "ytick.labelcolor": "#102030"}
+    with matplotlib.rc_context(ink):
+        ax = CALLS[name]()
+    names = [text for text in (*ax.texts, *ax.get_yticklabels()) if not text.get_path_effects()]
+    found = ax.get_legend()
+    assert {text.get_color() for text in names if text.get_text()} <= {"#102030"}
+    assert {text.get_color() for text in (found.get_texts() if found else ())} <= {"#102030"}
