@@ -46,7 +46,7 @@ def draw_bank_fill(banks: MemoryBank | Sequence[MemoryBank], space: LabelSpace, 
     ax = axes_on(ax, rows_height(len(classes)))
     for place, one in enumerate(classes):
         filled, slots = len(one.rows), one.capacity
-        ax.barh(place, 100, height=BAR, color=ink().grid)
+        ax.barh(place, 100, height=BAR, color=ink().pale)
         ax.barh(place, 100 * filled / slots, height=BAR, color=THING_BAR if one.thing else STUFF_BAR)
         text = f"{filled} / {slots}   ({one.written:,} written)"
         ax.text(102, place, text, va="center", fontsize=8, color=ink().soft)

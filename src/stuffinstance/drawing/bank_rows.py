@@ -81,8 +81,7 @@ def draw_bank_rows(
     ax.set(xlabel=axis_names[0], ylabel=axis_names[1])
     ax.tick_params(labelbottom=False, labelleft=False, length=0)
     ax.margins(0.08)
-    named = [(one.name, as_hex(colours[one.number]), p) for one, p in zip(classes, points, strict=True) if len(p)]
-    name_clusters(ax, named)
+    name_clusters(ax, [(one.name, place) for one, place in zip(classes, points, strict=True) if len(place)])
     return ax
 
 

@@ -53,14 +53,17 @@ class Ink(NamedTuple):
 
     text: Any
     soft: Any
-    grid: Any
+    pale: Any
 
 
 def ink() -> Ink:
     """The colours that ``rcParams`` give now, so that a dark style makes a dark picture."""
     from matplotlib import rcParams
+    from matplotlib.colors import to_rgba
 
-    return Ink(rcParams["text.color"], rcParams["axes.labelcolor"], rcParams["grid.color"])
+    # Not grid.color: in some styles lines of a grid are as bright as text, which a broad bar may not be.
+    text = rcParams["text.color"]
+    return Ink(text, rcParams["axes.labelcolor"], to_rgba(text, 0.15))
 
 
 def font_size() -> float:

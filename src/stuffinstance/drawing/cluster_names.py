@@ -17,24 +17,24 @@ _DISTANCES = (5.0, 10.0, 17.0, 26.0, 38.0, 55.0, 80.0)  # points, from the named
 _DIRECTIONS = np.linspace(0, 2 * np.pi, 16, endpoint=False)
 
 
-def name_clusters(ax: Axes, clusters: Sequence[tuple[str, str, Rows]]) -> None:
+def name_clusters(ax: Axes, clusters: Sequence[tuple[str, Rows]]) -> None:
     """Write each name near the point at its cluster's middle, a line from one to the other.
 
     Args:
         ax: Axes that already show the points.
-        clusters: Name, colour of the line, and points (n, 2), n at least 1.
+        clusters: Name, and points (n, 2), n at least 1.
     """
     if not clusters:
         return
     figure = whole_figure(ax)
     figure.draw_without_rendering()  # so that it is known where the axes come to lie
     points_per_dot = 72 / figure.dpi
-    everything = ax.transData.transform(np.concatenate([points for *_, points in clusters])) * points_per_dot
+    everything = ax.transData.transform(np.concatenate([points for _, points in clusters])) * points_per_dot
     frame = ax.get_window_extent().get_points() * points_per_dot
     taken: list[Rows] = []
-    anchors = [_middle(points) for *_, points in clusters]
+    anchors = [_middle(points) for _, points in clusters]
     for place in sorted(range(len(clusters)), key=lambda k: -float(anchors[k][1])):
-        name, colour, _ = clusters[place]
+        name, _ = clusters[place]
         text = ax.annotate(
             name,
             (float(anchors[place][0]), float(anchors[place][1])),
@@ -45,7 +45,7 @@ def name_clusters(ax: Axes, clusters: Sequence[tuple[str, str, Rows]]) -> None:
             fontsize=8,
             color=ink().text,
             bbox={"boxstyle": "round,pad=0.12", "facecolor": ax.get_facecolor(), "edgecolor": "none", "alpha": 0.72},
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.9, "shrinkA": 0, "shrinkB": 1},
+            arrowprops={"arrowstyle": "-", "color": ink().soft, "linewidth": 0.7, "shrinkA": 0, "shrinkB": 1},
         )
         half = np.array([0.5 * len(name) * 8 * 0.6, 6.0])
         anchor = ax.transData.transform(anchors[place]) * points_per_dot

@@ -91,7 +91,7 @@ def draw_confidences(
 def _draw_class(ax: Axes, place: int, counts: NDArray[np.int64], limit: float) -> None:
     base, soft = place + 0.5 * _HEIGHT, ink().soft
     total = int(counts.sum())
-    ax.plot((0, 1), (base, base), color=ink().grid, linewidth=0.8)
+    ax.plot((0, 1), (base, base), color=ink().pale, linewidth=0.8)
     if not total:
         ax.text(1.02, place, "never predicted", va="center", fontsize=8, color=soft)
         return

@@ -114,7 +114,7 @@ def _draw_marks(
         known = [value for value in row if value == value]
         if known:
             ends = (min(known), max(known))
-            ax.plot(ends, (place, place), color=ink().grid, linewidth=5, zorder=1, solid_capstyle="round")
+            ax.plot(ends, (place, place), color=ink().pale, linewidth=5, zorder=1, solid_capstyle="round")
     for number, ((name, values), label) in enumerate(zip(columns.items(), labels, strict=True)):
         own = {"color": run_colour(number), "marker": _MARKERS[number % len(_MARKERS)]}
         points = [(value, place) for place, value in enumerate(values) if value == value]

@@ -163,7 +163,7 @@ def _draw_row(ax: Axes, row: _Row, y: float, width: int, capacity: int) -> None:
     strip: dict[str, Any] = {"linewidth": 6, "solid_capstyle": "butt"}
     ax.plot((row.x, 1.05 * width), (row.y, y), color=row.colour, linewidth=1, alpha=0.9)
     ax.plot(row.x, row.y, "o", color=row.colour, markeredgecolor="black", markersize=4)
-    ax.plot((start, start + length), (y, y), color=colours.grid, **strip)
+    ax.plot((start, start + length), (y, y), color=colours.pale, **strip)
     ax.plot((start, full), (y, y), color=colours.soft, alpha=0.45, **strip)
     ax.plot(mark, y, "D", color=row.colour, markeredgecolor=colours.text, markeredgewidth=0.7, markersize=5)
     for x, text in (
