@@ -10,9 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from stuffinstance.drawing.legends import legend_shape
-
-from .drawn_figure import Drawn, Theme, add_legend, draw, recipe_lines
+from .drawn_figure import Drawn, Theme, add_legend, draw, legend_shape, recipe_lines
 from .recipe_names import title
 from .results import Evaluation, Experiment, Run
 

@@ -9,10 +9,9 @@ from matplotlib.figure import Figure
 
 import stuffinstance as si
 from stuffinstance import drawing
-from stuffinstance.drawing.legends import legend_shape
 
 from .ablation_table import AblationTable, ClassRow
-from .drawn_figure import Drawn, Theme, draw, name_rows, recipe_lines
+from .drawn_figure import Drawn, Theme, draw, legend_shape, name_rows, recipe_lines
 from .recipe_names import title
 from .results import Experiment
 
