@@ -55,7 +55,9 @@ def settings(quiet: list[str], steps: int = 2) -> list[str]:
 def test_train_evaluate_and_label(run, streets: Folders, quiet: list[str], tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     out = str(tmp_path / "runs")
     common = [*data(streets), "--size", "smoke", "--out", out, *settings(quiet)]
-    assert "mean" in run("train", "aa", *common, "--threads", "1")
+    shown = run("train", "aa", *common, "--threads", "1")
+    assert "mean" in shown
+    assert re.search(r"a step: \S+ ms, \S+ pictures/s, \S+ % waiting for pictures; peak memory \S+ GiB", shown)
     folder = tmp_path / "runs" / "aa" / "seed0"
     result = json.loads((folder / "result.json").read_text())
     shown = run("evaluate", str(folder), "--target", str(streets.target), "--classes", "road,sky")

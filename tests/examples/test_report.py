@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -292,6 +293,26 @@ def test_thresholds_and_costs_are_means_over_seeds(ladder: Path) -> None:
     assert table.seeds == (0, 1)
     cost = build_cost_rows(experiment)[0]
     assert (cost.rate, cost.memory, cost.iterations) == ("2.00 ± 0.00", "1.00 ± 0.00", "100")
+    assert cost.step_milliseconds == cost.data_percent == "–"  # of an earlier version, which timed no steps
+
+
+def test_what_steps_took_stands_in_the_cost_table(tmp_path: Path) -> None:
+    means = {"seconds_per_step": 0.125, "images_per_second": 16.0, "data_share": 0.25, "matching_share": None}
+    for recipe, matching in (("aa+it", None), ("aa+it+sim", 0.03)):
+        file = make_run(tmp_path, recipe, 0, 20.0) / "result.json"
+        write_json(file, {**json.loads(file.read_text()), **means, "matching_share": matching})
+    with (tmp_path / "aa+it/seed0/metrics.jsonl").open("a") as metrics:
+        metrics.write(json.dumps({"step": 100, "kind": "cost", **means}) + "\n")
+    experiment = read_experiment(tmp_path)
+    assert not [problem for run in experiment.runs for problem in run.problems]
+    first, second = build_cost_rows(experiment)
+    shown = (first.step_milliseconds, first.image_rate, first.data_percent, first.matching_percent)
+    assert shown == ("125.0", "16.0", "25.0", "–")
+    assert second.matching_percent == "3.0"
+    shown_costs = write_report(tmp_path).read_text().split('id="cost"')[1]
+    row = re.search(r'<th scope="row">\+ SIM</th>.*', shown_costs)
+    assert row is not None
+    assert ">125.0</td>" in row[0]
 
 
 def test_banks_show_only_rows_that_were_written(tmp_path: Path) -> None:

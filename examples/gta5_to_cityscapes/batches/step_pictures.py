@@ -87,4 +87,4 @@ class StepPictures:
         return {"labelled": self.labelled.position, "target": 0 if self.target is None else self.target.position}
 
     def _on_device(self, batch: Batch) -> Drawn:
-        return Drawn(as_unit_floats(batch.images, self.device), batch.labels.to(self.device).long())
+        return Drawn(as_unit_floats(batch.images, self.device), batch.labels.to(self.device, non_blocking=True).long())

@@ -121,3 +121,14 @@ def print_scores(scores: Scores | Result, title: str) -> None:
     if scores.entropy is not None and scores.density is not None:
         table.caption = f"without labels: entropy {scores.entropy:.3f}, density {scores.density:.3f}"
     Console().print(table)
+
+
+def print_cost(result: Result) -> None:
+    """What a step took, where it was timed."""
+    if result.seconds_per_step is None:
+        return
+    of_it = {"waiting for pictures": result.data_share, "matching": result.matching_share}
+    words = [f"{1e3 * result.seconds_per_step:.3g} ms", f"{result.images_per_second or 0.0:.3g} pictures/s"]
+    words += [f"{100 * share:.1f} % {name}" for name, share in of_it.items() if share is not None]
+    memory = f"peak memory {result.peak_memory_bytes / 2**30:.2f} GiB"
+    Console().print(f"a step: {', '.join(words)}; {memory}", highlight=False, soft_wrap=True)

@@ -38,6 +38,7 @@ from .options import (
     device_named,
     numbers,
     overrides_of,
+    print_cost,
     print_scores,
     refuse_restyling_without_effect,
     use_threads,
@@ -103,6 +104,7 @@ def train(
         run_experiment(first_steps, folders, where, display)
         result = carry_out(job, folders, where, display, checkpoint_file(from_checkpoint))
     print_scores(result, f"{recipe}, seed {seed}, step {result.step}")
+    print_cost(result)
 
 
 def ablation(

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .step_cost import StepCost
 from .written_files import room_needed, written_beside
 
 if TYPE_CHECKING:
@@ -47,6 +48,11 @@ class Metrics:
         """The losses of one step, and the learning rate that it trained with."""
         curves = {**{f"loss/{name}": value for name, value in losses.items()}, "lr": lr}
         self._write({"step": step, "kind": "train", **curves, "seconds": seconds}, curves)
+
+    def write_cost(self, step: int, cost: StepCost, peak_memory_bytes: int) -> None:
+        """What the steps since the last such line took, as means, and the most memory held so far."""
+        means = {**cost.means(), "peak_memory_bytes": peak_memory_bytes}
+        self._write({"step": step, "kind": "cost", **means}, {f"cost/{name}": mean for name, mean in means.items()})
 
     def write_scores(
         self, step: int, miou: float, iou: Mapping[str, float | None], entropy: float, density: float

@@ -36,6 +36,10 @@ class Result:
     weights_sha256: str | None = None  # of the network; results of earlier versions have none
     entropy: float | None = None  # of the predictions, as is density; results of earlier versions have neither
     density: float | None = None
+    seconds_per_step: float | None = None  # means over the steps, as are the next; earlier versions timed none of them
+    images_per_second: float | None = None
+    data_share: float | None = None
+    matching_share: float | None = None  # of a recipe with matching
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from .ablation_table import Spread, minutes_in_all, steps_in_all
 from .recipe_names import title
-from .results import Experiment, Run
+from .results import STEP_MEANS, Experiment, Run
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,10 @@ class CostRow:
     iterations: str
     minutes: str
     rate: str
+    step_milliseconds: str
+    image_rate: str
+    data_percent: str
+    matching_percent: str
     memory: str
     runs: int
     iterations_in_all: str
@@ -39,6 +43,7 @@ def build_cost_rows(experiment: Experiment) -> tuple[CostRow, ...]:
     for recipe in experiment.finished_recipes:
         runs = experiment.of(recipe, finished=True)
         timed = [(run.last_step, run.cost.seconds) for run in runs if run.cost.seconds]
+        means = {name: [value for run in runs if (value := getattr(run.cost, name)) is not None] for name in STEP_MEANS}
         steps = sorted({run.result.step for run in runs if run.result})
         minutes = minutes_in_all(experiment, recipe)
         rows.append(
@@ -47,6 +52,10 @@ def build_cost_rows(experiment: Experiment) -> tuple[CostRow, ...]:
                 " or ".join(f"{step:,}" for step in steps),
                 _text([seconds / 60 for _, seconds in timed], 1),
                 _text([step / seconds for step, seconds in timed if step], 2),
+                _text([1e3 * seconds for seconds in means["seconds_per_step"]], 1),
+                _text(means["images_per_second"], 1),
+                _text([100 * share for share in means["data_share"]], 1),
+                _text([100 * share for share in means["matching_share"]], 1),
                 _text([r.cost.peak_memory_bytes / 2**30 for r in runs if r.cost.peak_memory_bytes], 2),
                 len(runs),
                 steps_in_all(experiment, recipe),

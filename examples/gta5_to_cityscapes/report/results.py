@@ -14,6 +14,7 @@ from typing import Any
 from .recipe_names import LADDER, in_order
 
 RUN_FILES = ("recipe.json", "metrics.jsonl", "result.json")
+STEP_MEANS = ("seconds_per_step", "images_per_second", "data_share", "matching_share")
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,14 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a finished run took."""
+    """What a finished run took; the last four are means over its steps, which runs of earlier versions have not."""
 
     seconds: float | None
     peak_memory_bytes: float | None
+    seconds_per_step: float | None = None
+    images_per_second: float | None = None
+    data_share: float | None = None
+    matching_share: float | None = None
 
 
 @dataclass(frozen=True)
@@ -179,7 +184,7 @@ def read_run(folder: Path, *, recipe: str, seed: int) -> Run:
         training=training,
         evaluations=evaluations,
         result=_evaluation(result) if result else None,
-        cost=Cost(_number(result.get("seconds_total")), _number(result.get("peak_memory_bytes"))),
+        cost=_cost(result),
         thresholds=_thresholds(limits) if limits else None,
         problems=tuple(problems),
     )
@@ -240,6 +245,11 @@ def _evaluation(line: dict[str, Any]) -> Evaluation:
         _number(line.get("entropy")),
         _number(line.get("density")),
     )
+
+
+def _cost(result: dict[str, Any]) -> Cost:
+    means = {name: _number(result.get(name)) for name in STEP_MEANS}
+    return Cost(_number(result.get("seconds_total")), _number(result.get("peak_memory_bytes")), **means)
 
 
 def _thresholds(content: dict[str, Any]) -> Thresholds:

@@ -29,6 +29,7 @@ from ..records.environment import forget_peak_memory, peak_memory_bytes
 from ..records.metrics import Metrics
 from ..records.progress import Event, Watch, unwatched
 from ..records.run_folder import Result, RunFolder
+from ..records.step_cost import StepCost
 from ..records.stopping import Stopped, StopRequest
 from ..records.written_files import FullDiskError
 from .evaluation import Scores, evaluate
@@ -37,6 +38,7 @@ from .random_draws import draw_apart, draws_of_all_ranks, restore_draws
 from .recipe_network import start_network
 from .repeatable_kernels import repeatable_kernels
 from .step import TrainingStep
+from .step_clock import StepClock
 from .terms import Domain, Passes
 
 logger = logging.getLogger(__name__)
@@ -104,6 +106,7 @@ class _Training:
         self.take_step = TrainingStep(recipe, self.network, device)
         self.step = 0
         self.seconds = 0.0
+        self.clock, self.cost = StepClock(device), StepCost()
         self.peak_before = 0  # bytes, in the processes that trained this run before
         self.saved_at: int | None = None
         positions = self._resume(saved)
@@ -151,12 +154,18 @@ class _Training:
                 self.metrics.close()
 
     def _train_once(self) -> dict[str, Tensor]:
-        set_learning_rates(self.take_step.optimisers, self.recipe.schedule, self.step)
-        parts = [
-            Passes(self.step, Domain(*labelled), None if target is None else Domain(*target))
-            for labelled, target in self.pictures.draw()
-        ]
-        return self.take_step(parts)
+        with self.clock.step():
+            set_learning_rates(self.take_step.optimisers, self.recipe.schedule, self.step)
+            with self.clock.phase("data"):
+                drawn = self.pictures.draw()
+            domains = 1 if drawn[0].target is None else 2
+            self.clock.pictures += domains * self.recipe.pictures.batch  # of all ranks
+            return self.take_step(
+                [
+                    Passes(self.step, Domain(*labelled), None if target is None else Domain(*target), clock=self.clock)
+                    for labelled, target in drawn
+                ]
+            )
 
     def _log(self, losses: dict[str, Tensor]) -> None:
         values = self._finite(losses)
@@ -164,9 +173,12 @@ class _Training:
             self._tell("fp16 overflow, step skipped")
             return
         lr = self.recipe.optimiser.lr * learning_rate_factor(self.recipe.schedule, self.step - 1)
+        cost = self.clock.read()
+        self.cost += cost
         if self.metrics is not None:
             self.metrics.write_losses(self.step, values, lr, self.seconds)
-        self._tell(f"loss {values['segmentation']:.2f}")
+            self.metrics.write_cost(self.step, cost, self._peak_memory())
+        self._tell(f"loss {values['segmentation']:.2f}, {cost.note}")
 
     def _finite(self, losses: dict[str, Tensor]) -> dict[str, float]:
         """The losses of the whole step, of all ranks; those of a step that fp16 had to skip need not be finite."""
@@ -229,6 +241,7 @@ class _Training:
             weights_sha256=digest_of_weights(self.network.state_dict()),
             entropy=scores.entropy,
             density=scores.density,
+            **from_first(self.cost.means),
         )
         from_first(lambda: self.run.write_result(result))
         self.watch(Event(self.recipe.title, self.step, self.step, f"mIoU {100 * scores.miou:.1f}", "finished"))
@@ -252,6 +265,7 @@ class _Training:
                     "step": self.step,
                     "seconds": self.seconds,
                     "peak_memory_bytes": self._peak_memory(),
+                    "cost": vars(self.cost),
                     "recipe": self.recipe.model_dump(mode="json"),
                     **self.take_step.state(),
                     "positions": self.pictures.positions,
@@ -276,6 +290,7 @@ class _Training:
             return {"labelled": 0, "target": 0}
         self.step, self.seconds = saved["step"], saved["seconds"]
         self.peak_before = saved.get("peak_memory_bytes", 0)
+        self.cost = StepCost(**saved.get("cost", {}))
         self.saved_at = self.step
         self.take_step.restore(saved, self.run.checkpoint)
         restore_draws(saved, self.run.checkpoint, self.recipe.seed)

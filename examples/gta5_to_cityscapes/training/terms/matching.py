@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import nn
 
@@ -39,18 +41,17 @@ class StuffInstanceAlignment(Term):
 
     def on_labelled(self, passes: Passes) -> list[Loss]:
         domain = passes.labelled
-        self.sim.update(domain.seen.features.detach(), domain.labels, domain.seen.logits.detach())
+        with passes.clock.phase("matching"):
+            self.sim.update(domain.seen.features.detach(), domain.labels, domain.seen.logits.detach())
         return []
 
     def on_target(self, passes: Passes) -> list[Loss]:
         if passes.step < self.settings.begin:
             return []
         domain = passes.unlabelled
-        losses = self.sim(
-            domain.seen.features,
-            domain.seen.logits,
-            pseudo_labels=domain.labels if self.pseudo_labels else None,
-        )
+        labels = domain.labels if self.pseudo_labels else None
+        match = partial(self.sim, target_logits=domain.seen.logits, pseudo_labels=labels)
+        losses = passes.clock.forward_and_backward("matching", match, domain.seen.features)
         weight = self.settings.weight
         return [Loss("stuff", losses.stuff, weight), Loss("instance", losses.instance, weight)]
 

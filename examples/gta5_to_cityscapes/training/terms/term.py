@@ -22,6 +22,7 @@ from torch.optim import Optimizer
 
 from ...batches.streams import Samples
 from ...networks import NetworkOutput
+from ..step_clock import UNTIMED, StepClock
 
 PICTURES = "pictures"
 
@@ -103,6 +104,7 @@ class Passes:
     teacher: TeacherLabels | None = None
     anchored: AnchorLabels | None = None
     shares: Mapping[str, Tensor | float] = field(default_factory=dict)
+    clock: StepClock = UNTIMED  # for a term whose share of the step is told
 
     @property
     def unlabelled(self) -> Domain:
