@@ -58,7 +58,8 @@ def flip_a_byte(path: Path) -> None:
 def measured(run: RunFolder) -> dict[tuple[str, int], dict[str, Any]]:
     """What was measured, without the clock; of several lines on one step the later one."""
     lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
-    return {(line["kind"], line["step"]): {**line, "seconds": None} for line in lines}
+    clocked = {(line["kind"], line["step"]): {**line, "seconds": None} for line in lines}
+    return {key: dict.fromkeys(line) if key[0] == "cost" else line for key, line in clocked.items()}
 
 
 def empty(path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import random
 import signal
@@ -21,6 +20,7 @@ from examples.gta5_to_cityscapes.report.results import STEP_MEANS
 
 from .killed_runs import PRELOADED, train_here
 from .test_checkpoints import assert_same
+from .test_kept_checkpoints import measured
 
 pytestmark = pytest.mark.skipif(
     "forkserver" not in multiprocessing.get_all_start_methods(), reason="processes are forked, to have 20 in seconds"
@@ -69,13 +69,6 @@ class Runs:
         return process.exitcode
 
 
-def last_lines(run: RunFolder) -> dict[tuple[str, int], dict[str, Any]]:
-    """By kind and step what was measured but for the clock; of several lines the later one."""
-    lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
-    measured = {(line["kind"], line["step"]): {**line, "seconds": None} for line in lines}
-    return {key: dict.fromkeys(line) if key[0] == "cost" else line for key, line in measured.items()}
-
-
 @pytest.mark.timeout(900)  # two dozen processes, one after the other, on a machine that may be busy
 def test_killed_at_twenty_moments_a_run_ends_with_the_same_bytes(
     streets: Folders, tmp_path: Path, quiet: list[str]
@@ -116,7 +109,7 @@ def test_killed_at_twenty_moments_a_run_ends_with_the_same_bytes(
         assert {"network", "sim", "teacher", "discriminator", "optimisers", "scaler", "random", "positions"} <= set(
             saved[0]
         )
-    assert last_lines(parts) == last_lines(whole)
+    assert measured(parts) == measured(whole)
     for run in (whole, parts):
         assert sorted(path.name for path in run.checkpoint.parent.iterdir()) == ["last.pt", "step000058.pt"]
         assert not list(run.path.rglob("*.part"))
