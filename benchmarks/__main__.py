@@ -36,6 +36,7 @@ PARTS = {
     "step": "benchmarks.step",
     "thresholds": "benchmarks.thresholds",
     "growth": "benchmarks.growth",
+    "loader": "benchmarks.loader",
 }
 """What can be named on the command line, and the module whose ``run(settings)`` measures it."""
 

@@ -21,6 +21,7 @@ PACKAGES = (
     "scikit-image",
     "connected-components-3d",
     "opencv-python-headless",
+    "pillow",
     "scipy",
     "kornia",
     "triton",

@@ -88,6 +88,7 @@ _CHOICES: Mapping[str, Callable[[Sequence[Measurement]], Panels]] = {
     "pooling": _most_channels,
     "step": _by_case,
     "thresholds": _by_case,
+    "loader": _by_case,
 }
 
 

@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.measurement import Settings, Timing
 
-__all__ = ["Timing", "captured_in_graph", "held_memory", "peak_memory", "time_in_turn"]
+__all__ = ["Timing", "captured_in_graph", "held_memory", "peak_memory", "time_in_turn", "timing_of"]
 
 _LEAST_REPEATS = 3
 _SHORT_SECONDS = 0.02
@@ -56,7 +56,7 @@ def time_in_turn(ways: Mapping[str, Callable[[], object]], settings: Settings) -
     finally:
         if collecting:
             gc.enable()
-    return {name: _timing(milliseconds) for name, milliseconds in taken.items()}
+    return {name: timing_of(milliseconds) for name, milliseconds in taken.items()}
 
 
 def peak_memory(call: Callable[[], object], device: torch.device) -> float:
@@ -134,7 +134,8 @@ def _milliseconds(call: Callable[[], object], device: torch.device) -> float:
     return float(started_at.elapsed_time(stopped_at))
 
 
-def _timing(milliseconds: list[float]) -> Timing:
+def timing_of(milliseconds: list[float]) -> Timing:
+    """Median and quartiles of times, in milliseconds."""
     low, median, high = statistics.quantiles(milliseconds, n=4, method="inclusive")
     return Timing(median, low, high, len(milliseconds))
 
