@@ -114,7 +114,7 @@ def streams(case: str, datasets: Sequence[SegmentationDataset], settings: Settin
     each round every number of workers, which each data set has for itself, has its turn.
     """
     check_streams(datasets)
-    rounds, draws = (3, 3) if settings.quick else (_ROUNDS, _DRAWS)
+    rounds, draws = (2, 2) if settings.quick else (_ROUNDS, _DRAWS)
     taken: dict[int, list[float]] = {workers: [] for workers in WORKERS}
     for seed in range(rounds):
         for workers, milliseconds in taken.items():

@@ -151,6 +151,29 @@ def test_on_a_gpu_events_are_read_when_the_clock_is(hands: list[float], monkeypa
     assert clock.read() == StepCost()
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode:UserWarning")  # that it does not see everything
+def test_on_a_real_gpu_no_step_waits_and_the_times_are_the_streams() -> None:
+    device = torch.device("cuda")
+    clock, features = StepClock(device), torch.ones(1 << 24, device=device, requires_grad=True)
+    features.sin().mean().backward()
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(20):
+            with clock.step():
+                (features.cos().mean() + clock.forward_and_backward("matching", one_loss, features)[0]).backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    cost = clock.read()
+    assert cost.steps == 20
+    assert 1e-4 < cost.phases["matching"] < cost.seconds < 10
+
+
+def one_loss(features: Tensor) -> tuple[Tensor]:
+    return (features.sin().mean(),)
+
+
 # ------------------------------------------------------------------ in a real step
 
 
