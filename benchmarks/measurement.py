@@ -123,7 +123,7 @@ class WrongResult(AssertionError):
 
 
 def environment(settings: Settings) -> dict[str, Any]:
-    """Where and with what a benchmark ran: commit, versions, device, threads, date."""
+    """Where and with what a benchmark ran: commit, versions, device, threads, date, how busy the machine was before."""
     root = Path(__file__).parent.parent
     # Results of an earlier part of the same run do not make the code another one.
     changed = _git(root, "status", "--porcelain", "--", ".", ":(exclude)benchmarks/results")
@@ -134,6 +134,7 @@ def environment(settings: Settings) -> dict[str, Any]:
         "device": device_name(settings.device),
         "cpu": _cpu_model(),
         "cores": os.cpu_count(),
+        "load": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
         "threads": settings.threads,
         "repeats": settings.repeats,
         "quick": settings.quick,

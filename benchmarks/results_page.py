@@ -67,7 +67,9 @@ def _where(where: Mapping[str, Any]) -> list[str]:
     if where["quick"]:
         commit += ", quick run: these times mean nothing"
     versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
-    return [commit, where["date"], f"{where['cpu']}, {where['cores']} cores", str(where["threads"]), versions]
+    load = where.get("load")  # parts of earlier versions did not ask
+    processor = f"{where['cpu']}, {where['cores']} cores" + ("" if load is None else f", load {load} before")
+    return [commit, where["date"], processor, str(where["threads"]), versions]
 
 
 def _number(value: float | int | str | None) -> str:

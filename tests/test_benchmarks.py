@@ -48,6 +48,7 @@ def test_a_run_keeps_all_that_it_measured(quick_run: Path) -> None:
     assert list(held) == ["components", "thresholds"]
     where, measured = held["components"]
     assert where["quick"]
+    assert where["load"] is None or where["load"] >= 0
     assert where["versions"]["torch"] == torch.__version__
     assert where["versions"]["cupy"] == "not installed"
     assert {one.case for one in measured} == {name for name, _ in cases(QUICK)}
