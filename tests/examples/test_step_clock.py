@@ -233,7 +233,7 @@ def test_in_a_whole_step_it_measures_the_nodes_of_an_isolated_backward(monkeypat
         ran.clear()
         given.clear()
         clock.read()
-        losses = step(anew(passes, 0, clock))
+        losses = step([anew(passes, 0, clock)])
     assert losses["stuff"] > 0
     assert losses["instance"] > 0
     measured, whole_step = clock.read().phases["matching"], len(ran)
@@ -252,7 +252,7 @@ def test_the_clock_changes_no_bit(one_thread: None) -> None:
     def trained(clock: StepClock) -> TrainingStep:
         step, passes = busy_step()
         for number in range(3):
-            losses = step(anew(passes, number, clock))
+            losses = step([anew(passes, number, clock)])
         assert losses["stuff"] > 0
         return step
 
