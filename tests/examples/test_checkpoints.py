@@ -28,6 +28,7 @@ from examples.gta5_to_cityscapes.records.run_folder import RunFolder
 from examples.gta5_to_cityscapes.records.stopping import Stopped
 from examples.gta5_to_cityscapes.records.written_files import written_beside
 from examples.gta5_to_cityscapes.training.loop import train
+from examples.gta5_to_cityscapes.training.recipe_network import trained_network
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -169,6 +170,13 @@ def test_a_stream_goes_on_where_it_stood(streets: Folders, quiet: list[str]) -> 
     for start in range(0, len(drawn) - len(dataset) + 1, len(dataset)):  # every epoch shows each picture once
         assert sorted(drawn[start : start + len(dataset)]) == sorted(dataset.names)
     assert [next(BatchStream(dataset, 3, seed=6))[0].names] != names[:1]
+
+
+@pytest.mark.parametrize("content", [{}, {"recipe": {"name": "aa"}, "step": 1}, {"recipe": 3}])
+def test_a_checkpoint_without_its_recipe_is_refused(tmp_path: Path, content: dict[str, object]) -> None:
+    save_checkpoint(tmp_path / "last.pt", content)
+    with pytest.raises(CheckpointError, match="expected the recipe of its run and a step in it"):
+        trained_network(tmp_path / "last.pt", CPU)
 
 
 def test_what_cannot_be_loaded_is_named(tmp_path: Path) -> None:

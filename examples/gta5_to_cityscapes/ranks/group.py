@@ -117,11 +117,6 @@ def any_rank(flag: bool) -> bool:
     return bool(votes)
 
 
-def wait_for_all() -> None:
-    """Go on when every rank has come this far."""
-    any_rank(False)
-
-
 def from_first(make: Callable[[], Answer]) -> Answer:
     """What ``make`` gives on the first rank, or raises there, on every rank; the others do not call it."""
     if world() == 1:

@@ -24,11 +24,6 @@ class Share:
     ranks: int = 1
     parts: int = 1
 
-    @property
-    def whole(self) -> bool:
-        """Whether a step is this rank's alone, and in one piece."""
-        return self.ranks == self.parts == 1
-
     def places(self, batch: int) -> list[range]:
         """This rank's places in a step of ``batch`` pictures, part by part; sizes differ by one at most."""
         return [list(_cut(part, self.ranks))[self.rank] for part in _cut(range(batch), self.parts)]

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from ..ranks.group import world
+
 PACKAGES = ("stuffinstance", "torch", "numpy", "kornia", "scikit-image", "pillow", "pydantic")
 
 
@@ -23,6 +25,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "cpu": _cpu(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "processes": world(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
     }
 

@@ -9,7 +9,7 @@ import torch
 from ..networks import SegmentationNetwork, build_network
 from ..networks.shared_statistics import share_statistics
 from ..recipes import Recipe
-from ..records.checkpoints import load_checkpoint, restore_network, seed_everything
+from ..records.checkpoints import CheckpointError, load_checkpoint, restore_network, seed_everything
 
 
 def start_network(recipe: Recipe, device: torch.device, start: Path | None = None) -> SegmentationNetwork:
@@ -35,10 +35,17 @@ def start_network(recipe: Recipe, device: torch.device, start: Path | None = Non
 def trained_network(file: Path, device: torch.device) -> tuple[Recipe, SegmentationNetwork, int]:
     """The recipe, the network and the step of a checkpoint."""
     saved = load_checkpoint(file)
-    recipe = Recipe.model_validate(saved["recipe"])
+    try:
+        recipe, step = Recipe.model_validate(saved["recipe"]), int(saved["step"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"checkpoint {file}: expected the recipe of its run and a step in it, as `train` writes them, got others "
+            f"({type(error).__name__}). It was written by another version, or by something else: train again into "
+            "another --out."
+        ) from error
     network = build_network(recipe.network.name, recipe.label_space.num_classes, **recipe.network.options)
     restore_network(network, saved, file)
-    return recipe, network.to(device), int(saved["step"])
+    return recipe, network.to(device), step
 
 
 def _existing(weights: str) -> Path:
