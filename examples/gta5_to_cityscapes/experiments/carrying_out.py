@@ -51,7 +51,7 @@ def carry_out(
         watch: Told how far it is.
         checkpoint: Stands in for the one run that it needs.
     """
-    recipe, run = job.recipe, job.run
+    recipe, run, watch = job.recipe, job.run, _named(job, watch)
     if not (recipe.start or recipe.labelled_by or recipe.fused_of):
         return train(recipe, run, open_training_data(recipe, folders), device=device, watch=watch)
     finished = run.result()
@@ -87,6 +87,11 @@ def carry_out(
     )
     data = open_training_data(recipe, folders, run.pseudo_labels, digest)
     return train(recipe, run, data, device=device, watch=watch)
+
+
+def _named(job: Job, watch: Watch) -> Watch:
+    """Training names its events by the recipe alone, which several jobs of an experiment may share."""
+    return lambda event: watch(event._replace(task=job.name))
 
 
 def _checkpoints(job: Job, checkpoint: Path | None) -> list[Path]:
