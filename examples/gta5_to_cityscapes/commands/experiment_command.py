@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
+from ..experiments.checked_plan import check_plan
 from ..experiments.city import BUDGETS, city_folders, generate
+from ..experiments.findings import Finding
 from ..experiments.paper_jobs import plan_paper_experiment
 from ..experiments.processes import run_experiment
 from ..recipes import PAPER_EXPERIMENTS
@@ -31,6 +37,8 @@ from .options import (
 from .progress_display import ProgressDisplay
 from .written_reports import REPORT_COST, print_pages, write_reports_of
 
+STYLES = {"ok": "green", "note": "yellow", "missing": "red"}
+
 
 def experiment(
     name: Annotated[str, typer.Argument(help=f"One of {', '.join(PAPER_EXPERIMENTS)}.")],
@@ -45,6 +53,10 @@ def experiment(
     city_seed: CitySeed = 0,
     jobs: Jobs = 1,
     device: Device = "auto",
+    check: Annotated[
+        bool, typer.Option("--check", help="Train nothing: look at data, weights, folders, room and time, then say.")
+    ] = False,
+    check_steps: Annotated[int, typer.Option(min=0, help="Steps that --check times; 0 for none.")] = 2,
 ) -> None:
     """Run a table or figure of the paper, going on where an earlier call stopped; then write it beside the paper's.
 
@@ -54,14 +66,36 @@ def experiment(
     if name not in PAPER_EXPERIMENTS:
         raise typer.BadParameter(f"name must be one of {', '.join(PAPER_EXPERIMENTS)}, got {name!r}")
     record = ExperimentRecord(name, size, tuple(numbers(seeds)), tuple(overrides_of(settings, restyle)))
-    city = city_folders(out, "synthia" if record.paper.source == "synthia" else "gta5")
-    folders = folders_given(source, target, city if generate_city else None)
+    city = city_folders(out, record.paper.source) if generate_city else None
+    folders, where = folders_given(source, target, city), device_named(device)
     planned = plan_paper_experiment(record, out)
-    record.claim(out)
-    costs = {job.name: job.cost for job in planned} | {"city": 1.0 if generate_city else 0.0, "report": REPORT_COST}
-    with ProgressDisplay(costs, overall=name) as display:
-        if generate_city:
-            generate(city, BUDGETS.get(size, BUDGETS["small"]), city_seed, display)
-        run_experiment(planned, folders, device_named(device), display, processes=jobs)
-        pages = write_reports_of(out, display)
-    print_pages(pages)
+    if not check:
+        record.claim(out)
+    work = {} if check else {job.name: job.cost for job in planned} | {"report": REPORT_COST}
+    with ProgressDisplay(work | ({"city": 1.0} if city else {}), overall=None if check else name) as display:
+        if city is not None:
+            generate(city, BUDGETS.get(size, BUDGETS["small"]), city_seed, display, record.paper.source)
+        if not check:
+            run_experiment(planned, folders, where, display, processes=jobs)
+            pages = write_reports_of(out, display)
+    if check:
+        _tell(check_plan(planned, folders, record, out, where, steps=check_steps, processes=jobs, tell=_tell_timing))
+    else:
+        print_pages(pages)
+
+
+def _tell_timing(run: str) -> None:
+    typer.echo(f"timing steps of {run} ...", err=True)
+
+
+def _tell(findings: Sequence[Finding]) -> None:
+    """One table; below it once more what is missing, which ends the command with 1."""
+    table = Table("", "what", box=None)
+    table.add_column("found", overflow="fold")  # no path is cut short
+    for kind, what, told in findings:
+        table.add_row(Text(kind, style=STYLES[kind]), what, Text(told))
+    Console().print(table)
+    missing = dict.fromkeys(finding.what for finding in findings if finding.kind == "missing")
+    if missing:
+        typer.echo(f"missing: {'; '.join(missing)}", err=True)
+        raise typer.Exit(1)

@@ -1,12 +1,13 @@
 """Readers for GTA5, SYNTHIA and Cityscapes in the folder layouts they are published in."""
 
 from .errors import DatasetError
-from .inspection import DatasetSummary, describe, mismatched_pairs
+from .inspection import PUBLISHED_PICTURES, DatasetSummary, describe, mismatched_pairs
 from .opening import Layout, open_dataset
 from .pictures import read_id_map, read_image
 from .samples import Sample, SegmentationDataset, picture_tensor
 
 __all__ = [
+    "PUBLISHED_PICTURES",
     "DatasetError",
     "DatasetSummary",
     "Layout",

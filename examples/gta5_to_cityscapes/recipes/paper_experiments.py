@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
-from ..data import Layout
 from .parts import RecipeError
 from .recipe import ABLATION, override
 from .settings import Layouts
@@ -83,7 +83,7 @@ class PaperExperiment:
     published: Mapping[str, float | None]
     sweep: Sweep | None = None
     curve: bool = False
-    source: Layout = "gta5"
+    source: Literal["gta5", "synthia"] = "gta5"
     classes: str = "all"
 
     @property

@@ -32,15 +32,20 @@ class ExperimentRecord:
         return self.paper.variants(self.size, self.settings)
 
     def claim(self, folder: Path) -> None:
-        """Take the folder for this experiment, or refuse where it holds another."""
+        """Take the folder for this experiment, or refuse as :meth:`check` does."""
+        self.check(folder)
+        kept = read_record(folder)
+        seeds = sorted({*self.seeds, *(kept.seeds if kept else ())})
+        write_json(folder / FILE, {**vars(self), "seeds": seeds, "settings": list(self.settings)})
+
+    def check(self, folder: Path) -> None:
+        """Refuse a folder that holds another experiment."""
         kept = read_record(folder)
         if kept is not None and (kept.name, kept.size, kept.settings) != (self.name, self.size, self.settings):
             raise RunFolderError(
                 f"{folder / FILE}: expected {self._said()}, the folder holds {kept._said()}. "
                 "Choose another --out, or ask for the same."
             )
-        seeds = sorted({*self.seeds, *(kept.seeds if kept else ())})
-        write_json(folder / FILE, {**vars(self), "seeds": seeds, "settings": list(self.settings)})
 
     def _said(self) -> str:
         return " ".join([f"{self.name} in size {self.size}", *(f"with {setting}" for setting in self.settings)])
