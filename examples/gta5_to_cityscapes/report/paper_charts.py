@@ -69,14 +69,16 @@ def _draw_ladder(record: ExperimentRecord, rows: Sequence[PaperRow]) -> Drawn:
         axes = figure.subplots()
         for place, row in enumerate(rows):
             if row.miou:
-                axes.barh(place - 0.2, row.miou.mean, height=0.36, color=HERE, label=None if place else "here")
+                axes.barh(place - 0.2, row.miou.mean, height=0.36, color=HERE)
                 scores = list(row.scores.values())
                 axes.plot(scores, [place - 0.2] * len(scores), "o", color=theme.ink, ms=3.5)
                 _write(axes, max(scores), place - 0.2, row.miou.text(), theme)
             if row.variant.published is not None:
-                name = None if place else f"the paper's {record.paper.printed}"
-                axes.barh(place + 0.2, row.variant.published, height=0.36, color=PUBLISHED, alpha=0.45, label=name)
+                axes.barh(place + 0.2, row.variant.published, height=0.36, color=PUBLISHED, alpha=0.45)
                 _write(axes, row.variant.published, place + 0.2, f"{row.variant.published:.1f}", theme)
+        # Bars of nothing, for the legend, whichever rows there are.
+        axes.barh(0, 0, color=HERE, label="here")
+        axes.barh(0, 0, color=PUBLISHED, alpha=0.45, label=f"the paper's {record.paper.printed}")
         name_rows(axes, [row.label for row in rows], theme)
         axes.grid(visible=False, axis="y")
         axes.set(xlabel="mIoU, %")

@@ -16,6 +16,7 @@ from .paper_rows import PaperRow, gain_is_over, read_rows
 from .report_files import template, write_whole
 from .results import Run
 
+LINE_LENGTH = 115  # of the command
 Table = tuple[tuple[str, ...], list[tuple[str, ...]]]  # head and rows
 
 
@@ -53,7 +54,7 @@ def _content(record: ExperimentRecord, rows: Sequence[PaperRow], chart: Drawn | 
         "caption": _caption(record),
         "scores": score_table(record, rows),
         "notes": _notes(record, rows),
-        "open": _unfinished(rows),
+        "open": _unfinished(record, rows),
         "command": command(record),
         "facts": _facts(runs),
         "costs": _costs(record, rows),
@@ -62,14 +63,20 @@ def _content(record: ExperimentRecord, rows: Sequence[PaperRow], chart: Drawn | 
 
 
 def command(record: ExperimentRecord) -> str:
-    """What to type for the same runs."""
+    """What to type for the same runs; files of this machine by their names alone."""
     words = [
         f"python -m examples.gta5_to_cityscapes experiment {record.name} --size {record.size}",
-        f"--seeds {','.join(map(str, record.seeds))} --source {record.paper.source.upper()} --target CITYSCAPES",
-        f"--out runs/{record.name}",
-        *(f"--set {setting}" for setting in record.settings),
+        f"--seeds {','.join(map(str, record.seeds))}",
+        f"--source {record.paper.source.upper()} --target CITYSCAPES --out runs/{record.name}",
+        *(f"--set {key}={Path(value).name}" for key, _, value in (each.partition("=") for each in record.settings)),
     ]
-    return " ".join(words)
+    lines = [words[0]]
+    for word in words[1:]:
+        if len(lines[-1]) + len(word) < LINE_LENGTH:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(f"    {word}")
+    return " \\\n".join(lines)
 
 
 def score_table(record: ExperimentRecord, rows: Sequence[PaperRow]) -> Table:
@@ -143,14 +150,18 @@ def _caption(record: ExperimentRecord) -> str:
     return "Each bar reaches to the mean over seeds, each dot is one seed."
 
 
-def _unfinished(rows: Sequence[PaperRow]) -> list[str]:
-    """What does not count in the table yet."""
+def _unfinished(record: ExperimentRecord, rows: Sequence[PaperRow]) -> list[str]:
+    """What does not count in the table yet, row by row."""
     lines = []
     for row in rows:
         under_way = {run.seed: run.last_step for run in row.runs if not run.finished}
-        for seed in row.missing:
-            state = f"step {under_way[seed]:,}" if seed in under_way else "not begun"
-            lines.append(f"{row.label}, seed {seed}: {state}")
+        states = [f"seed {seed} at step {step:,}" for seed, step in under_way.items() if seed in row.missing]
+        waiting = [str(seed) for seed in row.missing if seed not in under_way]
+        if waiting:
+            states.append(f"seed{'s' if len(waiting) > 1 else ''} {', '.join(waiting)} not begun")
+        if states:
+            name = f"{record.paper.sweep.symbol} = {row.label}" if record.paper.sweep else row.label
+            lines.append(f"{name}: {', '.join(states)}")
     return lines
 
 

@@ -123,5 +123,5 @@ def _compared_with(paper: PaperExperiment, variants: Sequence[Variant], place: i
 def gain_is_over(paper: PaperExperiment) -> str:
     """In words."""
     if paper.sweep:
-        return f"the paper's choice, {paper.sweep.symbol} = {paper.sweep.default:g} there"
+        return f"the paper's choice, its {paper.sweep.symbol} = {paper.sweep.default:g}"
     return sum_of_parts(next(iter(paper.published))) if paper.curve else "the row above"
