@@ -20,7 +20,7 @@ from examples.gta5_to_cityscapes.experiments import checked_runs
 from examples.gta5_to_cityscapes.experiments.carrying_out import carry_out
 from examples.gta5_to_cityscapes.experiments.checked_plan import check_plan
 from examples.gta5_to_cityscapes.experiments.checked_runs import duration
-from examples.gta5_to_cityscapes.experiments.city import BUDGETS, Budget
+from examples.gta5_to_cityscapes.experiments.city import BUDGETS, Budget, is_city
 from examples.gta5_to_cityscapes.experiments.findings import Finding
 from examples.gta5_to_cityscapes.experiments.paper_jobs import plan_paper_experiment
 from examples.gta5_to_cityscapes.recipes import ABLATION, PAPER_EXPERIMENTS, RecipeError
@@ -143,7 +143,7 @@ def page_of(record: ExperimentRecord, folder: Path) -> tuple[str, str]:
 
 
 def test_a_sweeps_page_sets_our_numbers_beside_the_papers(tmp_path: Path) -> None:
-    record = record_of("table4", "small", "restyle.method=/home/someone/restyled", seeds=(0, 1))
+    record = replace(record_of("table4", "small", "restyle.method=/some/where/restyled", seeds=(0, 1)), generated=True)
     for variant, scores in zip(record.variants, ((20.0, 22.0), (23.0, 25.0), (24.0, None), (), ()), strict=True):
         for seed, miou in enumerate(scores):
             make_run(tmp_path / variant.folder, variant.recipe, seed, miou)
@@ -155,9 +155,12 @@ def test_a_sweeps_page_sets_our_numbers_beside_the_papers(tmp_path: Path) -> Non
     assert "w = 80: seed 1 at step 50; w = 320: seeds 0, 1 not begun" in text
     assert "multiples of what matching.capacity is in this size" in text
     assert "compare the direction" in text
+    assert text.startswith("# Table 4: How many rows of a class should its bank hold?")
+    assert "In the paper: GTA5 → Cityscapes. Here: the generated city in the same layouts." in text
+    assert "--generate --out runs/table4" in text
     for said in ("21.0 ± 1.4", "w = 80: seed 1 at step 50", "restyle.method=restyled"):
         assert said in html
-    assert "someone" not in html + text
+    assert "/some/where" not in html + text
     assert (tmp_path / "report" / "table4.png").stat().st_size > 10_000
 
 
@@ -167,7 +170,7 @@ def test_a_ladders_page_compares_with_the_row_above(tmp_path: Path) -> None:
     _, text = page_of(record_of("table6", "full"), tmp_path)
     assert "| + AA | 24.5 | +4.5 | 1 | 45.9 | +7.3 |" in text
     assert "| + SIM | 30.0 | – | 1 | 47.1 | +1.1 |" in text  # the row above is not there
-    assert "13 classes" in text
+    assert "In the paper: SYNTHIA → Cityscapes, 13 classes." in text
     assert "one seed: differences of a point or two may be luck" in text
     assert "compare the direction" not in text  # of the full size
     assert "--source SYNTHIA" in text
@@ -332,7 +335,7 @@ def test_timed_steps_foretell_time_and_memory_and_write_nothing(
     assert calls == ["aa+it+sim", "source"]  # the costliest and the cheapest that needs no labels of another run
     assert told["memory"].startswith("3.0 GiB a run (aa+it+sim seed 0)")
     assert told["disk"].startswith("18 MiB (checkpoints 18 MiB, pseudo-labels 0 MiB at most")  # 6 runs of 3 MiB
-    # By cost, of 1.0 to 2.6: a step of 0.5 and 0.5, of 1.6 and 1.7 in between, of 2 and 2 seconds. 17 tests of 3 pictures.
+    # By cost, of 1.0 to 2.6: steps of 0.5 (two runs), 1.6 and 1.7 between, 2 seconds (two). 17 tests of 3 pictures.
     assert told["time in all"].startswith("14 min for 6 runs (training 14 min, scoring 31 s, labelling 1 s)")
     assert list(tmp_path.iterdir()) == []
 
@@ -443,6 +446,7 @@ def test_the_generated_city_has_the_layout_of_the_experiments_source(
     words = ["experiment", "table6", "--size", "smoke", "--generate", "--out", str(tmp_path), "--check"]
     shown = CliRunner().invoke(app, [*words, "--check-steps", "0"], catch_exceptions=False)
     assert shown.exit_code == 0, shown.output
+    assert is_city(tmp_path / "city" / "synthia")
     assert len(list((tmp_path / "city" / "synthia" / "RGB").glob("*.png"))) == 2
     assert "2 pictures, 9,400 were published" in shown.output
     assert "of 16 classes in 2 pictures" in " ".join(shown.output.split())

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..experiments.checked_plan import check_plan
-from ..experiments.city import BUDGETS, city_folders, generate
+from ..experiments.city import BUDGETS, city_folders, generate, is_city
 from ..experiments.findings import Finding
 from ..experiments.paper_jobs import plan_paper_experiment
 from ..experiments.processes import run_experiment
@@ -65,16 +65,18 @@ def experiment(
     """
     if name not in PAPER_EXPERIMENTS:
         raise typer.BadParameter(f"name must be one of {', '.join(PAPER_EXPERIMENTS)}, got {name!r}")
-    record = ExperimentRecord(name, size, tuple(numbers(seeds)), tuple(overrides_of(settings, restyle)))
-    city = city_folders(out, record.paper.source) if generate_city else None
+    paper = PAPER_EXPERIMENTS[name]
+    city = city_folders(out, paper.source) if generate_city else None
     folders, where = folders_given(source, target, city), device_named(device)
+    drawn = city is not None or is_city(folders.source)
+    record = ExperimentRecord(name, size, tuple(numbers(seeds)), tuple(overrides_of(settings, restyle)), drawn)
     planned = plan_paper_experiment(record, out)
     if not check:
         record.claim(out)
     work = {} if check else {job.name: job.cost for job in planned} | {"report": REPORT_COST}
     with ProgressDisplay(work | ({"city": 1.0} if city else {}), overall=None if check else name) as display:
         if city is not None:
-            generate(city, BUDGETS.get(size, BUDGETS["small"]), city_seed, display, record.paper.source)
+            generate(city, BUDGETS.get(size, BUDGETS["small"]), city_seed, display, paper.source)
         if not check:
             run_experiment(planned, folders, where, display, processes=jobs)
             pages = write_reports_of(out, display)

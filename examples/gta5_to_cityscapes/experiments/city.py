@@ -41,6 +41,11 @@ def city_folders(out: Path, source_layout: SourceLayout = "gta5") -> Folders:
     return Folders(out / "city" / source_layout, out / "city" / "cityscapes")
 
 
+def is_city(folder: Path) -> bool:
+    """Whether a data set's folder lies in a generated city."""
+    return (folder.parent / "city.json").is_file()
+
+
 def generate(folders: Folders, budget: Budget, seed: int, watch: Watch, source_layout: SourceLayout = "gta5") -> None:
     """Draw the city unless the very same one is there already."""
     from examples.generated_city import generate_city

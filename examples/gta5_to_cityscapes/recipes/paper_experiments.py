@@ -30,6 +30,7 @@ class Sweep:
         symbol: As the paper calls it.
         default: The paper's choice.
         published: mIoU in percent by value.
+        note: What to know of its values.
     """
 
     group: str
@@ -37,6 +38,7 @@ class Sweep:
     symbol: str
     default: float
     published: Mapping[float, float]
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,15 @@ def _swept(sweep: Sweep, recipe: str, published: float, size: str, overrides: Se
 
 
 _WEIGHTS = Sweep("matching", "weight", "λ_ci", 0.01, {0.1: 43.4, 0.05: 44.2, 0.01: 46.2, 0.005: 45.4, 0.001: 45.5})
-_CAPACITIES = Sweep("matching", "capacity", "w", 50, {10: 45.2, 50: 46.2, 200: 46.1, 800: 45.3, 1600: 45.0})
+_CAPACITIES = Sweep(
+    "matching",
+    "capacity",
+    "w",
+    50,
+    {10: 45.2, 50: 46.2, 200: 46.1, 800: 45.3, 1600: 45.0},
+    note="A class is matched only once its bank has been filled (preset code): the larger w, the later, and in a short "
+    "training rare classes never.",
+)
 
 PAPER_EXPERIMENTS: dict[str, PaperExperiment] = {
     each.name: each

@@ -20,6 +20,7 @@ class ExperimentRecord:
     size: str
     seeds: tuple[int, ...]
     settings: tuple[str, ...] = ()  # as --set takes them
+    generated: bool = False  # whether the pictures are those of the generated city
 
     @property
     def paper(self) -> PaperExperiment:
@@ -58,7 +59,13 @@ def read_record(folder: Path) -> ExperimentRecord | None:
         return None
     content = read_json(file)
     try:
-        record = ExperimentRecord(content["name"], content["size"], tuple(content["seeds"]), tuple(content["settings"]))
+        record = ExperimentRecord(
+            content["name"],
+            content["size"],
+            tuple(content["seeds"]),
+            tuple(content["settings"]),
+            generated=bool(content.get("generated")),
+        )
     except (KeyError, TypeError) as error:
         raise DamagedFileError(f"{file}: expected name, size, seeds and settings, got {', '.join(content)}.") from error
     if record.name not in PAPER_EXPERIMENTS:

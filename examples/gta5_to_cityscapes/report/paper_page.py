@@ -67,7 +67,8 @@ def command(record: ExperimentRecord) -> str:
     words = [
         f"python -m examples.gta5_to_cityscapes experiment {record.name} --size {record.size}",
         f"--seeds {','.join(map(str, record.seeds))}",
-        f"--source {record.paper.source.upper()} --target CITYSCAPES --out runs/{record.name}",
+        "--generate" if record.generated else f"--source {record.paper.source.upper()} --target CITYSCAPES",
+        f"--out runs/{record.name}",
         *(f"--set {key}={Path(value).name}" for key, _, value in (each.partition("=") for each in record.settings)),
     ]
     lines = [words[0]]
@@ -118,7 +119,8 @@ def _notes(record: ExperimentRecord, rows: Sequence[PaperRow]) -> list[str]:
     spread = ONE_SEED if one else "mean ± sample standard deviation over seeds"
     notes = [
         f"mIoU in percent at the last checkpoint; {spread}. Gain: seed by seed over {gain_is_over(paper)}.",
-        f"Data of the paper: {paper.data}{', 13 classes' if paper.classes == '13' else ''}.",
+        f"In the paper: {paper.data}{', 13 classes' if paper.classes == '13' else ''}."
+        + (" Here: the generated city in the same layouts." if record.generated else ""),
     ]
     if not record.size.startswith("full"):
         notes.append(
@@ -130,6 +132,8 @@ def _notes(record: ExperimentRecord, rows: Sequence[PaperRow]) -> list[str]:
             f"The values of {paper.sweep.symbol} are the paper's multiples of what {paper.sweep.group}."
             f"{paper.sweep.setting} is in this size."
         )
+    if paper.sweep and paper.sweep.note:
+        notes.append(paper.sweep.note)
     if paper.curve:
         notes.append(
             "The highest mean is the best of the curve's points, chosen by the target's labels: it shows what was lost "
@@ -202,7 +206,7 @@ def _text(spread: Spread | None, digits: int) -> str:
 
 def _markdown(content: dict[str, Any]) -> str:
     record, chart = content["record"], content["chart"]
-    parts = [f"# {content['paper'].printed}, {content['paper'].data}", content["paper"].question]
+    parts = [f"# {content['paper'].printed}: {content['paper'].question}"]
     parts.append(markdown_table(*content["scores"]))
     parts += content["notes"]
     if content["open"]:
