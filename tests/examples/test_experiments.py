@@ -19,7 +19,7 @@ from examples.gta5_to_cityscapes.commands.app import app
 from examples.gta5_to_cityscapes.experiments import checked_runs
 from examples.gta5_to_cityscapes.experiments.carrying_out import carry_out
 from examples.gta5_to_cityscapes.experiments.checked_plan import check_plan
-from examples.gta5_to_cityscapes.experiments.checked_runs import duration
+from examples.gta5_to_cityscapes.experiments.checked_runs import Measured, check_memory, duration
 from examples.gta5_to_cityscapes.experiments.city import BUDGETS, Budget, is_city
 from examples.gta5_to_cityscapes.experiments.findings import Finding
 from examples.gta5_to_cityscapes.experiments.paper_jobs import plan_paper_experiment
@@ -334,7 +334,7 @@ def test_timed_steps_foretell_time_and_memory_and_write_nothing(
     told = {finding.what: finding.told for finding in findings}
     assert calls == ["aa+it+sim", "source"]  # the costliest and the cheapest that needs no labels of another run
     assert told["memory"].startswith("3.0 GiB a run (aa+it+sim seed 0)")
-    assert told["disk"].startswith("18 MiB (checkpoints 18 MiB, pseudo-labels 0 MiB at most")  # 6 runs of 3 MiB
+    assert told["disk"].startswith("at most 18 MiB (checkpoints 18 MiB, pseudo-labels 0 MiB,")  # 6 runs of 3 MiB
     # By cost, of 1.0 to 2.6: steps of 0.5 (two runs), 1.6 and 1.7 between, 2 seconds (two). 17 tests of 3 pictures.
     assert told["time in all"].startswith("14 min for 6 runs (training 14 min, scoring 31 s, labelling 1 s)")
     assert list(tmp_path.iterdir()) == []
@@ -351,6 +351,16 @@ def test_too_little_room_is_missing(
     found = missing(checked(streets, tmp_path, record_of("table2"), steps=1))
     assert list(found) == [what]
     assert f"free {'1.0 GiB' if what == 'disk' else '0.5 GiB'}" in found[what]
+
+
+def test_a_gpu_has_memory_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    (job, *_) = plan_paper_experiment(record_of("table4", "full"), Path("exp"))
+    timed = TimedSteps(1.0, 1.0, 30 * 2**30, 4 * 2**30, 2**20)
+    monkeypatch.setattr(checked_runs, "free_memory_bytes", lambda device: 40 * 2**30)
+    machine, gpu = check_memory(Measured(timed, job, timed, job), torch.device("cuda"), 2)
+    assert machine == Finding("ok", "memory", f"4.0 GiB a run ({job.name}), 2 at a time: 8.0 GiB; free 40.0 GiB")
+    assert gpu.kind == "missing"
+    assert gpu.told == f"30.0 GiB a run ({job.name}), 2 at a time: 60.0 GiB; free 40.0 GiB"
 
 
 def test_a_step_that_fails_is_told_before_the_run(

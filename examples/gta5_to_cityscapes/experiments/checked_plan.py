@@ -50,6 +50,6 @@ def check_plan(
             measured = measure(left, folders, device, steps, processes, findings, tell)
     findings.append(check_disk(left, folders, out, measured))
     if measured is not None:
-        findings.append(check_memory(measured, device, min(processes, len(left))))
+        findings += check_memory(measured, device, min(processes, len(left)))
         findings += check_time(left, folders, measured, processes)
     return findings

@@ -95,18 +95,25 @@ def _cost(job: Job) -> tuple[float, int]:
     return job.cost, job.recipe.matching.capacity if job.recipe.matching else 0
 
 
-def check_memory(measured: Measured, device: torch.device, processes: int) -> Finding:
+def check_memory(measured: Measured, device: torch.device, processes: int) -> list[Finding]:
     """The costliest run's peak, as many times as runs go on at once, against what is free."""
-    needed = processes * measured.most.memory_bytes
-    free = free_memory_bytes(device)
-    where = "memory of the GPU" if device.type == "cuda" else "memory"
-    each = f"{size(measured.most.memory_bytes)} a run ({measured.costliest.name})"
-    told = f"{each}, {processes} at a time: {size(needed)}" if processes > 1 else each
-    if measured.costliest.recipe.running.cache:
+    cpu = torch.device("cpu")
+    findings = [_memory("memory", measured.most.process_bytes, cpu, measured, processes)]
+    if device.type == "cuda":
+        findings.append(_memory("memory of the GPU", measured.most.memory_bytes, device, measured, processes))
+    return findings
+
+
+def _memory(what: str, peak: int, device: torch.device, measured: Measured, processes: int) -> Finding:
+    needed, free = processes * peak, free_memory_bytes(device)
+    told = f"{size(peak)} a run ({measured.costliest.name})"
+    if processes > 1:
+        told += f", {processes} at a time: {size(needed)}"
+    if device.type == "cpu" and measured.costliest.recipe.running.cache:
         told += ", and the decoded pictures as they are kept"
     if free is None:
-        return Finding("note", where, f"{told}; how much is free cannot be told here")
-    return Finding("ok" if needed <= free else "missing", where, f"{told}; free {size(free)}")
+        return Finding("note", what, f"{told}; how much is free cannot be told here")
+    return Finding("ok" if needed <= free else "missing", what, f"{told}; free {size(free)}")
 
 
 def check_disk(jobs: Sequence[Job], folders: Folders, out: Path, measured: Measured | None) -> Finding:
@@ -116,14 +123,17 @@ def check_disk(jobs: Sequence[Job], folders: Folders, out: Path, measured: Measu
     labels = sum(_label_bytes(job, folders) for job in jobs)
     logs = sum(_log_bytes(job) for job in jobs)
     if measured is None:
-        told = f"pseudo-labels {size(labels)} at most, logs {size(logs)}, checkpoints not measured; free {size(free)}"
+        told = (
+            f"at most {size(labels)} of pseudo-labels, logs {size(logs)}, checkpoints not measured; free {size(free)}"
+        )
         return Finding("note" if labels + logs <= free else "missing", "disk", told)
     # One more than is kept is there while it is written.
     checkpoints = sum(measured.most.checkpoint_bytes * (job.recipe.running.keep_checkpoints + 1) for job in jobs)
     needed = checkpoints + labels + logs
-    parts = f"checkpoints {size(checkpoints)}, pseudo-labels {size(labels)} at most, logs {size(logs)}"
-    kind = "ok" if needed <= free else "missing"
-    return Finding(kind, "disk", f"{size(needed)} ({parts}); free {size(free)}")
+    parts = f"checkpoints {size(checkpoints)}, pseudo-labels {size(labels)}, logs {size(logs)}"
+    return Finding(
+        "ok" if needed <= free else "missing", "disk", f"at most {size(needed)} ({parts}); free {size(free)}"
+    )
 
 
 def _label_bytes(job: Job, folders: Folders) -> int:
@@ -151,8 +161,8 @@ def check_time(jobs: Sequence[Job], folders: Folders, measured: Measured, proces
     target = attempted("", partial(open_target, measured.costliest.recipe, folders), [])
     picture = measured.most.seconds_a_picture
     training = sum(job.recipe.schedule.steps * measured.seconds_a_step(job) for job in jobs)
-    scoring = sum(-(-job.recipe.schedule.steps // job.recipe.schedule.evaluate_every) for job in jobs)
-    scoring *= picture * (len(validation) if validation else 0)
+    tests = sum(-(-job.recipe.schedule.steps // job.recipe.schedule.evaluate_every) for job in jobs)
+    scoring = tests * picture * (len(validation) if validation else 0)
     labelling = sum(bool(job.recipe.labelled_by) for job in jobs) * 2 * picture * (len(target) if target else 0)
     together = (training + scoring + labelling) / min(processes, max(1, len(jobs)))
     parts = f"training {duration(training)}, scoring {duration(scoring)}, labelling {duration(labelling)}"
