@@ -449,6 +449,14 @@ def test_an_unknown_experiment_is_refused_with_those_there_are(tmp_path: Path) -
     assert not (tmp_path / "exp").exists()
 
 
+def test_restyled_pictures_without_a_use_are_refused(streets: Folders, tmp_path: Path) -> None:
+    words = ["experiment", "figure2", "--source", str(streets.source), "--target", str(streets.target)]
+    shown = CliRunner().invoke(app, [*words, "--restyle", "lab", "--out", str(tmp_path / "exp")])
+    assert shown.exit_code == 2
+    assert "none that is asked for has that part" in " ".join(shown.output.replace("│", " ").split())
+    assert not (tmp_path / "exp").exists()
+
+
 def test_the_generated_city_has_the_layout_of_the_experiments_source(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

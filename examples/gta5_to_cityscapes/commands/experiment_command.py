@@ -33,6 +33,7 @@ from .options import (
     folders_given,
     numbers,
     overrides_of,
+    refuse_restyling_without_effect,
 )
 from .progress_display import ProgressDisplay
 from .written_reports import REPORT_COST, print_pages, write_reports_of
@@ -71,6 +72,7 @@ def experiment(
     drawn = city is not None or is_city(folders.source)
     record = ExperimentRecord(name, size, tuple(numbers(seeds)), tuple(overrides_of(settings, restyle)), drawn)
     planned = plan_paper_experiment(record, out)
+    refuse_restyling_without_effect(restyle, [job.recipe for job in planned])
     if not check:
         record.claim(out)
     work = {} if check else {job.name: job.cost for job in planned} | {"report": REPORT_COST}
