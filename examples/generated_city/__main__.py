@@ -8,19 +8,22 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from .generation import generate_city
+from .generation import SourceLayout, generate_city
 
 
 def main(
-    out: Annotated[Path, typer.Option(help="Folder to write; gta5/ and cityscapes/ appear in it.")],
+    out: Annotated[Path, typer.Option(help="Folder to write; gta5/ or synthia/, and cityscapes/ appear in it.")],
     train: Annotated[int, typer.Option(min=0, help="Pictures of the source, and of the target's train split.")] = 200,
     val: Annotated[int, typer.Option(min=0, help="Pictures of the target's val split.")] = 50,
     source: Annotated[int | None, typer.Option(min=0, help="Pictures of the source, when not --train.")] = None,
     size: Annotated[str, typer.Option(help="WIDTHxHEIGHT in pixels.")] = "480x240",
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same bytes.")] = 0,
+    source_layout: Annotated[
+        SourceLayout, typer.Option(help="Layout of the source; the scenes are the same.")
+    ] = "gta5",
     workers: Annotated[int, typer.Option(min=1, help="Processes; the bytes do not depend on it.")] = 1,
 ) -> None:
-    """Generate a source city in GTA5's layout and a target city in Cityscapes'."""
+    """Generate a source city in GTA5's layout, or SYNTHIA's, and a target city in Cityscapes'."""
     try:
         width, height = (int(part) for part in size.lower().split("x"))
     except ValueError:
@@ -38,7 +41,7 @@ def main(
         try:
             generate_city(
                 out, source_images=source_images, target_train=train, target_val=val, size=(width, height), seed=seed,
-                workers=workers, progress=lambda done: bar.update(task, completed=done),
+                source_layout=source_layout, workers=workers, progress=lambda done: bar.update(task, completed=done),
             )  # fmt: skip
         except (ValueError, FileExistsError) as problem:
             raise typer.BadParameter(str(problem)) from problem

@@ -8,16 +8,19 @@ import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import cv2
 
-from .layouts import ScenePlace, cityscapes_places, gta5_places, write_scene
+from .layouts import ScenePlace, cityscapes_places, gta5_places, synthia_places, write_scene
 from .rendering import render_scene
 from .statistics import CAMERA_CITY, GAME_CITY
 
 VERSION = 1  # raise it when the same seed gives other pictures
 MANIFEST = "city.json"
 MINIMUM_SIZE = 32
+SourceLayout = Literal["gta5", "synthia"]
+SOURCE_PLACES = {"gta5": gta5_places, "synthia": synthia_places}
 
 
 def generate_city(
@@ -28,10 +31,11 @@ def generate_city(
     target_val: int,
     size: tuple[int, int] = (480, 240),
     seed: int = 0,
+    source_layout: SourceLayout = "gta5",
     workers: int = 1,
     progress: Callable[[int], None] | None = None,
 ) -> None:
-    """Write the game city as ``out/gta5`` and the camera city as ``out/cityscapes``.
+    """Write the game city as ``out/gta5`` or ``out/synthia`` and the camera city as ``out/cityscapes``.
 
     Every scene is a function of (seed, domain, split, number, size), so the bytes do not depend on the number of
     workers, on the counts, or on what was there before.
@@ -43,6 +47,7 @@ def generate_city(
         target_val: Validation pictures of the camera city.
         size: Width and height in pixels.
         seed: Another seed, other streets.
+        source_layout: Whose folders, files and label ids the game city has; its scenes are the same.
         workers: Processes that draw; 1 draws in this one.
         progress: Called with the number of finished scenes, those found finished included.
 
@@ -51,9 +56,11 @@ def generate_city(
         FileExistsError: If ``out`` holds a city of other settings, or files that are no city.
     """
     _check(source_images, target_train, target_val, size, seed, workers)
+    if source_layout not in SOURCE_PLACES:
+        raise ValueError(f"source_layout must be one of {', '.join(SOURCE_PLACES)}, got {source_layout!r}.")
     out = Path(out)
     _claim(out, {"version": VERSION, "seed": seed, "size": list(size)})
-    places = gta5_places(out, GAME_CITY, source_images)
+    places = SOURCE_PLACES[source_layout](out, GAME_CITY, source_images)
     places += cityscapes_places(out, CAMERA_CITY, "train", target_train)
     places += cityscapes_places(out, CAMERA_CITY, "val", target_val)
     missing = [place for place in places if not (place.image.exists() and place.labels.exists())]

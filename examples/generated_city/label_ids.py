@@ -1,6 +1,9 @@
-"""The Cityscapes label ids that the city draws; GTA5 numbers its classes the same way."""
+"""The Cityscapes label ids that the city draws; GTA5 numbers its classes the same way, SYNTHIA in its own."""
 
 from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
 
 UNLABELED, EGO_VEHICLE, STATIC, DYNAMIC, GROUND = 0, 1, 4, 5, 6
 ROAD, SIDEWALK, PARKING, BUILDING, WALL, FENCE = 7, 8, 9, 11, 12, 13
@@ -38,6 +41,19 @@ COLOURS: dict[int, tuple[int, int, int]] = {
 }
 VOID_IDS = frozenset({UNLABELED, EGO_VEHICLE, STATIC, DYNAMIC, GROUND, PARKING})
 TRAINING_IDS = tuple(i for i in COLOURS if i not in VOID_IDS)  # the 19 classes
+
+SYNTHIA_IDS = {  # anything else is SYNTHIA's void, 0
+    **{SKY: 1, BUILDING: 2, ROAD: 3, SIDEWALK: 4, FENCE: 5, VEGETATION: 6, POLE: 7, CAR: 8, TRAFFIC_SIGN: 9},
+    **{PERSON: 10, BICYCLE: 11, MOTORCYCLE: 12, PARKING: 13, TRAFFIC_LIGHT: 15, TERRAIN: 16, RIDER: 17},
+    **{TRUCK: 18, BUS: 19, TRAIN: 20, WALL: 21},
+}
+
+
+def synthia_ids(ids: NDArray[np.uint8]) -> NDArray[np.uint16]:
+    """The same label map (H, W) in SYNTHIA's numbers."""
+    table = np.zeros(256, np.uint16)
+    table[list(SYNTHIA_IDS)] = list(SYNTHIA_IDS.values())
+    return table[ids]
 
 
 def palette() -> list[int]:

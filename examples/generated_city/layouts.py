@@ -1,33 +1,50 @@
-"""The two published folder layouts, and writing into them so that a killed run leaves no half picture."""
+"""The three published folder layouts, and writing into them so that a killed run leaves no half picture."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+import cv2
+import numpy as np
 from PIL import Image
 
 from .canvas import Bytes
-from .label_ids import palette
+from .label_ids import palette, synthia_ids
 from .statistics import DomainStatistics
+
+Labelling = Literal["indexed", "grey", "synthia"]  # palette PNG, grey PNG, 16-bit PNG of SYNTHIA's ids
 
 
 @dataclass(frozen=True)
 class ScenePlace:
-    """Where one scene's two files go; ``key`` seeds it, so a scene depends on its place alone."""
+    """Where one scene's two files go; ``key`` seeds it, so a scene depends on its number alone, not on the layout."""
 
     key: tuple[int, int, int]
     image: Path
     labels: Path
-    indexed: bool
+    labelling: Labelling
 
 
 def gta5_places(root: Path, stats: DomainStatistics, count: int) -> list[ScenePlace]:
     """``gta5/images/00001.png`` and ``gta5/labels/00001.png``, numbered from 1."""
     names = [f"{number + 1:05d}.png" for number in range(count)]
+    folder = root / "gta5"
     return [
-        ScenePlace((stats.seed_key, 0, k), root / "gta5/images" / name, root / "gta5/labels" / name, True)
+        ScenePlace((stats.seed_key, 0, k), folder / "images" / name, folder / "labels" / name, "indexed")
+        for k, name in enumerate(names)
+    ]
+
+
+def synthia_places(root: Path, stats: DomainStatistics, count: int) -> list[ScenePlace]:
+    """``synthia/RGB/0000000.png`` and ``synthia/GT/LABELS/0000000.png``: the scenes of :func:`gta5_places`."""
+    names = [f"{number:07d}.png" for number in range(count)]
+    folder = root / "synthia"
+    return [
+        ScenePlace((stats.seed_key, 0, k), folder / "RGB" / name, folder / "GT" / "LABELS" / name, "synthia")
         for k, name in enumerate(names)
     ]
 
@@ -44,7 +61,7 @@ def cityscapes_places(root: Path, stats: DomainStatistics, split: str, count: in
                 (stats.seed_key, 1 + ("train", "val").index(split), k),
                 base / "leftImg8bit" / split / city / f"{name}_leftImg8bit.png",
                 base / "gtFine" / split / city / f"{name}_gtFine_labelIds.png",
-                False,
+                "grey",
             )
         )
     return places
@@ -52,18 +69,32 @@ def cityscapes_places(root: Path, stats: DomainStatistics, split: str, count: in
 
 def write_scene(place: ScenePlace, picture: Bytes, ids: Bytes) -> None:
     """Labels first, picture last: a picture that exists always has its labels."""
-    labels = Image.fromarray(ids)
-    if place.indexed:
-        labels.putpalette(palette())
-    _write_png(place.labels, labels)
+    if place.labelling == "synthia":
+        _write_beside(place.labels, lambda beside: beside.write_bytes(_synthia_png(ids)))
+    else:
+        labels = Image.fromarray(ids)
+        if place.labelling == "indexed":
+            labels.putpalette(palette())
+        _write_png(place.labels, labels)
     _write_png(place.image, Image.fromarray(picture))
 
 
+def _synthia_png(ids: Bytes) -> bytes:
+    """16-bit colour, the class in the first channel; the second is for instances, which the city does not number."""
+    channels = np.zeros((*ids.shape, 3), np.uint16)
+    channels[..., 2] = synthia_ids(ids)  # OpenCV orders channels blue, green, red
+    return cv2.imencode(".png", channels, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()
+
+
 def _write_png(path: Path, picture: Image.Image) -> None:
+    _write_beside(path, lambda beside: picture.save(beside, "PNG", compress_level=1))
+
+
+def _write_beside(path: Path, write: Callable[[Path], object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        picture.save(beside, "PNG", compress_level=1)
+        write(beside)
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)

@@ -240,7 +240,7 @@ def test_an_ablation_draws_the_city_of_the_seed_it_is_given(run, streets: Folder
     drawn: list[tuple[Folders, int]] = []
     monkeypatch.setattr(run_commands, "generate", lambda folders, budget, seed, watch: drawn.append((folders, seed)))
     monkeypatch.setattr(run_commands, "run_experiment", lambda *args, **kwargs: None)
-    monkeypatch.setattr(run_commands, "_write_report_of", lambda *args: None)
+    monkeypatch.setattr(run_commands, "write_reports_of", lambda *args: [])
     run("ablation", "--target", str(streets.target), "--generate", "--city-seed", "7", "--out", str(tmp_path))
     assert drawn == [(city_folders(tmp_path), 7)]
 

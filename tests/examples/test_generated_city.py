@@ -13,8 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image
+
+import stuffinstance as si
 
 cv2 = pytest.importorskip("cv2")
 
@@ -25,7 +28,15 @@ from examples.generated_city.buildings import Building  # noqa: E402
 from examples.generated_city.camera import Camera  # noqa: E402
 from examples.generated_city.canvas import Canvas  # noqa: E402
 from examples.generated_city.gap import separability  # noqa: E402
-from examples.generated_city.label_ids import BICYCLE, CAR, COLOURS, PERSON, TRAINING_IDS, VOID_IDS  # noqa: E402
+from examples.generated_city.label_ids import (  # noqa: E402
+    BICYCLE,
+    CAR,
+    COLOURS,
+    PERSON,
+    SYNTHIA_IDS,
+    TRAINING_IDS,
+    VOID_IDS,
+)
 from examples.generated_city.lighting import sample_light  # noqa: E402
 from examples.generated_city.painter import Painter  # noqa: E402
 from examples.generated_city.people import Person  # noqa: E402
@@ -33,6 +44,9 @@ from examples.generated_city.rendering import render_scene  # noqa: E402
 from examples.generated_city.roadside import Tree  # noqa: E402
 from examples.generated_city.scene import Scene, sample_scene  # noqa: E402
 from examples.generated_city.vehicles import Vehicle  # noqa: E402
+from examples.gta5_to_cityscapes.data import open_dataset  # noqa: E402
+from examples.gta5_to_cityscapes.data.label_tables import CITYSCAPES_IDS  # noqa: E402
+from examples.gta5_to_cityscapes.data.label_tables import SYNTHIA_IDS as READ_SYNTHIA_IDS  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 DOMAINS = {"game": GAME_CITY, "camera": CAMERA_CITY}
@@ -63,6 +77,48 @@ def digests(folder: Path) -> dict[str, str]:
 def small_city(out: Path, **changes: object) -> None:
     settings: dict[str, object] = {"source_images": 3, "target_train": 3, "target_val": 1, "size": (64, 48), "seed": 3}
     generate_city(out, **{**settings, **changes})  # type: ignore[arg-type]
+
+
+def test_the_source_in_synthias_layout_is_the_same_scenes_in_other_files(tmp_path: Path) -> None:
+    small_city(tmp_path / "gta5_city")
+    small_city(tmp_path / "synthia_city", source_layout="synthia")
+    root = tmp_path / "synthia_city" / "synthia"
+    names = {f"{kind}/000000{k}.png" for kind in ("RGB", "GT/LABELS") for k in (0, 1, 2)}
+    assert {str(path.relative_to(root)) for path in root.rglob("*.png")} == names
+    drawn = cv2.imread(str(root / "GT" / "LABELS" / "0000000.png"), cv2.IMREAD_UNCHANGED)
+    assert (drawn.dtype, drawn.shape) == (np.uint16, (48, 64, 3))
+    assert set(SYNTHIA_IDS.values()) >= set(np.unique(drawn[..., 2])) - {0}  # red is the first channel
+    assert not drawn[..., :2].any()
+    for space in (si.SYNTHIA_16, si.SYNTHIA_13):
+        gta5 = open_dataset("gta5", tmp_path / "gta5_city" / "gta5", space=space)
+        synthia = open_dataset("synthia", root, space=space)
+        assert len(gta5) == len(synthia) == 3
+        for one, other in zip(gta5, synthia, strict=True):
+            assert torch.equal(one.image, other.image)
+            assert torch.equal(one.labels, other.labels)
+            assert one.labels.unique().numel() > 3
+
+
+def test_the_numbers_of_synthia_are_those_that_its_reader_knows() -> None:
+    same = {"parking": "parking slot"}  # by another name; what is no class there is void
+    expected = {
+        i: number
+        for i, name in CITYSCAPES_IDS.items()
+        for number, other in READ_SYNTHIA_IDS.items()
+        if i in COLOURS and other == same.get(name, name)
+    }
+    assert expected == SYNTHIA_IDS
+
+
+def test_both_layouts_of_the_source_fit_in_one_city(tmp_path: Path) -> None:
+    small_city(tmp_path / "city")
+    before = digests(tmp_path / "city")
+    small_city(tmp_path / "city", source_layout="synthia")
+    after = digests(tmp_path / "city")
+    assert {name: after[name] for name in before} == before
+    assert len(after) == len(before) + 6
+    with pytest.raises(ValueError, match="source_layout must be one of gta5, synthia, got 'camvid'"):
+        small_city(tmp_path / "other", source_layout="camvid")
 
 
 def test_files_lie_as_the_published_data_sets_have_them(tmp_path: Path) -> None:

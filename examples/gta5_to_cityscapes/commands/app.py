@@ -1,4 +1,4 @@
-"""``train``, ``pseudo-label``, ``evaluate``, ``check``, ``ablation``, ``demo``, ``report``, in one program."""
+"""All commands in one program: train, label, evaluate, check, run experiments, report."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from ..records.run_folder import RunFolderError
 from ..records.stopping import Stopped
 from ..records.written_files import DamagedFileError, FullDiskError
 from .checkpoint_commands import check, evaluate, pseudo_label
+from .experiment_command import experiment
 from .run_commands import ablation, demo, parts, report, train
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_show_locals=False)
@@ -39,7 +40,7 @@ EXPECTED = (
 )
 # Found alike by every rank, or told by the one that is the reason.
 FIRST_SAYS = (RankLostError, RecipeError, RunFolderError, TooFewPicturesError)
-for command in (train, parts, pseudo_label, evaluate, check, ablation, demo, report):
+for command in (train, parts, pseudo_label, evaluate, check, ablation, experiment, demo, report):
     app.command()(command)
 
 

@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from ..batches.training_data import Folders
 from ..data import Layout
 from ..ranks.group import local_device, world
 from ..recipes import Recipe
@@ -31,6 +32,14 @@ TargetList = Annotated[
 ]
 SourceLayout = Annotated[Layout, typer.Option(help="How the source folder is laid out.")]
 TargetLayout = Annotated[Layout, typer.Option(help="How the target folder is laid out.")]
+SourceOrCity = Annotated[Path | None, typer.Option("--source", help="Source folder; --generate draws one if left out.")]
+TargetOrCity = Annotated[Path | None, typer.Option("--target", help="Target folder; --generate draws one if left out.")]
+GenerateCity = Annotated[
+    bool, typer.Option("--generate", help="Draw the generated city, in OUT/city, for folders that are not given.")
+]
+CitySeed = Annotated[int, typer.Option(min=0, help="Seed of the city that --generate draws.")]
+Seeds = Annotated[str, typer.Option(help="Seeds set apart by commas.")]
+Jobs = Annotated[int, typer.Option(min=1, help="Runs at a time, each with its share of the cores.")]
 SizeName = Annotated[str, typer.Option(help="full (the authors'), full-vgg16, small (two CPU cores) or smoke.")]
 Out = Annotated[Path, typer.Option(file_okay=False, help="Experiment folder; runs go to OUT/<recipe>/seed<k>/.")]
 Classes = Annotated[str, typer.Option(help="Classes to score: all, 16, 13, or names set apart by commas.")]
@@ -43,6 +52,20 @@ Restyle = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
 Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0 leaves the number to torch.")]
+
+
+def folders_given(source: Path | None, target: Path | None, city: Folders | None) -> Folders:
+    """The folders of the data; ``city`` stands in for those that are not given, where one is to be drawn."""
+    if city is not None:
+        if source is not None and target is not None:
+            raise typer.BadParameter(
+                "--generate draws the city for folders that are not given, but --source and --target both are; "
+                "leave out --generate, or the folder that the city is to stand in for"
+            )
+        return Folders(source or city.source, target or city.target)
+    if source is None or target is None:
+        raise typer.BadParameter("give --source and --target, or --generate to draw the generated city")
+    return Folders(source, target)
 
 
 def overrides_of(settings: list[str] | None, restyle: str | None) -> list[str]:

@@ -17,25 +17,32 @@ from ..experiments.carrying_out import carry_out, refuse_another_run
 from ..experiments.city import BUDGETS, city_folders, generate
 from ..experiments.jobs import plan
 from ..experiments.processes import run_experiment
+from ..ranks.group import from_first
 from ..recipes import ABLATION, PARTS, stands_on
 from ..recipes.settings import Layouts
-from ..records.progress import Event, Watch
 from .options import (
+    CitySeed,
     Classes,
     Device,
+    GenerateCity,
+    Jobs,
     Out,
     Restyle,
+    Seeds,
     Set,
     SizeName,
     Source,
     SourceLayout,
     SourceList,
+    SourceOrCity,
     Target,
     TargetLayout,
     TargetList,
+    TargetOrCity,
     Threads,
     checkpoint_file,
     device_named,
+    folders_given,
     numbers,
     overrides_of,
     print_cost,
@@ -44,8 +51,7 @@ from .options import (
     use_threads,
 )
 from .progress_display import ProgressDisplay
-
-REPORT_COST = 0.3  # of the work of training one recipe on labelled pictures alone
+from .written_reports import REPORT_COST, print_pages, write_reports_of
 
 
 def train(
@@ -109,14 +115,10 @@ def train(
 
 def ablation(
     out: Out,
-    source: Annotated[
-        Path | None, typer.Option(help="Source folder; with --generate OUT/city/gta5 if left out.")
-    ] = None,
-    target: Annotated[
-        Path | None, typer.Option(help="Target folder; with --generate OUT/city/cityscapes if left out.")
-    ] = None,
+    source: SourceOrCity = None,
+    target: TargetOrCity = None,
     recipes: Annotated[str, typer.Option(help="Recipes set apart by commas.")] = ",".join(ABLATION),
-    seeds: Annotated[str, typer.Option(help="Seeds set apart by commas.")] = "0",
+    seeds: Seeds = "0",
     source_layout: SourceLayout = "gta5",
     target_layout: TargetLayout = "cityscapes",
     source_list: SourceList = None,
@@ -125,15 +127,14 @@ def ablation(
     classes: Classes = "all",
     settings: Set = None,
     restyle: Restyle = None,
-    generate_city: Annotated[
-        bool, typer.Option("--generate", help="Draw the generated city for folders that are not given.")
-    ] = False,
-    city_seed: Annotated[int, typer.Option(min=0, help="Seed of the city that --generate draws.")] = 0,
-    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time, each with its share of the cores.")] = 1,
+    generate_city: GenerateCity = False,
+    city_seed: CitySeed = 0,
+    jobs: Jobs = 1,
     device: Device = "auto",
 ) -> None:
     """Run several recipes and seeds, going on where an earlier call stopped, then write the report."""
-    folders = replace(_folders(source, target, out, generate_city), source_list=source_list, target_list=target_list)
+    folders = folders_given(source, target, city_folders(out) if generate_city else None)
+    folders = replace(folders, source_list=source_list, target_list=target_list)
     planned = plan(
         [name.strip() for name in recipes.split(",")],
         numbers(seeds),
@@ -147,10 +148,10 @@ def ablation(
     costs = {job.name: job.cost for job in planned} | {"city": 1.0 if generate_city else 0.0, "report": REPORT_COST}
     with ProgressDisplay(costs, overall="all") as display:
         if generate_city:
-            generate(city_folders(out), BUDGETS["small"], city_seed, display)
+            from_first(lambda: generate(city_folders(out), BUDGETS["small"], city_seed, display))
         run_experiment(planned, folders, device_named(device), display, processes=jobs)
-        page = _write_report_of(out, display)
-    _print_page(page)
+        pages = write_reports_of(out, display)
+    print_pages(pages)
 
 
 def demo(
@@ -166,11 +167,11 @@ def demo(
     folders = city_folders(out)
     costs = {job.name: job.cost for job in planned} | {"city": 1.0, "report": REPORT_COST}
     with ProgressDisplay(costs, overall="demo") as display:
-        generate(folders, BUDGETS[budget], seed, display)
+        from_first(lambda: generate(folders, BUDGETS[budget], seed, display))
         processes = jobs or min(2, os.cpu_count() or 1)
         run_experiment(planned, folders, torch.device("cpu"), display, processes=processes)
-        page = _write_report_of(out, display)
-    _print_page(page)
+        pages = write_reports_of(out, display)
+    print_pages(pages)
 
 
 def parts() -> None:
@@ -184,40 +185,5 @@ def parts() -> None:
 def report(experiment: Annotated[Path, typer.Argument(help="Experiment folder.")]) -> None:
     """Write the report of an experiment, finished or not, to EXPERIMENT/report/."""
     with ProgressDisplay({"report": 1.0}) as display:
-        page = _write_report_of(experiment, display)
-    _print_page(page)
-
-
-def _folders(source: Path | None, target: Path | None, out: Path, generated: bool) -> Folders:
-    if generated:
-        if source is not None and target is not None:
-            raise typer.BadParameter(
-                "--generate draws the city for folders that are not given, but --source and --target both are; "
-                "leave out --generate, or the folder that the city is to stand in for"
-            )
-        city = city_folders(out)
-        return Folders(source or city.source, target or city.target)
-    if source is None or target is None:
-        raise typer.BadParameter("give --source and --target, or --generate to draw the generated city")
-    return Folders(source, target)
-
-
-def _write_report_of(experiment: Path, watch: Watch) -> Path | None:
-    """The report page, or None where the packages it needs are not installed."""
-    try:
-        from ..report import write_report
-    except ImportError as error:
-        watch(Event("report", 1, 1, f"not written: {error}", "failed"))
-        return None
-    watch(Event("report", 0, 1, "writing"))
-    page = write_report(experiment, experiment / "report")
-    watch(Event("report", 1, 1, "written", "finished"))
-    return page
-
-
-def _print_page(page: Path | None) -> None:
-    if page is not None:
-        typer.echo(f"report: {page}")
-        table = page.with_name("table.md")
-        if table.is_file():
-            typer.echo(table.read_text(encoding="utf-8"))
+        pages = write_reports_of(experiment, display)
+    print_pages(pages)

@@ -1,12 +1,20 @@
 """Readers for GTA5, SYNTHIA and Cityscapes in the folder layouts they are published in."""
 
 from .errors import DatasetError
-from .inspection import DatasetSummary, UnreadableFile, describe, mismatched_pairs, unreadable_files
+from .inspection import (
+    PUBLISHED_PICTURES,
+    DatasetSummary,
+    UnreadableFile,
+    describe,
+    mismatched_pairs,
+    unreadable_files,
+)
 from .opening import Layout, open_dataset
 from .pictures import read_id_map, read_image
 from .samples import Sample, SegmentationDataset, picture_tensor
 
 __all__ = [
+    "PUBLISHED_PICTURES",
     "DatasetError",
     "DatasetSummary",
     "Layout",

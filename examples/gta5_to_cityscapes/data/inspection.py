@@ -10,6 +10,13 @@ from .errors import DatasetError
 from .pictures import picture_size
 from .samples import SegmentationDataset
 
+PUBLISHED_PICTURES = {  # by layout and split
+    ("gta5", "train"): 24_966,
+    ("synthia", "train"): 9_400,
+    ("cityscapes", "train"): 2_975,
+    ("cityscapes", "val"): 500,
+}
+
 
 class UnreadableFile(NamedTuple):
     """A picture or label map that cannot be read: whose it is, and what the reader says, which names the file."""

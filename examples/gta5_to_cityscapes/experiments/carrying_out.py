@@ -55,7 +55,7 @@ def carry_out(
         checkpoint: Stands in for the one run that it needs.
     """
     recipe, run = job.recipe, job.run
-    watch = watch if is_first() else unwatched
+    watch = _named(job, watch) if is_first() else unwatched
     if not (recipe.start or recipe.labelled_by or recipe.fused_of):
         return train(recipe, run, open_training_data(recipe, folders), device=device, watch=watch)
     finished = from_first(run.result)
@@ -91,6 +91,11 @@ def carry_out(
     )
     data = open_training_data(recipe, folders, run.pseudo_labels, digest)
     return train(recipe, run, data, device=device, watch=watch)
+
+
+def _named(job: Job, watch: Watch) -> Watch:
+    """Training names its events by the recipe alone, which several jobs of an experiment may share."""
+    return lambda event: watch(event._replace(task=job.name))
 
 
 def _checkpoints(job: Job, checkpoint: Path | None) -> list[Path]:

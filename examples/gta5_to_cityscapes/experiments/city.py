@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from ..batches.training_data import Folders
 from ..records.progress import Event, Watch
 from ..records.written_files import read_json, write_json
+
+SourceLayout = Literal["gta5", "synthia"]
 
 
 @dataclass(frozen=True)
@@ -33,12 +36,17 @@ BUDGETS = {
 }
 
 
-def city_folders(out: Path) -> Folders:
+def city_folders(out: Path, source_layout: SourceLayout = "gta5") -> Folders:
     """Where the generated city lies within an experiment."""
-    return Folders(out / "city" / "gta5", out / "city" / "cityscapes")
+    return Folders(out / "city" / source_layout, out / "city" / "cityscapes")
 
 
-def generate(folders: Folders, budget: Budget, seed: int, watch: Watch) -> None:
+def is_city(folder: Path) -> bool:
+    """Whether a data set's folder lies in a generated city."""
+    return (folder.parent / "city.json").is_file()
+
+
+def generate(folders: Folders, budget: Budget, seed: int, watch: Watch, source_layout: SourceLayout = "gta5") -> None:
     """Draw the city unless the very same one is there already."""
     from examples.generated_city import generate_city
 
@@ -46,6 +54,8 @@ def generate(folders: Folders, budget: Budget, seed: int, watch: Watch) -> None:
     note = root / "city.json"
     asked = {"seed": seed, **{name: getattr(budget, name) for name in ("source_images", "target_train", "target_val")}}
     asked["picture"] = list(budget.picture)
+    if source_layout != "gta5":  # earlier versions knew no other and did not say so
+        asked["source_layout"] = source_layout
     if note.is_file() and read_json(note) == asked:
         watch(Event("city", budget.pictures, budget.pictures, "already drawn", "finished"))
         return
@@ -56,6 +66,7 @@ def generate(folders: Folders, budget: Budget, seed: int, watch: Watch) -> None:
         target_val=budget.target_val,
         size=budget.picture,
         seed=seed,
+        source_layout=source_layout,
         workers=os.cpu_count() or 1,
         progress=lambda done: watch(Event("city", done, budget.pictures, "drawing")),
     )

@@ -18,11 +18,12 @@ class Job:
     recipe: Recipe
     run: RunFolder
     needs: tuple[RunFolder, ...] = ()
+    variant: str = ""  # tells runs of one recipe and seed with other settings apart
 
     @property
     def name(self) -> str:
         """As events name it."""
-        return self.recipe.title
+        return f"{self.variant} {self.recipe.title}".lstrip()
 
     @property
     def cost(self) -> float:

@@ -1,6 +1,19 @@
 """What a run is asked to do: settings in groups, sizes that fill them in, recipes that switch parts on."""
 
+from .paper_experiments import PAPER_EXPERIMENTS, PaperExperiment, Variant
 from .parts import PARTS, RecipeError, canonical, stands_on
 from .recipe import ABLATION, Recipe, class_names, compose_recipe
 
-__all__ = ["ABLATION", "PARTS", "Recipe", "RecipeError", "canonical", "class_names", "compose_recipe", "stands_on"]
+__all__ = [
+    "ABLATION",
+    "PAPER_EXPERIMENTS",
+    "PARTS",
+    "PaperExperiment",
+    "Recipe",
+    "RecipeError",
+    "Variant",
+    "canonical",
+    "class_names",
+    "compose_recipe",
+    "stands_on",
+]

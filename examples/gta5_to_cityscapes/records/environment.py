@@ -48,6 +48,17 @@ def peak_memory_bytes(device: torch.device) -> int:
     return int(peak if sys.platform == "darwin" else peak * 1024)
 
 
+def free_memory_bytes(device: torch.device) -> int | None:
+    """Memory that a run could still have: the GPU's, else the machine's; None where that cannot be told."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    info = Path("/proc/meminfo")
+    for line in info.read_text(encoding="utf-8").splitlines() if info.is_file() else ():
+        if line.startswith("MemAvailable:"):
+            return 1024 * int(line.split()[1])
+    return None
+
+
 def _version(package: str) -> str:
     try:
         return version(package)

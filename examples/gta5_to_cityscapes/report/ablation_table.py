@@ -10,16 +10,8 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .recipe_names import (
-    LADDER,
-    PAPER_GTA5,
-    PAPER_SYNTHIA_13,
-    SOURCE,
-    TARGET_ONLY,
-    in_order,
-    is_extra,
-    title,
-)
+from ..recipes.paper_experiments import PAPER_GTA5, PAPER_SYNTHIA_13
+from .recipe_names import LADDER, SOURCE, TARGET_ONLY, in_order, is_extra, title
 from .results import Experiment
 
 ONE_SEED = "one seed: differences of a point or two may be luck"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .ablation_table import Spread, minutes_in_all, steps_in_all
@@ -92,9 +93,9 @@ def _progress(run: Run) -> str:
     return text
 
 
-def environment_rows(experiment: Experiment) -> tuple[tuple[str, str], ...]:
+def environment_rows(runs: Sequence[Run]) -> tuple[tuple[str, str], ...]:
     """The environment of the first run that recorded one, nested objects flattened."""
-    for run in experiment.runs:
+    for run in runs:
         if run.environment:
             return tuple(_flat(run.environment))
     return ()

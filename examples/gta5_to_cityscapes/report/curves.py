@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .drawn_figure import Drawn, Theme, add_legend, draw, legend_shape, recipe_lines
+from .drawn_figure import Drawn, Line, Theme, add_legend, draw, legend_shape, recipe_lines
 from .recipe_names import title
 from .results import Evaluation, Experiment, Run
 
@@ -128,7 +128,7 @@ def draw_miou_curves(experiment: Experiment) -> Drawn | None:
 
     def paint(figure: Figure, theme: Theme) -> None:
         axes = figure.subplots()
-        _paint(axes, curves, experiment, theme, markers=True)
+        paint_curves(axes, curves, recipe_lines(experiment.recipes, theme), markers=True)
         axes.set(xlabel="iterations", ylabel="mIoU, %")
         axes.set_ylim(bottom=0)
         add_legend(figure, axes, "outside upper left", 6, handlelength=2.2)
@@ -160,7 +160,7 @@ def draw_loss_curves(experiment: Experiment) -> tuple[Drawn, ...]:
 def _panel(name: str, heading: str, what: str, curves: dict[str, Curve], experiment: Experiment) -> Drawn:
     def paint(figure: Figure, theme: Theme) -> None:
         axes = figure.subplots()
-        _paint(axes, curves, experiment, theme, markers=False)
+        paint_curves(axes, curves, recipe_lines(experiment.recipes, theme), markers=False)
         axes.set_title(heading)
         axes.set_xlabel("iterations")
         axes.set_ylim(bottom=min(0.0, *(float(curve.low.min()) for curve in curves.values())))
@@ -171,8 +171,8 @@ def _panel(name: str, heading: str, what: str, curves: dict[str, Curve], experim
     return draw(name, f"Line chart of the {what} over iterations: {ends}.", size, paint)
 
 
-def _paint(axes: Axes, curves: dict[str, Curve], experiment: Experiment, theme: Theme, *, markers: bool) -> None:
-    lines = recipe_lines(experiment.recipes, theme)
+def paint_curves(axes: Axes, curves: Mapping[str, Curve], lines: Mapping[str, Line], *, markers: bool) -> None:
+    """One line per recipe, and the band of its seeds."""
     for recipe, curve in curves.items():
         line = lines[recipe]
         axes.fill_between(curve.steps, curve.low, curve.high, color=line.color, alpha=0.18, linewidth=0)

@@ -21,7 +21,7 @@ def ablation_markdown(table: AblationTable, per_class: Sequence[ClassRow], recip
         f"mIoU in percent at the last checkpoint; {table.spread}. Gain: seed by seed over the row above. "
         f"In all: with the runs that a recipe stands on, each counted once. {table.scope}",
         "",
-        _table(
+        markdown_table(
             (
                 *("recipe", "what it is", "mIoU", "gain", "seeds", f"paper, {table.paper_name}", "paper's gain"),
                 *("steps in all", "minutes in all"),
@@ -38,7 +38,7 @@ def ablation_markdown(table: AblationTable, per_class: Sequence[ClassRow], recip
         parts += [
             "## IoU per class",
             "",
-            _table(
+            markdown_table(
                 ("class", *(title(name) for name in recipes)),
                 [(row.name, *(cell.text() if cell else "–" for cell in row.cells)) for row in per_class],
             ),
@@ -69,7 +69,7 @@ def _cells(row: AblationRow) -> tuple[str, ...]:
     )
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], *, words: int = 1) -> str:
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, words: int = 1) -> str:
     """The first columns hold words, the others numbers."""
     lines = ["| " + " | ".join(head) + " |", "|---" * words + "|---:" * (len(head) - words) + "|"]
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])

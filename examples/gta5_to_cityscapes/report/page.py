@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import jinja2
-
 from .ablation_table import (
     AblationTable,
     ClassRow,
@@ -29,7 +27,7 @@ from .picture_rows import PictureRows, build_picture_rows
 from .previews import label_space
 from .recipe_names import MEANINGS, SOURCE, TARGET_ONLY, title
 from .region_pictures import RegionPictures, build_region_pictures
-from .report_files import embedded, write_whole
+from .report_files import template, write_whole
 from .results import Experiment, read_experiment
 from .score_charts import draw_ablation, draw_class_scores
 from .threshold_charts import (
@@ -37,8 +35,6 @@ from .threshold_charts import (
     build_threshold_tables,
     draw_thresholds,
 )
-
-TEMPLATES = Path(__file__).parent / "templates"
 
 
 @dataclass(frozen=True)
@@ -120,17 +116,9 @@ def gather_content(experiment: Experiment) -> Content:
 
 def render_page(content: Content) -> str:
     """The page as text."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(embedded=embedded, gain=gain_text)
     experiment = content.experiment
     adapted = adapted_recipe(experiment)
-    return environment.get_template("page.html.j2").render(
+    return template("page.html.j2").render(
         content=content,
         experiment=experiment,
         table=content.table,
@@ -141,10 +129,11 @@ def render_page(content: Content) -> str:
         meanings=MEANINGS,
         status=build_status_rows(experiment),
         costs=build_cost_rows(experiment),
-        environment=environment_rows(experiment),
+        environment=environment_rows(experiment.runs),
         light=LIGHT,
         dark=DARK,
         tint=_tint,
+        gain=gain_text,
     )
 
 

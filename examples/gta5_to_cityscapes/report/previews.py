@@ -75,7 +75,7 @@ def _bytes_of(arrays: zipfile.ZipFile, name: str) -> Pixels:
         shape, by_columns, dtype = np.lib.format.read_array_header_1_0(file)
         if dtype != np.uint8 or math.prod(shape) > 3 * MAX_PIXELS:
             raise ValueError(f"{name}: expected at most {3 * MAX_PIXELS} bytes, got {dtype} {shape}.")
-        content = np.frombuffer(file.read(math.prod(shape)), np.uint8)
+        content = np.frombuffer(bytearray(file.read(math.prod(shape))), np.uint8)  # tensors want what can be written
     return content.reshape(shape, order="F" if by_columns else "C")
 
 

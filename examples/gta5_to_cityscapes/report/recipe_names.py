@@ -9,7 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-LADDER = ("source", "aa", "aa+it", "aa+it+sim", "aa+it+sim+ssl", "target-only")
+from ..recipes import ABLATION
+
+LADDER = ABLATION
 SOURCE, TARGET_ONLY = LADDER[0], LADDER[-1]
 
 _TITLES = {
@@ -56,14 +58,14 @@ MEANINGS = {
     "it": "restyled source images without adversarial alignment",
 }
 
-PAPER_GTA5 = dict(zip(LADDER, (36.6, 41.4, 44.9, 46.2, 49.2, 65.1), strict=True))
-PAPER_SYNTHIA_13 = dict(zip(LADDER, (38.6, 45.9, 46.0, 47.1, 52.1, 71.7), strict=True))
-
 
 def title(recipe: str) -> str:
     """How a recipe is printed: a rung by what it adds, another as the sum of its parts, an unknown name as itself."""
-    if recipe in _TITLES:
-        return _TITLES[recipe]
+    return _TITLES[recipe] if recipe in _TITLES else sum_of_parts(recipe)
+
+
+def sum_of_parts(recipe: str) -> str:
+    """A recipe's parts as they are printed, whether it is a rung or not; an unknown name as itself."""
     words = [_word(word) for word in recipe.split("+")]
     if any(name not in PART_TITLES for name, _ in words):
         return recipe

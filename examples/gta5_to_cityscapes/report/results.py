@@ -62,6 +62,7 @@ class Run:
     folder: Path
     settings: dict[str, Any]
     environment: dict[str, Any]
+    data: dict[str, Any]
     training: tuple[dict[str, float], ...]
     evaluations: tuple[Evaluation, ...]
     result: Evaluation | None
@@ -83,6 +84,11 @@ class Run:
             *(self.settings.get("labelled_by") or ()),
             *(self.settings.get("fused_of") or ()),
         )
+
+    @property
+    def pictures(self) -> dict[str, int]:
+        """How many there were of each set, as its ``data.json`` counts them."""
+        return {name: each["pictures"] for name, each in self.data.items() if isinstance(each, dict)}
 
     @property
     def last_step(self) -> int:
@@ -181,6 +187,7 @@ def read_run(folder: Path, *, recipe: str, seed: int) -> Run:
         folder=folder,
         settings=_json(folder / "recipe.json", where, problems),
         environment=_json(folder / "environment.json", where, problems),
+        data=_json(folder / "data.json", where, problems),
         training=training,
         evaluations=evaluations,
         result=_evaluation(result) if result else None,

@@ -1,0 +1,150 @@
+"""A few real steps of a recipe, timed in a process of their own, so that the peak of the memory is theirs alone.
+
+Nothing is written. The network starts as the run would start, without a checkpoint; a term that begins late takes part.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..batches.step_pictures import StepPictures
+from ..batches.streams import Samples
+from ..batches.training_data import Folders, open_training_data
+from ..data import Sample
+from ..recipes import Recipe
+from ..records.environment import forget_peak_memory, peak_memory_bytes
+from .evaluation import evaluate
+from .recipe_network import start_network
+from .step import TrainingStep
+from .terms import Domain, Passes
+
+
+@dataclass(frozen=True)
+class TimedSteps:
+    """What the steps took.
+
+    Attributes:
+        seconds_a_step: Mean, without the first.
+        seconds_a_picture: Of a validation picture that is scored.
+        memory_bytes: Peak of the process; on a GPU what was allocated there.
+        process_bytes: Peak of the process in the machine's memory, on a CPU the same.
+        checkpoint_bytes: Of what a checkpoint holds.
+    """
+
+    seconds_a_step: float
+    seconds_a_picture: float
+    memory_bytes: int
+    process_bytes: int
+    checkpoint_bytes: int
+
+
+def time_steps_apart(recipe: Recipe, folders: Folders, device: torch.device, steps: int, threads: int) -> TimedSteps:
+    """:func:`time_steps` in a fresh process of ``threads`` threads.
+
+    Raises:
+        concurrent.futures.process.BrokenProcessPool: If the process was killed, as one without memory is.
+    """
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
+        return pool.submit(time_steps, recipe, folders, device, steps).result()
+
+
+def time_steps(recipe: Recipe, folders: Folders, device: torch.device, steps: int) -> TimedSteps:
+    """Take ``steps`` steps after a first one, which is not counted, and score one batch of validation pictures.
+
+    Args:
+        recipe: One without pseudo-labels.
+        folders: The data.
+        device: Where to compute.
+        steps: At least 1.
+    """
+    torch.use_deterministic_algorithms(recipe.deterministic, warn_only=device.type == "cuda")
+    forget_peak_memory(device)
+    data = open_training_data(recipe, folders)
+    network = start_network(recipe, device).train()
+    take_step = TrainingStep(recipe, network, device)
+    pictures = StepPictures(recipe, data, device, {"labelled": 0, "target": 0})
+
+    def step() -> None:
+        late = recipe.schedule.steps - 1  # every term has begun
+        take_step(
+            [
+                Passes(late, Domain(*labelled), None if target is None else Domain(*target))
+                for labelled, target in pictures.draw()
+            ]
+        )
+
+    step()
+    a_step = _seconds(step, device, steps)
+    few = _Few(data.validation, recipe.evaluation.batch)
+
+    def score() -> None:
+        evaluate(
+            [network],
+            [few],
+            recipe.label_space,
+            recipe.classes,
+            device,
+            picture_size=recipe.pictures.target_size,
+            flip=recipe.evaluation.flip,
+            scales=recipe.evaluation.scales,
+            batch=recipe.evaluation.batch,
+        )
+
+    score()
+    return TimedSteps(
+        a_step,
+        _seconds(score, device, 1) / len(few),
+        peak_memory_bytes(device),
+        peak_memory_bytes(torch.device("cpu")),
+        sum(tensor.nbytes for tensor in _tensors(take_step.state())),
+    )
+
+
+class _Few:
+    """The first pictures of a data set."""
+
+    def __init__(self, dataset: Samples, count: int) -> None:
+        self.dataset = dataset
+        self.names = dataset.names[:count]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.dataset[index]
+
+
+def _seconds(call: Callable[[], None], device: torch.device, times: int) -> float:
+    """Mean over several calls, each waited for."""
+    _wait(device)
+    started = time.perf_counter()
+    for _ in range(times):
+        call()
+    _wait(device)
+    return (time.perf_counter() - started) / times
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _tensors(content: Any) -> Iterator[Tensor]:
+    """All tensors of nested dictionaries and lists."""
+    if isinstance(content, Tensor):
+        yield content
+    elif isinstance(content, dict):
+        for each in content.values():
+            yield from _tensors(each)
+    elif isinstance(content, (list, tuple)):
+        for each in content:
+            yield from _tensors(each)
