@@ -1,17 +1,19 @@
 # Each command sets up what it needs in .venv on first use. Wanted: GNU make and Python 3.10 or newer.
 #   make demo    generate the city, train the six recipes, write the table and the report (10 minutes on 2 cores)
 #   make test    run all tests
+#   make docs    build the site, tutorials and all: docs/_build/html/index.html (a minute)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+DOCS_READY := $(VENV)/.docs-ready
 DEMO ?= runs/demo
 
-.PHONY: demo smoke test lint build clean help
+.PHONY: demo smoke test lint docs docs-check build clean help
 .DELETE_ON_ERROR:
 
 help:
-	@sed -n '2,3s/^#  *//p' Makefile
+	@sed -n '2,4s/^#  *//p' Makefile
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
@@ -19,6 +21,10 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[examples]' --group dev
+	@touch $@
+
+$(DOCS_READY): $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group docs
 	@touch $@
 
 demo: $(READY)
@@ -35,8 +41,15 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(DOCS_READY)
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs docs/_build/html
+
+docs-check: docs
+	$(BIN)/python .ci/check_site_links.py docs/_build/html
+	$(BIN)/python .ci/check_site_in_browser.py docs/_build/html
+
 build: $(READY)
 	$(BIN)/python -m build
 
 clean:
-	rm -rf $(VENV) runs dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) runs dist docs/_build docs/tutorials .pytest_cache .mypy_cache .ruff_cache

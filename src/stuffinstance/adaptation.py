@@ -72,8 +72,10 @@ class StuffInstanceMatching(nn.Module):
             always checked.
 
     Attributes:
-        stuff_bank, instance_bank: The memories; all state is in their buffers.
-        stuff_loss, instance_loss: The losses on them.
+        stuff_bank: The memory of stuff. All state is in the buffers of the two memories.
+        instance_bank: The memory of things.
+        stuff_loss: The loss on the memory of stuff.
+        instance_loss: The loss on the memory of things.
 
     Raises:
         ValueError: If ``preset`` is unknown or a size is below 1.

@@ -128,7 +128,7 @@ class SoftNeighbourhoodDensity(_StreamingMean):
     the cells of a grid of nearly square cells, so that nothing is random and every checkpoint is asked about the same
     pixels. Compare values of the same ``sample`` and image sizes only.
 
-    Memory: the two buffers, and in :meth:`update` a few times B · ``sample``² numbers, whatever the image size.
+    Memory: the two buffers, and in :meth:`update` a few times B · ``sample²`` numbers, whatever the image size.
 
     Args:
         temperature: :math:`\\tau`, above 0. The paper's value for all data sets is 0.05.
