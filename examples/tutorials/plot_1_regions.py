@@ -1,17 +1,96 @@
 """
-Regions
-=======
+Regions: what is matched
+========================
 
-Stuff is matched class by class, things region by region.
+Stuff (road, sky) is looked at class by class, things (cars, people) region by region. This page takes one picture of
+the generated city, finds its regions and replaces each by its mean.
 """
 
 import matplotlib.pyplot as plt
 import torch
 
 import stuffinstance as si
+from examples.generated_city import GAME_CITY
+from examples.tutorials.streets import draw_streets
 
-labels = torch.tensor([[[0, 5, 5, 0, 5]]])
-regions = si.instance_regions(labels, classes=(5,))
-print(regions.area)
-fig, ax = plt.subplots()
-ax.imshow(regions.map[0])
+pictures, labels = draw_streets(GAME_CITY, count=1, seed=4)
+space = si.CITYSCAPES
+palette = torch.tensor([*space.palette, *[(0, 0, 0)] * (256 - space.num_classes)])  # black where there is no class
+
+figure, axes = plt.subplots(2, 1, figsize=(7, 7.2), layout="constrained")
+axes[0].imshow(pictures[0].movedim(0, 2))
+axes[1].imshow(palette[labels[0]])
+for ax, title in zip(axes, ("the picture", "its labels, in Cityscapes' colours"), strict=True):
+    ax.set_title(title)
+    ax.axis("off")
+
+# %%
+# Connected components
+# --------------------
+#
+# :func:`~stuffinstance.connected_components` numbers the connected regions of all classes at once, in the order of
+# their first pixels. Two pixels are joined when they have the same class and touch; with ``connectivity=8``, the
+# default and the released code's choice, corners count as touching.
+
+for connectivity in (4, 8):
+    numbers = si.connected_components(labels, classes=space.things, connectivity=connectivity)
+    print(f"{connectivity} neighbours: {int(numbers.max())} regions of things")
+
+# %%
+# The largest of each class
+# -------------------------
+#
+# Matching takes the ``max_regions`` largest regions of each thing class, ten by default.
+# :func:`~stuffinstance.instance_regions` gives them in tensors whose shape does not depend on the picture, so that a
+# GPU is never waited for: here (images, classes, regions).
+
+regions = si.instance_regions(labels, space.things, max_regions=5)
+print("areas:", tuple(regions.area.shape))
+for class_id, areas in zip(space.things, regions.area[0].tolist(), strict=True):
+    if any(areas):
+        print(f"{space.names[class_id]:>13}: {areas}")
+
+# %%
+# ``map`` says to which row a pixel belongs, counted from 1; 0 is none of them.
+
+ids = regions.map[0]
+shuffled = torch.randperm(regions.num_rows, generator=torch.Generator().manual_seed(0)) + 1
+figure, ax = plt.subplots(figsize=(7, 3.6), layout="constrained")
+ax.imshow(pictures[0].movedim(0, 2), alpha=0.35)
+ax.imshow(torch.where(ids > 0, shuffled[ids - 1], torch.nan), cmap="turbo", interpolation="none")
+for row in ids[ids > 0].unique().tolist():
+    y, x = (ids == row).nonzero().float().mean(0).tolist()
+    class_id, rank = space.things[(row - 1) // 5], (row - 1) % 5
+    if rank < 2:
+        ax.text(x, y, f"{space.names[class_id]} {rank + 1}", ha="center", va="center", fontsize=7, color="white")
+        ax.texts[-1].set_bbox({"facecolor": "black", "alpha": 0.5, "pad": 1, "linewidth": 0})
+ax.set_title("the five largest regions of each thing class; the two largest are named")
+ax.axis("off")
+
+# %%
+# Regions to descriptors
+# ----------------------
+#
+# What is remembered and matched is the mean feature of each region, which :func:`~stuffinstance.region_mean` takes in
+# one pass. Features can be anything that has a map. The picture itself is one with three channels, and then the means
+# are colours: here is the street as matching sees it, if it saw colours.
+
+stuff = si.stuff_regions(labels, space.stuff)
+rows = si.region_mean(pictures, stuff)  # (1, 8, 3), one row a stuff class
+row_of_instance = si.region_mean(pictures, regions)  # (1, 11 * 5, 3)
+table = torch.cat([torch.ones(1, 3), rows[0], row_of_instance[0]])  # row 0, white: no region
+seen = torch.where(regions.map > 0, regions.map + stuff.num_rows, stuff.map)[0]
+
+figure, ax = plt.subplots(figsize=(7, 3.6), layout="constrained")
+ax.imshow(table[seen])
+ax.set_title("each stuff class and each of the largest things in its mean colour")
+ax.axis("off")
+
+# %%
+# A network's features are coarser, usually by 8. Labels are brought to their size by taking the nearest pixel, so the
+# smallest regions vanish and thin ones fall apart:
+
+for stride in (1, 4, 8):
+    small = si.resize_labels(labels, (labels.shape[1] // stride, labels.shape[2] // stride))
+    count = int(si.connected_components(small, classes=space.things).max())
+    print(f"stride {stride}: {small.shape[1]}x{small.shape[2]} pixels, {count} regions of things")
