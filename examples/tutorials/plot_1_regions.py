@@ -12,17 +12,15 @@ import torch
 import stuffinstance as si
 from examples.generated_city import GAME_CITY
 from examples.tutorials.streets import draw_streets
+from stuffinstance import drawing
 
 pictures, labels = draw_streets(GAME_CITY, count=1, seed=4)
 space = si.CITYSCAPES
-palette = torch.tensor([*space.palette, *[(0, 0, 0)] * (256 - space.num_classes)])  # black where there is no class
 
-figure, axes = plt.subplots(2, 1, figsize=(7, 7.2), layout="constrained")
-axes[0].imshow(pictures[0].movedim(0, 2))
-axes[1].imshow(palette[labels[0]])
-for ax, title in zip(axes, ("the picture", "its labels, in Cityscapes' colours"), strict=True):
-    ax.set_title(title)
-    ax.axis("off")
+figure, axes = plt.subplots(2, 1, figsize=(7, 7.6), layout="constrained")
+axes[0].imshow(pictures[0].movedim(0, 2).numpy())
+axes[0].axis("off")
+drawing.draw_label_map(labels, space, ax=axes[1])
 
 # %%
 # Connected components
@@ -51,21 +49,10 @@ for class_id, areas in zip(space.things, regions.area[0].tolist(), strict=True):
         print(f"{space.names[class_id]:>13}: {areas}")
 
 # %%
-# ``map`` says to which row a pixel belongs, counted from 1; 0 is none of them.
+# Each region in the picture, with its rank within its class:
 
-ids = regions.map[0]
-shuffled = torch.randperm(regions.num_rows, generator=torch.Generator().manual_seed(0)) + 1
 figure, ax = plt.subplots(figsize=(7, 3.6), layout="constrained")
-ax.imshow(pictures[0].movedim(0, 2), alpha=0.35)
-ax.imshow(torch.where(ids > 0, shuffled[ids - 1], torch.nan), cmap="turbo", interpolation="none")
-for row in ids[ids > 0].unique().tolist():
-    y, x = (ids == row).nonzero().float().mean(0).tolist()
-    class_id, rank = space.things[(row - 1) // 5], (row - 1) % 5
-    if rank < 2:
-        ax.text(x, y, f"{space.names[class_id]} {rank + 1}", ha="center", va="center", fontsize=7, color="white")
-        ax.texts[-1].set_bbox({"facecolor": "black", "alpha": 0.5, "pad": 1, "linewidth": 0})
-ax.set_title("the five largest regions of each thing class; the two largest are named")
-ax.axis("off")
+drawing.draw_regions(regions, image=pictures, number="rank", ax=ax)
 
 # %%
 # Regions to descriptors
@@ -76,14 +63,13 @@ ax.axis("off")
 # are colours: here is the street as matching sees it, if it saw colours.
 
 stuff = si.stuff_regions(labels, space.stuff)
-rows = si.region_mean(pictures, stuff)  # (1, 8, 3), one row a stuff class
-row_of_instance = si.region_mean(pictures, regions)  # (1, 11 * 5, 3)
-table = torch.cat([torch.ones(1, 3), rows[0], row_of_instance[0]])  # row 0, white: no region
-seen = torch.where(regions.map > 0, regions.map + stuff.num_rows, stuff.map)[0]
+stuff_rows = si.region_mean(pictures, stuff)[0]  # (8, 3), one row a stuff class
+instance_rows = si.region_mean(pictures, regions)[0]  # (11 * 5, 3)
+colours = torch.cat([torch.ones(1, 3), stuff_rows, instance_rows])  # row 0, white: no region
+row_of_pixel = torch.where(regions.map > 0, regions.map + stuff.num_rows, stuff.map)[0]
 
 figure, ax = plt.subplots(figsize=(7, 3.6), layout="constrained")
-ax.imshow(table[seen])
-ax.set_title("each stuff class and each of the largest things in its mean colour")
+ax.imshow(colours[row_of_pixel].numpy())
 ax.axis("off")
 
 # %%

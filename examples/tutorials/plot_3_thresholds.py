@@ -15,6 +15,7 @@ from torch import nn
 import stuffinstance as si
 from examples.generated_city import CAMERA_CITY, GAME_CITY
 from examples.tutorials.streets import draw_streets
+from stuffinstance import drawing
 
 torch.manual_seed(0)
 space = si.CITYSCAPES
@@ -59,14 +60,8 @@ for batch in probabilities.split(1):
 thresholds = medians.compute()
 
 most = medians.counts().argsort(descending=True)[:6].tolist()
-figure, axes = plt.subplots(2, 3, figsize=(9, 4), sharex=True, layout="constrained")
-for ax, class_id in zip(axes.flat, most, strict=True):
-    color = [value / 255 for value in space.palette[class_id]]
-    ax.hist(confidence[predicted == class_id], bins=40, range=(0, 1), color=color)
-    ax.axvline(float(thresholds[class_id]), color="black", linestyle="--", linewidth=1)
-    ax.set_title(f"{space.names[class_id]}: {float(thresholds[class_id]):.2f}", fontsize=9)
-    ax.set_yticks([])
-figure.supxlabel("confidence of the pixels predicted so; dashed: the threshold", fontsize=9)
+figure, ax = plt.subplots(figsize=(7, 4.6), layout="constrained")
+drawing.draw_confidences(medians, space, classes=most, ax=ax)
 
 # %%
 # Three rules on the same predictions
@@ -88,13 +83,13 @@ for name, rule in rules.items():
             rule.update(batch)
     labels[name] = rule.pseudo_labels(probabilities, rule.compute())
 
-palette = torch.tensor([*space.palette, *[(255, 255, 255)] * (256 - space.num_classes)])  # white: no label
-figure, axes = plt.subplots(3, 2, figsize=(8, 6.2), layout="constrained")
-panels = {"picture": None, "truth": target_labels, "all predictions": predicted, **labels}
-for ax, (name, label_map) in zip(axes.flat, panels.items(), strict=True):
-    ax.imshow(target_images[0].movedim(0, 2) if label_map is None else palette[label_map[0]])
+figure, axes = plt.subplots(3, 2, figsize=(8, 6.4), layout="constrained")
+axes[0, 0].imshow(target_images[0].movedim(0, 2).numpy())
+axes[0, 0].axis("off")
+panels = {"truth": target_labels, "all predictions": predicted, **labels}
+for ax, (name, label_map) in zip(axes.flat[1:], panels.items(), strict=True):
+    drawing.draw_label_map(label_map, space, legend=False, ax=ax)
     ax.set_title(name, fontsize=9)
-    ax.axis("off")
 
 # %%
 # What a rule keeps, and how much of that is right
