@@ -46,7 +46,8 @@ myst_heading_anchors = 4
 # Docstrings: public names as they are typed, `stuffinstance.StuffBank`.
 nitpicky = True
 nitpick_ignore_regex = [
-    (r"py:.*", r"(torch|numpy|nn|collections|typing)\..*|Tensor"),  # no inventory of other projects is fetched
+    # Other projects' names: no inventory of theirs is fetched.
+    (r"py:.*", r"(torch|numpy|np|nn|collections|typing|matplotlib)\..*|Tensor|Axes|NDArray"),
     (r"py:.*", r"stuffinstance\..*\._\w+"),  # private
 ]
 add_module_names = False
@@ -66,6 +67,7 @@ sphinx_gallery_conf = {
     "abort_on_example_error": True,
     "capture_repr": (),
     "download_all_examples": False,
+    "ignore_pattern": r"^(?!plot_)",  # what the tutorials share is no tutorial
     "image_scrapers": ("matplotlib",),
     "remove_config_comments": True,
     "show_memory": False,

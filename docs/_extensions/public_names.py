@@ -11,23 +11,29 @@ from sphinx.environment import BuildEnvironment
 
 import stuffinstance
 
+KINDS = {"class", "data", "exception", "function"}
 FIELD_OF_A_NAMED_TUPLE = type(stuffinstance.Regions.map)
 
 
-def find_public_name(
+def find_documented(
     app: Sphinx, env: BuildEnvironment, node: pending_xref, contnode: nodes.Element
 ) -> nodes.Element | None:
-    """Resolve ``stuffinstance.banks.stuff.StuffBank`` (an annotation), ``.StuffBank`` and ``StuffBank`` alike."""
-    name = node.get("reftarget", "").split(".")[-1]
-    if node.get("refdomain") != "py" or name not in stuffinstance.__all__:
-        return None
+    """Resolve ``stuffinstance.banks.stuff.StuffBank`` (an annotation) and ``StuffBank`` to the one page that has it."""
     domain = env.domains.python_domain
-    return domain.resolve_xref(env, node["refdoc"], app.builder, "obj", f"stuffinstance.{name}", node, contnode)
+    name = node.get("reftarget", "").split(".")[-1]
+    known = [
+        full
+        for full, entry in domain.objects.items()
+        if full.endswith(f".{name}") and entry.objtype in KINDS and not entry.aliased
+    ]
+    if node.get("refdomain") != "py" or len(known) != 1:
+        return None
+    return domain.resolve_xref(env, node["refdoc"], app.builder, "obj", known[0], node, contnode)
 
 
 def skip_fields(app: Sphinx, what: str, name: str, obj: object, skip: bool, options: Any) -> bool | None:
-    """Leave out fields of named tuples, which their class's docstring lists with shapes."""
-    return True if isinstance(obj, FIELD_OF_A_NAMED_TUPLE) else None
+    """Leave out fields of named tuples, which their class's docstring lists with shapes, and what only ``print`` uses."""
+    return True if isinstance(obj, FIELD_OF_A_NAMED_TUPLE) or name.endswith("extra_repr") else None
 
 
 def keep_first_line(app: Sphinx, what: str, name: str, obj: object, options: Any, lines: list[str]) -> None:
@@ -39,7 +45,7 @@ def keep_first_line(app: Sphinx, what: str, name: str, obj: object, options: Any
 def setup(app: Sphinx) -> dict[str, bool]:
     """Connect all."""
     app.setup_extension("sphinx.ext.autodoc")
-    app.connect("missing-reference", find_public_name)
+    app.connect("missing-reference", find_documented)
     app.connect("autodoc-skip-member", skip_fields)
     app.connect("autodoc-process-docstring", keep_first_line, priority=400)  # Napoleon's is 500
     return {"parallel_read_safe": True, "parallel_write_safe": True}

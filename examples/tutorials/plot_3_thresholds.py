@@ -22,8 +22,16 @@ space = si.CITYSCAPES
 source_images, source_labels = draw_streets(GAME_CITY, count=12, seed=1)
 target_images, target_labels = draw_streets(CAMERA_CITY, count=8, seed=1)
 
+
+
+def with_height(images):
+    """A fourth channel that says how high in the picture a pixel is: so small a network sees too little to know."""
+    height = torch.linspace(-1, 1, images.shape[2])[:, None].expand_as(images[:, :1])
+    return torch.cat([images, height], dim=1)
+
+
 network = nn.Sequential(
-    nn.Conv2d(3, 24, 5, stride=4, padding=2),
+    nn.Conv2d(4, 24, 5, stride=4, padding=2),
     nn.GroupNorm(3, 24),
     nn.ReLU(),
     nn.Conv2d(24, 32, 3, padding=2, dilation=2),
@@ -32,9 +40,10 @@ network = nn.Sequential(
     nn.Conv2d(32, space.num_classes, 3, padding=4, dilation=4),
 )
 optimiser = torch.optim.Adam(network.parameters(), lr=5e-3)
-for _ in range(60):
+for _ in range(80):
     batch = torch.randint(len(source_images), (4,))
-    logits = F.interpolate(network(source_images[batch]), source_labels.shape[1:], mode="bilinear")
+    restyled = si.restyle_lab(source_images[batch], target_images[torch.randint(len(target_images), (4,))])
+    logits = F.interpolate(network(with_height(restyled)), source_labels.shape[1:], mode="bilinear")
     loss = F.cross_entropy(logits, source_labels[batch], ignore_index=255)
     optimiser.zero_grad()
     loss.backward()
@@ -42,7 +51,7 @@ for _ in range(60):
 
 # Softmax first, then upsampling: what is compared with a threshold is then still a mean of probabilities.
 with torch.no_grad():
-    probabilities = F.interpolate(network(target_images).softmax(1), target_labels.shape[1:], mode="bilinear")
+    probabilities = F.interpolate(network(with_height(target_images)).softmax(1), target_labels.shape[1:], mode="bilinear")
 confidence, predicted = probabilities.max(1)
 print(f"the network is right on {100 * float((predicted == target_labels)[target_labels != 255].float().mean()):.0f} %")
 

@@ -15,7 +15,7 @@ from torch import nn
 import stuffinstance as si
 from stuffinstance import drawing
 
-SIZE = 64
+SIZE = 48
 
 # %%
 # What is stuff, what is a thing
@@ -30,9 +30,9 @@ ROWS, COLUMNS = torch.meshgrid(torch.arange(SIZE), torch.arange(SIZE), indexing=
 
 
 def draw_cells(random):
-    """One label map (H, W) with five to nine cells, ellipses of any direction."""
+    """One label map (H, W) with three to six cells, ellipses of any direction."""
     labels = torch.zeros(SIZE, SIZE, dtype=torch.long)
-    for _ in range(int(torch.randint(5, 10, (), generator=random))):
+    for _ in range(int(torch.randint(3, 7, (), generator=random))):
         down, across = torch.randint(4, SIZE - 4, (2,), generator=random)
         angle, longer, shorter = torch.rand(3, generator=random) * torch.tensor([3.1, 3.0, 2.0])
         along = (COLUMNS - across) * angle.cos() + (ROWS - down) * angle.sin()
@@ -47,7 +47,7 @@ def draw_batch(count, random, second_microscope=False):
     stain = torch.tensor([[0.95, 0.85, 0.9], [0.55, 0.3, 0.65]]) + 0.05 * torch.randn(count, 2, 3, generator=random)
     if second_microscope:  # a weaker, bluer stain under a yellow lamp
         stain = stain * torch.tensor([0.75, 0.8, 0.55]) + torch.tensor([0.1, 0.1, 0.05])
-        stain[:, 1] = 0.45 * stain[:, 1] + 0.55 * stain[:, 0]
+        stain[:, 1] = 0.4 * stain[:, 1] + 0.6 * stain[:, 0]
     images = torch.stack([table[ids] for table, ids in zip(stain, labels, strict=True)]).movedim(3, 1)
     images = F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
     images = images + (0.06 if second_microscope else 0.03) * torch.randn(images.shape, generator=random)
@@ -76,7 +76,7 @@ for ax, title in zip(axes, ("first microscope", "labels", "its cells", "second m
 # --------------
 #
 # Half of the steps go without matching, so that banks hold features of a network that knows something. A batch of 8 has
-# 8 backgrounds and about 40 cells, so small banks are enough: ``capacity=32`` rows for the background, ten times as
+# 8 backgrounds and about 35 cells, so small banks are enough: ``capacity=32`` rows for the background, ten times as
 # many for cells.
 
 
@@ -84,8 +84,10 @@ def make_network():
     torch.manual_seed(0)
     backbone = nn.Sequential(
         nn.Conv2d(3, 16, 3, stride=2, padding=1),
+        nn.GroupNorm(2, 16),
         nn.ReLU(),
         nn.Conv2d(16, 24, 3, padding=1),
+        nn.GroupNorm(3, 24),
         nn.ReLU(),
         nn.Conv2d(24, 24, 3, padding=2, dilation=2),
         nn.ReLU(),
@@ -103,7 +105,7 @@ def upsampled(maps):
     return F.interpolate(maps, (SIZE, SIZE), mode="bilinear")
 
 
-def train(matching_weight=0.0, pseudo_labels=None, steps=160):
+def train(matching_weight=0.0, pseudo_labels=None, steps=80):
     network = make_network()
     optimiser = torch.optim.Adam(network.parameters(), lr=3e-3)
     sim = si.StuffInstanceMatching(space, feature_dim=24, capacity=32)
@@ -112,12 +114,13 @@ def train(matching_weight=0.0, pseudo_labels=None, steps=160):
         source_features, source_logits = predict(network, source_images[batch])
         loss = F.cross_entropy(upsampled(source_logits), source_labels[batch])
         sim.update(source_features, source_labels[batch], source_logits)
-        if matching_weight and step >= steps // 2:
+        if matching_weight:
             batch = torch.randint(48, (8,), generator=random)
             labels = None if pseudo_labels is None else pseudo_labels[batch]
             target_features, target_logits = predict(network, target_images[batch])
-            matching = sim(target_features, target_logits, labels)
-            loss = loss + matching_weight * (matching.stuff + matching.instance)
+            if step >= steps // 2:
+                matching = sim(target_features, target_logits, labels)
+                loss = loss + matching_weight * (matching.stuff + matching.instance)
             if labels is not None:
                 loss = loss + F.cross_entropy(upsampled(target_logits), labels, ignore_index=255)
         optimiser.zero_grad()
