@@ -78,9 +78,11 @@ sphinx_gallery_conf = {
 html_theme = "furo"
 html_title = "stuffinstance"
 html_static_path = ["_static"]
+html_favicon = "_static/icon.svg"
 html_css_files = ["site.css"]
 html_math_renderer = "mathml"
 html_copy_source = False
+html_show_copyright = False
 html_show_sourcelink = False
 html_theme_options = {
     "light_css_variables": {"color-brand-primary": "#8c2d04", "color-brand-content": "#8c2d04"},

@@ -2,8 +2,9 @@
 Regions: what is matched
 ========================
 
-Stuff (road, sky) is looked at class by class, things (cars, people) region by region. This page takes one picture of
-the generated city, finds its regions and replaces each by its mean.
+Stuff (road, sky) is looked at class by class, things (cars, people) region by region.
+This page takes one picture of the generated city, finds its regions and replaces each by
+its mean.
 """
 
 import matplotlib.pyplot as plt
@@ -26,12 +27,15 @@ drawing.draw_label_map(labels, space, ax=axes[1])
 # Connected components
 # --------------------
 #
-# :func:`~stuffinstance.connected_components` numbers the connected regions of all classes at once, in the order of
-# their first pixels. Two pixels are joined when they have the same class and touch; with ``connectivity=8``, the
-# default and the released code's choice, corners count as touching.
+# :func:`~stuffinstance.connected_components` numbers the connected regions of all classes
+# at once, in the order of their first pixels. Two pixels are joined when they have the
+# same class and touch; with ``connectivity=8``, the default and the released code's
+# choice, corners count as touching.
 
 for connectivity in (4, 8):
-    numbers = si.connected_components(labels, classes=space.things, connectivity=connectivity)
+    numbers = si.connected_components(
+        labels, classes=space.things, connectivity=connectivity
+    )
     print(f"{connectivity} neighbours: {int(numbers.max())} regions of things")
 
 # %%
@@ -39,8 +43,9 @@ for connectivity in (4, 8):
 # -------------------------
 #
 # Matching takes the ``max_regions`` largest regions of each thing class, ten by default.
-# :func:`~stuffinstance.instance_regions` gives them in tensors whose shape does not depend on the picture, so that a
-# GPU is never waited for: here (images, classes, regions).
+# :func:`~stuffinstance.instance_regions` gives them in tensors whose shape does not
+# depend on the picture, so that a GPU is never waited for: here (images, classes,
+# regions).
 
 regions = si.instance_regions(labels, space.things, max_regions=5)
 print("areas:", tuple(regions.area.shape))
@@ -58,14 +63,17 @@ drawing.draw_regions(regions, image=pictures, number="rank", ax=ax)
 # Regions to descriptors
 # ----------------------
 #
-# What is remembered and matched is the mean feature of each region, which :func:`~stuffinstance.region_mean` takes in
-# one pass. Features can be anything that has a map. The picture itself is one with three channels, and then the means
-# are colours: here is the street as matching sees it, if it saw colours.
+# What is remembered and matched is the mean feature of each region, which
+# :func:`~stuffinstance.region_mean` takes in one pass. Features can be anything that has
+# a map. The picture itself is one with three channels, and then the means are colours:
+# here is the street as matching sees it, if it saw colours.
 
 stuff = si.stuff_regions(labels, space.stuff)
 stuff_rows = si.region_mean(pictures, stuff)[0]  # (8, 3), one row a stuff class
 instance_rows = si.region_mean(pictures, regions)[0]  # (11 * 5, 3)
-colours = torch.cat([torch.ones(1, 3), stuff_rows, instance_rows])  # row 0, white: no region
+colours = torch.cat(
+    [torch.ones(1, 3), stuff_rows, instance_rows]
+)  # row 0, white: no region
 row_of_pixel = torch.where(regions.map > 0, regions.map + stuff.num_rows, stuff.map)[0]
 
 figure, ax = plt.subplots(figsize=(7, 3.6), layout="constrained")
@@ -73,10 +81,13 @@ ax.imshow(colours[row_of_pixel].numpy())
 ax.axis("off")
 
 # %%
-# A network's features are coarser, usually by 8. Labels are brought to their size by taking the nearest pixel, so the
-# smallest regions vanish and thin ones fall apart:
+# A network's features are coarser, usually by 8. Labels are brought to their size by
+# taking the nearest pixel, so the smallest regions vanish and thin ones fall apart:
 
 for stride in (1, 4, 8):
-    small = si.resize_labels(labels, (labels.shape[1] // stride, labels.shape[2] // stride))
+    small = si.resize_labels(
+        labels, (labels.shape[1] // stride, labels.shape[2] // stride)
+    )
     count = int(si.connected_components(small, classes=space.things).max())
-    print(f"stride {stride}: {small.shape[1]}x{small.shape[2]} pixels, {count} regions of things")
+    height, width = small.shape[1:]
+    print(f"stride {stride}: {height}x{width} pixels, {count} regions of things")

@@ -2,8 +2,9 @@
 Banks: what is remembered
 =========================
 
-A bank keeps the last mean features of each class in a ring. Features of a network cannot be looked at, colours can: on
-this page the picture itself is the feature map, with three channels, and so each row of a bank is a colour.
+A bank keeps the last mean features of each class in a ring. Features of a network cannot
+be looked at, colours can: on this page the picture itself is the feature map, with three
+channels, and so each row of a bank is a colour.
 """
 
 import matplotlib.pyplot as plt
@@ -22,37 +23,52 @@ pictures, labels = draw_streets(GAME_CITY, count=12, seed=1)
 # Filling a ring
 # --------------
 #
-# Every picture gives one row for each stuff class that is in it, and one for each of the largest regions of each thing
-# class. The rings here are small, so that they are written over while we look.
+# Every picture gives one row for each stuff class that is in it, and one for each of the
+# largest regions of each thing class. The rings here are small, so that they are written
+# over while we look.
 
 stuff_bank = si.StuffBank(space.stuff, feature_dim=3, capacity=8)
-instance_bank = si.InstanceBank(space.things, feature_dim=3, capacity=24, max_instances=10)
+instance_bank = si.InstanceBank(
+    space.things, feature_dim=3, capacity=24, max_instances=10
+)
 for picture, label_map in zip(pictures.split(1), labels.split(1), strict=True):
     stuff_bank.update(picture, label_map)
     instance_bank.update(picture, label_map)
 
 # %%
-# Here are the rings, a colour for each row. A white slot was never written, and the mark is where the next row goes:
+# Here are the rings, a colour for each row. A white slot was never written, and the mark
+# is where the next row goes:
 
-figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), width_ratios=(8, 20), layout="constrained")
+figure, axes = plt.subplots(
+    1, 2, figsize=(9, 3.6), width_ratios=(8, 20), layout="constrained"
+)
 for ax, bank in zip(axes, (stuff_bank, instance_bank), strict=True):
     colours = torch.where(bank.filled[:, :, None], bank.features, 1.0)
     ax.imshow(colours.numpy(), aspect="auto", interpolation="none")
-    ax.set_yticks(range(len(bank.classes)), [space.names[class_id] for class_id in bank.classes])
-    ax.scatter(bank.written % bank.capacity, range(len(bank.classes)), marker="d", c="white", edgecolors="black")
+    ax.set_yticks(
+        range(len(bank.classes)), [space.names[class_id] for class_id in bank.classes]
+    )
+    ax.scatter(
+        bank.written % bank.capacity,
+        range(len(bank.classes)),
+        marker="d",
+        c="white",
+        edgecolors="black",
+    )
     ax.set_xlabel("slot")
 
 # %%
-# ``written`` counts all rows ever written; from it follow the next slot and which slots are filled. So the two buffers
-# are the whole state, and a resumed run goes on as if it had never stopped. Some classes have gone round their ring
-# already, others have hardly been seen. That is why the published sizes are 50 and 500.
+# ``written`` counts all rows ever written; from it follow the next slot and which slots
+# are filled. So the two buffers are the whole state, and a resumed run goes on as if it
+# had never stopped. Some classes have gone round their ring already, others have hardly
+# been seen. That is why the published sizes are 50 and 500.
 
 figure, ax = plt.subplots(figsize=(7, 5), layout="constrained")
 drawing.draw_bank_fill([stuff_bank, instance_bank], space, ax=ax)
 
 # %%
-# Colours have three channels, features of a network have hundreds. For those there is a plane in which rows that are
-# alike lie together:
+# Colours have three channels, features of a network have hundreds. For those there is a
+# plane in which rows that are alike lie together:
 
 figure, ax = plt.subplots(figsize=(7, 5), layout="constrained")
 drawing.draw_bank_rows([stuff_bank, instance_bank], space, ax=ax)
@@ -61,10 +77,15 @@ drawing.draw_bank_rows([stuff_bank, instance_bank], space, ax=ax)
 # Only what the network gets right
 # --------------------------------
 #
-# In training, a pixel whose prediction is wrong is taken out first (Eq. 4), so that a bank remembers what the network
-# already recognises. Here a prediction that is right but calls the whole left half a road:
+# In training, a pixel whose prediction is wrong is taken out first (Eq. 4), so that a
+# bank remembers what the network already recognises. Here a prediction that is right but
+# calls the whole left half a road:
 
-logits = F.one_hot(labels[:1].where(labels[:1] != 255, 0), space.num_classes).movedim(3, 1).float()
+logits = (
+    F.one_hot(labels[:1].where(labels[:1] != 255, 0), space.num_classes)
+    .movedim(3, 1)
+    .float()
+)
 logits[:, 0, :, : labels.shape[2] // 2] = 2
 correct = si.correct_labels(labels[:1], logits)
 
@@ -83,12 +104,13 @@ axes[1].set_title("where the prediction agrees with it")
 target, truth = draw_streets(CAMERA_CITY, count=1, seed=3)
 loss = si.InstanceMatchingLoss(instance_bank)
 matches = loss.matches(target, truth)
-figure, ax = plt.subplots(figsize=(9, 5), layout="constrained")
+figure, ax = plt.subplots(figsize=(9, 3.2), layout="constrained")
 drawing.draw_matches(matches, instance_bank, space, image=target, most=16, ax=ax)
 
 # %%
-# The loss is the mean of these distances over the regions of a class, summed over the classes. Its gradient flows into
-# the target's features alone; the bank is a memory and is not trained.
+# The loss is the mean of these distances over the regions of a class, summed over the
+# classes. Its gradient flows into the target's features alone; the bank is a memory and
+# is not trained.
 
 regions = matches.regions
 per_class = matches.distance[0].sum(1) / regions.valid[0].sum(1).clamp(min=1)

@@ -2,9 +2,10 @@
 Thresholds: which predictions become labels
 ===========================================
 
-The second step of the method trains on the target with labels that the network gave it. A threshold for each class
-decides which predictions are sure enough. This page trains a very small network on streets of the game city for a few
-seconds, lets it predict the camera city, and compares the three rules on the same predictions.
+The second step of the method trains on the target with labels that the network gave it. A
+threshold for each class decides which predictions are sure enough. This page trains a
+very small network on streets of the game city for a few seconds, lets it predict the
+camera city, and compares the three rules on the same predictions.
 """
 
 import matplotlib.pyplot as plt
@@ -23,9 +24,8 @@ source_images, source_labels = draw_streets(GAME_CITY, count=12, seed=1)
 target_images, target_labels = draw_streets(CAMERA_CITY, count=8, seed=1)
 
 
-
 def with_height(images):
-    """A fourth channel that says how high in the picture a pixel is: so small a network sees too little to know."""
+    """A fourth channel: how high a pixel is, which so small a network could not see."""
     height = torch.linspace(-1, 1, images.shape[2])[:, None].expand_as(images[:, :1])
     return torch.cat([images, height], dim=1)
 
@@ -42,26 +42,37 @@ network = nn.Sequential(
 optimiser = torch.optim.Adam(network.parameters(), lr=5e-3)
 for _ in range(80):
     batch = torch.randint(len(source_images), (4,))
-    restyled = si.restyle_lab(source_images[batch], target_images[torch.randint(len(target_images), (4,))])
-    logits = F.interpolate(network(with_height(restyled)), source_labels.shape[1:], mode="bilinear")
+    restyled = si.restyle_lab(
+        source_images[batch], target_images[torch.randint(len(target_images), (4,))]
+    )
+    logits = F.interpolate(
+        network(with_height(restyled)), source_labels.shape[1:], mode="bilinear"
+    )
     loss = F.cross_entropy(logits, source_labels[batch], ignore_index=255)
     optimiser.zero_grad()
     loss.backward()
     optimiser.step()
 
-# Softmax first, then upsampling: what is compared with a threshold is then still a mean of probabilities.
+# Softmax first, then upsampling: what is compared with a threshold is then still a mean
+# of probabilities.
 with torch.no_grad():
-    probabilities = F.interpolate(network(with_height(target_images)).softmax(1), target_labels.shape[1:], mode="bilinear")
+    probabilities = F.interpolate(
+        network(with_height(target_images)).softmax(1),
+        target_labels.shape[1:],
+        mode="bilinear",
+    )
 confidence, predicted = probabilities.max(1)
-print(f"the network is right on {100 * float((predicted == target_labels)[target_labels != 255].float().mean()):.0f} %")
+right = (predicted == target_labels)[target_labels != 255].float().mean()
+print(f"the network is right on {100 * float(right):.0f} % of the pixels")
 
 # %%
 # Confidences of each class
 # -------------------------
 #
-# A network is surer of some classes than of others. One threshold for all would keep the sky and lose the rest. The
-# rule of SIM takes the median of each class instead, but never more than 0.9 (Eq. 9). It reads predictions as they
-# come, picture by picture, and keeps counts of a fixed size.
+# A network is surer of some classes than of others. One threshold for all would keep the
+# sky and lose the rest. The rule of SIM takes the median of each class instead, but never
+# more than 0.9 (Eq. 9). It reads predictions as they come, picture by picture, and keeps
+# counts of a fixed size.
 
 medians = si.ClassBalancedThreshold(space.num_classes)
 for batch in probabilities.split(1):
@@ -76,9 +87,10 @@ drawing.draw_confidences(medians, space, classes=most, ax=ax)
 # Three rules on the same predictions
 # -----------------------------------
 #
-# ``PortionThreshold`` (CBST) takes the most confident fifth of each class and compares classes by how much surer than
-# usual they are. ``AdaptiveThreshold`` (IAST) needs no separate pass: its thresholds follow the predictions batch by
-# batch. All three are the same to the trainer.
+# ``PortionThreshold`` (CBST) takes the most confident fifth of each class and compares
+# classes by how much surer than usual they are. ``AdaptiveThreshold`` (IAST) needs no
+# separate pass: its thresholds follow the predictions batch by batch. All three are the
+# same to the trainer.
 
 rules = {
     "class medians": medians,
@@ -104,15 +116,17 @@ for ax, (name, label_map) in zip(axes.flat[1:], panels.items(), strict=True):
 # What a rule keeps, and how much of that is right
 # ------------------------------------------------
 #
-# On data of your own the truth is not there to look at; here it is. Keeping less is only worth something where what is
-# kept is right more often.
+# On data of your own the truth is not there to look at; here it is. Keeping less is only
+# worth something where what is kept is right more often.
 
 truth_known = target_labels != 255
 for name, kept in {"all predictions": predicted, **labels}.items():
     chosen = (kept != 255) & truth_known
     share = float(chosen.sum() / truth_known.sum())
     right = float((kept == target_labels)[chosen].float().mean())
-    print(f"{name:>15}: keeps {100 * share:3.0f} %, of which {100 * right:.0f} % are right")
+    print(
+        f"{name:>15}: keeps {100 * share:3.0f} %, of which {100 * right:.0f} % are right"
+    )
 
 # %%
 # The share kept of each class is what the rules differ in most:
@@ -120,7 +134,9 @@ for name, kept in {"all predictions": predicted, **labels}.items():
 figure, ax = plt.subplots(figsize=(8, 3), layout="constrained")
 for place, (name, kept) in enumerate(labels.items()):
     share = [float((kept == k).sum() / medians.counts()[k].clamp(min=1)) for k in most]
-    ax.bar([k + 0.27 * (place - 1) for k in range(len(most))], share, width=0.25, label=name)
+    ax.bar(
+        [k + 0.27 * (place - 1) for k in range(len(most))], share, width=0.25, label=name
+    )
 ax.set_xticks(range(len(most)), [space.names[k] for k in most])
 ax.set_ylabel("labels over predictions")
 ax.legend(fontsize=8)

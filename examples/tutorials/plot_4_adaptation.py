@@ -2,9 +2,10 @@
 A small adaptation
 ==================
 
-The whole method on pictures that are drawn in no time: coloured shapes by day with labels, the same kind of pictures
-in another light without. Two networks of the same start see the same pictures; one learns from the labelled ones
-alone, the other also matches stuff and instances. It takes some seconds on one core.
+The whole method on pictures that are drawn in no time: coloured shapes by day with
+labels, the same kind of pictures in another light without. Two networks of the same start
+see the same pictures; one learns from the labelled ones alone, the other also matches
+stuff and instances. It takes some seconds on one core.
 """
 
 import matplotlib.pyplot as plt
@@ -27,10 +28,12 @@ space = si.LabelSpace(
 # Two domains
 # -----------
 #
-# By day the colours are bright and vary a little from picture to picture. In the other light they are darker, have a
-# green cast, and the camera is noisier and less sharp.
+# By day the colours are bright and vary a little from picture to picture. In the other
+# light they are darker, have a green cast, and the camera is noisier and less sharp.
 
-COLOURS = torch.tensor([[0.55, 0.7, 0.95], [0.45, 0.4, 0.3], [0.85, 0.25, 0.2], [0.2, 0.3, 0.75]])
+COLOURS = torch.tensor(
+    [[0.55, 0.7, 0.95], [0.45, 0.4, 0.3], [0.85, 0.25, 0.2], [0.2, 0.3, 0.75]]
+)
 GREEN_CAST = torch.tensor([0.1, 0.25, 0.0])[:, None, None]
 ROWS, COLUMNS = torch.meshgrid(torch.arange(SIZE), torch.arange(SIZE), indexing="ij")
 
@@ -54,7 +57,9 @@ def draw_batch(count, random, other_light=False):
     """Pictures (B, 3, H, W) in 0 .. 1 and labels (B, H, W)."""
     labels = torch.stack([draw_labels(random) for _ in range(count)])
     colours = COLOURS + 0.08 * torch.randn(count, 4, 3, generator=random)
-    images = torch.stack([table[ids] for table, ids in zip(colours, labels, strict=True)]).movedim(3, 1)
+    images = torch.stack(
+        [table[ids] for table, ids in zip(colours, labels, strict=True)]
+    ).movedim(3, 1)
     images = images + 0.05 * torch.randn(images.shape, generator=random)
     if other_light:
         images = images.clamp(0, 1) ** 1.6 * 0.5 + GREEN_CAST
@@ -77,8 +82,9 @@ axes[1, 0].set_title("not labelled", fontsize=9)
 # One training loop for both
 # --------------------------
 #
-# Matching is six lines of it. Banks are filled from the start; the weight counts after a third of the steps, when there
-# is something to match. The preset ``"code"`` would itself wait for its banks, but these are small.
+# Matching is six lines of it. Banks are filled from the start; the weight counts after a
+# third of the steps, when there is something to match. The preset ``"code"`` would itself
+# wait for its banks, but these are small.
 
 
 class Network(nn.Module):
@@ -118,7 +124,9 @@ def train(matching_weight, seed, steps=200):
     sim = si.StuffInstanceMatching(space, feature_dim=32, capacity=20)
     for step in range(steps):
         source_images, source_labels = draw_batch(4, random)
-        target_images, _ = draw_batch(4, random, other_light=True)  # its labels are not looked at
+        target_images, _ = draw_batch(
+            4, random, other_light=True
+        )  # its labels are not looked at
         source_features, source_logits = network(source_images)
         loss = F.cross_entropy(upsampled(source_logits), source_labels)
         if matching_weight:
@@ -151,13 +159,17 @@ def evaluate(networks):
 # Two seeds of each; the marks are the IoU over both.
 
 runs = {"source only": 0.0, "with matching": 0.1}
-trained = {name: [train(weight, seed) for seed in (0, 1)] for name, weight in runs.items()}
+trained = {
+    name: [train(weight, seed) for seed in (0, 1)] for name, weight in runs.items()
+}
 for name, pairs in trained.items():
     each = ", ".join(f"{100 * evaluate([network]).mean:.1f}" for network, _ in pairs)
     print(f"{name}: mIoU {each} (seeds 0, 1)")
 
 figure, ax = plt.subplots(figsize=(7, 3), layout="constrained")
-scores = {name: evaluate([network for network, _ in pairs]) for name, pairs in trained.items()}
+scores = {
+    name: evaluate([network for network, _ in pairs]) for name, pairs in trained.items()
+}
 drawing.draw_iou(scores, space, ax=ax)
 
 # %%
@@ -188,6 +200,7 @@ figure, ax = plt.subplots(figsize=(9, 3.6), layout="constrained")
 drawing.draw_matches(matches, sim.instance_bank, space, image=images, ax=ax)
 
 # %%
-# **What this shows and what not.** Here the two domains differ in light, contrast and noise, and the classes can still
-# be told apart; then matching class by class is a strong help. Real domains also differ in what is in the pictures.
-# What matching adds there is in :doc:`../camvid` and :doc:`../systems/results`, and it is less.
+# **What this shows and what not.** Here the two domains differ in light, contrast and
+# noise, and the classes can still be told apart; then matching class by class is a strong
+# help. Real domains also differ in what is in the pictures. What matching adds there is
+# in :doc:`../camvid` and :doc:`../systems/results`, and it is less.

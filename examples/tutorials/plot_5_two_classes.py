@@ -2,9 +2,10 @@
 Your own data set with two classes
 ==================================
 
-Nothing here is about streets. This page takes two microscopes: cells on the pictures of the first were outlined by
-hand, those of the second are to be found. It shows what to decide for data of your own: what is stuff, what is a
-thing, how large the banks are, and how the second step labels the target.
+Nothing here is about streets. This page takes two microscopes: cells on the pictures of
+the first were outlined by hand, those of the second are to be found. It shows what to
+decide for data of your own: what is stuff, what is a thing, how large the banks are, and
+how the second step labels the target.
 """
 
 import matplotlib.pyplot as plt
@@ -21,10 +22,14 @@ SIZE = 48
 # What is stuff, what is a thing
 # ------------------------------
 #
-# Cells are counted, and one looks unlike the next: a thing. The background only covers area: stuff.
+# Cells are counted, and one looks unlike the next: a thing. The background only covers
+# area: stuff.
 
 space = si.LabelSpace(
-    names=("background", "cell"), stuff=("background",), things=("cell",), palette=((235, 235, 235), (106, 61, 154))
+    names=("background", "cell"),
+    stuff=("background",),
+    things=("cell",),
+    palette=((235, 235, 235), (106, 61, 154)),
 )
 ROWS, COLUMNS = torch.meshgrid(torch.arange(SIZE), torch.arange(SIZE), indexing="ij")
 
@@ -34,7 +39,9 @@ def draw_cells(random):
     labels = torch.zeros(SIZE, SIZE, dtype=torch.long)
     for _ in range(int(torch.randint(3, 7, (), generator=random))):
         down, across = torch.randint(4, SIZE - 4, (2,), generator=random)
-        angle, longer, shorter = torch.rand(3, generator=random) * torch.tensor([3.1, 3.0, 2.0])
+        angle, longer, shorter = torch.rand(3, generator=random) * torch.tensor(
+            [3.1, 3.0, 2.0]
+        )
         along = (COLUMNS - across) * angle.cos() + (ROWS - down) * angle.sin()
         beside = (ROWS - down) * angle.cos() - (COLUMNS - across) * angle.sin()
         labels[(along / (5 + longer)) ** 2 + (beside / (3.5 + shorter)) ** 2 <= 1] = 1
@@ -44,13 +51,19 @@ def draw_cells(random):
 def draw_batch(count, random, second_microscope=False):
     """Pictures (B, 3, H, W) in 0 .. 1 and labels (B, H, W)."""
     labels = torch.stack([draw_cells(random) for _ in range(count)])
-    stain = torch.tensor([[0.95, 0.85, 0.9], [0.55, 0.3, 0.65]]) + 0.05 * torch.randn(count, 2, 3, generator=random)
+    stain = torch.tensor([[0.95, 0.85, 0.9], [0.55, 0.3, 0.65]]) + 0.05 * torch.randn(
+        count, 2, 3, generator=random
+    )
     if second_microscope:  # a weaker, bluer stain under a yellow lamp
         stain = stain * torch.tensor([0.75, 0.8, 0.55]) + torch.tensor([0.1, 0.1, 0.05])
         stain[:, 1] = 0.4 * stain[:, 1] + 0.6 * stain[:, 0]
-    images = torch.stack([table[ids] for table, ids in zip(stain, labels, strict=True)]).movedim(3, 1)
+    images = torch.stack(
+        [table[ids] for table, ids in zip(stain, labels, strict=True)]
+    ).movedim(3, 1)
     images = F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
-    images = images + (0.06 if second_microscope else 0.03) * torch.randn(images.shape, generator=random)
+    images = images + (0.06 if second_microscope else 0.03) * torch.randn(
+        images.shape, generator=random
+    )
     return images.clamp(0, 1), labels
 
 
@@ -62,22 +75,26 @@ test_images, test_labels = draw_batch(48, random, second_microscope=True)
 figure, axes = plt.subplots(1, 4, figsize=(8, 2.3), layout="constrained")
 axes[0].imshow(source_images[0].movedim(0, 2).numpy())
 drawing.draw_label_map(source_labels, space, legend=False, ax=axes[1])
-drawing.draw_regions(si.instance_regions(source_labels, space.things), image=source_images, ax=axes[2])
+drawing.draw_regions(
+    si.instance_regions(source_labels, space.things), image=source_images, ax=axes[2]
+)
 axes[3].imshow(target_images[0].movedim(0, 2).numpy())
-for ax, title in zip(axes, ("first microscope", "labels", "its cells", "second microscope"), strict=True):
+for ax, title in zip(
+    axes, ("first microscope", "labels", "its cells", "second microscope"), strict=True
+):
     ax.set_title(title, fontsize=9)
     ax.axis("off")
 
 # %%
-# Cells that touch are one region, here as in the released code. For matching that is harmless: their mean is that of
-# two cells. A minimum area there is none.
+# Cells that touch are one region, here as in the released code. For matching that is
+# harmless: their mean is that of two cells. A minimum area there is none.
 #
 # The first step
 # --------------
 #
-# Half of the steps go without matching, so that banks hold features of a network that knows something. A batch of 8 has
-# 8 backgrounds and about 35 cells, so small banks are enough: ``capacity=32`` rows for the background, ten times as
-# many for cells.
+# Half of the steps go without matching, so that banks hold features of a network that
+# knows something. A batch of 8 has 8 backgrounds and about 35 cells, so small banks are
+# enough: ``capacity=32`` rows for the background, ten times as many for cells.
 
 
 def make_network():
@@ -92,7 +109,9 @@ def make_network():
         nn.Conv2d(24, 24, 3, padding=2, dilation=2),
         nn.ReLU(),
     )
-    return nn.ModuleDict({"backbone": backbone, "head": nn.Conv2d(24, space.num_classes, 1)})
+    return nn.ModuleDict(
+        {"backbone": backbone, "head": nn.Conv2d(24, space.num_classes, 1)}
+    )
 
 
 def predict(network, images):
@@ -122,7 +141,9 @@ def train(matching_weight=0.0, pseudo_labels=None, steps=80):
                 matching = sim(target_features, target_logits, labels)
                 loss = loss + matching_weight * (matching.stuff + matching.instance)
             if labels is not None:
-                loss = loss + F.cross_entropy(upsampled(target_logits), labels, ignore_index=255)
+                loss = loss + F.cross_entropy(
+                    upsampled(target_logits), labels, ignore_index=255
+                )
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -143,8 +164,8 @@ first_step = train(matching_weight=0.1)
 # The second step
 # ---------------
 #
-# The network of the first step labels the target: of each class the more confident half. Then training begins again
-# from the start weights, now with these labels too.
+# The network of the first step labels the target: of each class the more confident half.
+# Then training begins again from the start weights, now with these labels too.
 
 with torch.no_grad():
     probabilities = upsampled(predict(first_step, target_images)[1].softmax(1))

@@ -9,12 +9,17 @@ from torch import Tensor
 import stuffinstance as si
 from examples.generated_city import DomainStatistics
 from examples.generated_city.rendering import render_scene
-from examples.gta5_to_cityscapes.data.label_tables import CITYSCAPES_IDS, build_label_table
+from examples.gta5_to_cityscapes.data.label_tables import (
+    CITYSCAPES_IDS,
+    build_label_table,
+)
 
 SIZE = (240, 120)  # width, height
 
 
-def draw_streets(domain: DomainStatistics, count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+def draw_streets(
+    domain: DomainStatistics, count: int, seed: int = 0
+) -> tuple[Tensor, Tensor]:
     """Pictures of one domain and their labels.
 
     Args:
@@ -23,10 +28,14 @@ def draw_streets(domain: DomainStatistics, count: int, seed: int = 0) -> tuple[T
         seed: The same seed draws the same streets.
 
     Returns:
-        Pictures (B, 3, 120, 240) in 0 .. 1 and class ids of ``si.CITYSCAPES`` (B, 120, 240), 255 where there is none.
+        Pictures (B, 3, 120, 240) in 0 .. 1, and class ids of ``si.CITYSCAPES``
+        (B, 120, 240), 255 where there is none.
     """
     table = build_label_table(CITYSCAPES_IDS, si.CITYSCAPES).ids.astype(np.int64)
-    scenes = [render_scene((seed, domain.seed_key, 0, number), domain, SIZE) for number in range(count)]
+    scenes = [
+        render_scene((seed, domain.seed_key, 0, number), domain, SIZE)
+        for number in range(count)
+    ]
     pictures = np.stack([picture for picture, _ in scenes]).astype(np.float32) / 255
     labels = np.stack([table[ids] for _, ids in scenes])
     return torch.from_numpy(pictures).movedim(3, 1), torch.from_numpy(labels)

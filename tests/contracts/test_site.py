@@ -1,0 +1,125 @@
+"""What the site shows is true: its snippets run, and its reference has every public name once."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import stuffinstance as si
+from stuffinstance import drawing
+
+ROOT = Path(__file__).parent.parent.parent
+DOCS = ROOT / "docs"
+REFERENCE = sorted((DOCS / "reference").glob("*.rst"))
+MODULES = sorted(
+    entry.removesuffix(".py")
+    for entry in (path.name for path in (ROOT / "src" / "stuffinstance").iterdir())
+    if not entry.startswith("_") and (entry.endswith(".py") or "." not in entry)
+)
+# No user imports from these: what they check and do is said where it is used.
+WITHOUT_A_PAGE = {"arguments", "backend_table", "best_class", "distributed"}
+
+
+def snippets(page: Path) -> str:
+    """All Python of a page, in its order."""
+    return "\n".join(re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL))
+
+
+def run(page: str, **names: object) -> dict[str, object]:
+    code = snippets(DOCS / page)
+    assert code
+    torch.manual_seed(0)
+    exec(compile(code, page, "exec"), names)
+    return names
+
+
+def test_the_tour_can_be_typed(capsys: pytest.CaptureFixture[str]) -> None:
+    names = run("tour.md")
+    matching = names["matching"]
+    assert isinstance(matching, si.MatchingLosses)
+    assert float(matching.stuff.detach()) > 0
+    assert matching.instance.grad_fn is not None
+    assert "rows written" in capsys.readouterr().out
+
+
+class Network(nn.Module):
+    """Features (B, 8, h, w) and logits (B, 3, h, w) of stride 2."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Conv2d(3, 8, 2, stride=2), nn.Conv2d(8, 3, 1)
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        features = self.body(images)
+        return features, self.head(features)
+
+
+def test_the_plain_loop_trains_twice() -> None:
+    batches = [(torch.rand(1, 3, 8, 8), torch.randint(0, 3, (1, 8, 8))) for _ in range(2)]
+    names = run(
+        "howto/plain_loop.md",
+        network=Network(),
+        make_network=Network,
+        source_loader=batches,
+        target_images=[images for images, _ in batches],
+        space=si.LabelSpace(names=("road", "sky", "car"), stuff=(0, 1), things=(2,)),
+        feature_dim=8,
+        steps=3,
+    )
+    labels, second = names["labels"], names["second"]
+    assert isinstance(labels, list)
+    assert all(label_map.shape == (1, 8, 8) for label_map in labels)
+    assert isinstance(second, Network)
+    assert second.body.weight.grad is not None
+    assert bool(second.body.weight.grad.isfinite().all())
+
+
+def test_own_classes_are_mapped() -> None:
+    names = run("howto/own_classes.md")
+    labels = names["labels"]
+    assert isinstance(labels, torch.Tensor)
+    assert labels.tolist() == [[[1, 2], [255, 0]]]
+
+
+def test_the_rules_are_exchangeable(capsys: pytest.CaptureFixture[str]) -> None:
+    rules = run("howto/threshold_rule.md")["rules"]
+    assert isinstance(rules, dict)
+    assert all(isinstance(rule, si.ThresholdRule) for rule in rules.values())
+    assert len(capsys.readouterr().out.splitlines()) == len(rules)
+
+
+def test_a_checkpoint_is_loaded(tmp_path: Path) -> None:
+    assert run("howto/resume.md", folder=tmp_path)["step"] == 1000
+
+
+def documented() -> list[str]:
+    """What the reference's directives name, as they name it."""
+    text = "\n".join(page.read_text(encoding="utf-8") for page in REFERENCE)
+    return re.findall(r"^\.\. auto(?:class|function|data|exception):: (\S+)", text, flags=re.MULTILINE)
+
+
+def test_the_reference_has_every_public_name_once() -> None:
+    public = {f"stuffinstance.{name}" for name in si.__all__}
+    public |= {f"stuffinstance.drawing.{name}" for name in drawing.__all__}
+    assert public <= set(documented())
+    assert [name for name, times in Counter(documented()).items() if times > 1] == []
+
+
+def test_every_module_has_a_page_and_the_index_leads_to_it() -> None:
+    index = (DOCS / "reference" / "index.rst").read_text(encoding="utf-8").split()
+    assert set(MODULES) > WITHOUT_A_PAGE
+    for module in set(MODULES) - WITHOUT_A_PAGE:
+        assert (DOCS / "reference" / f"{module}.rst").is_file(), module
+        assert module in index
+
+
+def test_every_entry_of_the_bibliography_is_on_its_page() -> None:
+    entries = re.findall(r"^% (.+)$", (DOCS / "references.bib").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    shown = re.findall(r':start-after: "% (.+)"', (DOCS / "citations.md").read_text(encoding="utf-8"))
+    assert entries == shown
+    assert len(entries) == len(set(entries))
