@@ -15,7 +15,7 @@ from examples.generated_city import GAME_CITY
 from examples.tutorials.streets import draw_streets
 from stuffinstance import drawing
 
-pictures, labels = draw_streets(GAME_CITY, count=1, seed=7)
+pictures, labels = draw_streets(GAME_CITY, count=1, seed=15)
 space = si.CITYSCAPES
 
 figure, axes = plt.subplots(2, 1, figsize=(7, 7.6), layout="constrained")
