@@ -8,6 +8,9 @@ from sphinx.application import Sphinx
 from sphinx.util import logging
 from sphinx.writers.html5 import HTML5Translator
 
+# Of a norm's bars the closing one bears the index; said to stretch, as browsers assume, it would shrink to nothing.
+BAR, STIFF_BAR = "<mo>&#x02016;</mo>", '<mo stretchy="false">&#x02016;</mo>'
+
 logger = logging.getLogger(__name__)
 
 
@@ -15,7 +18,7 @@ def _mathml(node: nodes.math | nodes.math_block, display: str) -> str:
     # Inline formulas of Markdown stand in $`...`$, where neither a repository's page nor this one changes their text.
     latex = " ".join(node.astext().strip().removeprefix("`").removesuffix("`").split())
     try:
-        return convert(latex, display=display)
+        return convert(latex, display=display).replace(BAR, STIFF_BAR)
     except Exception as error:  # the converter has no common class of error
         logger.warning("formula %r cannot be drawn: %r", latex, error, location=node)
         return f"<code>{nodes.unescape(latex)}</code>"
