@@ -29,7 +29,7 @@ from ..records.metrics import Metrics
 from ..records.progress import Event, Tick, Watch, unwatched
 from ..records.run_folder import Result, RunFolder
 from ..records.written_files import write_json
-from ..training.evaluation import evaluate
+from ..training.evaluation import evaluate_recipe
 from ..training.loop import train
 from ..training.pseudo_labelling import Kept, View, write_pseudo_labels
 from ..training.recipe_network import trained_network
@@ -177,19 +177,8 @@ def _fuse(
     """Score the mean of several networks' probabilities; there is nothing to train and no checkpoint."""
     recipe, started = job.recipe, time.monotonic()
     validation = open_validation(recipe, folders)
-    scores = evaluate(
-        [network for _, network in networks],
-        [seen_by(each, validation, folders) for each, _ in networks],
-        recipe.label_space,
-        recipe.classes,
-        device,
-        picture_size=recipe.pictures.target_size,
-        flip=recipe.evaluation.flip,
-        scales=recipe.evaluation.scales,
-        batch=recipe.evaluation.batch,
-        previews=job.run.previews,
-        preview_count=recipe.evaluation.previews,
-    )
+    pictures = [seen_by(each, validation, folders) for each, _ in networks]
+    scores = evaluate_recipe(recipe, [network for _, network in networks], pictures, device, job.run.previews)
 
     def recorded() -> Result:
         seconds, memory = time.monotonic() - started, peak_memory_bytes(device)

@@ -18,6 +18,7 @@ import stuffinstance as si
 from ..batches.streams import Samples, as_unit_floats
 from ..data import DatasetError, Sample, picture_tensor
 from ..ranks.shares import own_batches
+from ..recipes import Recipe
 from ..records.progress import Tick, silent
 from ..records.written_files import written_beside
 
@@ -40,6 +41,30 @@ def upsampled_logits(network: nn.Module, images: Tensor, size: Sequence[int]) ->
     """Logits (B, K, H, W) at ``size`` of float images in [0, 1]."""
     logits: Tensor = network(images).logits.float()
     return F.interpolate(logits, tuple(size), mode="bilinear", align_corners=True)
+
+
+def evaluate_recipe(
+    recipe: Recipe,
+    networks: Sequence[nn.Module],
+    datasets: Sequence[Samples],
+    device: torch.device,
+    previews: Path | None = None,
+) -> Scores:
+    """:func:`evaluate` as a recipe says: its classes, sizes and views, and as many previews."""
+    settings = recipe.evaluation
+    return evaluate(
+        networks,
+        datasets,
+        recipe.label_space,
+        recipe.classes,
+        device,
+        picture_size=recipe.pictures.target_size,
+        flip=settings.flip,
+        scales=settings.scales,
+        batch=settings.batch,
+        previews=previews,
+        preview_count=settings.previews,
+    )
 
 
 def evaluate(

@@ -32,7 +32,7 @@ from ..records.run_folder import Result, RunFolder
 from ..records.step_cost import StepCost
 from ..records.stopping import Stopped, StopRequest
 from ..records.written_files import FullDiskError
-from .evaluation import Scores, evaluate
+from .evaluation import Scores, evaluate_recipe
 from .optimisers import learning_rate_factor, set_learning_rates
 from .random_draws import draw_apart, draws_of_all_ranks, restore_draws
 from .recipe_network import start_network
@@ -207,20 +207,7 @@ class _Training:
         return f"The checkpoint of step {self.saved_at} is kept in {self.run.checkpoint}"
 
     def _evaluate(self) -> Scores:
-        recipe = self.recipe
-        scores = evaluate(
-            [self.network],
-            [self.data.validation],
-            recipe.label_space,
-            recipe.classes,
-            self.device,
-            picture_size=recipe.pictures.target_size,
-            flip=recipe.evaluation.flip,
-            scales=recipe.evaluation.scales,
-            batch=recipe.evaluation.batch,
-            previews=self.run.previews,
-            preview_count=recipe.evaluation.previews,
-        )
+        scores = evaluate_recipe(self.recipe, [self.network], [self.data.validation], self.device, self.run.previews)
         if self.metrics is not None:
             self.metrics.write_scores(self.step, scores.miou, scores.iou, scores.entropy, scores.density)
         self._tell(f"mIoU {100 * scores.miou:.1f}")

@@ -21,7 +21,7 @@ from ..batches.training_data import Folders, open_training_data
 from ..data import Sample
 from ..recipes import Recipe
 from ..records.environment import forget_peak_memory, peak_memory_bytes
-from .evaluation import evaluate
+from .evaluation import evaluate_recipe
 from .recipe_network import start_network
 from .step import TrainingStep
 from .terms import Domain, Passes
@@ -87,17 +87,7 @@ def time_steps(recipe: Recipe, folders: Folders, device: torch.device, steps: in
     few = _Few(data.validation, recipe.evaluation.batch)
 
     def score() -> None:
-        evaluate(
-            [network],
-            [few],
-            recipe.label_space,
-            recipe.classes,
-            device,
-            picture_size=recipe.pictures.target_size,
-            flip=recipe.evaluation.flip,
-            scales=recipe.evaluation.scales,
-            batch=recipe.evaluation.batch,
-        )
+        evaluate_recipe(recipe, [network], [few], device)
 
     score()
     return TimedSteps(
