@@ -9,17 +9,14 @@ import pytest
 import torch
 
 import stuffinstance as si
+from tests.code_blocks import code_blocks
 
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
-
-
 def test_the_lines_that_add_it_to_a_trainer_run() -> None:
-    (code,) = blocks("python")
+    (code,) = code_blocks(ROOT / "README.md", "python")
     features = {name: torch.randn(1, 2048, 4, 6, requires_grad=True) for name in ("source", "target")}
     names: dict[str, object] = {"loss": torch.zeros(())}
     for domain, maps in features.items():

@@ -14,6 +14,7 @@ import stuffinstance as si
 from examples.gta5_to_cityscapes.recipes import PARTS, compose_recipe
 from examples.gta5_to_cityscapes.recipes.recipe import override
 from examples.gta5_to_cityscapes.recipes.sizes import SIZES, Size
+from tests.code_blocks import code_blocks
 
 ROOT = Path(__file__).parent.parent.parent
 SYSTEMS = ROOT / "docs" / "systems"
@@ -23,20 +24,16 @@ TABLE = [[cell.strip() for cell in line.split("|")[1:-1]] for line in OVERVIEW.s
 ROWS = [row for row in TABLE if len(row) == 5 and row[0] != "system"]
 
 
-def blocks(page: Path, language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
-
-
 SNIPPETS = [
     pytest.param(code, id=f"{page.stem}-{i}")
     for page in sorted(SYSTEMS.glob("*.md"))
-    for i, code in enumerate(blocks(page, "python"))
+    for i, code in enumerate(code_blocks(page, "python"))
 ]
 RECIPES = sorted(
     {
         name
         for page in SYSTEMS.glob("*.md")
-        for block in blocks(page, "sh")
+        for block in code_blocks(page, "sh")
         for name in re.findall(r"gta5_to_cityscapes train (\S+)", block)
     }
 )

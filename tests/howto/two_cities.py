@@ -1,0 +1,65 @@
+"""What the pages take as given: two small data sets, their loaders, and a network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+import stuffinstance as si
+
+SPACE = si.LabelSpace(names=("road", "grass", "car"), stuff=(0, 1), things=(2,))
+SIZE = 64
+
+
+class Pictures(Dataset[Any]):
+    """Road and grass with nine cars; the target is darker and has no labels."""
+
+    def __init__(self, count: int, domain: str) -> None:
+        generator = torch.Generator().manual_seed(len(domain))
+        labels = torch.zeros(count, SIZE, SIZE, dtype=torch.long)
+        labels[:, :, SIZE // 2 :] = 1
+        for top in (8, 28, 48):
+            for left in (4, 24, 44):
+                labels[:, top : top + 12, left : left + 12] = 2
+        colours = torch.eye(3)[labels].movedim(3, 1)
+        noise = torch.rand(colours.shape, generator=generator)
+        self.images = 2 * (0.6 * colours if domain == "target" else colours) + 0.2 * noise - 0.5
+        labels[:, :4] = 255  # an unlabelled strip
+        self.labels = None if domain == "target" else labels
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.images[index] if self.labels is None else (self.images[index], self.labels[index])
+
+
+class Network(nn.Module):
+    """Features (B, 8, h, w) of stride 4 and logits (B, 3, h, w), with batch normalisation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Conv2d(3, 8, 4, stride=4), nn.BatchNorm2d(8), nn.ReLU())
+        self.head = nn.Conv2d(8, SPACE.num_classes, 1)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.backbone(images)
+        return features, self.head(features)
+
+
+def given() -> dict[str, Any]:
+    """The names that the pages say a trainer has; 64 pictures of the source in batches of 8, fewer of the target."""
+    torch.manual_seed(0)
+    source, target = Pictures(64, "source"), Pictures(24, "target")
+    return {
+        "space": SPACE,
+        "source_dataset": source,
+        "target_dataset": target,
+        "source_loader": DataLoader(source, 8, shuffle=True),
+        "target_loader": DataLoader(target, 8, shuffle=True),
+        "network": Network(),
+        "steps": 16,
+    }
