@@ -17,6 +17,8 @@ from tests.howto import mm_stand_in
 from tests.howto.trainer_page import TrainerPage, check_training, run, weights
 from tests.howto.two_cities import SPACE, Pictures
 
+# What the packages say about their own future.
+pytestmark = [pytest.mark.filterwarnings(f"ignore::{kind}") for kind in ("UserWarning", "DeprecationWarning")]
 PAGE = TrainerPage("mmsegmentation")
 
 
@@ -43,6 +45,9 @@ class Endless(torch.utils.data.Sampler[int]):
 
     def __init__(self, size: int) -> None:
         self.size = size
+
+    def __len__(self) -> int:
+        return self.size
 
     def __iter__(self) -> Any:
         while True:
@@ -83,7 +88,6 @@ def with_packages() -> tuple[Callable[[], nn.Module], Callable[[Tensor | None], 
         from mmseg.utils import register_all_modules
     except ImportError as error:
         pytest.skip(f"MMSegmentation cannot be imported: {error}")
-    register_all_modules()
     MODELS.register_module(module=Backbone, force=True)
 
     def sample_of(labels: Tensor | None) -> Any:
@@ -93,6 +97,7 @@ def with_packages() -> tuple[Callable[[], nn.Module], Callable[[Tensor | None], 
         return sample
 
     def model() -> nn.Module:
+        register_all_modules()
         head = {"type": "FCNHead", "in_channels": 8, "channels": 8, "num_classes": SPACE.num_classes, "num_convs": 1}
         return EncoderDecoder(
             backbone={"type": "Backbone"},
@@ -125,7 +130,10 @@ def test_it_trains_with_the_lines_and_without(names: Callable[[], Any]) -> None:
     check_training(after["model"].sim, after["model"], weights(names()["model"]), weights(without))
 
 
-def test_a_checkpoint_holds_the_banks_and_brings_them_back(names: Callable[[], Any]) -> None:
+def test_a_checkpoint_holds_the_banks_and_brings_them_back(
+    names: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")  # MMEngine 0.10 keeps its own classes in the file
     after = run(PAGE.trainer, names())
     path = after["folder"] / "iter_16.pth"
     saved = torch.load(path, weights_only=False)["state_dict"]
