@@ -61,12 +61,6 @@ def banks(sim: si.StuffInstanceMatching) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in sim.state_dict().items()}
 
 
-def check_same_banks(sim: si.StuffInstanceMatching, expected: dict[str, Tensor]) -> None:
-    """Bit for bit what was saved, and not empty."""
-    torch.testing.assert_close(dict(sim.state_dict()), expected, rtol=0, atol=0)
-    assert int(sim.stuff_bank.written.sum()) > 0
-
-
 def check_training(sim: si.StuffInstanceMatching, network: nn.Module, start: Tensor, without: Tensor) -> None:
     """Banks hold finite rows of every class; weights moved, and elsewhere than they do without matching."""
     for bank in (sim.stuff_bank, sim.instance_bank):
