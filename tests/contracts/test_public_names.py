@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import re
 import subprocess
@@ -10,88 +11,29 @@ from importlib import resources
 
 import stuffinstance as si
 from stuffinstance import drawing
-
-NAMES = {
-    "AdaptiveThreshold",
-    "AnchorDistanceLoss",
-    "BackendUnavailableError",
-    "CITYSCAPES",
-    "CategoryAnchors",
-    "ClassBalancedThreshold",
-    "ClassCenterDistance",
-    "EntropyLoss",
-    "FineGrainedAdversarialLoss",
-    "FineGrainedDiscriminator",
-    "InstanceBank",
-    "InstanceMatchingLoss",
-    "IoU",
-    "LabelSpace",
-    "MatchingLosses",
-    "MaxSquareLoss",
-    "MeanIoU",
-    "MeanTeacher",
-    "MixedDomains",
-    "OutputAdversarialLoss",
-    "OutputDiscriminator",
-    "PortionThreshold",
-    "PredictionEntropy",
-    "Regions",
-    "SYNTHIA_13",
-    "SYNTHIA_16",
-    "SoftNeighbourhoodDensity",
-    "StuffBank",
-    "StuffInstanceMatching",
-    "StuffMatchingLoss",
-    "SymmetricConsistency",
-    "SymmetricPrediction",
-    "ThresholdRule",
-    "class_center_distance",
-    "class_mix",
-    "confident_share",
-    "connected_components",
-    "correct_labels",
-    "entropy_map",
-    "instance_regions",
-    "mask_blocks",
-    "merge_pseudo_labels",
-    "mrkld_regulariser",
-    "region_mean",
-    "resize_labels",
-    "restyle_fourier",
-    "restyle_lab",
-    "soft_cross_entropy",
-    "soft_labels",
-    "stuff_regions",
-    "weighted_cross_entropy",
-}
-
-
-DRAWING_NAMES = {
-    "draw_bank_fill",
-    "draw_bank_rows",
-    "draw_confidences",
-    "draw_iou",
-    "draw_kept_shares",
-    "draw_label_map",
-    "draw_matches",
-    "draw_regions",
-}
+from tests.contracts.public_signatures import ROOMS, STORED, public_signatures
 
 
 def parameters(thing: object) -> dict[str, object]:
     return {name: p.default for name, p in inspect.signature(thing).parameters.items()}  # type: ignore[arg-type]
 
 
-def test_the_names_are_these() -> None:
-    assert set(si.__all__) == NAMES
-    assert len(si.__all__) == len(NAMES)
-    for name in NAMES:
-        assert getattr(si, name) is not None
+def test_names_arguments_and_defaults_are_the_stored_ones() -> None:
+    stored, found = STORED.read_text(encoding="utf-8").splitlines(), public_signatures().splitlines()
+    changes = [line for line in difflib.ndiff(stored, found) if line[0] in "-+"]
+    assert not changes, "the public names changed. Where that is meant: python -m tests.contracts.public_signatures"
+    assert not [line for line in stored if " at 0x" in line], "a default without a repr of its own"
 
 
-def test_the_names_of_drawing_are_these() -> None:
-    assert set(drawing.__all__) == DRAWING_NAMES
-    for name in DRAWING_NAMES:
+def test_every_name_is_listed_once_and_is_there() -> None:
+    for room in ROOMS:
+        assert len(set(room.__all__)) == len(room.__all__)
+        for name in room.__all__:
+            assert getattr(room, name) is not None
+
+
+def test_every_drawing_takes_the_callers_axes() -> None:
+    for name in drawing.__all__:
         assert parameters(getattr(drawing, name))["ax"] is None
 
 
