@@ -8,23 +8,25 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DOCS_READY := $(VENV)/.docs-ready
 DEMO ?= runs/demo
+CONSTRAINTS ?= constraints.txt
+OLDEST := .venv-oldest
 
-.PHONY: demo smoke test lint docs docs-check build clean help
+.PHONY: demo smoke test test-oldest lint docs docs-check build check-install signatures clean help
 .DELETE_ON_ERROR:
 
 help:
 	@sed -n '2,4s/^#  *//p' Makefile
 
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "Python 3.10 or newer is wanted, $(PYTHON) is older: call make with PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[examples]' --group dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) pip
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[examples]' --group dev
 	@touch $@
 
 $(DOCS_READY): $(READY)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group docs
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --group docs
 	@touch $@
 
 demo: $(READY)
@@ -48,8 +50,25 @@ docs-check: docs
 	$(BIN)/python .ci/check_site_links.py docs/_build/html
 	$(BIN)/python .ci/check_site_in_browser.py docs/_build/html
 
+# The library's own tests with the lower bounds of pyproject.toml; the example's packages are not among them. torch 2.4
+# cannot compile the façade to one graph, and kornia 0.7 uses names of torch that it warns about.
+test-oldest:
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --requirement requirements-oldest.txt --editable .
+	$(OLDEST)/bin/python -m pytest -n 2 -k 'not compile' -W 'ignore:`torch.cuda.amp:FutureWarning' tests/drawing \
+		$(filter-out tests/test_benchmark%,$(wildcard tests/test_*.py)) \
+		tests/contracts/test_docstrings.py tests/contracts/test_imports.py tests/contracts/test_public_names.py
+
 build: $(READY)
+	rm -rf dist
 	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
+
+check-install: $(READY)
+	$(BIN)/python .ci/check_install.py
+
+signatures: $(READY)
+	$(BIN)/python -m tests.contracts.public_signatures
 
 clean:
-	rm -rf $(VENV) runs dist docs/_build docs/tutorials .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(OLDEST) runs dist docs/_build docs/tutorials .pytest_cache .mypy_cache .ruff_cache

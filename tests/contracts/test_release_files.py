@@ -1,0 +1,81 @@
+"""The files around the code say what is there: the workflow, the lower bounds, the guides for contributors."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parent.parent.parent
+WORKFLOW = yaml.safe_load((ROOT / ".github/workflows/tests.yml").read_text(encoding="utf-8"))
+STEPS = [step for job in WORKFLOW["jobs"].values() for step in job["steps"]]
+TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
+GUIDES = ("CONTRIBUTING.md", "SECURITY.md")
+
+
+def test_the_workflow_runs_what_the_makefile_has() -> None:
+    commands = [re.sub(r"\$\{\{.*?\}\}", "VALUE", step["run"]).split() for step in STEPS if "run" in step]
+    assert {"lint", "smoke", "test", "check-install", "test-oldest"} == {target for _, target, *_ in commands}
+    for make, target, *settings in commands:
+        assert make == "make"
+        assert target in TARGETS
+        assert settings in ([], ["CONSTRAINTS=VALUE"])
+
+
+def test_the_workflow_trusts_little() -> None:
+    assert WORKFLOW["permissions"] == {"contents": "read"}
+    assert {step["uses"].partition("@")[0] for step in STEPS if "uses" in step} == {
+        "actions/checkout",
+        "actions/setup-python",
+    }
+    assert all("timeout-minutes" in job and "permissions" not in job for job in WORKFLOW["jobs"].values())
+
+
+def test_the_lower_bounds_are_the_versions_that_are_run() -> None:
+    lines = (ROOT / "requirements-oldest.txt").read_text(encoding="utf-8").splitlines()
+    run = [Requirement(line.partition("#")[0]) for line in lines if not line.startswith("#")]
+    oldest = {requirement.name: str(requirement.specifier).removeprefix("==") for requirement in run}
+    (listed,) = re.findall(r"^dependencies = \[(.*)\]$", (ROOT / "pyproject.toml").read_text(), flags=re.MULTILINE)
+    for requirement in map(Requirement, re.findall(r'"([^"]+)"', listed)):
+        bound = str(requirement.specifier).removeprefix(">=")
+        assert oldest[requirement.name] in (bound, f"{bound}.0")
+
+
+@pytest.mark.parametrize("name", GUIDES)
+def test_files_that_a_guide_names_exist(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    paths = [word for word in re.findall(r"`([\w./-]+)`", text) if "/" in word or word.endswith((".md", ".py", ".txt"))]
+    paths += [link for link in re.findall(r"\]\(([^)#]+)", text) if "://" not in link]
+    assert paths
+    assert not [path for path in paths if not (ROOT / path).exists()]
+
+
+def test_commands_that_the_guide_names_exist() -> None:
+    named = set(re.findall(r"`?make ([a-z-]+)", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")))
+    assert named
+    assert named <= TARGETS
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml")), ids=lambda path: path.stem)
+def test_issue_forms_can_be_read(path: Path) -> None:
+    form = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert form["name"]
+    assert form["description"]
+    identifiers = [field["id"] for field in form["body"]]
+    assert len(set(identifiers)) == len(identifiers) > 0
+    assert all(field["attributes"]["label"] for field in form["body"])
+
+
+def test_importing_takes_less_than_a_second_beyond_torch() -> None:
+    script = "import time, torch; start = time.perf_counter(); import stuffinstance; print(time.perf_counter() - start)"
+
+    def seconds() -> float:
+        command = [sys.executable, "-c", script]
+        return float(subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout)
+
+    assert any(seconds() < 1 for _ in range(3))  # a busy machine may be slow once
