@@ -51,11 +51,13 @@ docs-check: docs
 	$(BIN)/python .ci/check_site_in_browser.py docs/_build/html
 
 # The library's own tests with the lower bounds of pyproject.toml; the example's packages are not among them. torch 2.4
-# cannot compile the façade to one graph, and kornia 0.7 uses names of torch that it warns about.
+# cannot compile the façade to one graph, and it warns about names that kornia 0.7 uses and about its own use of
+# torch.load.
 test-oldest:
 	$(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/python -m pip install --quiet --requirement requirements-oldest.txt --editable .
-	$(OLDEST)/bin/python -m pytest -n 2 -k 'not compile' -W 'ignore:`torch.cuda.amp:FutureWarning' tests/drawing \
+	$(OLDEST)/bin/python -m pytest -n 2 -k 'not compile' -W 'ignore:`torch.cuda.amp:FutureWarning' \
+		-W 'ignore:You are using `torch.load`:FutureWarning' tests/drawing \
 		$(filter-out tests/test_benchmark%,$(wildcard tests/test_*.py)) \
 		tests/contracts/test_docstrings.py tests/contracts/test_imports.py tests/contracts/test_public_names.py
 
