@@ -20,7 +20,9 @@ GUIDES = ("CONTRIBUTING.md", "SECURITY.md")
 
 def test_the_workflow_runs_what_the_makefile_has() -> None:
     commands = [re.sub(r"\$\{\{.*?\}\}", "VALUE", step["run"]).split() for step in STEPS if "run" in step]
-    assert {"lint", "smoke", "test", "check-install", "docs-check", "test-oldest"} == {target for _, target, *_ in commands}
+    assert {"lint", "smoke", "test", "check-install", "docs-check", "test-oldest"} == {
+        target for _, target, *_ in commands
+    }
     for make, target, *settings in commands:
         assert make == "make"
         assert target in TARGETS

@@ -57,5 +57,5 @@ def test_two_processes_train_one_run_and_speak_once(folders: list[str], tmp_path
 def test_too_few_pictures_for_all_are_refused_once(folders: list[str], tmp_path: Path) -> None:
     done = torchrun("train", "source", *folders, "--set", "pictures.batch=1")
     assert done.returncode == 1
-    assert done.stderr.count("expected at least 2 (2 processes x running.accumulate=1), got 1") == 1
+    assert done.stderr.count("expected at least 2 (processes: 2, running.accumulate: 1), got 1") == 1
     assert not (tmp_path / "out").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -48,14 +49,30 @@ def banked(quiet: list[str]) -> tuple[TrainingStep, Passes]:
     return step, passes
 
 
-def test_a_step_that_overflows_changes_nothing_but_the_scale(banked: tuple[TrainingStep, Passes]) -> None:
+def overflowing(step: TrainingStep) -> set[str]:
+    """The optimisers whose gradients are not finite."""
+    return {
+        name
+        for name, optimiser in step.optimisers.items()
+        for group in optimiser.param_groups
+        for parameter in group["params"]
+        if parameter.grad is not None and not bool(parameter.grad.isfinite().all())
+    }
+
+
+# At the smaller scale the discriminator alone overflows: the network must not train on without it.
+@pytest.mark.parametrize(("exponent", "expected"), [(60, {"network", "discriminator"}), (20, {"discriminator"})])
+def test_a_step_that_overflows_changes_nothing_but_the_scale(
+    banked: tuple[TrainingStep, Passes], exponent: int, expected: set[str]
+) -> None:
     step, passes = banked
     before = state_of(step)
-    step.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60)
+    step.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**exponent)
     for skipped in (1, 2):
         step([fresh(passes)])
+        assert overflowing(step) == expected
         assert step.skipped == skipped
-        assert step.scaler.get_scale() == 2.0 ** (60 - skipped)
+        assert step.scaler.get_scale() == 2.0 ** (exponent - skipped)
         assert changed(before, state_of(step)) == set()
 
     step.scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
@@ -94,15 +111,36 @@ def test_a_run_in_fp16_goes_on_past_overflows_and_over_an_interruption(
     assert all(torch.isfinite(torch.tensor(line["loss/segmentation"])) for line in lines if line["kind"] == "train")
 
 
+@pytest.mark.parametrize("value", [1.0, float("inf")])
 def test_overflow_without_end_ends_the_run(
-    streets: Folders, tmp_path: Path, quiet: list[str], monkeypatch: pytest.MonkeyPatch
+    streets: Folders, tmp_path: Path, quiet: list[str], monkeypatch: pytest.MonkeyPatch, value: float
 ) -> None:
-    monkeypatch.setattr(loop, "SKIPS_TO_BEAR", 3)
-    options = [*quiet, "precision=float16", "schedule.log_every=1"]
+    """Losses are often finite where gradients are not; and an interruption does not start the count again."""
+    monkeypatch.setattr(loop, "SKIPS_TO_BEAR", 4)
+    options = [*quiet, "precision=float16", "schedule.log_every=100", "schedule.evaluate_every=12"]
     recipe = compose_recipe("source", "smoke", overrides=options)
-    monkeypatch.setattr(
-        "examples.gta5_to_cityscapes.training.terms.segmentation.cross_entropy",
-        lambda logits, labels, ignored: logits.float().sum() * float("inf"),
-    )
-    with pytest.raises(FloatingPointError, match=r"step 3: loss segmentation is no longer a finite number"):
-        train(recipe, RunFolder(tmp_path / "run"), open_training_data(recipe, streets), device=CPU)
+
+    def overflow(logits: Tensor, labels: Tensor, ignored: int) -> Tensor:
+        ended = logits.float().sum() * float("inf")
+        return ended - ended.detach() + value if value == float("inf") else _Finite.apply(logits)
+
+    monkeypatch.setattr("examples.gta5_to_cityscapes.training.terms.segmentation.cross_entropy", overflow)
+    run = RunFolder(tmp_path / "run")
+    with pytest.raises(loop.Stopped):
+        train(recipe, run, open_training_data(recipe, streets), device=CPU, stop_after=2)
+    with pytest.raises(FloatingPointError, match=r"step 4: the last 4 steps were skipped, .* overflow in fp16"):
+        train(recipe, run, open_training_data(recipe, streets), device=CPU)
+    assert run.result() is None
+
+
+class _Finite(torch.autograd.Function):
+    """1, with a gradient that is not finite."""
+
+    @staticmethod
+    def forward(context: Any, logits: Tensor) -> Tensor:
+        context.save_for_backward(logits)
+        return torch.ones(())
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:
+        return torch.full_like(context.saved_tensors[0], float("inf"))

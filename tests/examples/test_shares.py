@@ -47,7 +47,7 @@ def test_batches_of_a_data_set_are_dealt_out(
 def test_a_step_with_too_few_pictures_says_how_many_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     as_rank(monkeypatch, 1, 4)
     assert own_share(2, 8) == Share(1, 4, 2)
-    with pytest.raises(TooFewPicturesError, match=r"at least 8 \(4 processes x running.accumulate=2\), got 7"):
+    with pytest.raises(TooFewPicturesError, match=r"at least 8 \(processes: 4, running.accumulate: 2\), got 7"):
         own_share(2, 7)
 
 

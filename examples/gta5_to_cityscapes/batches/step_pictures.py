@@ -50,6 +50,7 @@ class StepPictures:
                 share=share,
                 workers=recipe.running.workers,
                 position=positions[name],
+                pinned=device.type == "cuda",
             )
 
         self.labelled = stream(data.labelled, "labelled", 0)

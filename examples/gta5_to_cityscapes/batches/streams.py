@@ -115,6 +115,7 @@ class BatchStream:
         share: Share | None = None,
         workers: int = 0,
         position: int = 0,
+        pinned: bool = False,
     ) -> None:
         self.batch = batch
         self.share = share or Share()
@@ -125,7 +126,7 @@ class BatchStream:
             batch_sampler=StepPlaces(order, batch, self.share),
             num_workers=workers,
             collate_fn=_collate_or_error,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=pinned,
             persistent_workers=workers > 0,
             # Its own generator: starting a loader must not advance the one that a checkpoint restores.
             generator=torch.Generator().manual_seed(seed),

@@ -39,7 +39,15 @@ EXPECTED = (
     WeightsError,
 )
 # Found alike by every rank, or told by the one that is the reason.
-FIRST_SAYS = (RankLostError, RecipeError, RunFolderError, TooFewPicturesError)
+FIRST_SAYS = (
+    CheckpointError,
+    FloatingPointError,
+    RankLostError,
+    RecipeError,
+    RunFolderError,
+    TooFewPicturesError,
+    WeightsError,
+)
 for command in (train, parts, pseudo_label, evaluate, check, ablation, experiment, demo, report):
     app.command()(command)
 
@@ -51,7 +59,7 @@ def main() -> None:
             logging.basicConfig(level=logging.WARNING if is_first() else logging.ERROR, format="%(message)s")
             app()
     except EXPECTED as error:
-        if is_first() or not isinstance(error, FIRST_SAYS):
+        if is_first() or not (isinstance(error, FIRST_SAYS) or getattr(error, "said_by_first", False)):
             who = "" if is_first() else f"rank {rank()}: "
             typer.echo(f"{typer.style('error:', fg='red')} {who}{error}", err=True)
         sys.exit(1)

@@ -64,33 +64,42 @@ def carry_out(
         run.check(recipe, open_training_data(recipe, folders).identity)
         return finished
     checkpoints = _checkpoints(job, checkpoint)
-    trained = [trained_network(file, device) for file in checkpoints]
-    for file, (other, _, _) in zip(checkpoints, trained, strict=True):
-        _refuse_another_network(recipe, other, file)
-    digest = "+".join(digest_of_weights(network.state_dict()) for _, network, _ in trained)
+    trained = _trained(recipe, checkpoints, device)
+    digest = "+".join(digest_of_weights(network.state_dict()) for _, network in trained)
     if finished is not None:
         run.check(recipe, open_training_data(recipe, folders, first_step_weights=digest).identity)
         return finished
     # Before the first file is written, not after: a folder may hold another run.
     from_first(lambda: run.claim(recipe, open_training_data(recipe, folders, first_step_weights=digest).identity))
     if recipe.fused_of:
-        return _fuse(job, folders, device, watch, [(each, network) for each, network, _ in trained])
-    if recipe.start:
-        data = open_training_data(recipe, folders, first_step_weights=digest)
-        return train(recipe, run, data, device=device, watch=watch, start=checkpoints[0])
-    assert recipe.pseudo_labels is not None
-    label_target(
-        [(each, network) for each, network, _ in trained],
-        recipe,
-        recipe.pseudo_labels,
-        run,
-        folders,
-        device,
-        weights_sha256=digest,
-        tick=lambda done, total: watch(Event(job.name, 0, recipe.schedule.steps, f"labels {done}/{total}")),
-    )
-    data = open_training_data(recipe, folders, run.pseudo_labels, digest)
-    return train(recipe, run, data, device=device, watch=watch)
+        return _fuse(job, folders, device, watch, trained)
+    if recipe.pseudo_labels:
+        label_target(
+            trained,
+            recipe,
+            recipe.pseudo_labels,
+            run,
+            folders,
+            device,
+            weights_sha256=digest,
+            tick=lambda done, total: watch(Event(job.name, 0, recipe.schedule.steps, f"labels {done}/{total}")),
+        )
+    trained.clear()  # training needs their memory
+    labels = run.pseudo_labels if recipe.pseudo_labels else None
+    data = open_training_data(recipe, folders, labels, digest)
+    return train(recipe, run, data, device=device, watch=watch, start=checkpoints[0] if recipe.start else None)
+
+
+def _trained(
+    recipe: Recipe, checkpoints: Sequence[Path], device: torch.device
+) -> list[tuple[Recipe, SegmentationNetwork]]:
+    """The networks that a run stands on, each with its recipe."""
+    trained = []
+    for file in checkpoints:
+        other, network, _ = trained_network(file, device)
+        _refuse_another_network(recipe, other, file)
+        trained.append((other, network))
+    return trained
 
 
 def _named(job: Job, watch: Watch) -> Watch:

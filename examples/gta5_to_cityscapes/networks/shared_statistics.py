@@ -35,11 +35,11 @@ class RanksBatchNorm(nn.BatchNorm2d):
         channels = (1, -1, 1, 1)
         pixels = sum_of_ranks(torch.tensor(float(x.numel() // x.shape[1])))
         mean = _sum_over_pixels_and_ranks(x) / pixels
-        centred = x - mean.view(channels)
+        centred = x.float() - mean.view(channels)
         variance = _sum_over_pixels_and_ranks(centred.square()) / pixels
         self._remember(mean.detach(), variance.detach() * (pixels / (pixels - 1)))
         normal = centred * torch.rsqrt(variance + self.eps).view(channels)
-        return normal * self.weight.view(channels) + self.bias.view(channels)
+        return (normal * self.weight.view(channels) + self.bias.view(channels)).to(x.dtype)
 
     @torch.no_grad()
     def _remember(self, mean: Tensor, unbiased: Tensor) -> None:
@@ -73,18 +73,18 @@ class KeptStatistics:
     """
 
     def __init__(self, network: nn.Module) -> None:
-        norms = [
+        self.norms = [
             module
             for module in network.modules()
             if isinstance(module, _BatchNorm) and not isinstance(module, (RanksBatchNorm, nn.SyncBatchNorm))
         ]
-        kept = [each for norm in norms for each in (norm.running_mean, norm.running_var)]
-        self.statistics = [each for each in kept if each is not None] if world() > 1 else []
 
     @torch.no_grad()
     def average(self) -> None:
-        """One collective for all of them."""
-        if not self.statistics:
+        """One collective for all of them; frozen ones are the same on all ranks, and stay so to the bit."""
+        moved = [norm for norm in self.norms if norm.training] if world() > 1 else []
+        kept = [each for norm in moved for each in (norm.running_mean, norm.running_var) if each is not None]
+        if not kept:
             return
-        mean = sum_of_ranks(torch.cat(self.statistics)) / world()
-        torch._foreach_copy_(self.statistics, list(mean.split([len(each) for each in self.statistics])))
+        mean = sum_of_ranks(torch.cat(kept)) / world()
+        torch._foreach_copy_(kept, list(mean.split([len(each) for each in kept])))

@@ -44,7 +44,9 @@ def is_first() -> bool:
 
 @contextmanager
 def joined(patience: timedelta = PATIENCE) -> Iterator[None]:
-    """Join the processes that ``torchrun`` has started; without it nothing happens.
+    """Join the processes that ``torchrun``, or another launcher that sets its variables, has started.
+
+    Without one nothing happens.
 
     Only the first one's standard output is kept: all of them say the same.
 
@@ -54,7 +56,7 @@ def joined(patience: timedelta = PATIENCE) -> Iterator[None]:
     Raises:
         RankLostError: In place of what the backend raises when another rank is gone or silent.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2 or not dist.is_torchelastic_launched():
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2 or "RANK" not in os.environ:
         yield
         return
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=patience)
@@ -130,6 +132,7 @@ def from_first(make: Callable[[], Answer]) -> Answer:
     dist.broadcast_object_list(said, src=0, device=CPU)
     answer, error = said[0]
     if error is not None:
+        error.said_by_first = not is_first()  # type: ignore[attr-defined]
         raise error
     return answer  # type: ignore[return-value]
 

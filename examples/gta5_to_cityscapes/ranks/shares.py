@@ -42,8 +42,8 @@ def own_share(parts: int, batch: int) -> Share:
     if batch < parts * world():
         raise TooFewPicturesError(
             f"pictures.batch is the number of pictures of a whole step, expected at least {parts * world()} "
-            f"({world()} processes x running.accumulate={parts}), got {batch}. Set pictures.batch to a multiple of "
-            "that, or start fewer processes."
+            f"(processes: {world()}, running.accumulate: {parts}), got {batch}. Set pictures.batch to at least that, "
+            f"or {'lower running.accumulate' if parts > 1 else 'start fewer processes'}."
         )
     return Share(rank(), world(), parts)
 

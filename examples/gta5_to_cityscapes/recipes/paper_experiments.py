@@ -6,6 +6,7 @@ multiples of what the setting then is: a network that sees a hundredth of the pi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -103,7 +104,7 @@ class PaperExperiment:
         if not self.curve:
             return list(overrides)
         steps = override(SIZES[size], overrides).schedule.steps
-        return [f"schedule.evaluate_every={max(1, steps // TESTS_OF_A_CURVE)}", *overrides]
+        return [f"schedule.evaluate_every={math.ceil(steps / TESTS_OF_A_CURVE)}", *overrides]
 
     def variants(self, size: str, overrides: Sequence[str] = ()) -> tuple[Variant, ...]:
         """Its rows, in the paper's order."""

@@ -62,7 +62,7 @@ def read_previews(run: Run) -> dict[str, Preview]:
                 image, *maps = (_bytes_of(arrays, name) for name in ("image", "labels", "prediction"))
         except (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error):
             continue
-        if {each.shape for each in maps} == {image.shape[:2]} and image.shape[2:] == (3,):
+        if {each.shape for each in maps} == {image.shape[:2]} and image.shape[2:] == (3,) and image.size:
             found[path.stem] = Preview(path.stem, image, *maps)
     return found
 
@@ -73,7 +73,7 @@ def _bytes_of(arrays: zipfile.ZipFile, name: str) -> Pixels:
         if np.lib.format.read_magic(file) != (1, 0):
             raise ValueError(f"{name}: expected version 1.0 of the format, as numpy writes arrays of bytes.")
         shape, by_columns, dtype = np.lib.format.read_array_header_1_0(file)
-        if dtype != np.uint8 or math.prod(shape) > 3 * MAX_PIXELS:
+        if dtype != np.uint8 or min(shape, default=1) < 1 or math.prod(shape) > 3 * MAX_PIXELS:
             raise ValueError(f"{name}: expected at most {3 * MAX_PIXELS} bytes, got {dtype} {shape}.")
         content = np.frombuffer(bytearray(file.read(math.prod(shape))), np.uint8)  # tensors want what can be written
     return content.reshape(shape, order="F" if by_columns else "C")

@@ -130,6 +130,7 @@ class _Training:
             while self.step < schedule.steps:
                 losses = self._train_once()
                 self.step += 1
+                self._refuse_endless_overflow()
                 self.seconds = time.monotonic() - started
                 last = self.step == schedule.steps
                 if last or self.step % schedule.log_every == 0:
@@ -185,9 +186,13 @@ class _Training:
         summed = sum_of_ranks(torch.stack([*losses.values()]))
         values = dict(zip(losses, summed.tolist(), strict=True))
         broken = [name for name, value in values.items() if not math.isfinite(value)]
-        if broken and not 0 < self.take_step.skipped < SKIPS_TO_BEAR:
+        if broken and not self.take_step.skipped:
             self._refuse(f"loss {', '.join(broken)} is no longer a finite number ({values})")
         return values
+
+    def _refuse_endless_overflow(self) -> None:
+        if self.take_step.skipped >= SKIPS_TO_BEAR:
+            self._refuse(f"the last {self.take_step.skipped} steps were skipped, their gradients overflow in fp16")
 
     def _refuse_broken(self, losses: dict[str, Tensor]) -> None:
         self._finite(losses)  # these were computed before the last update, hence the look at the weights too
@@ -245,13 +250,13 @@ class _Training:
 
     def _save(self, losses: dict[str, Tensor]) -> None:
         self._refuse_broken(losses)
-        draws = draws_of_all_ranks()
+        draws, memory = draws_of_all_ranks(), max(of_all_ranks(self._peak_memory()))
         from_first(
             lambda: self.run.checkpoints.save(
                 {
                     "step": self.step,
                     "seconds": self.seconds,
-                    "peak_memory_bytes": self._peak_memory(),
+                    "peak_memory_bytes": memory,
                     "cost": vars(self.cost),
                     "recipe": self.recipe.model_dump(mode="json"),
                     **self.take_step.state(),

@@ -133,20 +133,29 @@ class TrainingStep:
             self.scaler.scale(found).backward()  # type: ignore[no-untyped-call]
 
     def _take(self, before: Sequence[tuple[Tensor, Tensor]]) -> None:
-        """All optimisers step, unless fp16 overflowed: then what the step has changed is put back."""
-        for optimiser in self.optimisers.values():
-            self.scaler.step(optimiser)
-        scale = self.scaler.get_scale()
-        self.scaler.update()
-        if self.scaler.get_scale() < scale:
+        """All optimisers step; where the gradients of one overflowed in fp16 none does, and buffers are put back."""
+        if self.scaler.is_enabled() and self._overflowed():
+            self.scaler.update()
             self.skipped += 1
             for buffer, kept in before:
                 buffer.copy_(kept)
             return
+        for optimiser in self.optimisers.values():
+            self.scaler.step(optimiser)
+        self.scaler.update()
         self.skipped = 0
         self.statistics.average()
         for term in self.terms:
             term.after()
+
+    def _overflowed(self) -> bool:
+        """Whether any gradient is not finite, once all are unscaled; the one read of a step in fp16."""
+        for optimiser in self.optimisers.values():
+            self.scaler.unscale_(optimiser)
+        groups = (group for optimiser in self.optimisers.values() for group in optimiser.param_groups)
+        gradients = (parameter.grad for group in groups for parameter in group["params"])
+        finite = [gradient.isfinite().all() for gradient in gradients if gradient is not None]
+        return not bool(torch.stack(finite).all())
 
     def _buffers(self) -> list[tuple[Tensor, Tensor]]:
         """Banks, anchors, running statistics: everything that a step changes without an optimiser, and a copy of it."""
@@ -165,6 +174,7 @@ class TrainingStep:
             **{name: module.state_dict() for term in self.terms for name, module in term.modules().items()},
             "optimisers": {name: each.state_dict() for name, each in self.optimisers.items()},
             "scaler": self.scaler.state_dict(),
+            "skipped": self.skipped,
         }
 
     def restore(self, saved: dict[str, Any], path: Path) -> None:
@@ -176,3 +186,4 @@ class TrainingStep:
         for name, optimiser in self.optimisers.items():
             optimiser.load_state_dict(saved["optimisers"][name])
         self.scaler.load_state_dict(saved["scaler"])
+        self.skipped = saved.get("skipped", 0)

@@ -23,6 +23,7 @@ from ..recipes import Recipe
 from ..records.environment import forget_peak_memory, peak_memory_bytes
 from .evaluation import evaluate_recipe
 from .recipe_network import start_network
+from .repeatable_kernels import repeatable_kernels
 from .step import TrainingStep
 from .terms import Domain, Passes
 
@@ -66,7 +67,11 @@ def time_steps(recipe: Recipe, folders: Folders, device: torch.device, steps: in
         device: Where to compute.
         steps: At least 1.
     """
-    torch.use_deterministic_algorithms(recipe.deterministic, warn_only=device.type == "cuda")
+    with repeatable_kernels(recipe.deterministic, device):
+        return _time_steps(recipe, folders, device, steps)
+
+
+def _time_steps(recipe: Recipe, folders: Folders, device: torch.device, steps: int) -> TimedSteps:
     forget_peak_memory(device)
     data = open_training_data(recipe, folders)
     network = start_network(recipe, device).train()
