@@ -1,7 +1,7 @@
 # Each command sets up what it needs in .venv on first use. Wanted: GNU make and Python 3.10 or newer.
 #   make demo    generate the city, train the six recipes, write the table and the report (10 minutes on 2 cores)
 #   make test    run all tests
-#   make docs    build the site, tutorials and all: docs/_build/html/index.html (a minute)
+#   make docs    build the site, tutorials and all: docs/_build/html/index.html (a minute; the first time, plus the installation of Sphinx)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin

@@ -42,6 +42,7 @@ repository_pages = {
 myst_enable_extensions = ["dollarmath"]
 myst_fence_as_directive = ["math"]
 myst_heading_anchors = 4
+highlight_language = "text"  # of a block that names none
 
 # Docstrings: public names as they are typed, `stuffinstance.StuffBank`.
 nitpicky = True

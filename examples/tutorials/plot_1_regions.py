@@ -7,13 +7,18 @@ This page takes one picture of the generated city, finds its regions and replace
 its mean.
 """
 
+import sys
+
 import matplotlib.pyplot as plt
 import torch
 
 import stuffinstance as si
+from stuffinstance import drawing
+
+sys.path.append(".")  # to be run from the root of a clone: finds its examples/
+
 from examples.generated_city import GAME_CITY
 from examples.tutorials.streets import draw_streets
-from stuffinstance import drawing
 
 pictures, labels = draw_streets(GAME_CITY, count=1, seed=15)
 space = si.CITYSCAPES

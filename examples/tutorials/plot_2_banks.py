@@ -7,14 +7,19 @@ be looked at, colours can: on this page the picture itself is the feature map, w
 channels, and so each row of a bank is a colour.
 """
 
+import sys
+
 import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
 
 import stuffinstance as si
+from stuffinstance import drawing
+
+sys.path.append(".")  # to be run from the root of a clone: finds its examples/
+
 from examples.generated_city import CAMERA_CITY, GAME_CITY
 from examples.tutorials.streets import draw_streets
-from stuffinstance import drawing
 
 space = si.CITYSCAPES
 pictures, labels = draw_streets(GAME_CITY, count=12, seed=1)

@@ -8,15 +8,20 @@ very small network on streets of the game city for a few seconds, lets it predic
 camera city, and compares the three rules on the same predictions.
 """
 
+import sys
+
 import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 import stuffinstance as si
+from stuffinstance import drawing
+
+sys.path.append(".")  # to be run from the root of a clone: finds its examples/
+
 from examples.generated_city import CAMERA_CITY, GAME_CITY
 from examples.tutorials.streets import draw_streets
-from stuffinstance import drawing
 
 torch.manual_seed(0)
 space = si.CITYSCAPES

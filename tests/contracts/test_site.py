@@ -93,8 +93,9 @@ def test_the_rules_are_exchangeable(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(capsys.readouterr().out.splitlines()) == len(rules)
 
 
-def test_a_checkpoint_is_loaded(tmp_path: Path) -> None:
-    assert run("howto/resume.md", folder=tmp_path)["step"] == 1000
+def test_a_checkpoint_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run("howto/resume.md")["step"] == 1000
 
 
 def documented() -> list[str]:
