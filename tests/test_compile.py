@@ -83,6 +83,16 @@ def test_update() -> None:
         torch.testing.assert_close(sim.state_dict()[name], value)
 
 
+@pytest.mark.parametrize("preset", ["code", "paper"])
+def test_update_with_a_classifier(preset: str) -> None:
+    head = torch.nn.Linear(6, 5)
+    sim, plain = make(preset, classifier=head), make(preset, classifier=head)
+    torch.compile(sim.update, fullgraph=True, backend="aot_eager")(*batch(51))
+    plain.update(*batch(51))
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(sim.state_dict()[name], value)
+
+
 def test_another_bank_content_needs_no_other_code() -> None:
     sim = warm("paper")
     loss = compiled(sim.stuff_loss)

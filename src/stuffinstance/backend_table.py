@@ -4,7 +4,7 @@ import importlib
 import importlib.util
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -22,12 +22,18 @@ class Backend:
         function: The function's name there.
         devices: Types of device that it runs on; None for any.
         package: What it needs beyond the package's own dependencies.
+        installed: Whether that package was there when the table was made; older compilers cannot trace the search.
     """
 
     module: str
     function: str
     devices: tuple[str, ...] | None = None
     package: str | None = None
+    installed: bool = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        found = self.package is None or importlib.util.find_spec(self.package) is not None
+        object.__setattr__(self, "installed", found)
 
     @property
     def run(self) -> Callable[..., Tensor]:
@@ -44,7 +50,7 @@ class Backend:
         if not self.is_for(device) and not (self.package == "triton" and _interpreting(device)):
             assert self.devices is not None
             return f"{what} are on {device.type}, it runs on {' and '.join(self.devices)} tensors"
-        if self.package is not None and importlib.util.find_spec(self.package) is None:
+        if not self.installed:
             return f"it needs the package {self.package!r}, which is not installed"
         return None
 
