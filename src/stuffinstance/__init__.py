@@ -1,5 +1,9 @@
 """Stuff and instance matching for domain-adaptive semantic segmentation."""
 
+import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING
+
 from stuffinstance.adaptation import MatchingLosses, StuffInstanceMatching
 from stuffinstance.banks import CategoryAnchors, InstanceBank, StuffBank
 from stuffinstance.class_centers import ClassCenterDistance, class_center_distance
@@ -42,6 +46,21 @@ from stuffinstance.self_training import (
     mask_blocks,
     weighted_cross_entropy,
 )
+
+if TYPE_CHECKING:
+    from stuffinstance import drawing as drawing
+else:  # hidden from type checkers: to them a __getattr__ would make every misspelt name a module
+
+    def __getattr__(name: str) -> ModuleType:
+        """``stuffinstance.drawing``, imported when it is first asked for."""
+        if name == "drawing":
+            return importlib.import_module(f"{__name__}.drawing")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), "drawing"})
+
 
 __version__ = "0.1.0.dev0"
 

@@ -82,6 +82,16 @@ def test_types_are_published() -> None:
     assert resources.files("stuffinstance").joinpath("py.typed").is_file()
 
 
+def test_drawing_is_there_when_it_is_asked_for() -> None:
+    script = (
+        "import sys, stuffinstance as si\n"
+        "assert 'stuffinstance.drawing' not in sys.modules and 'drawing' in dir(si)\n"
+        "assert si.drawing is sys.modules['stuffinstance.drawing'] and 'matplotlib' not in sys.modules\n"
+        "assert not hasattr(si, 'drawings')"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
+
+
 def test_importing_is_light_and_silent() -> None:
     """kornia comes with the function that needs it; scikit-image, matplotlib too; nothing random, nothing printed."""
     script = (
