@@ -8,6 +8,10 @@ from torch import Tensor
 Classifier = Callable[[Tensor], Tensor]
 """Rows (N, D) to logits (N, K). On a 1×1 map dilated 3×3 convolutions reduce to their centre taps."""
 
+_CONVOLUTIONS = (
+    "For a head of 1x1 or dilated 3x3 convolutions pass lambda rows: head(rows[:, :, None, None])[:, :, 0, 0]."
+)
+
 
 @torch.no_grad()
 def agrees(rows: Tensor, classes: Tensor, classifier: Classifier, most: int) -> Tensor:
@@ -25,16 +29,16 @@ def agrees(rows: Tensor, classes: Tensor, classifier: Classifier, most: int) -> 
         (N,) bool.
 
     Raises:
-        ValueError: If the classifier does not return logits (N, K).
+        ValueError: If the classifier does not take such rows or does not return logits (N, K).
     """
     if rows.shape[0] == 0:
         return torch.zeros_like(classes, dtype=torch.bool)
-    logits = classifier(rows)
+    # A compiler that finds an error while tracing reports it itself; a try block would break the graph.
+    logits = classifier(rows) if torch.compiler.is_compiling() else _logits_of(rows, classifier)
     if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[0] != rows.shape[0]:
         came = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ValueError(
-            f"classifier must map rows (N, D) = {tuple(rows.shape)} to logits (N, K), got {came}. For a convolutional "
-            "head pass lambda rows: head(rows[:, :, None, None])[:, :, 0, 0]."
+            f"classifier must map rows (N, D) = {tuple(rows.shape)} to logits (N, K), got {came}. {_CONVOLUTIONS}"
         )
     if logits.shape[1] <= most:
         raise ValueError(
@@ -42,3 +46,16 @@ def agrees(rows: Tensor, classes: Tensor, classifier: Classifier, most: int) -> 
             "Pass the segmentation head of the same label space."
         )
     return logits.argmax(1) == classes
+
+
+def _logits_of(rows: Tensor, classifier: Classifier) -> Tensor:
+    """What the classifier answers; that it cannot take the rows is said in the caller's terms."""
+    try:
+        return classifier(rows)
+    except torch.cuda.OutOfMemoryError:  # a RuntimeError too, but not about the rows
+        raise
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise ValueError(
+            f"classifier must map rows (N, D) to logits (N, K); calling it with (N, D) = {tuple(rows.shape)} failed, "
+            f"got {type(error).__name__}: {error}. {_CONVOLUTIONS}"
+        ) from error
