@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 import stuffinstance as si
+from stuffinstance.arguments import checked_ignore_index
 from tests.label_maps import IGNORE
 
 SPACE = si.LabelSpace(names=("a", "b", "c"), stuff=(0,), things=(1, 2))
@@ -171,16 +173,53 @@ def test_a_classifier_that_fails_leaves_both_banks_alone() -> None:
     def only_stuff(rows: Tensor) -> Tensor:
         calls.append(len(rows))
         if len(calls) > 1:
-            raise RuntimeError("out of memory")
+            raise torch.cuda.OutOfMemoryError("out of memory")
         return torch.zeros(len(rows), K)
 
     calls: list[int] = []
     sim = si.StuffInstanceMatching(SPACE, D, preset="paper", classifier=only_stuff)
     before = state_bytes(sim)
-    with pytest.raises(RuntimeError, match="out of memory"):
+    with pytest.raises(torch.cuda.OutOfMemoryError, match=r"^out of memory$"):
         sim.update(*source())
     assert len(calls) == 2
     assert state_bytes(sim) == before
+
+
+@pytest.mark.parametrize("head", [
+    torch.nn.Conv2d(D, K, 1), torch.nn.Linear(D + 1, K), lambda rows: int(rows), lambda rows: rows.view(-1, 7)
+])  # fmt: skip
+def test_a_classifier_that_cannot_take_rows_is_refused_by_name(head: Change) -> None:
+    sim = si.StuffInstanceMatching(SPACE, D, preset="paper", classifier=head)
+    message = (
+        r"(?s)classifier must map rows \(N, D\).*calling it with \(N, D\) = \(2, 4\) failed, got \w+Error: .*None, None"
+    )
+    check_refused(sim, lambda: sim.update(*source()), message)
+
+
+def test_a_convolutional_head_works_as_the_message_says() -> None:
+    head = torch.nn.Sequential(torch.nn.Conv2d(D, D, 1), torch.nn.Conv2d(D, K, 3, padding=2, dilation=2))
+    sim = si.StuffInstanceMatching(
+        SPACE, D, preset="paper", classifier=lambda rows: head(rows[:, :, None, None])[:, :, 0, 0]
+    )
+    sim.update(*source())
+
+
+@pytest.mark.parametrize("array", [np.ones((3, 2, 2)), np.ones((3, 2, 2), dtype=np.int64)])
+def test_an_array_is_described_and_not_printed(array: Any) -> None:
+    with pytest.raises(TypeError) as error:
+        si.connected_components(array)
+    size = f"got ndarray {array.dtype} (3, 2, 2); pass torch.from_numpy(x)."
+    assert str(error.value) == f"labels must be an integer tensor (B, H, W), {size}"
+    si.connected_components(torch.from_numpy(array).long())
+
+
+def test_a_label_space_is_no_list_of_classes() -> None:
+    with pytest.raises(TypeError, match=r"got LabelSpace\. Pass space\.things or space\.stuff\.$"):
+        si.InstanceBank(SPACE, D)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"got ndarray float64 \(2,\)\.$"):
+        si.InstanceBank(np.ones(2), D)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"ignore_index must be a whole number, got float64 .*2\.5"):
+        checked_ignore_index(np.float64(2.5), K)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("options", "message"), [

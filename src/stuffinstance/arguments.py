@@ -10,16 +10,31 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import Tensor
 
+from stuffinstance.labelspace import LabelSpace
+
 INTEGER_DTYPES = frozenset(
     {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32, torch.uint64}
 )
 
 
 def describe(value: object) -> str:
-    """What came, in the words of an error message."""
+    """What came where a tensor was wanted, in the words of an error message: of arrays the size, not the values."""
+    return f"{_came(value)}; pass torch.from_numpy(x)" if _is_array(value) else _came(value)
+
+
+def _came(value: object) -> str:
     if isinstance(value, Tensor):
         return f"{value.dtype} {tuple(value.shape)} on {value.device}"
+    if isinstance(value, LabelSpace):
+        return type(value).__name__
+    if _is_array(value):
+        return f"{type(value).__name__} {value.dtype} {tuple(value.shape)}"  # type: ignore[attr-defined]
     return f"{type(value).__name__} {value!r}"
+
+
+def _is_array(value: object) -> bool:
+    """Whether it is an array of another library; a single number of one is shown as a number."""
+    return not isinstance(value, Tensor) and hasattr(value, "dtype") and bool(getattr(value, "shape", ()))
 
 
 def may_read(tensor: Tensor, validate: bool = False) -> bool:
@@ -128,7 +143,8 @@ def checked_classes(name: str, classes: Sequence[int] | Collection[int]) -> tupl
     try:
         ids = tuple(operator.index(c) for c in classes)
     except TypeError:
-        raise TypeError(f"{name} must be a sequence of integer class ids, got {describe(classes)}.") from None
+        hint = " Pass space.things or space.stuff." if isinstance(classes, LabelSpace) else ""
+        raise TypeError(f"{name} must be a sequence of integer class ids, got {_came(classes)}.{hint}") from None
     if len(set(ids)) != len(ids):
         raise ValueError(f"{name} must be distinct class ids, got {ids}.")
     return ids
@@ -139,7 +155,7 @@ def checked_ignore_index(ignore_index: int, num_classes: int) -> int:
     try:
         index = operator.index(ignore_index)
     except TypeError:
-        raise TypeError(f"ignore_index must be a whole number, got {describe(ignore_index)}.") from None
+        raise TypeError(f"ignore_index must be a whole number, got {_came(ignore_index)}.") from None
     if 0 <= index < num_classes:
         raise ValueError(f"ignore_index must not be a class id 0..{num_classes - 1}, got {index}.")
     return index
