@@ -10,8 +10,6 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import Tensor
 
-from stuffinstance.labelspace import LabelSpace
-
 INTEGER_DTYPES = frozenset(
     {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32, torch.uint64}
 )
@@ -25,11 +23,16 @@ def describe(value: object) -> str:
 def _came(value: object) -> str:
     if isinstance(value, Tensor):
         return f"{value.dtype} {tuple(value.shape)} on {value.device}"
-    if isinstance(value, LabelSpace):
+    if _is_label_space(value):
         return type(value).__name__
     if _is_array(value):
         return f"{type(value).__name__} {value.dtype} {tuple(value.shape)}"  # type: ignore[attr-defined]
     return f"{type(value).__name__} {value!r}"
+
+
+def _is_label_space(value: object) -> bool:
+    """Whether it is a ``LabelSpace``, told by what it has: checks come before label spaces in the flow of imports."""
+    return hasattr(value, "things") and hasattr(value, "stuff")
 
 
 def _is_array(value: object) -> bool:
@@ -143,7 +146,7 @@ def checked_classes(name: str, classes: Sequence[int] | Collection[int]) -> tupl
     try:
         ids = tuple(operator.index(c) for c in classes)
     except TypeError:
-        hint = " Pass space.things or space.stuff." if isinstance(classes, LabelSpace) else ""
+        hint = " Pass space.things or space.stuff." if _is_label_space(classes) else ""
         raise TypeError(f"{name} must be a sequence of integer class ids, got {_came(classes)}.{hint}") from None
     if len(set(ids)) != len(ids):
         raise ValueError(f"{name} must be distinct class ids, got {ids}.")
