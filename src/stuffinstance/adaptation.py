@@ -25,7 +25,7 @@ from stuffinstance.labelspace import LabelSpace
 from stuffinstance.losses import InstanceMatchingLoss, StuffMatchingLoss
 from stuffinstance.matching import DistanceName
 from stuffinstance.pooling import region_mean
-from stuffinstance.regions import Regions, join_regions
+from stuffinstance.regions import Regions, count_rows, join_regions
 
 
 class MatchingLosses(NamedTuple):
@@ -187,8 +187,8 @@ class StuffInstanceMatching(nn.Module):
     def _pool(self, features: Tensor, labels: Tensor) -> tuple[tuple[Tensor, Regions], tuple[Tensor, Regions]]:
         """Mean features of stuff and things together: one pass over the feature map."""
         stuff, things = self.stuff_bank.regions(labels), self.instance_bank.regions(labels)
-        rows = region_mean(features, join_regions(stuff, things), stuff.num_rows + things.num_rows)
-        return (rows[:, : stuff.num_rows], stuff), (rows[:, stuff.num_rows :], things)
+        rows = region_mean(features, join_regions(stuff, things), count_rows(stuff) + count_rows(things))
+        return (rows[:, : count_rows(stuff)], stuff), (rows[:, count_rows(stuff) :], things)
 
     def _check(self, domain: str, features: Tensor, logits: Tensor, labels: Tensor | None, labels_name: str) -> None:
         features_name, logits_name = f"{domain}_features", f"{domain}_logits"

@@ -10,7 +10,7 @@ from stuffinstance.arguments import check_label_map, check_maps, check_same_batc
 from stuffinstance.backend_table import resolve
 from stuffinstance.pooling.backends import BACKENDS
 from stuffinstance.pooling.backends.torch_sums import lies_in_rows, sum_dtype
-from stuffinstance.regions import Regions
+from stuffinstance.regions import Regions, count_rows
 
 
 def region_mean(
@@ -67,12 +67,12 @@ def region_mean(
         )
     number = region_map.flatten(1).to(torch.int64)  # (B, P)
     if isinstance(regions, Regions):
-        if num_regions not in (None, regions.num_rows):
+        if num_regions not in (None, count_rows(regions)):
             raise ValueError(
-                f"num_regions must be left out, or R = {regions.num_rows}, the rows of these regions, "
+                f"num_regions must be left out, or R = {count_rows(regions)}, the rows of these regions, "
                 f"got {num_regions!r}."
             )
-        num_regions = regions.num_rows
+        num_regions = count_rows(regions)
     elif num_regions is None:
         num_regions = int(number.max()) if number.numel() else 0
     elif not isinstance(num_regions, int) or num_regions < 0:

@@ -34,7 +34,12 @@ class Regions(NamedTuple):
     @property
     def num_rows(self) -> int:
         """R = C * Z, the rows that :func:`region_mean` gives."""
-        return self.valid.shape[1] * self.valid.shape[2]
+        return count_rows(self)
+
+
+def count_rows(regions: Regions) -> int:
+    """``regions.num_rows`` in a form that torch 2.4 can compile: it cannot trace a named tuple's properties."""
+    return regions.valid.shape[1] * regions.valid.shape[2]
 
 
 def stuff_regions(labels: Tensor, classes: Sequence[int]) -> Regions:
@@ -118,7 +123,7 @@ def join_regions(first: Regions, second: Regions) -> Tensor:
 
     With it :func:`region_mean` pools stuff and things in one pass over the features.
     """
-    return torch.where(second.map > 0, second.map + first.num_rows, first.map)
+    return torch.where(second.map > 0, second.map + count_rows(first), first.map)
 
 
 # Operators to the compiler, so that the CPU's way may be numpy without a graph break.
