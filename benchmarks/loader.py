@@ -162,7 +162,7 @@ def check_streams(datasets: Sequence[SegmentationDataset]) -> None:
     for dataset in datasets:
         loader = BatchStream(dataset, 1, 0, workers=1)
         for _ in range(len(dataset)):
-            batch = next(loader)
+            (batch,) = next(loader)
             held = dataset[dataset.names.index(batch.names[0])]
             if not (torch.equal(batch.images[0], held.image) and torch.equal(batch.labels[0], held.labels)):
                 raise WrongResult(f"loader: the stream's {held.name} is not the data set's")

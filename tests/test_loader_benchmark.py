@@ -61,9 +61,8 @@ def test_a_stream_of_other_pixels_stops_the_run(
     domains: tuple[SegmentationDataset, SegmentationDataset], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Mirrored(BatchStream):
-        def __next__(self) -> Batch:
-            batch = super().__next__()
-            return batch._replace(images=batch.images.flip(-1))
+        def __next__(self) -> list[Batch]:
+            return [batch._replace(images=batch.images.flip(-1)) for batch in super().__next__()]
 
     monkeypatch.setattr(loader, "BatchStream", Mirrored)
     with pytest.raises(WrongResult, match="is not the data set's"):

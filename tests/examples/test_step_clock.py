@@ -270,13 +270,13 @@ def lines_of(run: RunFolder) -> list[dict[str, Any]]:
 def test_a_run_logs_what_its_steps_cost_and_ends_with_the_mean(
     streets: Folders, tmp_path: Path, quiet: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    evaluate, pause = loop.evaluate, 0.25
+    evaluate, pause = loop.evaluate_recipe, 0.25
 
     def slow_evaluation(*args: Any, **options: Any) -> Any:
         time.sleep(pause)
         return evaluate(*args, **options)
 
-    monkeypatch.setattr(loop, "evaluate", slow_evaluation)
+    monkeypatch.setattr(loop, "evaluate_recipe", slow_evaluation)
     overrides = [*quiet, "schedule.steps=8", "schedule.log_every=4", "schedule.evaluate_every=2"]
     recipe = compose_recipe("sim", "smoke", overrides=overrides)
     run, events = RunFolder(tmp_path / "run"), list[Event]()
