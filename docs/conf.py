@@ -32,6 +32,8 @@ suppress_warnings = ["config.cache"]  # the gallery's settings hold classes, whi
 repository_pages = {
     "README.md": "index",
     "CHANGELOG.md": "changelog",
+    "CONTRIBUTING.md": "contributing",
+    "SECURITY.md": "security",
     "benchmarks/README.md": "results/how_it_is_timed",
     "benchmarks/results/cpu.md": "results/cpu",
     "examples/gta5_to_cityscapes/README.md": "pipeline_code",
