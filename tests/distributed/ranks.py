@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import gc
+import importlib
 import pickle
 import time
 import warnings
@@ -20,6 +22,7 @@ SECONDS = 60
 def _enter(rank: int, function: Callable[..., Any], folder: str, world: int, arguments: tuple[Any, ...]) -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("error")
+    importlib.import_module("torch.distributed.nn")  # before there is a group, which it would keep and never give back
     store = dist.FileStore(str(Path(folder) / "store"), world)  # no port to be taken by someone else
     limit = datetime.timedelta(seconds=SECONDS)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=limit)
@@ -28,6 +31,7 @@ def _enter(rank: int, function: Callable[..., Any], folder: str, world: int, arg
         (Path(folder) / f"{rank}.pickle").write_bytes(pickle.dumps(result))
         dist.barrier()
     finally:
+        gc.collect()
         dist.destroy_process_group()
 
 

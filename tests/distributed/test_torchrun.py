@@ -16,18 +16,40 @@ ROOT = Path(__file__).parents[2]
 SETTINGS = ["running.tensorboard=false", "network.options.width=8", "network.options.feature_dim=8"]
 
 
-def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    settings = [word for each in SETTINGS for word in ("--set", each)]
+LEAVE = """
+from pathlib import Path
+import torch
+from examples.gta5_to_cityscapes.ranks.group import joined, of_all_ranks
+from examples.gta5_to_cityscapes.training.replicas import Replicas
+
+with joined():
+    network = torch.nn.Linear(3, 1)
+    replicas = Replicas(network.parameters())
+    replicas.last(lambda: network(torch.ones(1, 3)).sum()).backward()
+    replicas.itself = replicas
+    of_all_ranks(None)
+    del replicas
+left = {(thread / "comm").read_text().strip() for thread in Path("/proc/self/task").iterdir()}
+assert not [name for name in left if "gloo" in name], left
+"""
+
+
+def on_two_processes(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*command, "-m", "examples.gta5_to_cityscapes", *arguments, "--size", "smoke", "--device", "cpu", *settings],
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *arguments],
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=200,
         check=False,
     )
+
+
+def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
+    settings = [word for each in SETTINGS for word in ("--set", each)]
+    options = ["--size", "smoke", "--device", "cpu", *settings]
+    return on_two_processes("-m", "examples.gta5_to_cityscapes", *arguments, *options)
 
 
 @pytest.fixture
@@ -59,3 +81,12 @@ def test_too_few_pictures_for_all_are_refused_once(folders: list[str], tmp_path:
     assert done.returncode == 1
     assert done.stderr.count("expected at least 2 (processes: 2, running.accumulate: 1), got 1") == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are counted in /proc")
+def test_no_thread_of_the_group_outlives_it(tmp_path: Path) -> None:
+    """Such a thread can end the process with SIGABRT when all its work is done and written."""
+    script = tmp_path / "leave.py"
+    script.write_text(LEAVE)
+    done = on_two_processes(str(script))
+    assert done.returncode == 0, done.stderr

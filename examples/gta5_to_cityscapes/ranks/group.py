@@ -7,6 +7,8 @@ the first.
 
 from __future__ import annotations
 
+import gc
+import importlib
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -59,6 +61,9 @@ def joined(patience: timedelta = PATIENCE) -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", "1")) < 2 or "RANK" not in os.environ:
         yield
         return
+    # First imported with a group at hand (DDP does it) it keeps that group for ever, and with it the group's threads.
+    # A thread that lets go of a tensor while the interpreter goes down ends the process with SIGABRT, all work done.
+    importlib.import_module("torch.distributed.nn")
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=patience)
     ended_well = False
     with open(os.devnull, "w", encoding="utf-8") as nowhere:  # noqa: PTH123  a device, not a path of ours
@@ -74,6 +79,7 @@ def joined(patience: timedelta = PATIENCE) -> Iterator[None]:
         finally:
             sys.stdout = sys.__stdout__
             if ended_well:  # else others may be gone, and taking leave of them would take for ever
+                gc.collect()  # what has ended but still holds the group
                 dist.destroy_process_group()
 
 
