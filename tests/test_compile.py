@@ -93,6 +93,7 @@ def test_update_with_a_classifier(preset: str) -> None:
         torch.testing.assert_close(sim.state_dict()[name], value)
 
 
+@pytest.mark.skipif(not hasattr(torch.compiler, "set_stance"), reason="torch is too old to refuse another compilation")
 def test_another_bank_content_needs_no_other_code() -> None:
     sim = warm("paper")
     loss = compiled(sim.stuff_loss)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -118,6 +119,11 @@ def _draw(seed: int, size: tuple[int, int], place: ScenePlace) -> None:
     write_scene(place, picture, ids)
 
 
+def _begin_to_draw() -> None:
+    cv2.setNumThreads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the process that waits for this one, and ends both
+
+
 def _drawn(draw: Callable[[ScenePlace], None], places: list[ScenePlace], workers: int) -> Iterator[None]:
     """Draw one by one or in processes of one thread each; OpenCV's own threads only get in each other's way."""
     if workers == 1 or len(places) < 2:
@@ -131,5 +137,5 @@ def _drawn(draw: Callable[[ScenePlace], None], places: list[ScenePlace], workers
             cv2.setNumThreads(threads)
         return
     context = multiprocessing.get_context("spawn")
-    with context.Pool(workers, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+    with context.Pool(workers, initializer=_begin_to_draw) as pool:
         yield from pool.imap_unordered(draw, places, chunksize=4)

@@ -10,6 +10,7 @@ def start() -> None:
 
         main()
     except KeyboardInterrupt:
+        print("Interrupted before anything was begun.", file=sys.stderr)
         sys.exit(130)
     except ModuleNotFoundError as error:
         if (error.name or "").startswith(("examples", "stuffinstance.")):

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -57,7 +61,7 @@ def test_train_evaluate_and_label(run, streets: Folders, quiet: list[str], tmp_p
     common = [*data(streets), "--size", "smoke", "--out", out, *settings(quiet)]
     shown = run("train", "aa", *common, "--threads", "1")
     assert "mean" in shown
-    assert re.search(r"a step: \S+ ms, \S+ pictures/s, \S+ % waiting for pictures; peak memory \S+ GiB", shown)
+    assert re.search(r"a step: \S+ m?s, \S+ pictures/s, \S+ % waiting for pictures; peak memory \S+ GiB", shown)
     folder = tmp_path / "runs" / "aa" / "seed0"
     result = json.loads((folder / "result.json").read_text())
     shown = run("evaluate", str(folder), "--target", str(streets.target), "--classes", "road,sky")
@@ -318,3 +322,27 @@ def test_display_of_runs_that_go_on_tells_no_time_left_before_one_has_gone_furth
         display(Event("b", 2, 12, "going on"))
     lines = (tmp_path / "shown.txt").read_text().splitlines()
     assert ["?:?? left" in line for line in lines] == [True, True]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a process group is sent a signal")
+def test_ctrl_c_while_the_city_is_drawn_says_that_it_goes_on(tmp_path: Path) -> None:
+    """As in a terminal: every process of the group gets the signal."""
+    drawing = subprocess.Popen(
+        [sys.executable, "-m", "examples.gta5_to_cityscapes", "demo", "--out", str(tmp_path / "demo")],
+        cwd=Path(__file__).parents[2],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # the tests' own parent may ignore it
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.rglob("*.png")) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        os.killpg(drawing.pid, signal.SIGINT)
+        _, said = drawing.communicate(timeout=30)
+    finally:
+        drawing.kill()
+    assert drawing.returncode == 130
+    assert "Interrupted. What has been written is kept; the same command goes on from there." in said
+    assert "Traceback" not in said

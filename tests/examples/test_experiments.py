@@ -157,7 +157,7 @@ def test_a_sweeps_page_sets_our_numbers_beside_the_papers(tmp_path: Path) -> Non
     assert "compare the direction" in text
     assert text.startswith("# Table 4: How many rows of a class should its bank hold?")
     assert "In the paper: GTA5 → Cityscapes. Here: the generated city in the same layouts." in text
-    assert "--generate --out runs/table4" in text
+    assert "--generate --out OUT" in text
     for said in ("21.0 ± 1.4", "w = 80: seed 1 at step 50", "restyle.method=restyled"):
         assert said in html
     assert "/some/where" not in html + text
@@ -440,6 +440,27 @@ def test_a_sweep_runs_to_its_end_and_then_trains_nothing_again(
     assert [(run / "checkpoints" / "last.pt").stat().st_mtime_ns for run in runs] == written
     assert "2: 2 finished, 0 begun" in run("--check")
     assert "| 4 | 50 |" in CliRunner().invoke(app, ["report", str(out)], catch_exceptions=False).output
+
+
+def test_lists_choose_the_pictures_of_an_experiment(streets: Folders, tmp_path: Path) -> None:
+    words = ["experiment", "table3", "--source", str(streets.source), "--target", str(streets.target)]
+    words += ["--size", "smoke", "--out", str(tmp_path / "exp"), "--check", "--check-steps", "0"]
+    source, target = tmp_path / "source.txt", tmp_path / "target.txt"
+    for file, folder, pattern in (
+        (source, streets.source, "images/*.png"),
+        (target, streets.target, "leftImg8bit/train/*/*.png"),
+    ):
+        file.write_text("\n".join(str(path.relative_to(folder)) for path in sorted(folder.glob(pattern))[:2]))
+    lists = ["--source-list", str(source), "--target-list", str(target)]
+    shown = CliRunner().invoke(app, [*words, *lists], catch_exceptions=False)
+    assert shown.output.count(" 2 pictures, ") == 2, shown.output
+
+
+def test_lists_stand_in_the_command_of_the_page(tmp_path: Path) -> None:
+    record = replace(record_of("table4", "small"), source_list="two.txt")
+    record.claim(tmp_path)
+    assert read_record(tmp_path) == record
+    assert "--target CITYSCAPES --source-list two.txt --out OUT" in command(record).replace(" \\\n    ", " ")
 
 
 def test_an_unknown_experiment_is_refused_with_those_there_are(tmp_path: Path) -> None:

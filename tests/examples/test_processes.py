@@ -82,11 +82,16 @@ def test_a_run_without_a_result_is_a_failure(
 def test_interrupting_a_process_that_has_not_begun_is_no_failure(
     streets: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    events: list[Event] = []
+
     def interrupt(event: Event) -> None:
+        events.append(event)
         os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(Stopped, match="source seed 0: interrupted before it could save"):
         run_with(is_slow_to_begin, streets, tmp_path, monkeypatch, interrupt)
+    (told,) = (event for event in events if event.kind == "stopping")
+    assert (told.task, told.note[:9]) == ("source seed 0", "stopping:")
 
 
 def test_ctrl_c_is_held_back_while_a_process_imports(
@@ -101,7 +106,7 @@ def test_ctrl_c_is_held_back_while_a_process_imports(
 
     with pytest.raises(Stopped, match=r"source seed 0: interrupted\. Give the same command again; what has"):
         run_with(imports_for_long, streets, tmp_path, monkeypatch, interrupt)
-    assert [event.note for event in events[:2]] == ["imports", "has imported"]
+    assert [event.note for event in events if event.kind == "progress"][:2] == ["imports", "has imported"]
 
 
 def test_a_signal_that_comes_twice_does_not_cut_the_last_word_short(

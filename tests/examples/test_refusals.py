@@ -148,7 +148,9 @@ def test_an_absent_package_is_told_with_what_to_install(tmp_path: Path) -> None:
     assert "Traceback" not in ended.stderr
 
 
-def test_a_stop_during_imports_is_quiet(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_stop_during_imports_has_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def stop(*args: object, **kwargs: object) -> None:
         raise KeyboardInterrupt
 
@@ -157,4 +159,4 @@ def test_a_stop_during_imports_is_quiet(monkeypatch: pytest.MonkeyPatch, capsys:
         program.start()
     monkeypatch.undo()
     assert left.value.code == 130
-    assert capsys.readouterr().err == ""
+    assert capsys.readouterr().err == "Interrupted before anything was begun.\n"

@@ -233,6 +233,11 @@ def test_unfinished_and_missing_runs_are_named_and_not_counted(tmp_path: Path) -
     assert "No checkpoint holds banks yet" in text
 
 
+@pytest.mark.parametrize(("mean", "text"), [(-0.04, "+0.0"), (0.04, "+0.0"), (-0.06, "−0.1"), (0.06, "+0.1")])
+def test_a_gain_that_rounds_to_nothing_has_no_minus(mean: float, text: str) -> None:
+    assert Spread(mean, None, 1).text(signed=True) == text
+
+
 def test_damaged_files_become_sentences_not_failures(tmp_path: Path) -> None:
     folder = make_run(tmp_path, "aa+it+sim", 0, 20.0)
     with (folder / "metrics.jsonl").open("a") as file:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ from examples.gta5_to_cityscapes.recipes import compose_recipe
 from examples.gta5_to_cityscapes.records.checkpoints import load_checkpoint
 from examples.gta5_to_cityscapes.records.progress import Event
 from examples.gta5_to_cityscapes.records.run_folder import RunFolder
-from examples.gta5_to_cityscapes.records.step_cost import StepCost
+from examples.gta5_to_cityscapes.records.step_cost import StepCost, time_of_a_step
 from examples.gta5_to_cityscapes.records.stopping import Stopped
 from examples.gta5_to_cityscapes.training import loop, step_clock
 from examples.gta5_to_cityscapes.training.loop import train
@@ -292,7 +293,7 @@ def test_a_run_logs_what_its_steps_cost_and_ends_with_the_mean(
     assert result.seconds_per_step == pytest.approx(sum(line["seconds_per_step"] for line in lines) / 2)
     assert 8 * result.seconds_per_step < result.seconds_total - 4 * pause
     assert RunFolder(run.path).result() == result
-    assert any(event.note.endswith(" ms a step") for event in events)
+    assert any(re.search(r"\d m?s a step$", event.note) for event in events)
 
 
 def test_a_run_without_matching_or_target_tells_what_there_is(
@@ -330,3 +331,11 @@ def test_costs_of_two_intervals_add_up() -> None:
         "matching_share": 0.25,
     }
     assert StepCost().means() == {}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.00042, "0.42 ms"), (0.3514, "351 ms"), (0.9994, "999 ms"), (0.9996, "1 s"), (46.13, "46.1 s")],
+)
+def test_the_time_of_a_step_has_a_unit_that_fits(seconds: float, text: str) -> None:
+    assert time_of_a_step(seconds) == text

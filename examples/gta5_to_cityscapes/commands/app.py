@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
 
 import typer
 
@@ -48,8 +51,24 @@ FIRST_SAYS = (
     TooFewPicturesError,
     WeightsError,
 )
+
+
+def interruptible(command: Callable[..., None]) -> Callable[..., None]:
+    """``command``; Ctrl-C where nothing needs saving first says what to do, too."""
+
+    @wraps(command)
+    def run(*given: Any, **named: Any) -> None:
+        try:
+            command(*given, **named)
+        except KeyboardInterrupt:
+            text = "Interrupted. What has been written is kept; the same command goes on from there."
+            raise Stopped(text) from None
+
+    return run
+
+
 for command in (train, parts, pseudo_label, evaluate, check, ablation, experiment, demo, report):
-    app.command()(command)
+    app.command()(interruptible(command))
 
 
 def main() -> None:

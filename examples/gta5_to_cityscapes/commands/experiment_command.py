@@ -28,7 +28,9 @@ from .options import (
     Seeds,
     Set,
     SizeName,
+    SourceList,
     SourceOrCity,
+    TargetList,
     TargetOrCity,
     device_named,
     folders_given,
@@ -47,6 +49,8 @@ def experiment(
     out: Out,
     source: SourceOrCity = None,
     target: TargetOrCity = None,
+    source_list: SourceList = None,
+    target_list: TargetList = None,
     size: SizeName = "small",
     seeds: Seeds = "0,1,2",
     settings: Set = None,
@@ -69,9 +73,17 @@ def experiment(
         raise typer.BadParameter(f"name must be one of {', '.join(PAPER_EXPERIMENTS)}, got {name!r}")
     paper = PAPER_EXPERIMENTS[name]
     city = city_folders(out, paper.source) if generate_city else None
-    folders, where = folders_given(source, target, city), device_named(device)
+    folders, where = folders_given(source, target, city, source_list, target_list), device_named(device)
     drawn = city is not None or is_city(folders.source)
-    record = ExperimentRecord(name, size, tuple(numbers(seeds)), tuple(overrides_of(settings, restyle)), drawn)
+    record = ExperimentRecord(
+        name,
+        size,
+        tuple(numbers(seeds)),
+        tuple(overrides_of(settings, restyle)),
+        drawn,
+        source_list="" if source_list is None else source_list.name,
+        target_list="" if target_list is None else target_list.name,
+    )
     planned = plan_paper_experiment(record, out)
     refuse_restyling_without_effect(restyle, [job.recipe for job in planned])
     if check and world() > 1:

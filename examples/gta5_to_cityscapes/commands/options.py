@@ -18,6 +18,7 @@ from ..ranks.group import local_device, world
 from ..recipes import Recipe
 from ..records.checkpoints import CheckpointError
 from ..records.run_folder import Result, RunFolder
+from ..records.step_cost import time_of_a_step
 from ..records.written_files import read_json
 from ..training.evaluation import Scores
 
@@ -54,18 +55,24 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
 Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0 leaves the number to torch.")]
 
 
-def folders_given(source: Path | None, target: Path | None, city: Folders | None) -> Folders:
-    """The folders of the data; ``city`` stands in for those that are not given, where one is to be drawn."""
+def folders_given(
+    source: Path | None,
+    target: Path | None,
+    city: Folders | None,
+    source_list: Path | None = None,
+    target_list: Path | None = None,
+) -> Folders:
+    """The data; ``city`` stands in for folders that are not given, where one is to be drawn."""
     if city is not None:
         if source is not None and target is not None:
             raise typer.BadParameter(
                 "--generate draws the city for folders that are not given, but --source and --target both are; "
                 "leave out --generate, or the folder that the city is to stand in for"
             )
-        return Folders(source or city.source, target or city.target)
+        return Folders(source or city.source, target or city.target, source_list, target_list)
     if source is None or target is None:
         raise typer.BadParameter("give --source and --target, or --generate to draw the generated city")
-    return Folders(source, target)
+    return Folders(source, target, source_list, target_list)
 
 
 def overrides_of(settings: list[str] | None, restyle: str | None) -> list[str]:
@@ -134,16 +141,18 @@ def checkpoint_file(path: Path | None) -> Path | None:
 
 
 def print_scores(scores: Scores | Result, title: str) -> None:
-    table = Table(title=title)
+    table = Table()
     table.add_column("class")
     table.add_column("IoU %", justify="right")
     for name, value in scores.iou.items():
         table.add_row(name, "–" if value is None else f"{100 * value:.1f}")
     table.add_section()
     table.add_row("mean", f"{100 * scores.miou:.1f}")
+    console = Console()
+    console.print(title, markup=False)  # a title of the table's would be broken to its width
+    console.print(table)
     if scores.entropy is not None and scores.density is not None:
-        table.caption = f"without labels: entropy {scores.entropy:.3f}, density {scores.density:.3f}"
-    Console().print(table)
+        console.print(f"without labels: entropy {scores.entropy:.3f}, density {scores.density:.3f}", highlight=False)
 
 
 def print_cost(result: Result) -> None:
@@ -151,7 +160,7 @@ def print_cost(result: Result) -> None:
     if result.seconds_per_step is None:
         return
     of_it = {"waiting for pictures": result.data_share, "matching": result.matching_share}
-    words = [f"{1e3 * result.seconds_per_step:.3g} ms", f"{result.images_per_second or 0.0:.3g} pictures/s"]
+    words = [time_of_a_step(result.seconds_per_step), f"{result.images_per_second or 0.0:.3g} pictures/s"]
     words += [f"{100 * share:.1f} % {name}" for name, share in of_it.items() if share is not None]
     memory = f"peak memory {result.peak_memory_bytes / 2**30:.2f} GiB"
     Console().print(f"a step: {', '.join(words)}; {memory}", highlight=False, soft_wrap=True)

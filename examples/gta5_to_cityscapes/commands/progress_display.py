@@ -69,6 +69,9 @@ class ProgressDisplay:
         """Hear an event."""
         if event.kind == "stopped":
             return  # told once more, for all runs together, when the bars are gone
+        if event.kind == "stopping":
+            self.console.print(f"{event.task}: {event.note}", style="yellow", highlight=False, markup=False)
+            return
         if event.kind == "failed":
             self.console.print(f"{event.task} failed: {event.note}", style="red", highlight=False, markup=False)
             return

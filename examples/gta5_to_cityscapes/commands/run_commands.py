@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -133,8 +132,8 @@ def ablation(
     device: Device = "auto",
 ) -> None:
     """Run several recipes and seeds, going on where an earlier call stopped, then write the report."""
-    folders = folders_given(source, target, city_folders(out) if generate_city else None)
-    folders = replace(folders, source_list=source_list, target_list=target_list)
+    city = city_folders(out) if generate_city else None
+    folders = folders_given(source, target, city, source_list, target_list)
     planned = plan(
         [name.strip() for name in recipes.split(",")],
         numbers(seeds),
@@ -178,7 +177,8 @@ def parts() -> None:
     """List the parts that recipe names are sums of."""
     table = Table("part", "what it does", "settings", box=None)
     for part in PARTS.values():
-        table.add_row(part.name + ("[2-9]" if part.rounds else ""), part.meaning, part.group or "")
+        name = f"{part.name}, {part.name}2 to {part.name}9" if part.rounds else part.name
+        table.add_row(name, part.meaning, part.group or "")
     Console().print(table, markup=False)
 
 

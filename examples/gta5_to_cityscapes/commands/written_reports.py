@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import dropwhile, takewhile
 from pathlib import Path
 
 import typer
@@ -41,5 +42,10 @@ def print_pages(pages: list[Path]) -> None:
     tables = (page.with_name(name) for page in pages[:1] for name in (f"{page.stem}.md", "table.md"))
     for table in tables:
         if table.is_file():
-            typer.echo(table.read_text(encoding="utf-8"))
+            lines = dropwhile(_between_tables, table.read_text(encoding="utf-8").splitlines())
+            typer.echo("\n".join(takewhile(lambda line: not _between_tables(line), lines)))
             return
+
+
+def _between_tables(line: str) -> bool:
+    return not line.startswith("|")

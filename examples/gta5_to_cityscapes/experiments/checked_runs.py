@@ -15,6 +15,7 @@ import torch
 from ..batches.training_data import Folders, open_target, open_validation
 from ..records.environment import free_memory_bytes
 from ..records.experiment_record import ExperimentRecord
+from ..records.step_cost import time_of_a_step
 from ..training.timed_steps import TimedSteps, time_steps_apart
 from .carrying_out import refuse_another_run
 from .findings import Finding, attempted
@@ -154,7 +155,7 @@ def _log_bytes(job: Job) -> int:
 def check_time(jobs: Sequence[Job], folders: Folders, measured: Measured, processes: int) -> list[Finding]:
     """How long a step took, and how long all that is left will take."""
     findings = [
-        Finding("ok", "time a step", f"{1000 * timed.seconds_a_step:,.0f} ms, {job.name}")
+        Finding("ok", "time a step", f"{time_of_a_step(timed.seconds_a_step)}, {job.name}")
         for job, timed in _measured_runs(measured)
     ]
     validation = attempted("", partial(open_validation, measured.costliest.recipe, folders), [])
@@ -167,7 +168,9 @@ def check_time(jobs: Sequence[Job], folders: Folders, measured: Measured, proces
     together = (training + scoring + labelling) / min(processes, max(1, len(jobs)))
     parts = f"training {duration(training)}, scoring {duration(scoring)}, labelling {duration(labelling)}"
     at_once = f", {processes} at a time without slowing each other" if processes > 1 else ""
-    return [*findings, Finding("ok", "time in all", f"{duration(together)} for {len(jobs)} runs ({parts}){at_once}")]
+    runs = f"{len(jobs)} run{'s' if len(jobs) > 1 else ''}"
+    told = f"{duration(together)} for {runs} ({parts}){at_once}; each run's start comes on top, a few seconds"
+    return [*findings, Finding("ok", "time in all", told)]
 
 
 def _measured_runs(measured: Measured) -> list[tuple[Job, TimedSteps]]:

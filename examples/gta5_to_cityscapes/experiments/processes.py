@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -94,6 +95,7 @@ class _Pool:
                 while self.waiting or self.running:
                     if request.asked and not told:
                         self.waiting.clear()
+                        self._tell_of_stopping()
                         self._pass_on_the_signal()
                         told = True
                     self._start_what_can()
@@ -176,6 +178,11 @@ class _Pool:
             "Give the same command again to go on from its last checkpoint, with fewer --jobs."
         )
 
+    def _tell_of_stopping(self) -> None:
+        note = "stopping: its step is ended and saved first. Ctrl-C once more ends at once, without saving."
+        for each in self.running:
+            self.watch(Event(each.job.name, 0, 1, note, "stopping"))
+
     def _pass_on_the_signal(self) -> None:
         for each in self.running:
             if each.process.pid is not None and each.process.is_alive():
@@ -225,12 +232,18 @@ def _sigint_let_through() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
 
+def _pass_on(events: Connection, event: Event) -> None:
+    """Send it, unless the other side knows; what comes from another thread would mix with what is being sent."""
+    if event.kind != "stopping":
+        events.send(event)
+
+
 def _child(job: Job, folders: Folders, device: torch.device, events: Connection, threads: int) -> None:
     """What a process does: one run, with its share of the cores."""
     torch.set_num_threads(threads)
     try:
         with _sigint_let_through():
-            carry_out(job, folders, device, events.send)
+            carry_out(job, folders, device, partial(_pass_on, events))
     except Stopped as stop:
         events.send(Event(job.name, 0, 1, str(stop), "stopped"))
     except KeyboardInterrupt:

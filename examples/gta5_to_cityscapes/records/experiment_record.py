@@ -21,6 +21,8 @@ class ExperimentRecord:
     seeds: tuple[int, ...]
     settings: tuple[str, ...] = ()  # as --set takes them
     generated: bool = False  # whether the pictures are those of the generated city
+    source_list: str = ""  # name of the file that chooses the pictures; their own digest is kept with each run
+    target_list: str = ""
 
     @property
     def paper(self) -> PaperExperiment:
@@ -65,6 +67,8 @@ def read_record(folder: Path) -> ExperimentRecord | None:
             tuple(content["seeds"]),
             tuple(content["settings"]),
             generated=bool(content.get("generated")),
+            source_list=str(content.get("source_list", "")),
+            target_list=str(content.get("target_list", "")),
         )
     except (KeyError, TypeError) as error:
         raise DamagedFileError(f"{file}: expected name, size, seeds and settings, got {', '.join(content)}.") from error

@@ -7,13 +7,16 @@ from typing import Literal, NamedTuple
 
 
 class Event(NamedTuple):
-    """``done`` of ``total`` units of the task named ``task``, with a remark."""
+    """``done`` of ``total`` units of the task named ``task``, with a remark.
+
+    ``"stopping"`` comes at once when a stop is asked for, ``"stopped"`` when its state is saved.
+    """
 
     task: str
     done: int
     total: int
     note: str = ""
-    kind: Literal["progress", "finished", "stopped", "failed"] = "progress"
+    kind: Literal["progress", "finished", "stopping", "stopped", "failed"] = "progress"
 
 
 Watch = Callable[[Event], None]

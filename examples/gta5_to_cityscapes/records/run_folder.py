@@ -112,7 +112,7 @@ class RunFolder:
             pictures = any(each.startswith("data.") and FIRST_STEP not in each for each in found)
             raise RunFolderError(
                 f"run folder {self.path}: expected a run of the recipe that is asked for, it holds one that "
-                f"differs in {len(found)} settings (folder -> asked): {'; '.join(found)}. "
+                f"differs (folder -> asked): {'; '.join(found)}. "
                 f"{'Put the pictures back as they were, or choose' if pictures else 'Choose'} "
                 "another --out, ask for the same settings, or delete that folder."
             )

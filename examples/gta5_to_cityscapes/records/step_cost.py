@@ -44,4 +44,9 @@ class StepCost:
     @property
     def note(self) -> str:
         """The time of a step in words, for whoever looks on."""
-        return f"{1e3 * self.seconds / max(1, self.steps):.3g} ms a step"
+        return f"{time_of_a_step(self.seconds / max(1, self.steps))} a step"
+
+
+def time_of_a_step(seconds: float) -> str:
+    """Three digits of milliseconds, or of seconds from one up."""
+    return f"{seconds:.3g} s" if seconds >= 0.9995 else f"{1e3 * seconds:.3g} ms"

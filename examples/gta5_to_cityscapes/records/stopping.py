@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -19,10 +20,15 @@ class StopRequest:
     """While active, the first SIGINT or SIGTERM only sets ``asked``; a later second one interrupts at once.
 
     A terminal and a parent process may both pass on one Ctrl-C, so signals close together count as one.
+
+    Args:
+        tell: Called at the first signal, in a thread of its own: the signal may have come in the middle of the very
+            lines that would be written with.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tell: Callable[[], None] | None = None) -> None:
         self.asked = False
+        self._tell = tell
         self._first = 0.0
         self._before: dict[signal.Signals, Any] = {}
 
@@ -44,3 +50,5 @@ class StopRequest:
             raise KeyboardInterrupt
         if not self.asked:
             self.asked, self._first = True, now
+            if self._tell is not None:
+                threading.Thread(target=self._tell, daemon=True).start()

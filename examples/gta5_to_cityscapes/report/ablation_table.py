@@ -33,7 +33,8 @@ class Spread:
         return cls(statistics.fmean(values), deviation, len(values))
 
     def text(self, *, signed: bool = False, digits: int = 1) -> str:
-        mean = f"{self.mean:{'+' if signed else ''}.{digits}f}".replace("-", "−")
+        rounded = round(self.mean, digits) + 0.0  # which makes −0.0 0.0
+        mean = f"{rounded:{'+' if signed else ''}.{digits}f}".replace("-", "−")
         return mean if self.deviation is None else f"{mean} ± {self.deviation:.{digits}f}"
 
 

@@ -82,7 +82,12 @@ def train(
     if finished is not None:
         return finished
     watch = watch if is_first() else unwatched
-    with StopRequest() as request, repeatable_kernels(recipe.deterministic, device), others_needed():
+
+    def tell_of_stopping() -> None:
+        note = "stopping: this step is ended and saved first. Ctrl-C once more ends at once, without saving."
+        watch(Event(recipe.title, 0, 1, note, "stopping"))
+
+    with StopRequest(tell_of_stopping) as request, repeatable_kernels(recipe.deterministic, device), others_needed():
         return _Training(recipe, run, data, device, watch, start).run_to_the_end(request, stop_after)
 
 
