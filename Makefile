@@ -50,15 +50,16 @@ docs-check: docs
 	$(BIN)/python .ci/check_site_links.py docs/_build/html
 	$(BIN)/python .ci/check_site_in_browser.py docs/_build/html
 
-# The library's own tests with the lower bounds of pyproject.toml; the example's packages are not among them. torch 2.4
-# cannot compile the façade to one graph, and it warns about names that kornia 0.7 uses and about its own use of
-# torch.load.
+# The library's own tests with the lower bounds of pyproject.toml; the example's packages are not among them. What the
+# whole compiler of torch 2.4 builds takes small numbers for zero in all of a process, and other tests with it. torch 2.4
+# also warns about names that kornia 0.7 uses and about its own use of torch.load.
 test-oldest:
 	$(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/python -m pip install --quiet --requirement requirements-oldest.txt --editable .
-	$(OLDEST)/bin/python -m pytest -n 2 -k 'not compile' -W 'ignore:`torch.cuda.amp:FutureWarning' \
+	$(OLDEST)/bin/python -m pytest -n 2 -W 'ignore:`torch.cuda.amp:FutureWarning' \
 		-W 'ignore:You are using `torch.load`:FutureWarning' tests/drawing \
-		$(filter-out tests/test_benchmark%,$(wildcard tests/test_*.py)) \
+		$(filter-out tests/test_benchmark% tests/test_loader_benchmark.py,$(wildcard tests/test_*.py)) \
+		--deselect tests/test_compile.py::test_region_mean_through_the_whole_compiler \
 		tests/contracts/test_docstrings.py tests/contracts/test_imports.py tests/contracts/test_public_names.py
 
 build: $(READY)

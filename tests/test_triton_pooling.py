@@ -19,7 +19,7 @@ from stuffinstance.errors import BackendUnavailableError
 from stuffinstance.pooling.backends import BACKENDS
 from tests import oracles
 
-pytest.importorskip("triton", reason="Triton is not installed")
+pytest.importorskip("triton", minversion="3.4", reason="its interpreter runs these kernels from Triton 3.4 on")
 
 ROOT = Path(__file__).parent.parent
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -68,7 +68,7 @@ def mask_blocks(
 
 
 def _channel_values(fill: float | Sequence[float], channels: int) -> tuple[float, ...]:
-    values = (float(fill),) if isinstance(fill, int | float) else tuple(float(value) for value in fill)
+    values = (float(fill),) if isinstance(fill, (int, float)) else tuple(float(value) for value in fill)
     if len(values) not in (1, channels):
         raise ValueError(f"fill must be one number or C = {channels} of them, got {len(values)}: {fill!r}.")
     return values

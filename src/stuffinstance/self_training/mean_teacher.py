@@ -111,7 +111,7 @@ def _tensors(kind: str, teacher: nn.Module, network: nn.Module) -> tuple[list[Te
     """Parameters or buffers of both, in one order."""
     own: dict[str, Tensor] = dict(getattr(teacher, f"named_{kind}")())
     new: dict[str, Tensor] = dict(getattr(network, f"named_{kind}")())
-    odd = sorted(own.keys() ^ new.keys()) or [name for name in own if own[name].shape != new[name].shape]
+    odd = sorted(set(own) ^ set(new)) or [name for name in own if own[name].shape != new[name].shape]
     if odd:
         raise ValueError(
             f"network must have the teacher's {kind} in name and shape, got {len(odd)} that differ, first: {odd[0]}. "
