@@ -166,6 +166,13 @@ def test_scores_of_ones_own_move_thresholds_too(make: type[AdaptiveThreshold]) -
     assert bool((by_scores.keep(scores, predicted)[:, 0] == 255).all())
 
 
+def test_scores_that_are_not_finite_are_left_out() -> None:
+    rule = ClassBalancedThreshold(2)
+    scores = torch.tensor([[[float("inf"), float("-inf"), float("nan"), 0.5]]])
+    rule.update_scores(scores, torch.zeros(1, 1, 4, dtype=torch.int64))
+    assert rule.counts().tolist() == [1, 0]
+
+
 @pytest.mark.parametrize(("scores", "predicted", "error", "message"), [
     (0.5, CLASSES, TypeError, r"scores must be .*\(B, H, W\), got float"),
     (SCORES[0], CLASSES, ValueError, r"scores must be .*\(2, 3\)"),

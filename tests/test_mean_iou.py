@@ -100,6 +100,8 @@ IDS = torch.zeros(1, 4, 4, dtype=torch.int64)
     (IDS + 255, IDS, r"predictions must .*255"),
     (torch.zeros(1, 4, 4, 4), IDS, r"predictions must have K = 3 .*4"),
     (IDS.expand(2, 4, 4), IDS, r"predictions.*labels.*B = 2"),
+    (torch.tensor([0.0, float("nan"), 1.0]).view(1, 3, 1, 1).expand(1, 3, 4, 4), IDS,
+     r"predictions must be numbers, got logits with NaN at 16 of 16 pixels"),
 ])  # fmt: skip
 def test_what_cannot_be_right_is_refused(predictions: Tensor, labels: Tensor, message: str) -> None:
     score = si.MeanIoU(3)

@@ -14,6 +14,7 @@ from stuffinstance.arguments import (
     check_positive,
     check_same_batch,
     checked_classes,
+    may_read,
 )
 from stuffinstance.best_class import best_class
 from stuffinstance.distributed import Sync, check_sync, sum_over_ranks
@@ -86,7 +87,8 @@ class MeanIoU(nn.Module):
                 raise ValueError(
                     f"predictions must have K = {self.num_classes} channels, got {tuple(predictions.shape)}."
                 )
-            predictions = best_class(predictions)[1]
+            values, predictions = best_class(predictions)
+            self._refuse_broken(values)
         check_label_map("predictions", predictions)
         check_label_map("labels", labels)
         check_same_batch("predictions", predictions, "labels", labels)
@@ -109,6 +111,14 @@ class MeanIoU(nn.Module):
         table = counts[:-1].view(self.num_classes, columns).to(self.confusion.device)
         self.confusion += table[:, :-1]
         self.unclassed += table[:, -1]
+
+    def _refuse_broken(self, values: Tensor) -> None:
+        """The largest of logits is NaN where one of them is, and the class beside it a made-up one."""
+        if may_read(values, self.validate) and bool(values.isnan().any()):
+            raise ValueError(
+                f"predictions must be numbers, got logits with NaN at {int(values.isnan().sum())} of {values.numel()} "
+                "pixels. Look for a diverged loss or a half-precision overflow; nothing was counted."
+            )
 
     def compute(self, classes: Sequence[int] | None = None) -> IoU:
         """The score so far.

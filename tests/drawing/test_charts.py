@@ -89,6 +89,15 @@ def test_the_curve_is_the_share_that_each_threshold_would_keep() -> None:
     assert texts(ax)[0].startswith(f"keeps {100 * float((own >= 0.5).float().mean()):.0f} %")
 
 
+def test_a_class_without_a_threshold_says_so() -> None:
+    rule, _ = seen_rule()
+    limits = rule.compute()
+    limits[1] = float("nan")
+    shown = texts(drawing.draw_confidences(rule, SPACE, thresholds=limits))
+    assert shown[1] == f"no threshold; {int(rule.counts()[1])}"
+    assert shown[0].startswith("keeps ")
+
+
 def test_a_rule_that_saw_nothing_and_one_of_one_class_are_pictures() -> None:
     assert texts(drawing.draw_confidences(si.PortionThreshold(4), SPACE)) == ["never predicted"] * 4
     certain = si.ClassBalancedThreshold(1)

@@ -18,6 +18,7 @@ from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner
 
+from examples.generated_city import generate_city
 from examples.gta5_to_cityscapes.batches.training_data import Folders
 from examples.gta5_to_cityscapes.commands import run_commands
 from examples.gta5_to_cityscapes.commands.app import app, main
@@ -46,6 +47,18 @@ def run(streets: Folders, quiet: list[str]):  # type: ignore[no-untyped-def]
         return result.output
 
     return call
+
+
+def in_its_own_group(*words: str) -> subprocess.Popen[str]:
+    """The command in a process group that a test can send signals to, as a terminal would."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "examples.gta5_to_cityscapes", *words],
+        cwd=Path(__file__).parents[2],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # the tests' own parent may ignore it
+    )
 
 
 def data(streets: Folders) -> list[str]:
@@ -207,7 +220,13 @@ def test_one_failure_spares_the_rest(streets: Folders, quiet: list[str], tmp_pat
         run_experiment([*bad, *good], streets, CPU, events.append, processes=count)
     assert good[0].run.result() is not None
     assert [event.kind for event in events if event.task == "source seed 0"][-1] == "finished"
-    assert "Traceback" in (bad[0].run.path / "error.txt").read_text()
+    told = bad[0].run.path / "error.txt"
+    assert "Traceback" in told.read_text()
+    (again,) = plan(["aa"], [1], "smoke", tmp_path, overrides=few)
+    again.run.path.mkdir(parents=True)
+    told.rename(again.run.path / "error.txt")  # of a try before
+    run_experiment([again], streets, CPU, unwatched)
+    assert not (again.run.path / "error.txt").exists()
 
 
 def test_ablation_writes_a_report(run, streets: Folders, quiet: list[str], tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
@@ -324,17 +343,48 @@ def test_display_of_runs_that_go_on_tells_no_time_left_before_one_has_gone_furth
     assert ["?:?? left" in line for line in lines] == [True, True]
 
 
+def test_another_city_in_the_folder_is_told_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    generate_city(tmp_path / "city", source_images=0, target_train=0, target_val=0, seed=3)
+    monkeypatch.setattr("sys.argv", ["program", "demo", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 1
+    said = capsys.readouterr().err
+    assert "holds a city made with" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a process group is sent a signal")
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_all_processes_of_a_run_saves_and_is_answered_once(
+    streets: Folders, quiet: list[str], tmp_path: Path, kind: signal.Signals
+) -> None:
+    """Those that load its pictures get it too, and go on until the step has ended."""
+    out = tmp_path / "runs"
+    words = ["train", "aa", *data(streets), "--size", "smoke", "--out", str(out), "--threads", "1"]
+    options = settings([*quiet, "running.workers=1", "running.cache=false", "schedule.log_every=1"], 5000)
+    training = in_its_own_group(*words, *options, "--set", "schedule.horizon=5000")
+    metrics = out / "aa/seed0/metrics.jsonl"
+    try:
+        deadline = time.monotonic() + 60
+        while not (metrics.is_file() and metrics.read_text().count("\n") > 3) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        os.killpg(training.pid, kind)
+        _, said = training.communicate(timeout=60)
+    finally:
+        training.kill()
+    assert training.returncode == 130, said
+    assert said.count("stopping: this step is ended and saved first") == 1
+    assert "saved in" in said
+    assert (out / "aa/seed0/checkpoints/last.pt").is_file()
+
+
 @pytest.mark.skipif(os.name == "nt", reason="a process group is sent a signal")
 def test_ctrl_c_while_the_city_is_drawn_says_that_it_goes_on(tmp_path: Path) -> None:
     """As in a terminal: every process of the group gets the signal."""
-    drawing = subprocess.Popen(
-        [sys.executable, "-m", "examples.gta5_to_cityscapes", "demo", "--out", str(tmp_path / "demo")],
-        cwd=Path(__file__).parents[2],
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # the tests' own parent may ignore it
-    )
+    drawing = in_its_own_group("demo", "--out", str(tmp_path / "demo"))
     try:
         deadline = time.monotonic() + 60
         while not list(tmp_path.rglob("*.png")) and time.monotonic() < deadline:

@@ -249,6 +249,16 @@ def damaged(copy: Folders, out: Path) -> None:
     file.write_bytes(file.read_bytes()[:300])
 
 
+def damaged_target(copy: Folders, out: Path) -> None:
+    file = sorted(copy.target.glob("leftImg8bit/train/*/*.png"))[-1]
+    file.write_bytes(bytes(20))
+
+
+def damaged_further_on(copy: Folders, out: Path) -> None:
+    file = sorted(copy.target.glob("leftImg8bit/train/*/*.png"))[0]
+    file.write_bytes(file.read_bytes()[:300])
+
+
 def other_ids(copy: Folders, out: Path) -> None:
     for file in copy.source.glob("labels/*.png"):
         Image.new("L", (96, 48), 200).save(file)
@@ -291,6 +301,8 @@ def no_weights(copy: Folders, out: Path) -> None:
         (unlabelled, None, "target, training labels", "expected its label map"),
         (misfit, None, "source", "differ in size: 00002"),
         (damaged, None, "source", "truncated or damaged"),
+        (damaged_target, None, "target, training", "1 file cannot be read, the first: "),
+        (damaged_further_on, None, "target, training", "1 file cannot be read, the first: "),
         (other_ids, None, "source, labels", "no pixel of any class in 6 pictures"),
         (without("cityscapes"), None, "target, training", "expected a folder of the cityscapes layout"),
         (None, "restyle.method=nowhere", "restyled pictures", "which is no folder"),
@@ -456,10 +468,56 @@ def test_lists_choose_the_pictures_of_an_experiment(streets: Folders, tmp_path: 
     assert shown.output.count(" 2 pictures, ") == 2, shown.output
 
 
+def test_a_refused_command_leaves_the_record_as_it_was(
+    streets: Folders, quiet: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "exp"
+    words = [
+        "experiment",
+        "table3",
+        "--source",
+        str(streets.source),
+        "--target",
+        str(streets.target),
+        "--size",
+        "smoke",
+    ]
+    words += ["--out", str(out), *(word for item in quiet for word in ("--set", item)), "--device", "cpu"]
+    record = record_of("table3", "smoke", *quiet)
+    (job, *_) = plan_paper_experiment(record, out)
+    job.run.claim(job.recipe, {})  # of other pictures
+    record.claim(out)
+    with pytest.raises(RunFolderError, match="Put the pictures back"):
+        CliRunner().invoke(app, [*words, "--seeds", "0,1"], catch_exceptions=False)
+    assert read_record(out) == record
+
+
+@pytest.mark.parametrize("place", ["file/exp", "x" * 300])
+def test_a_folder_that_cannot_be_written_is_missing(streets: Folders, tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").touch()
+    words = [
+        "experiment",
+        "table3",
+        "--source",
+        str(streets.source),
+        "--target",
+        str(streets.target),
+        "--size",
+        "smoke",
+    ]
+    shown = CliRunner().invoke(
+        app, [*words, "--out", str(tmp_path / place), "--check", "--check-steps", "0"], catch_exceptions=False
+    )
+    assert shown.exit_code == 1
+    assert "missing: experiment folder" in shown.output
+
+
 def test_lists_stand_in_the_command_of_the_page(tmp_path: Path) -> None:
     record = replace(record_of("table4", "small"), source_list="two.txt")
     record.claim(tmp_path)
     assert read_record(tmp_path) == record
+    with pytest.raises(RunFolderError, match=r"the folder holds table4 in size small with --source-list two\.txt"):
+        record_of("table4", "small").claim(tmp_path)
     assert "--target CITYSCAPES --source-list two.txt --out OUT" in command(record).replace(" \\\n    ", " ")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -100,6 +101,15 @@ class StepPlaces(Sampler[list[int]]):
                 yield [step[place] for place in places]
 
 
+def _leave_signals_to_the_run(worker: int) -> None:
+    """A terminal, or who ends a job, signals all processes; the run still wants its pictures to end its step with.
+
+    Workers end when the run lets go of its loader, or is gone.
+    """
+    for kind in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(kind, signal.SIG_IGN)
+
+
 class BatchStream:
     """Endless steps of a data set, each as the batches of this rank's share of it, one for each part.
 
@@ -128,6 +138,7 @@ class BatchStream:
             collate_fn=_collate_or_error,
             pin_memory=pinned,
             persistent_workers=workers > 0,
+            worker_init_fn=_leave_signals_to_the_run,
             # Its own generator: starting a loader must not advance the one that a checkpoint restores.
             generator=torch.Generator().manual_seed(seed),
         )

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ..experiments.carrying_out import refuse_another_run
 from ..experiments.checked_plan import check_plan
 from ..experiments.city import BUDGETS, city_folders, generate, is_city
 from ..experiments.findings import Finding
@@ -89,13 +90,16 @@ def experiment(
     if check and world() > 1:
         raise typer.BadParameter("--check looks at what one process will need; start it without torchrun")
     if not check:
-        from_first(lambda: record.claim(out))
+        from_first(lambda: record.check(out))
     work = {} if check else {job.name: job.cost for job in planned} | {"report": REPORT_COST}
     with ProgressDisplay(work | ({"city": 1.0} if city else {}), overall=None if check else name) as display:
         if city is not None:
             drawing = BUDGETS.get(size, BUDGETS["small"]), city_seed, display, paper.source
             from_first(lambda: generate(city, *drawing))
         if not check:
+            for job in planned:  # a command that is refused leaves the record as it was
+                refuse_another_run(job, folders)
+            from_first(lambda: record.claim(out))
             run_experiment(planned, folders, where, display, processes=jobs)
             pages = write_reports_of(out, display)
     if check:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -27,13 +28,27 @@ LINE_BYTES = 600  # of metrics.jsonl and of TensorBoard's file together, about
 def check_folders(jobs: Sequence[Job], folders: Folders, record: ExperimentRecord, out: Path) -> list[Finding]:
     """What the folder holds already: another experiment or other runs are in the way, finished runs are kept."""
     findings: list[Finding] = []
+    attempted("experiment folder", partial(_try_to_write, out), findings)
     attempted("experiment folder", partial(record.check, out), findings)
+    if findings:
+        return findings
     for job in jobs:
         attempted(job.name, partial(refuse_another_run, job, folders), findings)
     finished = sum(attempted(job.name, job.run.result, []) is not None for job in jobs)
     begun = sum(job.run.recipe_file.is_file() for job in jobs) - finished
     findings.append(Finding("ok", "runs", f"{len(jobs)}: {finished} finished, {begun} begun"))
     return findings
+
+
+def _place_of(out: Path) -> Path:
+    """The folder itself, or what is there already of those that it will lie in."""
+    return next(place for place in (out.absolute(), *out.absolute().parents) if os.path.lexists(place))
+
+
+def _try_to_write(out: Path) -> None:
+    """A file without a name where the runs will write; nothing is left of it."""
+    with tempfile.TemporaryFile(dir=_place_of(out)):
+        pass
 
 
 def left_of(jobs: Sequence[Job]) -> list[Job]:
@@ -119,8 +134,7 @@ def _memory(what: str, peak: int, device: torch.device, measured: Measured, proc
 
 def check_disk(jobs: Sequence[Job], folders: Folders, out: Path, measured: Measured | None) -> Finding:
     """Room for checkpoints, pseudo-labels and logs of the runs that are left, against what is free."""
-    place = next(parent for parent in (out.absolute(), *out.absolute().parents) if parent.is_dir())
-    free = shutil.disk_usage(place).free
+    free = shutil.disk_usage(_place_of(out)).free
     labels = sum(_label_bytes(job, folders) for job in jobs)
     logs = sum(_log_bytes(job) for job in jobs)
     if measured is None:

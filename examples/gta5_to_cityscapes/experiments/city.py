@@ -9,7 +9,6 @@ from typing import Literal
 
 from ..batches.training_data import Folders
 from ..records.progress import Event, Watch
-from ..records.written_files import read_json, write_json
 
 SourceLayout = Literal["gta5", "synthia"]
 
@@ -47,20 +46,15 @@ def is_city(folder: Path) -> bool:
 
 
 def generate(folders: Folders, budget: Budget, seed: int, watch: Watch, source_layout: SourceLayout = "gta5") -> None:
-    """Draw the city unless the very same one is there already."""
+    """Draw what is not there yet; a folder with a city of another seed or picture size is refused.
+
+    Raises:
+        FileExistsError: If another city, or something else, is there.
+    """
     from examples.generated_city import generate_city
 
-    root = folders.source.parent
-    note = root / "city.json"
-    asked = {"seed": seed, **{name: getattr(budget, name) for name in ("source_images", "target_train", "target_val")}}
-    asked["picture"] = list(budget.picture)
-    if source_layout != "gta5":  # earlier versions knew no other and did not say so
-        asked["source_layout"] = source_layout
-    if note.is_file() and read_json(note) == asked:
-        watch(Event("city", budget.pictures, budget.pictures, "already drawn", "finished"))
-        return
     generate_city(
-        root,
+        folders.source.parent,
         source_images=budget.source_images,
         target_train=budget.target_train,
         target_val=budget.target_val,
@@ -70,5 +64,4 @@ def generate(folders: Folders, budget: Budget, seed: int, watch: Watch, source_l
         workers=os.cpu_count() or 1,
         progress=lambda done: watch(Event("city", done, budget.pictures, "drawing")),
     )
-    write_json(note, asked)
     watch(Event("city", budget.pictures, budget.pictures, "drawn", "finished"))

@@ -31,6 +31,8 @@ from ..records.stopping import Stopped, StopRequest
 from .carrying_out import carry_out, refuse_another_run
 from .jobs import Job
 
+TRACEBACK = "error.txt"
+
 
 class RunsFailed(RuntimeError):
     """One or more runs of an experiment ended in an error."""
@@ -244,6 +246,7 @@ def _child(job: Job, folders: Folders, device: torch.device, events: Connection,
     try:
         with _sigint_let_through():
             carry_out(job, folders, device, partial(_pass_on, events))
+            Path(job.run.path, TRACEBACK).unlink(missing_ok=True)  # of a try that failed
     except Stopped as stop:
         events.send(Event(job.name, 0, 1, str(stop), "stopped"))
     except KeyboardInterrupt:
@@ -251,7 +254,7 @@ def _child(job: Job, folders: Folders, device: torch.device, events: Connection,
         events.send(Event(job.name, 0, 1, text, "stopped"))
     except Exception as error:
         text = f"{type(error).__name__}: {error}"
-        where = Path(job.run.path, "error.txt")
+        where = Path(job.run.path, TRACEBACK)
         with suppress(OSError):  # a disk may be full, which is what the text then says
             where.parent.mkdir(parents=True, exist_ok=True)
             where.write_text(traceback.format_exc(), encoding="utf-8")

@@ -93,8 +93,8 @@ def others_needed() -> Iterator[None]:
             raise
         raise RankLostError(
             f"rank {rank()} of {world()}: another process of this run has ended, or did not answer "
-            f"({str(error).splitlines()[0][:200]}). Its own message says why; once that is put right, the same command "
-            "goes on from the last checkpoint."
+            f"({str(error).splitlines()[0][:200]}). Its own message says why, or what started it; once that is put "
+            "right, the same command goes on from the last checkpoint."
         ) from error
 
 

@@ -34,6 +34,12 @@ class ExperimentRecord:
         """Its rows in this size."""
         return self.paper.variants(self.size, self.settings)
 
+    @property
+    def list_options(self) -> list[str]:
+        """The lists as options of the command."""
+        lists = {"--source-list": self.source_list, "--target-list": self.target_list}
+        return [f"{option} {name}" for option, name in lists.items() if name]
+
     def claim(self, folder: Path) -> None:
         """Take the folder for this experiment, or refuse as :meth:`check` does."""
         self.check(folder)
@@ -44,14 +50,18 @@ class ExperimentRecord:
     def check(self, folder: Path) -> None:
         """Refuse a folder that holds another experiment."""
         kept = read_record(folder)
-        if kept is not None and (kept.name, kept.size, kept.settings) != (self.name, self.size, self.settings):
+        if kept is not None and kept._identity() != self._identity():
             raise RunFolderError(
                 f"{folder / FILE}: expected {self._said()}, the folder holds {kept._said()}. "
                 "Choose another --out, or ask for the same."
             )
 
+    def _identity(self) -> tuple[object, ...]:
+        return self.name, self.size, self.settings, self.source_list, self.target_list
+
     def _said(self) -> str:
-        return " ".join([f"{self.name} in size {self.size}", *(f"with {setting}" for setting in self.settings)])
+        asked = [*self.settings, *self.list_options]
+        return " ".join([f"{self.name} in size {self.size}", *(f"with {each}" for each in asked)])
 
 
 def read_record(folder: Path) -> ExperimentRecord | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -29,6 +30,7 @@ class StopRequest:
     def __init__(self, tell: Callable[[], None] | None = None) -> None:
         self.asked = False
         self._tell = tell
+        self._process = os.getpid()
         self._first = 0.0
         self._before: dict[signal.Signals, Any] = {}
 
@@ -45,6 +47,8 @@ class StopRequest:
             signal.signal(name, handler)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:
+            return  # of a loader's process, which has this handler by being forked
         now = time.monotonic()
         if self.asked and now - self._first > PATIENCE_SECONDS:
             raise KeyboardInterrupt

@@ -68,11 +68,7 @@ def command(record: ExperimentRecord) -> str:
         f"python -m examples.gta5_to_cityscapes experiment {record.name} --size {record.size}",
         f"--seeds {','.join(map(str, record.seeds))}",
         "--generate" if record.generated else f"--source {record.paper.source.upper()} --target CITYSCAPES",
-        *(
-            f"--{of}-list {name}"
-            for of, name in (("source", record.source_list), ("target", record.target_list))
-            if name
-        ),
+        *record.list_options,
         "--out OUT",
         *(f"--set {key}={Path(value).name}" for key, _, value in (each.partition("=") for each in record.settings)),
     ]

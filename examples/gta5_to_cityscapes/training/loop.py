@@ -151,10 +151,12 @@ class _Training:
                     self._stop()
             return self._finish(scores or self._evaluate())
         except (DatasetError, FullDiskError) as error:
-            raise type(error)(
+            told = type(error)(
                 f"{self.recipe.title}, after step {self.step}: {error} {self._kept()}; once that is put right, the "
                 "same command goes on."
-            ) from error
+            )
+            told.__dict__.update(error.__dict__)  # who says it, of several processes
+            raise told from error
         finally:
             if self.metrics is not None:
                 self.metrics.close()

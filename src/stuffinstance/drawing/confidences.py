@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +52,8 @@ def draw_confidences(
         ax: Where to draw. Default: a new figure.
 
     Returns:
-        The axes. A class that was never predicted has ``never predicted`` on its row.
+        The axes. A class that was never predicted has ``never predicted`` on its row, one whose threshold is NaN
+        ``no threshold``.
 
     Raises:
         TypeError: If ``rule`` keeps no confidences (:class:`~stuffinstance.AdaptiveThreshold` does not).
@@ -100,6 +102,9 @@ def _draw_class(ax: Axes, place: int, counts: NDArray[np.int64], limit: float) -
     coarse = np.bincount(np.arange(len(counts)) * bins // len(counts), counts, minlength=bins)
     profile = base - _HEIGHT * coarse / coarse.max()
     ax.stairs(profile, edges, baseline=base, fill=True, color=STUFF_BAR, alpha=0.35)
+    if math.isnan(limit):
+        ax.text(1.02, place, f"no threshold; {_short(total)}", va="center", fontsize=8, color=soft)
+        return
     first = min(int(limit * bins), bins - 1)
     ax.stairs(profile[first:], [min(limit, 1.0), *edges[first + 1 :]], baseline=base, fill=True, color=STUFF_BAR)
     left = 1 - np.concatenate([[0], coarse.cumsum()]) / total

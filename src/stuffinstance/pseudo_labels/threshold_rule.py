@@ -151,7 +151,7 @@ class ThresholdRule(nn.Module, ABC):
         return thresholds.to(torch.float64)
 
     def _checked_scores(self, scores: Tensor, predicted: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores, NaN where there is no class, and classes that can be used as an index."""
+        """Scores, NaN where one is not finite or there is no class, and classes that can be used as an index."""
         if not isinstance(scores, Tensor):
             raise TypeError(f"scores must be a floating-point tensor (B, H, W), got {describe(scores)}.")
         if not scores.is_floating_point() or scores.ndim != 3:
@@ -167,7 +167,8 @@ class ThresholdRule(nn.Module, ABC):
             )
         check_class_ids("predicted", predicted, self.num_classes, self.ignore_index, self.validate)
         self._check_device("scores", scores)
-        outside = (scores < 0) | (scores > 1 + 1e-2)  # half precision may carry a score a little beyond 1
+        # What is not finite is left out. Half precision may carry a score a little beyond 1.
+        outside = torch.isfinite(scores) & ((scores < 0) | (scores > 1 + 1e-2))
         if may_read(scores, self.validate) and bool(outside.any()):
             raise ValueError(
                 f"scores must be within 0..1, got {int(outside.sum())} that are not, such as "
@@ -175,7 +176,7 @@ class ThresholdRule(nn.Module, ABC):
             )
         classes = predicted.to(torch.int64)
         within = (classes >= 0) & (classes < self.num_classes)
-        return torch.where(within, scores, torch.nan), torch.where(within, classes, 0)
+        return torch.where(within & torch.isfinite(scores), scores, torch.nan), torch.where(within, classes, 0)
 
     def _check_device(self, name: str, tensor: Tensor) -> None:
         if isinstance(tensor, Tensor):
