@@ -1,7 +1,10 @@
 # Each command sets up what it needs in .venv on first use. Wanted: GNU make and Python 3.10 or newer.
 #   make demo    generate the city, train the six recipes, write the table and the report (10 minutes on 2 cores)
-#   make test    run all tests
-#   make docs    build the site, tutorials and all: docs/_build/html/index.html (a minute; the first time, plus the installation of Sphinx)
+#   make smoke   the same in a minute, on pictures too few and small to learn from
+#   make test    run all tests (7 minutes on 2 cores)
+#   make lint    formatting, lint, types
+#   make docs    build the site, tutorials and all: docs/_build/html/index.html (a minute)
+#   make clean   delete what the others made, the environment and all runs among it
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -15,11 +18,12 @@ OLDEST := .venv-oldest
 .DELETE_ON_ERROR:
 
 help:
-	@sed -n '2,4s/^#  *//p' Makefile
+	@sed -n '2,7s/^#  *//p' Makefile
 
 $(READY): pyproject.toml $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "Python 3.10 or newer is wanted, $(PYTHON) is older: call make with PYTHON=/path/to/python3.11"; exit 1; }
+	@echo "Making an environment in $(VENV): some minutes, 1 to 5 GB."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) pip
 	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[examples]' --group dev
@@ -32,6 +36,7 @@ $(DOCS_READY): $(READY)
 demo: $(READY)
 	$(BIN)/python -m examples.gta5_to_cityscapes demo --out $(DEMO)
 
+smoke: DEMO := runs/smoke
 smoke: $(READY)
 	$(BIN)/python -m examples.gta5_to_cityscapes demo --budget smoke --out $(DEMO)
 
@@ -44,6 +49,7 @@ lint: $(READY)
 	$(BIN)/mypy
 
 docs: $(DOCS_READY)
+	@echo "Running the tutorials and writing the pages; nothing more is said unless something is wrong."
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs docs/_build/html
 
 docs-check: docs

@@ -57,7 +57,7 @@ FEATURES: dict[str, tuple[Change, str]] = {
 }
 LOGITS: dict[str, tuple[Change, str]] = {
     "rank": (lambda x: x[0], r"_logits must be .*\(3, 6, 6\)"),
-    "labels": (lambda x: x.argmax(1), r"_logits must be .*int64"),
+    "labels": (lambda x: x.argmax(1), r"_logits must be .*int64.*are two arguments swapped"),
     "classes": (lambda x: x[:, :2], r"_logits must have K = 3 .*got 2"),
     "batch": (lambda x: x[:1], r"_logits .*B = 1"),
     "size": (lambda x: x[:, :, :, :5], r"_logits .*\(6, 5\)"),

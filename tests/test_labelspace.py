@@ -78,3 +78,8 @@ def test_a_space_that_cannot_be_is_refused(options: dict[str, Any], message: str
 def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"lorry.*truck"):
         si.CITYSCAPES.ids(["lorry"])
+
+
+def test_colours_of_another_scale_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"palette must hold K = 1 colours .* of whole numbers 0\.\.255, got .*0\.5"):
+        si.LabelSpace(names=("road",), stuff=(0,), things=(), palette=((0.5, 0.5, 0.9),))  # type: ignore[arg-type]

@@ -87,9 +87,10 @@ def test_ignored_id_can_be_chosen() -> None:
     assert threshold.pseudo_labels(probabilities).tolist() == [[[-1, -1, 0]]]
 
 
-def test_nothing_seen_is_threshold_zero() -> None:
+def test_nothing_seen_is_threshold_zero_and_a_warning() -> None:
     threshold = si.ClassBalancedThreshold(3)
-    assert threshold.compute().tolist() == [0, 0, 0]
+    with pytest.warns(UserWarning, match="thresholds of no predictions"):
+        assert threshold.compute().tolist() == [0, 0, 0]
     threshold.update(torch.zeros(0, 3, 4, 4))
     assert threshold.counts().tolist() == [0, 0, 0]
 
@@ -135,7 +136,8 @@ def test_state_continues_identically() -> None:
     assert torch.equal(copied.compute(), threshold.compute())
     assert torch.equal(loaded.compute(), threshold.compute())
     threshold.reset()
-    assert threshold.compute().tolist() == [0] * 5
+    with pytest.warns(UserWarning, match="thresholds of no predictions"):
+        assert threshold.compute().tolist() == [0] * 5
     assert int(copied.counts().sum()) == 4 * 64
 
 

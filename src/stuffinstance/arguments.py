@@ -70,10 +70,11 @@ def check_maps(name: str, maps: Tensor, channels: int | None = None, channel_nam
     if not isinstance(maps, Tensor):
         raise TypeError(f"{name} must be a floating-point tensor (B, {wanted}, h, w), got {describe(maps)}.")
     if not maps.is_floating_point() or maps.ndim != 4:
-        raise ValueError(
-            f"{name} must be a floating-point tensor (B, {wanted}, h, w), got {describe(maps)}. "
-            f"For one image pass {name}[None]; reshape transformer tokens (B, h*w, D) to (B, D, h, w) first."
-        )
+        if maps.is_floating_point():
+            advice = f"For one image pass {name}[None]; reshape transformer tokens (B, h*w, D) to (B, D, h, w) first."
+        else:
+            advice = "It holds integers, as labels do, or the argmax of logits: are two arguments swapped?"
+        raise ValueError(f"{name} must be a floating-point tensor (B, {wanted}, h, w), got {describe(maps)}. {advice}")
     if channels is not None and maps.shape[1] != channels:
         raise ValueError(
             f"{name} must have {wanted} channels in dimension 1, got {maps.shape[1]} ({describe(maps)}). "
@@ -97,7 +98,7 @@ def check_feature_size(name: str, logits: Tensor, features: Tensor) -> None:
     if logits.shape[2:] != features.shape[2:]:
         raise ValueError(
             f"{name} must have the features' size (h, w) = {tuple(features.shape[2:])}, got {tuple(logits.shape[2:])}. "
-            "Pass the head's own output, before it is upsampled to the image."
+            "Pass the features that go into the head, and the head's own output, before it is upsampled to the image."
         )
 
 

@@ -141,12 +141,13 @@ def _numbered_names(classes: tuple[Any, ...]) -> tuple[str, ...]:
 def _checked_palette(palette: Sequence[Sequence[int]] | None, num_classes: int) -> tuple[Colour, ...] | None:
     if palette is None:
         return None
+    whole = all(int(value) == value for colour in palette for value in colour)  # 0.5 is of another scale
     colours = tuple(tuple(int(value) for value in colour) for colour in palette)
     right = all(len(colour) == 3 and all(0 <= value <= 255 for value in colour) for colour in colours)
-    if len(colours) != num_classes or not right:
+    if len(colours) != num_classes or not right or not whole:
         raise ValueError(
-            f"palette must hold K = {num_classes} colours (red, green, blue) of 0..255, got {len(colours)} entries: "
-            f"{palette!r}."
+            f"palette must hold K = {num_classes} colours (red, green, blue) of whole numbers 0..255, got "
+            f"{len(colours)} entries: {palette!r}."
         )
     return colours  # type: ignore[return-value]  # the length of each colour was checked above
 

@@ -99,7 +99,7 @@ def test_a_signal_saves_and_says_how_to_go_on(streets: Folders, tmp_path: Path, 
     with pytest.raises(Stopped, match="same command again"):
         train(recipe, run, open_training_data(recipe, streets), device=CPU, watch=interrupt)
     assert 4 <= load_checkpoint(run.checkpoint)["step"] < 12
-    assert told == ["stopping: this step is ended and saved first. Ctrl-C once more ends at once, without saving."]
+    assert told == ["stopping: this step is ended and saved first. Ctrl-C again after 2 seconds ends without saving."]
     assert train(recipe, run, open_training_data(recipe, streets), device=CPU).step == 12
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 

@@ -521,6 +521,12 @@ def test_lists_stand_in_the_command_of_the_page(tmp_path: Path) -> None:
     assert "--target CITYSCAPES --source-list two.txt --out OUT" in command(record).replace(" \\\n    ", " ")
 
 
+@pytest.mark.parametrize("name", PAPER_EXPERIMENTS)
+def test_an_unknown_size_is_refused_with_those_there_are(name: str) -> None:
+    with pytest.raises(RecipeError, match=r"size must be one of full, full-vgg16, small, smoke, got 'tiny'"):
+        plan_paper_experiment(record_of(name, "tiny"), Path("out"))
+
+
 def test_an_unknown_experiment_is_refused_with_those_there_are(tmp_path: Path) -> None:
     shown = CliRunner().invoke(app, ["experiment", "table7", "--generate", "--out", str(tmp_path / "exp")])
     assert shown.exit_code == 2

@@ -24,7 +24,9 @@ from .checkpoint_commands import check, evaluate, pseudo_label
 from .experiment_command import experiment
 from .run_commands import ablation, demo, parts, report, train
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_show_locals=False)
+app = typer.Typer(
+    rich_markup_mode="markdown", add_completion=False, no_args_is_help=True, pretty_exceptions_show_locals=False
+)
 EXPECTED = (
     CheckpointError,
     DamagedFileError,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -24,7 +25,6 @@ from .options import (
     Device,
     GenerateCity,
     Jobs,
-    Out,
     Restyle,
     Seeds,
     Set,
@@ -47,7 +47,13 @@ STYLES = {"ok": "green", "note": "yellow", "missing": "red"}
 
 def experiment(
     name: Annotated[str, typer.Argument(help=f"One of {', '.join(PAPER_EXPERIMENTS)}.")],
-    out: Out,
+    out: Annotated[
+        Path,
+        typer.Option(
+            file_okay=False,
+            help="Experiment folder; runs go to OUT/RECIPE/seedK/, in table3 and table4 to OUT/VALUE/RECIPE/seedK/.",
+        ),
+    ],
     source: SourceOrCity = None,
     target: TargetOrCity = None,
     source_list: SourceList = None,

@@ -42,7 +42,7 @@ CitySeed = Annotated[int, typer.Option(min=0, help="Seed of the city that --gene
 Seeds = Annotated[str, typer.Option(help="Seeds set apart by commas.")]
 Jobs = Annotated[int, typer.Option(min=1, help="Runs at a time, each with its share of the cores.")]
 SizeName = Annotated[str, typer.Option(help="full (the authors'), full-vgg16, small (two CPU cores) or smoke.")]
-Out = Annotated[Path, typer.Option(file_okay=False, help="Experiment folder; runs go to OUT/<recipe>/seed<k>/.")]
+Out = Annotated[Path, typer.Option(file_okay=False, help="Experiment folder; runs go to OUT/RECIPE/seedK/.")]
 Classes = Annotated[str, typer.Option(help="Classes to score: all, 16, 13, or names set apart by commas.")]
 Set = Annotated[
     list[str] | None,
@@ -132,6 +132,9 @@ def checkpoint_file(path: Path | None) -> Path | None:
     if path is None or not path.is_dir():
         return path
     run = RunFolder(path)
+    if not run.recipe_file.is_file() and (runs := sorted(path.glob("*/seed*/recipe.json"))):
+        names = ", ".join(str(file.parent) for file in runs[:8])
+        raise CheckpointError(f"folder {path}: expected the folder of one run, it holds {len(runs)}: {names}.")
     if run.recipe_file.is_file() and (fused := read_json(run.recipe_file).get("fused_of")):
         raise CheckpointError(
             f"run folder {path}: expected a run that was trained, it holds the mean of {' and '.join(fused)}, which "

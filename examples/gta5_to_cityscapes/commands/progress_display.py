@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from datetime import timedelta
 from types import TracebackType
 
 from rich.console import Console
@@ -11,16 +12,26 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    Task,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from ..ranks.group import is_first
 from ..records.progress import Event
 
 LINES_PER_TASK = 5
+
+
+class _TimeLeft(TimeRemainingColumn):
+    """Of a bar by its own speed; where the bar brings its own estimate, that."""
+
+    def render(self, task: Task) -> Text:
+        own = task.fields.get("left")
+        return super().render(task) if own is None else Text(own, style="progress.remaining")
 
 
 class ProgressDisplay:
@@ -42,7 +53,7 @@ class ProgressDisplay:
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("left"),
-            TimeRemainingColumn(elapsed_when_finished=False),
+            _TimeLeft(elapsed_when_finished=False),
             TextColumn("{task.fields[note]}"),
             console=self.console,
             speed_estimate_period=120.0,
@@ -54,7 +65,7 @@ class ProgressDisplay:
         self._lines: dict[str, int] = {}
         self._overall = None
         if overall is not None:
-            self._overall = self._bars.add_task(overall, total=100, note="")
+            self._overall = self._bars.add_task(overall, total=100, note="", left="-:--:--")
 
     def __enter__(self) -> ProgressDisplay:
         self._bars.start()
@@ -87,7 +98,7 @@ class ProgressDisplay:
             self._share_at_start += share * self.costs.get(event.task, 0.0) / (sum(self.costs.values()) or 1.0)
         self.done[event.task] = share
         if self._overall is not None:
-            self._bars.update(self._overall, completed=round(100 * self.share, 1))
+            self._bars.update(self._overall, completed=round(100 * self.share), left=self._time_left())
         if not self.console.is_terminal:
             self._print_line(event)
 
@@ -98,11 +109,13 @@ class ProgressDisplay:
         return sum(self.costs.get(task, 0.0) * done for task, done in self.done.items()) / total
 
     def _time_left(self) -> str:
+        """By what this call has done in its time; not less than any of the bars says."""
         done = self.share - self._share_at_start
         if done < 1e-6:  # nothing yet, but for rounding
-            return "?:??"
-        seconds = int((time.monotonic() - self._started) * (1 - self.share) / done)
-        return f"{seconds // 60}:{seconds % 60:02}"
+            return "-:--:--"
+        seconds = (time.monotonic() - self._started) * (1 - self.share) / done
+        bars = (bar.time_remaining for bar in self._bars.tasks if bar.id != self._overall and not bar.finished)
+        return str(timedelta(seconds=int(max(seconds, *(left or 0.0 for left in bars), 0.0))))
 
     def _print_line(self, event: Event) -> None:
         mark = LINES_PER_TASK * event.done // max(1, event.total)

@@ -27,7 +27,7 @@ from ..batches.training_data import Folders
 from ..ranks.group import world
 from ..records.progress import Event, Watch
 from ..records.run_folder import RunFolder
-from ..records.stopping import Stopped, StopRequest
+from ..records.stopping import ONCE_MORE, Stopped, StopRequest
 from .carrying_out import carry_out, refuse_another_run
 from .jobs import Job
 
@@ -181,7 +181,7 @@ class _Pool:
         )
 
     def _tell_of_stopping(self) -> None:
-        note = "stopping: its step is ended and saved first. Ctrl-C once more ends at once, without saving."
+        note = f"stopping: its step is ended and saved first. {ONCE_MORE}"
         for each in self.running:
             self.watch(Event(each.job.name, 0, 1, note, "stopping"))
 

@@ -122,6 +122,13 @@ class Recipe(Shared):
         return restyled_towards_it or any(getattr(self, group) is not None for group in adapting)
 
 
+def size_named(name: str, overrides: Sequence[str] = ()) -> Size:
+    """The settings of a size, some of them set otherwise."""
+    if name not in SIZES:
+        raise RecipeError(f"size must be one of {', '.join(SIZES)}, got {name!r}.")
+    return override(SIZES[name], overrides)
+
+
 def compose_recipe(
     name: str,
     size: str = "small",
@@ -136,11 +143,9 @@ def compose_recipe(
     Overrides speak about the size, which all recipes share; a setting of a part that this recipe
     does not use is therefore allowed and without effect, so one list serves a whole ablation.
     """
-    if size not in SIZES:
-        raise RecipeError(f"size must be one of {', '.join(SIZES)}, got {size!r}.")
     parts = parts_of(name)
     needed = stands_on(name)
-    chosen = override(SIZES[size], overrides)
+    chosen = size_named(size, overrides)
     layouts = layouts or Layouts()
     space: SpaceName = "synthia16" if layouts.source == "synthia" else "cityscapes"
     try:

@@ -30,7 +30,7 @@ from ..records.metrics import Metrics
 from ..records.progress import Event, Watch, unwatched
 from ..records.run_folder import Result, RunFolder
 from ..records.step_cost import StepCost
-from ..records.stopping import Stopped, StopRequest
+from ..records.stopping import ONCE_MORE, Stopped, StopRequest
 from ..records.written_files import FullDiskError
 from .evaluation import Scores, evaluate_recipe
 from .optimisers import learning_rate_factor, set_learning_rates
@@ -84,7 +84,7 @@ def train(
     watch = watch if is_first() else unwatched
 
     def tell_of_stopping() -> None:
-        note = "stopping: this step is ended and saved first. Ctrl-C once more ends at once, without saving."
+        note = f"stopping: this step is ended and saved first. {ONCE_MORE}"
         watch(Event(recipe.title, 0, 1, note, "stopping"))
 
     with StopRequest(tell_of_stopping) as request, repeatable_kernels(recipe.deterministic, device), others_needed():

@@ -23,8 +23,7 @@ def axes_on(ax: Axes | None, height: float, width: float = README_WIDTH) -> Axes
     """
     if importlib.util.find_spec("matplotlib") is None:
         raise BackendUnavailableError(
-            "drawing needs the package 'matplotlib', which is not installed. "
-            "Install it with: pip install 'stuffinstance[draw]'."
+            "drawing needs the package 'matplotlib', which is not installed. Install it with: pip install matplotlib."
         )
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor
 
+from stuffinstance.arguments import may_read
 from stuffinstance.distributed import Sync, sum_over_ranks
 from stuffinstance.pseudo_labels.confidence_histogram import HistogramRule
 from stuffinstance.pseudo_labels.threshold_rule import check_fraction
@@ -67,9 +70,20 @@ class ClassBalancedThreshold(HistogramRule):
         self.cap = cap
 
     def compute(self) -> Tensor:
-        """The K thresholds so far, (K,) float64, on the histogram's device."""
+        """The K thresholds so far, (K,) float64, on the histogram's device; 0 for a class that was never predicted.
+
+        Warns:
+            UserWarning: If no pixel of any class was seen, so that all thresholds are 0 and keep everything. Looked at
+                where probabilities are checked.
+        """
         counts = sum_over_ranks(self.histogram, self.sync)
         total = counts.sum(1)
+        if may_read(total, self.validate) and not bool(total.any()):
+            warnings.warn(
+                "thresholds of no predictions are 0, which keeps every pixel: call update(probabilities) over the "
+                "target data first.",
+                stacklevel=2,
+            )
         # round() is half to even, like the released code's
         place = torch.round(total.to(torch.float64) * self.quantile).to(torch.int64)
         edge = self._confidence_at(counts, torch.minimum(place, total - 1))
