@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +12,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..experiments.carrying_out import refuse_another_run
 from ..experiments.checked_plan import check_plan
 from ..experiments.city import BUDGETS, city_folders, generate, is_city
 from ..experiments.findings import Finding
@@ -103,10 +103,9 @@ def experiment(
             drawing = BUDGETS.get(size, BUDGETS["small"]), city_seed, display, paper.source
             from_first(lambda: generate(city, *drawing))
         if not check:
-            for job in planned:  # a command that is refused leaves the record as it was
-                refuse_another_run(job, folders)
-            from_first(lambda: record.claim(out))
-            run_experiment(planned, folders, where, display, processes=jobs)
+            # A command that is refused leaves the record as it was.
+            claim = partial(from_first, partial(record.claim, out))
+            run_experiment(planned, folders, where, display, processes=jobs, begin=claim)
             pages = write_reports_of(out, display)
     if check:
         _tell(check_plan(planned, folders, record, out, where, steps=check_steps, processes=jobs, tell=_tell_timing))

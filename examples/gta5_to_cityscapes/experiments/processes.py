@@ -12,7 +12,7 @@ import multiprocessing
 import os
 import signal
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -39,11 +39,18 @@ class RunsFailed(RuntimeError):
 
 
 def run_experiment(
-    jobs: Sequence[Job], folders: Folders, device: torch.device, watch: Watch, *, processes: int = 1
+    jobs: Sequence[Job],
+    folders: Folders,
+    device: torch.device,
+    watch: Watch,
+    *,
+    processes: int = 1,
+    begin: Callable[[], None] | None = None,
 ) -> None:
     """Carry out every job that has no result yet, ``processes`` at a time.
 
-    Ranks of a process group carry them out together, one at a time; there the first error ends it all.
+    Ranks of a process group carry them out together, one at a time; there the first error ends it all. ``begin`` is
+    called once no folder is in the way, before anything is written.
 
     Raises:
         Stopped: After Ctrl-C, once every run that was going on has saved its state.
@@ -53,6 +60,8 @@ def run_experiment(
         raise ValueError(f"processes must be at least 1, got {processes}.")
     for job in jobs:
         refuse_another_run(job, folders)
+    if begin is not None:
+        begin()
     left = [job for job in jobs if job.run.result() is None]
     for job in jobs:
         if job not in left:
