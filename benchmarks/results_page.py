@@ -1,6 +1,6 @@
-"""A run's results as one Markdown page: where it ran, which targets it meets, and every time."""
+"""A run's results as one Markdown page: which targets it meets, every time, and where it ran."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.measurement import Measurement, Verdict
@@ -19,12 +19,11 @@ def results_page(parts: Parts, verdicts: Sequence[Verdict], plots: Sequence[str]
         plots: File names of the charts, relative to the page.
     """
     device = next((str(where["device"]) for where, _ in parts.values()), "nothing measured")
-    lines = [f"# Benchmarks on {device}", "", "## Where", ""]
-    lines += _table(
-        ["part", "commit", "date", "processor", "threads", "versions"],
-        [[name, *_where(where)] for name, (where, _) in parts.items()],
-    )
-    lines += ["", "## Targets", ""]
+    lines = [f"# Benchmarks on {'a CPU' if device == 'cpu' else device}", ""]
+    quick = [name for name, (where, _) in parts.items() if where["quick"]]
+    if quick:
+        lines += [f"Of a quick run, these times mean nothing: {', '.join(quick)}.", ""]
+    lines += ["## Targets", ""]
     lines += _table(
         ["target", "measured", "verdict", "why"],
         [[one.description, _number(one.measured), one.verdict, one.reason] for one in verdicts],
@@ -35,6 +34,7 @@ def results_page(parts: Parts, verdicts: Sequence[Verdict], plots: Sequence[str]
         lines += ["", f"## {name}"]
         for case in dict.fromkeys(one.case for one in measurements):
             lines += ["", f"### {case}", "", *_case([one for one in measurements if one.case == case])]
+    lines += ["", "## Where", "", *_places({name: where for name, (where, _) in parts.items()})]
     return "\n".join(lines) + "\n"
 
 
@@ -62,14 +62,28 @@ def _row(one: Measurement) -> list[str]:
     return [one.way, in_words(timing.median_ms), quartiles, str(timing.repeats), floors, more]
 
 
+def _places(places: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A row a part; versions that all parts share are told once, below."""
+    versions = {name: dict(where["versions"]) for name, where in places.items()}
+    shared = set.intersection(*(set(held.items()) for held in versions.values())) if versions else set()
+    own = {name: _versions(one for one in held.items() if one not in shared) for name, held in versions.items()}
+    differ = any(own.values())
+    head = ["part", "commit", "date", "processor", "threads", *(["also"] if differ else [])]
+    rows = [[name, *_where(where), *([own[name]] if differ else [])] for name, where in places.items()]
+    first = next(iter(versions.values()), {})
+    told = _versions(one for one in first.items() if one in shared)
+    return _table(head, rows) + (["", f"{'All parts: ' if len(places) > 1 else ''}{told}."] if told else [])
+
+
+def _versions(held: Iterable[tuple[str, str]]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in held)
+
+
 def _where(where: Mapping[str, Any]) -> list[str]:
     commit = str(where["commit"] or "unknown")[:10] + (" with changes" if where["dirty"] else "")
-    if where["quick"]:
-        commit += ", quick run: these times mean nothing"
-    versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
     load = where.get("load")  # parts of earlier versions did not ask
     processor = f"{where['cpu']}, {where['cores']} cores" + ("" if load is None else f", load {load} before")
-    return [commit, where["date"], processor, str(where["threads"]), versions]
+    return [commit, where["date"], processor, str(where["threads"])]
 
 
 def _number(value: float | int | str | None) -> str:

@@ -212,7 +212,8 @@ def verdicts(
 def _verdict(name: str, target: Target, results: Results, reason: str | None) -> Verdict:
     bound = target.bound(results.device)
     if bound is None:
-        return Verdict(name, target.description, None, "unmeasured", "asked for on the other kind of device")
+        other = "a GPU" if results.device == "cpu" else "a CPU"
+        return Verdict(name, target.description, None, "unmeasured", f"asked for on {other}")
     description = f"{target.description}: {bound}"
     measured = target.quantity(results)
     if measured is None:

@@ -21,6 +21,7 @@ from benchmarks.labelling_ways import WAYS, Found
 from benchmarks.measurement import Floor, Measurement, Settings, Timing, WrongResult, read_measurements
 from benchmarks.measurement import write_measurements as write
 from benchmarks.region_oracle import expected_regions, fault, fault_of_largest, fault_of_numbers
+from benchmarks.results_page import results_page
 from benchmarks.targets import TARGETS
 from benchmarks.timing import peak_memory, time_in_turn
 from tests import oracles
@@ -63,9 +64,26 @@ def test_every_target_has_a_row_on_the_page(quick_run: Path) -> None:
     page = (quick_run / "cpu.md").read_text()
     for target in TARGETS.values():
         assert f"| {target.description}" in page
-    assert "these times mean nothing" in page
+    assert "# Benchmarks on a CPU\n\nOf a quick run, these times mean nothing: components, thresholds." in page
+    headings = [line for line in page.splitlines() if line.startswith("## ")]
+    assert headings == ["## Targets", "## components", "## thresholds", "## Where"]
+    assert page.index("## Targets") < page.index("![cpu_components.png]") < page.index("## components")
+    assert page.count(f"torch {torch.__version__}") == 1  # of both parts the same
+    assert "| unmeasured | asked for on a GPU |" in page
     assert "![cpu_components.png](cpu_components.png)" in page
     assert (quick_run / "cpu_components.png").stat().st_size > 1000
+
+
+def test_versions_that_differ_stand_beside_their_part() -> None:
+    where = {"commit": "1" * 40, "dirty": False, "device": "NVIDIA H100", "cpu": "Xeon", "cores": 2, "threads": 1}
+    where |= {"quick": False, "date": "2026-01-01"}
+    one = where | {"versions": {"torch": "2.5", "numpy": "2.0"}}
+    other = where | {"versions": {"torch": "2.6", "numpy": "2.0", "pillow": "13"}}
+    page = results_page({"step": (one, []), "loader": (other, [])}, [], [])
+    assert page.startswith("# Benchmarks on NVIDIA H100\n\n## Targets")
+    assert "| step | 1111111111 | 2026-01-01 | Xeon, 2 cores | 1 | torch 2.5 |" in page
+    assert "| loader | 1111111111 | 2026-01-01 | Xeon, 2 cores | 1 | torch 2.6, pillow 13 |" in page
+    assert page.endswith("\n\nAll parts: numpy 2.0.\n")
 
 
 def test_a_second_run_replaces_its_part_alone(quick_run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
