@@ -186,7 +186,7 @@ def test_a_curves_page_tells_what_was_lost_after_the_highest_point(tmp_path: Pat
         )  # the later line holds
     html, text = page_of(record_of("figure2", "small", seeds=(0, 1)), tmp_path)
     assert "| AA | 36.0 | 80 | 30.0 ± 0.0 | – | 2 | 41.4 | – |" in text
-    assert "| AA + SIM | 30.0 | 100 | 30.0 ± 0.0 | +0.0 ± 0.0 | 2 | – | – |" in text
+    assert "| AA + SIM | 30.0 | 100 | 30.0 ± 0.0 | 0.0 ± 0.0 | 2 | – | – |" in text
     assert "AA 36.0 at most and 30.0 at the end" in html
     assert (tmp_path / "report" / "figure2.png").is_file()
 

@@ -21,11 +21,12 @@ from examples.gta5_to_cityscapes.report.ablation_table import (
     Spread,
     adapted_recipe,
     build_ablation_table,
+    minutes_text,
     per_class_rows,
 )
 from examples.gta5_to_cityscapes.report.bank_charts import draw_bank_fill, read_banks
 from examples.gta5_to_cityscapes.report.costs import build_cost_rows, build_status_rows
-from examples.gta5_to_cityscapes.report.curves import Curve, loss_curves, miou_curves
+from examples.gta5_to_cityscapes.report.curves import Curve, loss_curves, miou_curves, never_matched
 from examples.gta5_to_cityscapes.report.markdown_tables import ablation_markdown, gain_text
 from examples.gta5_to_cityscapes.report.page import gather_content, headline_numbers, render_page
 from examples.gta5_to_cityscapes.report.region_pictures import draw_regions
@@ -233,9 +234,46 @@ def test_unfinished_and_missing_runs_are_named_and_not_counted(tmp_path: Path) -
     assert "No checkpoint holds banks yet" in text
 
 
-@pytest.mark.parametrize(("mean", "text"), [(-0.04, "+0.0"), (0.04, "+0.0"), (-0.06, "−0.1"), (0.06, "+0.1")])
-def test_a_gain_that_rounds_to_nothing_has_no_minus(mean: float, text: str) -> None:
+@pytest.mark.parametrize(("mean", "text"), [(-0.04, "0.0"), (0.04, "0.0"), (-0.06, "−0.1"), (0.06, "+0.1")])
+def test_a_gain_that_rounds_to_nothing_has_no_sign(mean: float, text: str) -> None:
     assert Spread(mean, None, 1).text(signed=True) == text
+    assert Spread(mean, 0.6, 3).text(signed=True) == f"{text} ± 0.6"
+
+
+@pytest.mark.parametrize(
+    ("scores", "share"),
+    [
+        ((20.0, 25.0, 30.0), "50 %"),
+        ((20.0, 20.0, 30.0), "0 %"),
+        ((20.0, 15.0, 30.0), None),  # adaptation lost
+        ((20.0, 13.2, 21.9), None),  # of so small a gap any share is luck
+        ((20.0, 22.0, 15.0), None),  # no gap at all
+    ],
+)
+def test_the_share_of_the_gap_is_told_where_it_means_something(
+    tmp_path: Path, scores: tuple[float, ...], share: str | None
+) -> None:
+    for recipe, miou in zip(("source", "aa", "target-only"), scores, strict=True):
+        make_run(tmp_path, recipe, 0, miou)
+    numbers = headline_numbers(build_ablation_table(read_experiment(tmp_path)), "aa")
+    assert [text for _, text in numbers[:3]] == [f"{miou:.1f}" for miou in scores]
+    assert [text for _, text in numbers[3:]] == ([share] if share else [])
+
+
+def test_minutes_of_a_very_short_run_are_not_nothing() -> None:
+    assert [minutes_text(Spread(value, 0.01, 3)) for value in (0.049, 0.06)] == ["<0.1", "0.1 ± 0.0"]
+    assert minutes_text(None) == "–"
+
+
+def test_the_page_says_why_a_matching_loss_has_no_line(tmp_path: Path) -> None:
+    make_run(tmp_path, "aa+it", 0, 20.0)
+    metrics = make_run(tmp_path, "aa+it+sim", 0, 20.0) / "metrics.jsonl"
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    lines = [line | {"loss/instance": 0.0} if line["kind"] == "train" else line for line in lines]
+    metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (sentence,) = never_matched(read_experiment(tmp_path))
+    assert sentence.startswith("Instance matching has no line for “+ SIM”: nothing was matched there")
+    assert sentence in render_page(gather_content(read_experiment(tmp_path)))
 
 
 def test_damaged_files_become_sentences_not_failures(tmp_path: Path) -> None:

@@ -133,7 +133,7 @@ def test_steps_in_all_count_every_run_that_a_recipe_stands_on_once(tmp_path: Pat
     assert fused.minutes_in_all == f"{(4 * 50 + 4) / 60:.1f}"
     assert costs["CAG round 2"].minutes_in_all == "–"
     text = ablation_markdown(table, (), ())
-    assert "| `cbst2` | CBST round 2 | 20.0 | +0.0 (over source only) | 1 | – | – | 300 | 2.5 |" in text
+    assert "| `cbst2` | CBST round 2 | 20.0 | 0.0 (over source only) | 1 | – | – | 300 | 2.5 |" in text
 
 
 def test_a_mean_of_networks_has_no_curve(tmp_path: Path) -> None:

@@ -33,9 +33,18 @@ class Spread:
         return cls(statistics.fmean(values), deviation, len(values))
 
     def text(self, *, signed: bool = False, digits: int = 1) -> str:
-        rounded = round(self.mean, digits) + 0.0  # which makes −0.0 0.0
-        mean = f"{rounded:{'+' if signed else ''}.{digits}f}".replace("-", "−")
+        mean = signed_number(self.mean, digits) if signed else _number(self.mean, digits)
         return mean if self.deviation is None else f"{mean} ± {self.deviation:.{digits}f}"
+
+
+def signed_number(value: float, digits: int = 1) -> str:
+    """A gain as it is printed; what rounds to nothing has no sign."""
+    text = _number(value, digits)
+    return f"+{text}" if round(value, digits) > 0 else text
+
+
+def _number(value: float, digits: int) -> str:
+    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")  # + 0.0 makes −0.0 0.0
 
 
 @dataclass(frozen=True)
@@ -162,6 +171,13 @@ def minutes_in_all(experiment: Experiment, recipe: str) -> Spread | None:
         if seconds and len(known) == len(seconds):
             times.append(sum(known) / 60)
     return Spread.over(times)
+
+
+def minutes_text(minutes: Spread | None) -> str:
+    """Minutes as they are printed; what would be 0.0 was short, not nothing."""
+    if minutes is None:
+        return "–"
+    return "<0.1" if round(minutes.mean, 1) == 0 else minutes.text()
 
 
 def _row_above(recipe: str, scores: dict[str, dict[int, float]]) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .ablation_table import Spread, minutes_in_all, steps_in_all
+from .ablation_table import Spread, minutes_in_all, minutes_text, steps_in_all
 from .recipe_names import title
 from .results import STEP_MEANS, Experiment, Run
 
@@ -46,12 +46,11 @@ def build_cost_rows(experiment: Experiment) -> tuple[CostRow, ...]:
         timed = [(run.last_step, run.cost.seconds) for run in runs if run.cost.seconds]
         means = {name: [value for run in runs if (value := getattr(run.cost, name)) is not None] for name in STEP_MEANS}
         steps = sorted({run.result.step for run in runs if run.result})
-        minutes = minutes_in_all(experiment, recipe)
         rows.append(
             CostRow(
                 title(recipe),
                 " or ".join(f"{step:,}" for step in steps),
-                _text([seconds / 60 for _, seconds in timed], 1),
+                minutes_text(Spread.over([seconds / 60 for _, seconds in timed])),
                 _text([step / seconds for step, seconds in timed if step], 2),
                 _text([1e3 * seconds for seconds in means["seconds_per_step"]], 1),
                 _text(means["images_per_second"], 1),
@@ -60,7 +59,7 @@ def build_cost_rows(experiment: Experiment) -> tuple[CostRow, ...]:
                 _text([r.cost.peak_memory_bytes / 2**30 for r in runs if r.cost.peak_memory_bytes], 2),
                 len(runs),
                 steps_in_all(experiment, recipe),
-                minutes.text() if minutes else "–",
+                minutes_text(minutes_in_all(experiment, recipe)),
             )
         )
     return tuple(rows)

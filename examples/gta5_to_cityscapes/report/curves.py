@@ -36,6 +36,7 @@ LOSSES = {
     "mixed": "Class mixing: cross-entropy on mixed pictures",
     "masked": "Masking: cross-entropy where blocks are hidden",
 }
+MATCHING_LOSSES = {"stuff": "Stuff matching", "instance": "Instance matching"}
 LABEL_FREE: dict[Literal["entropy", "density"], str] = {
     "entropy": "Entropy of the predictions: lower is more certain",
     "density": "Soft neighbourhood density: higher is denser",
@@ -108,6 +109,26 @@ def loss_curves(experiment: Experiment, loss: str) -> dict[str, Curve]:
         if curve:
             curves[recipe] = curve
     return curves
+
+
+def never_matched(experiment: Experiment) -> tuple[str, ...]:
+    """Why recipes with matching have no line in a chart of its losses: one sentence a loss that stayed 0."""
+    sentences = []
+    for loss, kind in MATCHING_LOSSES.items():
+        key = f"loss/{loss}"
+        without = [
+            title(recipe)
+            for recipe in experiment.recipes
+            if "sim" in recipe.split("+")
+            and (values := [line[key] for run in experiment.of(recipe) for line in run.training if key in line])
+            and not any(values)
+        ]
+        if without:
+            sentences.append(
+                f"{kind} has no line for “{'” and “'.join(without)}”: nothing was matched there. With the "
+                "default preset nothing is until a bank is full."
+            )
+    return tuple(sentences)
 
 
 def _binned(run: Run, key: str, width: int) -> dict[int, float]:

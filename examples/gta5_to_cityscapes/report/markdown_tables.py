@@ -9,6 +9,8 @@ from .ablation_table import (
     AblationTable,
     ClassRow,
     is_next_rung,
+    minutes_text,
+    signed_number,
 )
 from .recipe_names import title
 
@@ -63,9 +65,9 @@ def _cells(row: AblationRow) -> tuple[str, ...]:
         gain_text(row),
         row.seed_text,
         f"{row.paper:.1f}" if row.paper is not None else "–",
-        f"{row.paper_gain:+.1f}" if row.paper_gain is not None else "–",
+        signed_number(row.paper_gain) if row.paper_gain is not None else "–",
         row.steps,
-        row.minutes.text() if row.minutes else "–",
+        minutes_text(row.minutes),
     )
 
 

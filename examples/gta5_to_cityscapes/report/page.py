@@ -12,6 +12,7 @@ from .ablation_table import (
     adapted_recipe,
     build_ablation_table,
     per_class_rows,
+    signed_number,
 )
 from .bank_charts import (
     Banks,
@@ -20,7 +21,7 @@ from .bank_charts import (
     read_banks,
 )
 from .costs import build_cost_rows, build_status_rows, environment_rows
-from .curves import draw_label_free_curves, draw_loss_curves, draw_miou_curves
+from .curves import draw_label_free_curves, draw_loss_curves, draw_miou_curves, never_matched
 from .drawn_figure import DARK, LIGHT, Drawn
 from .markdown_tables import ablation_markdown, gain_text
 from .picture_rows import PictureRows, build_picture_rows
@@ -35,6 +36,8 @@ from .threshold_charts import (
     build_threshold_tables,
     draw_thresholds,
 )
+
+SMALLEST_GAP = 2.0  # points of mIoU between source only and target only of which a share is told
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ class Content:
     figures: dict[str, Drawn]
     label_free: tuple[Drawn, ...]
     losses: tuple[Drawn, ...]
+    unmatched: tuple[str, ...]
     problems: tuple[str, ...]
 
 
@@ -106,6 +110,7 @@ def gather_content(experiment: Experiment) -> Content:
         figures={figure.name: figure for figure in drawn if figure},
         label_free=draw_label_free_curves(experiment),
         losses=draw_loss_curves(experiment),
+        unmatched=never_matched(experiment),
         problems=(
             *experiment.problems,
             *(p for run in experiment.runs for p in run.problems),
@@ -134,16 +139,20 @@ def render_page(content: Content) -> str:
         dark=DARK,
         tint=_tint,
         gain=gain_text,
+        signed=signed_number,
     )
 
 
 def headline_numbers(table: AblationTable, adapted: str | None) -> tuple[tuple[str, str], ...]:
-    """The three numbers that a reader looks for, and the share of the gap that adaptation closes."""
+    """The three numbers that a reader looks for, and the share of the gap that adaptation closes.
+
+    A share of a gap no larger than luck, or of one that adaptation widened, would be a number without a meaning.
+    """
     rows = [row for name in (SOURCE, adapted, TARGET_ONLY) if name and (row := table.row(name)) and row.miou]
     numbers = [(f"{row.title}, mIoU", row.miou.text()) for row in rows if row.miou]
     if len(rows) == 3:
         low, middle, high = (row.miou.mean for row in rows if row.miou)
-        if high > low:
+        if high - low >= SMALLEST_GAP and middle >= low:
             numbers.append(("of the gap to target only closed", f"{100 * (middle - low) / (high - low):.0f} %"))
     return tuple(numbers)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..records.experiment_record import ExperimentRecord
-from .ablation_table import ONE_SEED, Spread
+from .ablation_table import ONE_SEED, Spread, minutes_text, signed_number
 from .costs import environment_rows
 from .drawn_figure import DARK, LIGHT, Drawn
 from .markdown_tables import markdown_table
@@ -101,7 +101,7 @@ def _cells(row: PaperRow) -> tuple[str, ...]:
         row.gain.text(signed=True) if row.gain else "–",
         row.seed_text,
         "–" if row.variant.published is None else f"{row.variant.published:.1f}",
-        "–" if row.paper_gain is None else f"{row.paper_gain:+.1f}".replace("-", "−"),
+        "–" if row.paper_gain is None else signed_number(row.paper_gain),
     )
 
 
@@ -197,7 +197,7 @@ def _costs(record: ExperimentRecord, rows: Sequence[PaperRow]) -> Table:
     name = record.paper.sweep.symbol if record.paper.sweep else "recipe"
     return (
         (name, "steps in all", "minutes in all", "peak memory, GiB"),
-        [(row.label, row.steps, _text(row.minutes, 1), _text(row.memory, 2)) for row in rows],
+        [(row.label, row.steps, minutes_text(row.minutes), _text(row.memory, 2)) for row in rows],
     )
 
 

@@ -57,7 +57,7 @@ def _row(preview: Preview, run: Run, space: si.LabelSpace, most: int) -> tuple[C
     cells = []
     for heading, labels in (("truth", preview.labels), (title(run.recipe), preview.prediction)):
         figure, total, outlined = draw_regions(preview.image, labels, space, most)
-        note = f"{total} regions of things, {outlined} outlined"
+        note = f"{total} region{'' if total == 1 else 's'} of things, {outlined} outlined"
         alt = f"Regions in preview {preview.name}, {heading}: {note}; stuff is in its class colour."
         cells.append(Cell(heading, note, alt, encode_figure(figure)))
     return tuple(cells)
