@@ -37,11 +37,16 @@ drawing.draw_label_map(labels, space, ax=axes[1])
 # same class and touch; with ``connectivity=8``, the default and the released code's
 # choice, corners count as touching.
 
+
+def count_of_regions(count):
+    return f"{count} region{'' if count == 1 else 's'} of things"
+
+
 for connectivity in (4, 8):
     numbers = si.connected_components(
         labels, classes=space.things, connectivity=connectivity
     )
-    print(f"{connectivity} neighbours: {int(numbers.max())} regions of things")
+    print(f"{connectivity} neighbours: {count_of_regions(int(numbers.max()))}")
 
 # %%
 # The largest of each class
@@ -95,4 +100,4 @@ for stride in (1, 4, 8):
     )
     count = int(si.connected_components(small, classes=space.things).max())
     height, width = small.shape[1:]
-    print(f"stride {stride}: {height}x{width} pixels, {count} regions of things")
+    print(f"stride {stride}: {height}x{width} pixels, {count_of_regions(count)}")

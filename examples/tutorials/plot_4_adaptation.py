@@ -158,8 +158,8 @@ def evaluate(networks):
 #
 # Two seeds of each; the marks are the IoU over both. The weight of matching is 0.1, since
 # these are 200 steps on simple, noisy pictures; the published 0.01 is for 200 000 steps.
-# It is no advice for photographs: on those of :doc:`../camvid` matching added nothing to
-# the mean, with either weight.
+# It is no advice for photographs: on :doc:`those of CamVid <../camvid>` matching added
+# nothing to the mean, with either weight.
 
 runs = {"source only": 0.0, "with matching": 0.1}
 trained = {
