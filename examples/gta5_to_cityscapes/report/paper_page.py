@@ -16,7 +16,7 @@ from .paper_rows import PaperRow, gain_is_over, read_rows
 from .report_files import template, write_whole
 from .results import Run
 
-LINE_LENGTH = 115  # of the command
+LINE_LENGTH = 88  # of the command, which a page of the site then shows whole
 Table = tuple[tuple[str, ...], list[tuple[str, ...]]]  # head and rows
 
 
