@@ -245,3 +245,24 @@ def test_classifier_weights_are_not_saved_with_the_banks() -> None:
     sim = make(classifier=torch.nn.Linear(6, 5))
     assert set(sim.state_dict()) == set(make().state_dict())
     assert not list(sim.parameters())
+
+
+@pytest.mark.parametrize("preset", ["code", "paper"])
+def test_a_forgotten_update_is_told_once(preset: str) -> None:
+    sim, (features, _, logits) = make(preset), batch(3)
+    for _ in range(99):
+        sim(features, logits)
+    with pytest.warns(UserWarning, match="no row was ever written, .* call update"):
+        losses = sim(features, logits)
+    assert losses == (0, 0)
+    for _ in range(101):
+        sim(features, logits)
+
+
+def test_banks_that_were_loaded_are_not_empty() -> None:
+    full, sim, (features, labels, logits) = make("paper"), make("paper"), batch(3)
+    while not full.stuff_bank.written.any():
+        full.update(features, labels, logits)
+    sim.load_state_dict(full.state_dict())
+    for _ in range(101):
+        sim(features, logits)

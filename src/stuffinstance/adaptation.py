@@ -1,5 +1,6 @@
 """The façade: banks and losses of stuff and instance matching behind two calls, one before and one in the loss."""
 
+import warnings
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -16,6 +17,7 @@ from stuffinstance.arguments import (
     check_on_device,
     check_positive,
     check_same_batch,
+    may_read,
 )
 from stuffinstance.banks import Classifier, InstanceBank, StuffBank
 from stuffinstance.best_class import best_class
@@ -43,6 +45,7 @@ class Preset:
     warm_up: bool
 
 
+_CALLS_UNTIL_DOUBT = 100
 PRESETS = {
     "code": Preset(distance="l1_mean", warm_up=True),
     "paper": Preset(distance="l1_squared", warm_up=False),
@@ -119,6 +122,7 @@ class StuffInstanceMatching(nn.Module):
         self.preset = preset
         self.validate = validate
         self._classifier = [classifier]
+        self._calls = 0
         choices = PRESETS[preset]
         self.stuff_bank = StuffBank(space.stuff, feature_dim, capacity, sync=sync)
         self.instance_bank = InstanceBank(space.things, feature_dim, capacity * max_instances, max_instances, sync=sync)
@@ -175,7 +179,11 @@ class StuffInstanceMatching(nn.Module):
 
         Raises:
             ValueError: If ranks, dtypes, sizes, devices or class ids cannot be right.
+
+        Warns:
+            UserWarning: At the hundredth call, if no row was ever written to the banks. Looked at as class ids are.
         """
+        self._notice_empty_banks()
         self._check("target", target_features, target_logits, pseudo_labels, "pseudo_labels")
         check_feature_size("target_logits", target_logits, target_features)
         labels = best_class(target_logits.detach())[1]
@@ -183,6 +191,21 @@ class StuffInstanceMatching(nn.Module):
             labels = merge_pseudo_labels(labels, pseudo_labels, self.space.ignore_index)
         stuff, instance = self._pool(target_features, labels)
         return MatchingLosses(self.stuff_loss.of_rows(*stuff), self.instance_loss.of_rows(*instance))
+
+    def _notice_empty_banks(self) -> None:
+        """Losses of 0 because ``update`` was forgotten look like those of a warm-up: say so, once."""
+        if torch.compiler.is_compiling():
+            return
+        self._calls += 1
+        if self._calls == _CALLS_UNTIL_DOUBT and may_read(self.stuff_bank.written, self.validate):
+            if bool(self.stuff_bank.written.any()) or bool(self.instance_bank.written.any()):
+                return
+            warnings.warn(
+                f"{self._calls} calls have found banks to which no row was ever written, so both losses were 0: call "
+                "update(source_features, source_labels, source_logits) in each step, after the source's forward pass. "
+                "If you do, the network has not predicted a single source region correctly yet.",
+                stacklevel=3,
+            )
 
     def _pool(self, features: Tensor, labels: Tensor) -> tuple[tuple[Tensor, Regions], tuple[Tensor, Regions]]:
         """Mean features of stuff and things together: one pass over the feature map."""
