@@ -415,6 +415,11 @@ def test_durations_are_said_as_people_say_them(seconds: float, said: str) -> Non
 # --- the command
 
 
+def asked(name: str, streets: Folders, *more: str) -> list[str]:
+    """What a person types for an experiment on the tiny streets."""
+    return ["experiment", name, "--source", str(streets.source), "--target", str(streets.target), *more]
+
+
 def test_a_sweep_runs_to_its_end_and_then_trains_nothing_again(
     streets: Folders, quiet: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -424,16 +429,7 @@ def test_a_sweep_runs_to_its_end_and_then_trains_nothing_again(
     monkeypatch.setitem(PAPER_EXPERIMENTS, "table4", replace(table4, sweep=two))
     out = tmp_path / "exp"
     settings = [word for item in (*quiet, "schedule.steps=2") for word in ("--set", item)]
-    words = [
-        "experiment",
-        "table4",
-        "--source",
-        str(streets.source),
-        "--target",
-        str(streets.target),
-        "--out",
-        str(out),
-    ]
+    words = asked("table4", streets, "--out", str(out))
     words += ["--size", "smoke", "--seeds", "0", "--device", "cpu", *settings]
 
     def run(*more: str) -> str:
@@ -455,7 +451,7 @@ def test_a_sweep_runs_to_its_end_and_then_trains_nothing_again(
 
 
 def test_lists_choose_the_pictures_of_an_experiment(streets: Folders, tmp_path: Path) -> None:
-    words = ["experiment", "table3", "--source", str(streets.source), "--target", str(streets.target)]
+    words = asked("table3", streets)
     words += ["--size", "smoke", "--out", str(tmp_path / "exp"), "--check", "--check-steps", "0"]
     source, target = tmp_path / "source.txt", tmp_path / "target.txt"
     for file, folder, pattern in (
@@ -472,16 +468,7 @@ def test_a_refused_command_leaves_the_record_as_it_was(
     streets: Folders, quiet: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "exp"
-    words = [
-        "experiment",
-        "table3",
-        "--source",
-        str(streets.source),
-        "--target",
-        str(streets.target),
-        "--size",
-        "smoke",
-    ]
+    words = asked("table3", streets, "--size", "smoke")
     words += ["--out", str(out), *(word for item in quiet for word in ("--set", item)), "--device", "cpu"]
     record = record_of("table3", "smoke", *quiet)
     (job, *_) = plan_paper_experiment(record, out)
@@ -495,16 +482,7 @@ def test_a_refused_command_leaves_the_record_as_it_was(
 @pytest.mark.parametrize("place", ["file/exp", "x" * 300])
 def test_a_folder_that_cannot_be_written_is_missing(streets: Folders, tmp_path: Path, place: str) -> None:
     (tmp_path / "file").touch()
-    words = [
-        "experiment",
-        "table3",
-        "--source",
-        str(streets.source),
-        "--target",
-        str(streets.target),
-        "--size",
-        "smoke",
-    ]
+    words = asked("table3", streets, "--size", "smoke")
     shown = CliRunner().invoke(
         app, [*words, "--out", str(tmp_path / place), "--check", "--check-steps", "0"], catch_exceptions=False
     )
@@ -535,7 +513,7 @@ def test_an_unknown_experiment_is_refused_with_those_there_are(tmp_path: Path) -
 
 
 def test_restyled_pictures_without_a_use_are_refused(streets: Folders, tmp_path: Path) -> None:
-    words = ["experiment", "figure2", "--source", str(streets.source), "--target", str(streets.target)]
+    words = asked("figure2", streets)
     shown = CliRunner().invoke(app, [*words, "--restyle", "lab", "--out", str(tmp_path / "exp")])
     assert shown.exit_code == 2
     assert "none that is asked for has that part" in " ".join(shown.output.replace("│", " ").split())

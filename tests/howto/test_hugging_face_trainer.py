@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch.utils.data import Dataset
 
-from tests.howto.trainer_page import TrainerPage, banks, check_training, run, weights
+from tests.howto.trainer_page import TrainerPage, banks, check_training, run, seeded, weights
 from tests.howto.two_cities import SPACE, Pictures
 
 transformers = pytest.importorskip("transformers")
@@ -41,11 +41,6 @@ def names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setattr(transformers, "SegformerConfig", small)
     data = {"source_dataset": Items(Pictures(64, "source")), "target_dataset": Items(Pictures(24, "target"))}
     return {**data, "space": SPACE, "steps": 16, "folder": tmp_path}
-
-
-def seeded(code: str, names: dict[str, Any]) -> dict[str, Any]:
-    torch.manual_seed(0)
-    return run(code, dict(names))
 
 
 def test_it_trains_with_the_lines_and_without(names: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.howto.trainer_page import TrainerPage, banks, check_training, run, weights
+from tests.howto.trainer_page import TrainerPage, banks, check_training, run, seeded, weights
 from tests.howto.two_cities import given
 
 PAGE = TrainerPage("segmentation_models_pytorch")
@@ -51,11 +51,6 @@ def names(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_p
         except (ImportError, RuntimeError) as error:  # torchvision made for another build of torch: RuntimeError
             pytest.skip(f"segmentation_models_pytorch cannot be imported: {error}")
     return {**given(), "epochs": 2, "folder": tmp_path}
-
-
-def seeded(code: str, names: dict[str, Any]) -> dict[str, Any]:
-    torch.manual_seed(0)
-    return run(code, dict(names))
 
 
 def test_it_trains_with_the_lines_and_without(names: dict[str, Any]) -> None:

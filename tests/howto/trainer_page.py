@@ -51,6 +51,12 @@ def run(code: str, names: dict[str, Any]) -> dict[str, Any]:
     return names
 
 
+def seeded(code: str, names: dict[str, Any]) -> dict[str, Any]:
+    """The same from the same random numbers, leaving ``names`` as they are."""
+    torch.manual_seed(0)
+    return run(code, dict(names))
+
+
 def weights(network: nn.Module) -> Tensor:
     """All weights of a network in one row, copied."""
     return torch.cat([p.detach().flatten().cpu() for p in network.parameters()]).clone()

@@ -19,7 +19,7 @@ from ..recipes import RecipeError
 from ..records.checkpoints import CheckpointError
 from ..records.run_folder import RunFolderError
 from ..records.stopping import Stopped
-from ..records.written_files import DamagedFileError, FullDiskError
+from ..records.written_files import DamagedFileError
 from .checkpoint_commands import check, evaluate, pseudo_label
 from .experiment_command import experiment
 from .run_commands import ablation, demo, parts, report, train
@@ -32,8 +32,7 @@ EXPECTED = (
     DamagedFileError,
     DatasetError,
     FloatingPointError,
-    FullDiskError,
-    OSError,  # a file or folder that is not there, not to be written, of a name too long, a city of other settings
+    OSError,  # a full disk, a file or folder that is not there or cannot be written, a city of other settings
     RankLostError,
     RecipeError,
     RunFolderError,

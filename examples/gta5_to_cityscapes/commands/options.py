@@ -132,14 +132,15 @@ def checkpoint_file(path: Path | None) -> Path | None:
     if path is None or not path.is_dir():
         return path
     run = RunFolder(path)
-    if not run.recipe_file.is_file() and (runs := sorted(path.glob("*/seed*/recipe.json"))):
+    if run.recipe_file.is_file():
+        if fused := read_json(run.recipe_file).get("fused_of"):
+            raise CheckpointError(
+                f"run folder {path}: expected a run that was trained, it holds the mean of {' and '.join(fused)}, "
+                "which has no checkpoint. Its scores are in result.json; for anything else give one of those two runs."
+            )
+    elif runs := sorted(path.glob("*/seed*/recipe.json")):
         names = ", ".join(str(file.parent) for file in runs[:8])
         raise CheckpointError(f"folder {path}: expected the folder of one run, it holds {len(runs)}: {names}.")
-    if run.recipe_file.is_file() and (fused := read_json(run.recipe_file).get("fused_of")):
-        raise CheckpointError(
-            f"run folder {path}: expected a run that was trained, it holds the mean of {' and '.join(fused)}, which "
-            "has no checkpoint. Its scores are in result.json; for anything else give one of those two runs."
-        )
     return run.checkpoint
 
 

@@ -144,10 +144,10 @@ def ablation(
         overrides=overrides_of(settings, restyle),
     )
     refuse_restyling_without_effect(restyle, [job.recipe for job in planned])
-    costs = {job.name: job.cost for job in planned} | {"city": 1.0 if generate_city else 0.0, "report": REPORT_COST}
+    costs = {job.name: job.cost for job in planned} | {"city": 1.0 if city else 0.0, "report": REPORT_COST}
     with ProgressDisplay(costs, overall="all") as display:
-        if generate_city:
-            from_first(lambda: generate(city_folders(out), BUDGETS["small"], city_seed, display))
+        if city is not None:
+            from_first(lambda: generate(city, BUDGETS["small"], city_seed, display))
         run_experiment(planned, folders, device_named(device), display, processes=jobs)
         pages = write_reports_of(out, display)
     print_pages(pages)

@@ -9,16 +9,7 @@ import torch
 
 from ..batches.restyling import RestyledPictures, restyled_folder
 from ..batches.training_data import Folders, open_labelled, open_target, open_validation
-from ..data import (
-    PUBLISHED_PICTURES,
-    DatasetError,
-    Layout,
-    SegmentationDataset,
-    UnreadableFile,
-    describe,
-    mismatched_pairs,
-    unreadable_files,
-)
+from ..data import PUBLISHED_PICTURES, Layout, SegmentationDataset, describe, mismatched_pairs, unreadable_files
 from ..recipes import Recipe
 from ..training.recipe_network import start_network
 from .findings import Finding, attempted
@@ -32,8 +23,7 @@ def check_data(recipes: Sequence[Recipe], folders: Folders, sample: int = 20) ->
         if dataset is None:
             continue
         findings.append(_count(what, len(dataset), PUBLISHED_PICTURES.get((layout, split))))
-        look = _look_into if dataset.files[0].labels is not None else _look_at_pictures
-        attempted(what, partial(look, what, dataset, sample, findings), findings)
+        attempted(what, partial(_look_into, what, dataset, sample, findings), findings)
     return findings
 
 
@@ -61,26 +51,8 @@ def _count(what: str, pictures: int, published: int | None) -> Finding:
     return Finding("note", what, f"{pictures:,} pictures, {published:,} were published")
 
 
-def _look_at_pictures(what: str, dataset: SegmentationDataset, sample: int, findings: list[Finding]) -> None:
-    """The headers of all, ``sample`` of them whole."""
-    unreadable = unreadable_files(dataset)
-    dataset.leave_out([each.name for each in unreadable])
-    for place in range(0, len(dataset), max(1, len(dataset) // sample)):
-        try:
-            dataset[place]
-        except DatasetError as error:
-            unreadable.append(UnreadableFile(dataset.files[place].name, str(error)))
-    _tell_of(unreadable, what, findings)
-
-
-def _tell_of(unreadable: Sequence[UnreadableFile], what: str, findings: list[Finding]) -> None:
-    if unreadable:
-        files = "1 file" if len(unreadable) == 1 else f"{len(unreadable)} files"
-        text = f"{files} cannot be read, the first: {unreadable[0].reason}"
-        findings.append(Finding("missing", what, text))
-
-
 def _look_into(what: str, dataset: SegmentationDataset, sample: int, findings: list[Finding]) -> None:
+    labelled = dataset.files[0].labels is not None
     unreadable = unreadable_files(dataset)
     dataset.leave_out([each.name for each in unreadable])
     misfits = mismatched_pairs(dataset)
@@ -91,8 +63,11 @@ def _look_into(what: str, dataset: SegmentationDataset, sample: int, findings: l
         dataset.leave_out(misfits)
     found = describe(dataset, sample) if len(dataset) else None
     unreadable += found.unreadable if found else []
-    _tell_of(unreadable, what, findings)
-    if found is None or not found.sampled:
+    if unreadable:
+        files = "1 file" if len(unreadable) == 1 else f"{len(unreadable)} files"
+        text = f"{files} cannot be read, the first: {unreadable[0].reason}"
+        findings.append(Finding("missing", what, text))
+    if not labelled or found is None or not found.sampled:
         return
     if found.unknown_ids:
         text = f"ids that the layout does not define, ignored (id: pixels): {found.unknown_ids}"

@@ -21,6 +21,7 @@ from ..training.timed_steps import TimedSteps, time_steps_apart
 from .carrying_out import refuse_another_run
 from .findings import Finding, attempted
 from .jobs import Job
+from .processes import threads_of_a_run
 
 LINE_BYTES = 600  # of metrics.jsonl and of TensorBoard's file together, about
 
@@ -90,7 +91,7 @@ def measure(
     if not timed:
         findings.append(Finding("note", "timed steps", "every run that is left needs labels of another; none timed"))
         return None
-    threads = torch.get_num_threads() if processes == 1 else max(1, (os.cpu_count() or 1) // processes)
+    threads = threads_of_a_run(processes)
     cheapest, costliest = timed[0], timed[-1]
     found: list[TimedSteps] = []
     for job in (costliest, cheapest) if cheapest.cost < costliest.cost else (costliest,):

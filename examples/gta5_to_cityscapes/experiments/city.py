@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING
 
 from ..batches.training_data import Folders
 from ..records.progress import Event, Watch
 
-SourceLayout = Literal["gta5", "synthia"]
+if TYPE_CHECKING:
+    from examples.generated_city.generation import SourceLayout
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from ..batches.training_data import Folders
 from ..ranks.group import world
 from ..records.progress import Event, Watch
 from ..records.run_folder import RunFolder
-from ..records.stopping import ONCE_MORE, Stopped, StopRequest
+from ..records.stopping import STOPPING, Stopped, StopRequest
 from .carrying_out import carry_out, refuse_another_run
 from .jobs import Job
 
@@ -74,6 +74,11 @@ def run_experiment(
         _Pool(left, folders, device, watch, processes).run()
 
 
+def threads_of_a_run(processes: int) -> int:
+    """One run alone has the threads that this process was told to use, several have each their share of the cores."""
+    return torch.get_num_threads() if processes == 1 else max(1, (os.cpu_count() or 1) // processes)
+
+
 @dataclass(frozen=True)
 class _Running:
     """A job under way: its process, and the end of the pipe on which it says how far it is."""
@@ -91,8 +96,7 @@ class _Pool:
     ) -> None:
         self.waiting = list(jobs)
         self.folders, self.device, self.watch, self.processes = folders, device, watch, processes
-        # One run alone has the threads that this process was told to use.
-        self.threads = torch.get_num_threads() if processes == 1 else max(1, (os.cpu_count() or 1) // processes)
+        self.threads = threads_of_a_run(processes)
         self.context = multiprocessing.get_context("spawn")
         self.running: list[_Running] = []
         self.failures: dict[str, str] = {}
@@ -190,9 +194,8 @@ class _Pool:
         )
 
     def _tell_of_stopping(self) -> None:
-        note = f"stopping: its step is ended and saved first. {ONCE_MORE}"
         for each in self.running:
-            self.watch(Event(each.job.name, 0, 1, note, "stopping"))
+            self.watch(Event(each.job.name, 0, 1, STOPPING, "stopping"))
 
     def _pass_on_the_signal(self) -> None:
         for each in self.running:

@@ -42,19 +42,19 @@ class ExperimentRecord:
 
     def claim(self, folder: Path) -> None:
         """Take the folder for this experiment, or refuse as :meth:`check` does."""
-        self.check(folder)
-        kept = read_record(folder)
+        kept = self.check(folder)
         seeds = sorted({*self.seeds, *(kept.seeds if kept else ())})
         write_json(folder / FILE, {**vars(self), "seeds": seeds, "settings": list(self.settings)})
 
-    def check(self, folder: Path) -> None:
-        """Refuse a folder that holds another experiment."""
+    def check(self, folder: Path) -> ExperimentRecord | None:
+        """What the folder holds of this experiment already; another one is refused."""
         kept = read_record(folder)
         if kept is not None and kept._identity() != self._identity():
             raise RunFolderError(
                 f"{folder / FILE}: expected {self._said()}, the folder holds {kept._said()}. "
                 "Choose another --out, or ask for the same."
             )
+        return kept
 
     def _identity(self) -> tuple[object, ...]:
         return self.name, self.size, self.settings, self.source_list, self.target_list

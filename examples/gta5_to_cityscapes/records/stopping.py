@@ -11,7 +11,10 @@ from types import FrameType, TracebackType
 from typing import Any
 
 PATIENCE_SECONDS = 2.0
-ONCE_MORE = f"Ctrl-C again after {PATIENCE_SECONDS:.0f} seconds ends without saving."
+STOPPING = (
+    "stopping: this step is ended and saved first. "
+    f"Ctrl-C again after {PATIENCE_SECONDS:.0f} seconds ends without saving."
+)
 
 
 class Stopped(Exception):

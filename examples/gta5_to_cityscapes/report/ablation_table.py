@@ -173,11 +173,14 @@ def minutes_in_all(experiment: Experiment, recipe: str) -> Spread | None:
     return Spread.over(times)
 
 
+def spread_text(spread: Spread | None, digits: int = 1) -> str:
+    """A dash where there is none."""
+    return spread.text(digits=digits) if spread else "–"
+
+
 def minutes_text(minutes: Spread | None) -> str:
     """Minutes as they are printed; what would be 0.0 was short, not nothing."""
-    if minutes is None:
-        return "–"
-    return "<0.1" if round(minutes.mean, 1) == 0 else minutes.text()
+    return "<0.1" if minutes and round(minutes.mean, 1) == 0 else spread_text(minutes)
 
 
 def _row_above(recipe: str, scores: dict[str, dict[int, float]]) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .ablation_table import Spread, minutes_in_all, minutes_text, steps_in_all
+from .ablation_table import Spread, minutes_in_all, minutes_text, spread_text, steps_in_all
 from .recipe_names import title
 from .results import STEP_MEANS, Experiment, Run
 
@@ -66,8 +66,7 @@ def build_cost_rows(experiment: Experiment) -> tuple[CostRow, ...]:
 
 
 def _text(values: list[float], digits: int) -> str:
-    spread = Spread.over(values)
-    return spread.text(digits=digits) if spread else "–"
+    return spread_text(Spread.over(values), digits)
 
 
 def build_status_rows(experiment: Experiment) -> tuple[StatusRow, ...]:

@@ -36,7 +36,7 @@ LOSSES = {
     "mixed": "Class mixing: cross-entropy on mixed pictures",
     "masked": "Masking: cross-entropy where blocks are hidden",
 }
-MATCHING_LOSSES = {"stuff": "Stuff matching", "instance": "Instance matching"}
+MATCHING_LOSSES = ("stuff", "instance")
 LABEL_FREE: dict[Literal["entropy", "density"], str] = {
     "entropy": "Entropy of the predictions: lower is more certain",
     "density": "Soft neighbourhood density: higher is denser",
@@ -66,7 +66,7 @@ class Curve:
 
 def miou_curves(experiment: Experiment) -> dict[str, Curve]:
     """mIoU in percent over iterations, per recipe, finished or not; a mean of networks has no iterations."""
-    return _over_evaluations(experiment, lambda e: None if e.miou is None else 100 * e.miou)
+    return _over_evaluations(experiment, miou_in_percent)
 
 
 def label_free_curves(experiment: Experiment, score: Literal["entropy", "density"]) -> dict[str, Curve]:
@@ -75,15 +75,20 @@ def label_free_curves(experiment: Experiment, score: Literal["entropy", "density
 
 
 def _over_evaluations(experiment: Experiment, value: Callable[[Evaluation], float | None]) -> dict[str, Curve]:
-    curves = {}
-    for recipe in experiment.recipes:
-        series = [
-            {e.step: found for e in run.evaluations if e.step and (found := value(e)) is not None}
-            for run in experiment.of(recipe)
-        ]
-        if curve := Curve.over(series):
-            curves[recipe] = curve
-    return curves
+    curves = {recipe: curve_of(experiment.of(recipe), value) for recipe in experiment.recipes}
+    return {recipe: curve for recipe, curve in curves.items() if curve}
+
+
+def curve_of(runs: Sequence[Run], value: Callable[[Evaluation], float | None]) -> Curve | None:
+    """A score over iterations, of runs that differ in their seeds; None where it was never taken."""
+    return Curve.over(
+        [{e.step: found for e in run.evaluations if e.step and (found := value(e)) is not None} for run in runs]
+    )
+
+
+def miou_in_percent(evaluation: Evaluation) -> float | None:
+    """None where it was not taken."""
+    return None if evaluation.miou is None else 100 * evaluation.miou
 
 
 def loss_names(experiment: Experiment) -> tuple[str, ...]:
@@ -114,8 +119,8 @@ def loss_curves(experiment: Experiment, loss: str) -> dict[str, Curve]:
 def never_matched(experiment: Experiment) -> tuple[str, ...]:
     """Why recipes with matching have no line in a chart of its losses: one sentence a loss that stayed 0."""
     sentences = []
-    for loss, kind in MATCHING_LOSSES.items():
-        key = f"loss/{loss}"
+    for loss in MATCHING_LOSSES:
+        kind, key = LOSSES[loss].partition(":")[0], f"loss/{loss}"
         without = [
             title(recipe)
             for recipe in experiment.recipes

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from ..recipes.paper_experiments import Sweep
 from ..records.experiment_record import ExperimentRecord
-from .curves import Curve, paint_curves
+from .curves import Curve, curve_of, miou_in_percent, paint_curves
 from .drawn_figure import Drawn, Theme, add_legend, draw, name_rows, recipe_lines
 from .paper_rows import PaperRow
 
@@ -97,12 +97,8 @@ def _write(axes: Axes, x: float, y: float, text: str, theme: Theme) -> None:
 
 def training_curves(rows: Sequence[PaperRow]) -> dict[str, Curve]:
     """mIoU in percent along training by row, of runs under way too."""
-    curves = {}
-    for row in rows:
-        series = [{e.step: 100 * e.miou for e in run.evaluations if e.miou is not None} for run in row.runs]
-        if series and (curve := Curve.over(series)):
-            curves[row.label] = curve
-    return curves
+    curves = {row.label: curve_of(row.runs, miou_in_percent) for row in rows}
+    return {label: curve for label, curve in curves.items() if curve}
 
 
 def _draw_training(record: ExperimentRecord, rows: Sequence[PaperRow]) -> Drawn | None:

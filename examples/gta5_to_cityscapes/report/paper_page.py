@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..records.experiment_record import ExperimentRecord
-from .ablation_table import ONE_SEED, Spread, minutes_text, signed_number
+from .ablation_table import ONE_SEED, minutes_text, signed_number, spread_text
 from .costs import environment_rows
 from .drawn_figure import DARK, LIGHT, Drawn
 from .markdown_tables import markdown_table
@@ -197,12 +197,8 @@ def _costs(record: ExperimentRecord, rows: Sequence[PaperRow]) -> Table:
     name = record.paper.sweep.symbol if record.paper.sweep else "recipe"
     return (
         (name, "steps in all", "minutes in all", "peak memory, GiB"),
-        [(row.label, row.steps, minutes_text(row.minutes), _text(row.memory, 2)) for row in rows],
+        [(row.label, row.steps, minutes_text(row.minutes), spread_text(row.memory, 2)) for row in rows],
     )
-
-
-def _text(spread: Spread | None, digits: int) -> str:
-    return spread.text(digits=digits) if spread else "–"
 
 
 def _markdown(content: dict[str, Any]) -> str:

@@ -30,7 +30,7 @@ from ..records.metrics import Metrics
 from ..records.progress import Event, Watch, unwatched
 from ..records.run_folder import Result, RunFolder
 from ..records.step_cost import StepCost
-from ..records.stopping import ONCE_MORE, Stopped, StopRequest
+from ..records.stopping import STOPPING, Stopped, StopRequest
 from ..records.written_files import FullDiskError
 from .evaluation import Scores, evaluate_recipe
 from .optimisers import learning_rate_factor, set_learning_rates
@@ -84,8 +84,7 @@ def train(
     watch = watch if is_first() else unwatched
 
     def tell_of_stopping() -> None:
-        note = f"stopping: this step is ended and saved first. {ONCE_MORE}"
-        watch(Event(recipe.title, 0, 1, note, "stopping"))
+        watch(Event(recipe.title, 0, 1, STOPPING, "stopping"))
 
     with StopRequest(tell_of_stopping) as request, repeatable_kernels(recipe.deterministic, device), others_needed():
         return _Training(recipe, run, data, device, watch, start).run_to_the_end(request, stop_after)
@@ -151,12 +150,12 @@ class _Training:
                     self._stop()
             return self._finish(scores or self._evaluate())
         except (DatasetError, FullDiskError) as error:
-            told = type(error)(
+            # The same error goes on: which of several processes says it is noted on it.
+            error.args = (
                 f"{self.recipe.title}, after step {self.step}: {error} {self._kept()}; once that is put right, the "
-                "same command goes on."
+                "same command goes on.",
             )
-            told.__dict__.update(error.__dict__)  # who says it, of several processes
-            raise told from error
+            raise
         finally:
             if self.metrics is not None:
                 self.metrics.close()

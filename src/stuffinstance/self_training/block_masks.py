@@ -68,6 +68,7 @@ def mask_blocks(
 
 
 def _channel_values(fill: float | Sequence[float], channels: int) -> tuple[float, ...]:
+    # A tuple of types, not int | float, which torch 2.4 cannot compile.
     values = (float(fill),) if isinstance(fill, (int, float)) else tuple(float(value) for value in fill)
     if len(values) not in (1, channels):
         raise ValueError(f"fill must be one number or C = {channels} of them, got {len(values)}: {fill!r}.")

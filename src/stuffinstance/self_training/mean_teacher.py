@@ -111,6 +111,7 @@ def _tensors(kind: str, teacher: nn.Module, network: nn.Module) -> tuple[list[Te
     """Parameters or buffers of both, in one order."""
     own: dict[str, Tensor] = dict(getattr(teacher, f"named_{kind}")())
     new: dict[str, Tensor] = dict(getattr(network, f"named_{kind}")())
+    # Sets of the names, not own.keys() ^ new.keys(), which torch 2.4 cannot compile.
     odd = sorted(set(own) ^ set(new)) or [name for name in own if own[name].shape != new[name].shape]
     if odd:
         raise ValueError(
