@@ -9,6 +9,7 @@ from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
+from torch._guards import detect_fake_mode
 
 INTEGER_DTYPES = frozenset(
     {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32, torch.uint64}
@@ -42,9 +43,15 @@ def _is_array(value: object) -> bool:
 
 def may_read(tensor: Tensor, validate: bool = False) -> bool:
     """Whether looking at the values of ``tensor`` is allowed: free on a CPU, asked for elsewhere."""
-    if torch.compiler.is_compiling() or tensor.device.type == "meta":
+    if torch.compiler.is_compiling() or tensor.device.type == "meta" or _stands_for_values(tensor):
         return False
     return validate or tensor.device.type == "cpu"
+
+
+def _stands_for_values(tensor: Tensor) -> bool:
+    """Whether it has no values of its own: a fake tensor (or any within a ``FakeTensorMode``), or one that a transform
+    of ``torch.func`` has wrapped."""
+    return torch._C._functorch.is_functorch_wrapped_tensor(tensor) or detect_fake_mode(tensor) is not None
 
 
 def check_label_map(name: str, labels: Tensor) -> None:
@@ -131,8 +138,8 @@ def check_class_ids(name: str, labels: Tensor, num_classes: int, ignore_index: i
 
 
 def check_finite(name: str, tensor: Tensor) -> None:
-    """Require finite values. Reads the tensor: call it in ``validate=True`` mode only; compiled code passes it by."""
-    if torch.compiler.is_compiling():
+    """Require finite values. Reads the tensor where that can be done: call it in ``validate=True`` mode only."""
+    if not may_read(tensor, validate=True):
         return
     if not bool(torch.isfinite(tensor).all()):
         bad = int((~torch.isfinite(tensor)).sum())

@@ -48,20 +48,16 @@ def _l2(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _l1_ranking(rows: Tensor, bank: Tensor) -> Tensor:
-    if _is_eager_cpu(rows):
+    if may_read(rows):
         return _summed_differences(rows, bank, torch.Tensor.abs_)
     return torch.cdist(rows, bank, p=1.0)
 
 
 def _l2_ranking(rows: Tensor, bank: Tensor) -> Tensor:
-    if _is_eager_cpu(rows):
+    if may_read(rows):
         return _summed_differences(rows, bank, torch.Tensor.square_)
     # Not through a matrix product: its cancellation could pick another row than the definition does.
     return torch.cdist(rows, bank, p=2.0, compute_mode="donot_use_mm_for_euclid_dist")
-
-
-def _is_eager_cpu(rows: Tensor) -> bool:
-    return rows.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def _summed_differences(rows: Tensor, bank: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
@@ -144,10 +140,11 @@ def nearest_distance(
         exact = torch.promote_types(rows.dtype, bank.dtype)
         rows, bank = rows.to(exact), bank.detach().to(exact)
         with torch.no_grad():
-            if wanted is not None and wanted.numel() and may_read(rows):
-                index = _nearest_of_wanted(rows, bank, filled, distance, wanted)
+            fixed = rows.detach()  # without a forward-mode gradient either
+            if wanted is not None and wanted.numel() and may_read(fixed):
+                index = _nearest_of_wanted(fixed, bank, filled, distance, wanted)
             else:
-                index = _nearest(rows, bank, filled, distance)  # (C, N)
+                index = _nearest(fixed, bank, filled, distance)  # (C, N)
         nearest = bank.gather(1, index[:, :, None].expand(-1, -1, bank.shape[2]))
         return distance.between(rows, nearest), index
 

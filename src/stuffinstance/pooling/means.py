@@ -84,7 +84,7 @@ def region_mean(
                 f"regions must hold 0 (none) and 1..R = {num_regions}, got numbers from {lowest} to {highest}. "
                 "Pass num_regions, or clear the ignored pixels to 0."
             )
-    sums = torch.ops.stuffinstance.region_sums(features, number, num_regions, backend)  # (B, D, R)
+    sums = _differentiable_sums(features, number, num_regions, backend)  # (B, D, R)
     area = sums.new_zeros(number.shape[0], num_regions + 1).scatter_add(
         1, number, torch.ones_like(number, dtype=sums.dtype)
     )
@@ -136,3 +136,46 @@ def _spread(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
 
 
 _region_sums.register_autograd(_spread, setup_context=_remember)
+
+
+class _TransformedSums(torch.autograd.Function):
+    """The operator within ``torch.func``'s transforms, which cannot use the gradient that an operator registers."""
+
+    @staticmethod
+    def forward(features: Tensor, number: Tensor, num_regions: int, backend: str) -> Tensor:
+        sums: Tensor = torch.ops.stuffinstance.region_sums(features, number, num_regions, backend)
+        return sums
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, int, str], output: Tensor) -> None:
+        _remember(ctx, inputs, output)
+        ctx.save_for_forward(inputs[1])
+        ctx.settings = inputs[2:]
+
+    @staticmethod
+    def jvp(ctx: Any, change: Tensor, *_: None) -> Tensor:
+        (number,) = ctx.saved_tensors
+        return _differentiable_sums(change, number, *ctx.settings)  # linear in the features
+
+    @staticmethod
+    def backward(ctx: Any, *gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        return _spread(ctx, *gradient)
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[int | None, ...], features: Tensor, number: Tensor, num_regions: int, backend: str
+    ) -> tuple[Tensor, int]:
+        """What is mapped over are more images."""
+        several = [
+            tensor.expand(info.batch_size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
+            for tensor, dim in zip((features, number), in_dims, strict=False)
+        ]
+        sums: Tensor = _TransformedSums.apply(*(each.flatten(0, 1) for each in several), num_regions, backend)
+        return sums.unflatten(0, several[0].shape[:2]), 0
+
+
+def _differentiable_sums(features: Tensor, number: Tensor, num_regions: int, backend: str) -> Tensor:
+    transformed = not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+    form = _TransformedSums.apply if transformed else torch.ops.stuffinstance.region_sums
+    sums: Tensor = form(features, number, num_regions, backend)
+    return sums

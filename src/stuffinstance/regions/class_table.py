@@ -10,6 +10,7 @@ from torch import Tag, Tensor
 from torch.library import define, impl, register_fake
 
 from stuffinstance.regions.runs import Integers, find_runs
+from stuffinstance.regions.vmap_rule import register_vmap_rule
 
 _LARGEST_TABLE = 2**16
 
@@ -91,3 +92,6 @@ def searched_positions(labels: Tensor, classes: Sequence[int]) -> Tensor:
 @register_fake("stuffinstance::class_positions")  # type: ignore[untyped-decorator]
 def _(labels: Tensor, classes: list[int]) -> Tensor:
     return torch.empty_like(labels, dtype=torch.int64, memory_format=torch.contiguous_format)
+
+
+register_vmap_rule("stuffinstance::class_positions")

@@ -10,6 +10,7 @@ from torch.library import define, impl, register_fake
 from stuffinstance.arguments import check_label_map, checked_classes
 from stuffinstance.backend_table import resolve
 from stuffinstance.regions.backends import BACKENDS
+from stuffinstance.regions.vmap_rule import register_vmap_rule
 
 _INT32_PIXELS = 2**31
 
@@ -87,3 +88,6 @@ def _(labels: Tensor, classes: list[int] | None, connectivity: int, ignore_index
 @register_fake("stuffinstance::connected_components")  # type: ignore[untyped-decorator]
 def _(labels: Tensor, classes: list[int] | None, connectivity: int, ignore_index: int | None, backend: str) -> Tensor:
     return torch.empty_like(labels, dtype=torch.int32, memory_format=torch.contiguous_format)
+
+
+register_vmap_rule("stuffinstance::connected_components")

@@ -12,6 +12,7 @@ from stuffinstance.backend_table import resolve
 from stuffinstance.regions import by_pixels, by_runs
 from stuffinstance.regions.backends import BACKENDS
 from stuffinstance.regions.components import check_batch, check_connectivity
+from stuffinstance.regions.vmap_rule import register_vmap_rule
 
 
 class Regions(NamedTuple):
@@ -174,6 +175,10 @@ def _(
 ) -> tuple[Tensor, Tensor, Tensor]:
     region_map, area = _empty(labels, len(classes), max_regions)
     return region_map, torch.zeros_like(area, dtype=torch.int32), area
+
+
+register_vmap_rule("stuffinstance::class_areas")
+register_vmap_rule("stuffinstance::instance_regions")
 
 
 def _empty(labels: Tensor, *table: int) -> tuple[Tensor, Tensor]:
