@@ -180,6 +180,7 @@ def test_cold_banks_and_no_images_are_an_attached_zero(preset: str, images: int)
         assert all(torch.equal(before[name], value) for name, value in sim.state_dict().items())
 
 
+@pytest.mark.filterwarnings("ignore:space has neither stuff nor things:UserWarning")
 @pytest.mark.parametrize("space", [
     si.LabelSpace(names=("a", "b", "c", "d", "e"), stuff=(0, 3), things=()),
     si.LabelSpace(names=("a", "b", "c", "d", "e"), stuff=(), things=(1, 4)),
@@ -266,3 +267,13 @@ def test_banks_that_were_loaded_are_not_empty() -> None:
     sim.load_state_dict(full.state_dict())
     for _ in range(101):
         sim(features, logits)
+
+
+def test_a_space_of_unmatched_classes_is_warned_about_where_it_is_matched() -> None:
+    space = si.LabelSpace(names=("background", "cell"))  # which is legitimate: to draw them, for instance
+    si.StuffBank(space.stuff, 6), si.InstanceBank(space.things, 6)
+    with pytest.warns(UserWarning, match=r"neither stuff nor things.*background, cell.*pass the ids or names") as seen:
+        sim = si.StuffInstanceMatching(space, 6)
+    assert len(seen) == 1
+    sim.update(torch.randn(1, 6, 3, 4), torch.zeros(1, 3, 4, dtype=torch.int64), torch.randn(1, 2, 3, 4))
+    sim(torch.randn(1, 6, 3, 4, requires_grad=True), torch.randn(1, 2, 3, 4))

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import stuffinstance as si
 from stuffinstance.matching import DISTANCES, nearest_distance, resolve_distance
 
 
@@ -90,3 +95,90 @@ def test_a_callable_distance_sees_the_bank_in_blocks(monkeypatch: pytest.MonkeyP
         found = nearest_distance(rows, bank, filled, distance)
     assert largest.numbers <= 3 * 20 * 64 * 4
     assert torch.equal(found[1], nearest_distance(rows, bank, filled, resolve_distance("l1_mean"))[1])
+
+
+def cosine(a: Tensor, b: Tensor) -> Tensor:
+    return F.cosine_similarity(a, b, dim=-1)
+
+
+class Learned(nn.Module):
+    """The distance of rows after a projection, of its own D."""
+
+    def __init__(self, dim: int, dtype: torch.dtype | None = None) -> None:
+        super().__init__()
+        self.projection = nn.Linear(dim, 4, dtype=dtype)
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return (self.projection(a) - self.projection(b)).square().sum(-1)
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3, 4, 5, 2048])
+@pytest.mark.parametrize("distance", [
+    *(each.between for each in DISTANCES.values()),
+    nn.PairwiseDistance(),
+    lambda a, b: 1 - cosine(a, b),
+    lambda a, b: -(a * b).sum(-1),
+    lambda a, b: (a * (a / b).log()).sum(-1),  # of probabilities: the Kullback-Leibler divergence
+    lambda a, b: (a - b).abs().amax(-1) + F.dropout(torch.ones(()), 0.0),
+])  # fmt: skip
+def test_distances_of_many_kinds_are_accepted(distance: Callable[[Tensor, Tensor], Tensor], dim: int) -> None:
+    before = torch.random.get_rng_state()
+    for kind, bank in (
+        (si.StuffMatchingLoss, si.StuffBank((0,), dim)),
+        (si.InstanceMatchingLoss, si.InstanceBank((0,), dim)),
+    ):
+        assert kind(bank, distance).distance.between is distance  # type: ignore[arg-type]
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_a_distance_that_draws_numbers_leaves_the_generator_as_it_was() -> None:
+    before = torch.random.get_rng_state()
+    resolve_distance(lambda a, b: (a - b).abs().sum(-1) + 1e-9 * torch.rand(()))
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_distance_with_parameters_is_tried_at_the_banks_dimension(dtype: torch.dtype) -> None:
+    distance = Learned(6, dtype)
+    loss = si.StuffMatchingLoss(si.StuffBank((0,), 6), distance)
+    assert not list(loss.parameters())
+    assert distance.projection.weight.grad is None
+    with pytest.raises(ValueError, match=r"distance must map .*\(2, 3, 1, 5\).* failed, got RuntimeError"):
+        si.StuffMatchingLoss(si.StuffBank((0,), 5), distance)
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3, 4, 5, 8])
+@pytest.mark.parametrize(("distance", "error", "message"), [
+    (nn.CosineSimilarity(), ValueError, "must give .* over the last dimension alone"),
+    (nn.CosineSimilarity(dim=-1), ValueError, "got 1 for two equal rows and .* for two different ones"),
+    (lambda a, b: (a * b).sum(-1), ValueError, "for two equal rows"),
+    (lambda a, b: (-(a - b).square().sum(-1)).exp(), ValueError, "for two equal rows"),
+    (lambda a, b: a - b, ValueError, "must give"),
+    (lambda a, b: (a - b).abs().sum(-1, keepdim=True), ValueError, "must give"),
+    (lambda a, b: (a - b).abs().sum(-2), ValueError, "must give"),
+    (lambda a, b: (a - b).abs().mean(), ValueError, "must give"),
+    (torch.cdist, ValueError, "must give"),
+    (nn.Bilinear(7, 7, 1), ValueError, "failed, got RuntimeError"),
+    (lambda a, b: {}[0], ValueError, "failed, got KeyError"),
+    (lambda a: a, TypeError, "failed, got TypeError"),
+    (lambda a, b: 1.0, TypeError, "floating-point tensor, got float 1.0"),
+    (lambda a, b: (a - b).abs().sum(-1) > 0, TypeError, "floating-point tensor, got torch.bool"),
+])  # fmt: skip
+def test_what_is_not_a_distance_is_rejected_before_it_is_used(
+    distance: Callable[..., Any], error: type[Exception], message: str, dim: int
+) -> None:
+    said = re.escape(
+        "distance must map two tensors (..., D) that broadcast to their distances (...), where smaller must mean "
+        "nearer (of a similarity pass 1 - similarity)"
+    )
+    with pytest.raises(error, match=f"{said}.*{message}"):
+        si.StuffMatchingLoss(si.StuffBank((0,), dim), distance)
+    with pytest.raises(error, match=f"{said}.*{message}"):
+        si.InstanceMatchingLoss(si.InstanceBank((0,), dim), distance)
+
+
+def test_a_bank_without_values_tries_shapes_alone() -> None:
+    bank = si.StuffBank((0,), 6).to("meta")
+    assert si.StuffMatchingLoss(bank, cosine).distance.between is cosine
+    with pytest.raises(ValueError, match="must give"):
+        si.StuffMatchingLoss(bank, lambda a, b: a - b)

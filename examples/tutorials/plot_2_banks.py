@@ -119,5 +119,6 @@ drawing.draw_matches(matches, instance_bank, space, image=target, most=16, ax=ax
 
 regions = matches.regions
 per_class = matches.distance[0].sum(1) / regions.valid[0].sum(1).clamp(min=1)
-print(f"the loss: {float(loss(target, truth)):.6f}")
+with torch.no_grad():  # only to look at the value
+    print(f"the loss: {float(loss(target, truth)):.6f}")
 print(f"by hand:  {float(per_class.sum()):.6f}")

@@ -25,6 +25,7 @@ from stuffinstance.distributed import Sync
 from stuffinstance.label_maps import correct_labels, merge_pseudo_labels
 from stuffinstance.labelspace import LabelSpace
 from stuffinstance.losses import InstanceMatchingLoss, StuffMatchingLoss
+from stuffinstance.losses.without_gradient import FEATURES, warn_without_gradient
 from stuffinstance.matching import DistanceName
 from stuffinstance.pooling import region_mean
 from stuffinstance.regions import Regions, count_rows, join_regions
@@ -59,7 +60,7 @@ class StuffInstanceMatching(nn.Module):
     holds this step's rows, as in the released code.
 
     Args:
-        space: Which class ids are stuff and which are things.
+        space: Which class ids are stuff and which are things; at least one class should be either.
         feature_dim: D, channels of the feature map.
         preset: ``"code"``, what produced the published numbers: mean absolute difference over channels, and a class is
             matched only once more rows were written than its bank holds. ``"paper"``, the equations as printed: squared
@@ -83,6 +84,9 @@ class StuffInstanceMatching(nn.Module):
     Raises:
         ValueError: If ``preset`` is unknown or a size is below 1.
         TypeError: If ``space`` is no :class:`LabelSpace` or ``classifier`` cannot be called.
+
+    Warns:
+        UserWarning: If ``space`` has neither stuff nor things, so that nothing can be matched.
 
     Example:
         >>> space = LabelSpace(names=("road", "car"), stuff=(0,), things=(1,))
@@ -117,6 +121,13 @@ class StuffInstanceMatching(nn.Module):
         check_positive("max_instances", max_instances)
         if classifier is not None and not callable(classifier):
             raise TypeError(f"classifier must be a callable of rows (N, D), got {type(classifier).__name__}.")
+        if not space.stuff and not space.things:
+            warnings.warn(
+                f"space has neither stuff nor things, so no class of {', '.join(space.names[:5])}"
+                f"{', ...' if space.num_classes > 5 else ''} is matched and both losses are always 0: pass the ids or "
+                f"names to match, such as LabelSpace(names, stuff=({space.names[0]!r},), things=(...)).",
+                stacklevel=2,
+            )
         self.space = space
         self.feature_dim = feature_dim
         self.preset = preset
@@ -182,10 +193,13 @@ class StuffInstanceMatching(nn.Module):
 
         Warns:
             UserWarning: At the hundredth call, if no row was ever written to the banks. Looked at as class ids are.
+            UserWarning: Once, if ``target_features`` carry no gradient while gradient mode is on and this module is in
+                training mode: matching then trains nothing.
         """
         self._notice_empty_banks()
         self._check("target", target_features, target_logits, pseudo_labels, "pseudo_labels")
         check_feature_size("target_logits", target_logits, target_features)
+        warn_without_gradient("matching loss", "target_features", target_features, FEATURES, self, stacklevel=5)
         labels = best_class(target_logits.detach())[1]
         if pseudo_labels is not None:
             labels = merge_pseudo_labels(labels, pseudo_labels, self.space.ignore_index)

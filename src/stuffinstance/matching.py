@@ -7,9 +7,9 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from stuffinstance.arguments import may_read
+from stuffinstance.arguments import describe, may_read
 
 Between = Callable[[Tensor, Tensor], Tensor]
 """Two tensors (..., D) that broadcast to distances (...)."""
@@ -93,12 +93,27 @@ DISTANCES: dict[str, Distance] = {
 }
 
 
-def resolve_distance(distance: DistanceName | str | Between) -> Distance:
-    """The distance of that name, or one made of a callable.
+# What every error about a callable says.
+_CALLABLE = (
+    "distance must map two tensors (..., D) that broadcast to their distances (...), where smaller must mean nearer "
+    "(of a similarity pass 1 - similarity)"
+)
+
+
+def resolve_distance(
+    distance: DistanceName | str | Between, feature_dim: int = 8, device: torch.device | str = "cpu"
+) -> Distance:
+    """The distance of that name, or one made of a callable, which is tried once on a few small rows.
+
+    Args:
+        distance: One of the names, or two tensors (..., D) that broadcast to distances (...).
+        feature_dim: D of the rows that a callable is tried on.
+        device: Where they lie; those of an ``nn.Module`` lie where its parameters do.
 
     Raises:
-        ValueError: If there is no distance of that name.
-        TypeError: If it is neither a name nor a callable.
+        ValueError: If there is no distance of that name, or a callable cannot take such rows, returns another shape, or
+            puts equal rows further apart than different ones.
+        TypeError: If it is neither a name nor a callable of two tensors that returns a floating-point tensor.
     """
     if isinstance(distance, str):
         if distance not in DISTANCES:
@@ -109,7 +124,68 @@ def resolve_distance(distance: DistanceName | str | Between) -> Distance:
         return DISTANCES[distance]
     if not callable(distance):
         raise TypeError(f"distance must be a name or a callable, got {type(distance).__name__} {distance!r}.")
+    _try(distance, feature_dim, torch.device(device))
     return Distance(distance, partial(_blockwise_ranking, distance))
+
+
+@torch.no_grad()
+def _try(distance: Between, feature_dim: int, device: torch.device) -> None:
+    """Call a distance as matching does: rows against each slot of a bank, and rows against one slot each."""
+    tensors = (*distance.parameters(), *distance.buffers()) if isinstance(distance, nn.Module) else ()
+    like = next((tensor for tensor in tensors if tensor.is_floating_point()), None)
+    if like is not None:
+        device = like.device
+    dtype = torch.float64 if like is not None and like.dtype == torch.float64 else torch.float32
+    table = _trial_rows(feature_dim).to(dtype).to(device)
+    # Sizes that differ from each other and from D: a sum over another dimension then has another shape.
+    classes, rows, slots = [size for size in (2, 3, 4, 5) if size != feature_dim][:3]
+    row, slot = (torch.arange(size, device=device) % table.shape[0] for size in (rows, slots))
+    descriptors, bank = table[row].expand(classes, -1, -1), table[slot].expand(classes, -1, -1)
+    cuda = [device] if device.type == "cuda" else []
+    place = "cpu" if device.type == "meta" else device.type  # autocast does not know meta
+    with torch.random.fork_rng(cuda), torch.autocast(place, enabled=False):  # a distance may draw numbers
+        apart = _answer(distance, descriptors[:, :, None], bank[:, None])
+        _answer(distance, descriptors, descriptors)
+    if not may_read(apart, validate=True):
+        return
+    equal = row[:, None] == slot
+    nearest = apart.masked_fill(~equal, -torch.inf).amax(2)  # of equal rows the furthest, of different ones the nearest
+    other = apart.masked_fill(equal, torch.inf).amin(2)
+    wrong = nearest > other + 1e-5 * apart.abs().amax()
+    if bool(wrong.any()):
+        raise ValueError(
+            f"{_CALLABLE}, got {float(nearest[wrong][0]):.4g} for two equal rows and {float(other[wrong][0]):.4g} for "
+            "two different ones. Pass lambda a, b: 1 - similarity(a, b)."
+        )
+
+
+def _trial_rows(feature_dim: int) -> Tensor:
+    """Up to four different rows of one length that all are probabilities, (N, D): fit for any distance."""
+    if feature_dim == 1:
+        return torch.tensor([[1.0], [-1.0]], device="cpu")
+    row = torch.arange(1, feature_dim + 1, device="cpu", dtype=torch.float64)
+    count = min(4, feature_dim)
+    return torch.stack([(row / row.sum()).roll(place * feature_dim // count) for place in range(count)])
+
+
+def _answer(distance: Between, a: Tensor, b: Tensor) -> Tensor:
+    """What a distance answers on trial, checked."""
+    question = f"calling it with {tuple(a.shape)} and {tuple(b.shape)}"
+    try:
+        answer = distance(a, b)
+    except TypeError as error:
+        raise TypeError(f"{_CALLABLE}; {question} failed, got TypeError: {error}.") from error
+    except Exception as error:
+        raise ValueError(f"{_CALLABLE}; {question} failed, got {type(error).__name__}: {error}.") from error
+    if not isinstance(answer, Tensor) or not answer.is_floating_point():
+        raise TypeError(f"{_CALLABLE}; {question} must give a floating-point tensor, got {describe(answer)}.")
+    wanted = tuple(max(sizes) for sizes in zip(a.shape[:-1], b.shape[:-1], strict=True))
+    if answer.shape != wanted:
+        raise ValueError(
+            f"{_CALLABLE}; {question} must give {wanted}, got {tuple(answer.shape)}. Take the sum or the mean "
+            "over the last dimension alone (dim=-1)."
+        )
+    return answer
 
 
 def _blockwise_ranking(between: Between, rows: Tensor, bank: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from stuffinstance.arguments import check_maps, check_positive
 from stuffinstance.losses.entropy import entropy_map
+from stuffinstance.losses.without_gradient import warn_without_gradient
 
 SOURCE, TARGET = 0.0, 1.0
 
@@ -127,8 +128,15 @@ class OutputAdversarialLoss(nn.Module):
 
         Args:
             target_logits: (B, K, H, W), upsampled to the image; softmax is taken here.
+
+        Warns:
+            UserWarning: Once, if ``target_logits`` carry no gradient while gradient mode is on and this module is in
+                training mode: the segmentation network then learns nothing from it.
         """
-        return self._error(target_logits, SOURCE)
+        loss = self._error(target_logits, SOURCE)
+        remedy = "Pass the logits of the network that is trained, as they leave it."
+        warn_without_gradient("adversarial loss of the generator", "target_logits", target_logits, remedy, self)
+        return loss
 
     def discriminator(self, source_logits: Tensor, target_logits: Tensor) -> Tensor:
         """The discriminator's side: half of each domain's error; the logits are detached here.

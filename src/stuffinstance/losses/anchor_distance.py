@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stuffinstance.banks.anchors import CategoryAnchors
+from stuffinstance.losses.without_gradient import FEATURES, warn_without_gradient
 from stuffinstance.pooling import region_mean
 
 Form = Literal["code", "paper"]
@@ -28,10 +29,15 @@ def anchor_distance_loss(rows: Tensor, used: Tensor, anchors: Tensor, soften_abo
         A scalar; 0 where nothing is used.
 
     Example:
-        >>> rows = torch.tensor([[[3.0], [9.0]]])
+        >>> rows = torch.tensor([[[3.0], [9.0]]], requires_grad=True)
         >>> anchor_distance_loss(rows, torch.tensor([[True, False]]), torch.tensor([[1.0], [0.0]]))
-        tensor(15.)
+        tensor(15., grad_fn=<DivBackward0>)
     """
+    warn_without_gradient("anchor distance loss", "rows", rows, FEATURES)
+    return _distance_of_means(rows, used, anchors, soften_above)
+
+
+def _distance_of_means(rows: Tensor, used: Tensor, anchors: Tensor, soften_above: float | None) -> Tensor:
     # An unused row takes its anchor's place: distance 0, and no gradient even where the row is not finite.
     anchors = anchors.detach().to(rows.dtype)
     rows = torch.where(used[:, :, None], rows, anchors)
@@ -55,10 +61,15 @@ def pixel_anchor_distance_loss(features: Tensor, labels: Tensor, used: Tensor, a
         A scalar; 0 where nothing is used.
 
     Example:
-        >>> features, labels = torch.tensor([[[[3.0, 9.0]]]]), torch.tensor([[[0, 255]]])
+        >>> features, labels = torch.tensor([[[[3.0, 9.0]]]], requires_grad=True), torch.tensor([[[0, 255]]])
         >>> pixel_anchor_distance_loss(features, labels, labels == 0, torch.tensor([[1.0]]))
-        tensor(4.)
+        tensor(4., grad_fn=<DivBackward0>)
     """
+    warn_without_gradient("anchor distance loss", "features", features, FEATURES)
+    return _distance_of_pixels(features, labels, used, anchors)
+
+
+def _distance_of_pixels(features: Tensor, labels: Tensor, used: Tensor, anchors: Tensor) -> Tensor:
     own = anchors.detach().to(features.dtype)[torch.where(used, labels, 0)].movedim(3, 1)  # (B, D, h, w)
     return torch.where(used[:, None], features - own, 0).square().sum() / used.sum().clamp(min=1)
 
@@ -95,11 +106,11 @@ class AnchorDistanceLoss(nn.Module):
     Example:
         >>> anchors = CategoryAnchors(num_classes=1, feature_dim=1, min_pixels=2)
         >>> anchors.update(torch.tensor([[[[1.0, 3.0]]]]), torch.tensor([[[0, 0]]]))
-        >>> features, labels = torch.tensor([[[[4.0, 6.0, 9.0]]]]), torch.tensor([[[0, 0, 255]]])
+        >>> features, labels = torch.tensor([[[[4.0, 6.0, 9.0]]]], requires_grad=True), torch.tensor([[[0, 0, 255]]])
         >>> AnchorDistanceLoss(anchors)(features, labels)                     # 10 (|5 - 2| - 1/2)
-        tensor(25.)
+        tensor(25., grad_fn=<DivBackward0>)
         >>> AnchorDistanceLoss(anchors, form="paper")(features, labels)       # (2² + 4²) / 2
-        tensor(10.)
+        tensor(10., grad_fn=<DivBackward0>)
     """
 
     def __init__(
@@ -144,9 +155,15 @@ class AnchorDistanceLoss(nn.Module):
 
         Raises:
             ValueError: If ranks, dtypes, sizes, devices or class ids cannot be right.
+
+        Warns:
+            UserWarning: Once, if ``features`` carry no gradient while gradient mode is on and the loss is in training
+                mode: it then trains nothing.
         """
         pull = self._of_means if self.form == "code" else self._of_pixels
-        return pull(features, labels, logits)
+        loss = pull(features, labels, logits)
+        warn_without_gradient("anchor distance loss", "features", features, FEATURES, self, stacklevel=5)
+        return loss
 
     def _of_means(self, features: Tensor, labels: Tensor, logits: Tensor | None) -> Tensor:
         regions = self.anchors.regions(features, labels, logits)
@@ -156,14 +173,14 @@ class AnchorDistanceLoss(nn.Module):
             fixed = rows.detach()
             rows = fixed + (rows - fixed) * (2 * share)[:, :, None].to(rows.dtype)
         used = (area >= self.anchors.min_pixels) & self.anchors.filled
-        return anchor_distance_loss(rows, used, self.anchors.anchors, self.soften_above)
+        return _distance_of_means(rows, used, self.anchors.anchors, self.soften_above)
 
     def _of_pixels(self, features: Tensor, labels: Tensor, logits: Tensor | None) -> Tensor:
         classes = self.anchors.labels_at(features, labels, logits).to(torch.int64)
         known = (classes >= 0) & (classes < self.anchors.num_classes)
         used = known & self.anchors.filled[torch.where(known, classes, 0)]
         exact = torch.promote_types(features.dtype, torch.float32)
-        return pixel_anchor_distance_loss(features.to(exact), classes, used, self.anchors.anchors)
+        return _distance_of_pixels(features.to(exact), classes, used, self.anchors.anchors)
 
     def extra_repr(self) -> str:
         """The choices, for ``print(module)``."""

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from stuffinstance.arguments import check_maps, check_positive, check_same_batch
 from stuffinstance.losses.adversarial import SOURCE, TARGET, domain_channels
+from stuffinstance.losses.without_gradient import FEATURES, warn_without_gradient
 
 Encoding = Literal["soft", "hard"]
 
@@ -120,8 +121,14 @@ class FineGrainedAdversarialLoss(nn.Module):
         Raises:
             TypeError: If an argument is not a tensor.
             ValueError: If ranks, dtypes, channels, batches or devices do not fit.
+
+        Warns:
+            UserWarning: Once, if ``output`` carries no gradient, neither of the features nor of the discriminator,
+                while gradient mode is on and this module is in training mode: it then trains nothing.
         """
-        return self._soft_cross_entropy("output", output, "logits", logits, SOURCE)
+        loss = self._soft_cross_entropy("output", output, "logits", logits, SOURCE)
+        warn_without_gradient("adversarial loss of the generator", "output", output, FEATURES, self)
+        return loss
 
     def discriminator(
         self, source_output: Tensor, source_logits: Tensor, target_output: Tensor, target_logits: Tensor

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from stuffinstance.banks import InstanceBank
 from stuffinstance.losses.matching_loss import MatchingLoss
+from stuffinstance.losses.without_gradient import FEATURES, warn_without_gradient
 from stuffinstance.matching import Between, DistanceName
 from stuffinstance.regions import Regions
 
@@ -21,10 +22,15 @@ def instance_matching_loss(distances: Tensor, valid: Tensor, matchable: Tensor) 
         A scalar; 0 where nothing can be matched.
 
     Example:
-        >>> distances = torch.tensor([[[2.0, 4.0, 9.0]]])
+        >>> distances = torch.tensor([[[2.0, 4.0, 9.0]]], requires_grad=True)
         >>> instance_matching_loss(distances, torch.tensor([[[True, True, False]]]), torch.tensor([True]))
-        tensor(3.)
+        tensor(3., grad_fn=<DivBackward0>)
     """
+    warn_without_gradient("instance matching loss", "distances", distances, FEATURES)
+    return _averaged(distances, valid, matchable)
+
+
+def _averaged(distances: Tensor, valid: Tensor, matchable: Tensor) -> Tensor:
     used = valid & matchable[:, None]
     per_class = torch.where(used, distances, 0).sum(2) / valid.sum(2).clamp(min=1)
     return per_class.sum() / max(1, distances.shape[0])
@@ -43,19 +49,22 @@ class InstanceMatchingLoss(MatchingLoss):
     Args:
         bank: The :class:`InstanceBank` to match against.
         distance: ``"l1_mean"`` (code), ``"l1_squared"`` (paper), ``"l2"``, ``"cosine"``, or a callable of two tensors
-            (..., D) that returns (...).
+            (..., D) that broadcast, which returns (...), smaller for nearer rows: of a similarity, 1 - similarity. A
+            callable is tried here on a few small rows of the bank's D.
         warm_up: Match a class only after more rows were written than the bank holds (code); else from the first row
             on (paper).
 
     Raises:
-        TypeError: If ``bank`` is not such a bank, or ``distance`` is neither a name nor a callable.
-        ValueError: If ``distance`` has no such name.
+        TypeError: If ``bank`` is not such a bank, or ``distance`` is neither a name nor a callable of two tensors.
+        ValueError: If ``distance`` has no such name, returns another shape, or is larger for equal rows than for
+            different ones.
 
     Example:
         >>> bank = InstanceBank(classes=(5,), feature_dim=1, capacity=4)
         >>> bank.update(torch.tensor([[[[1.0, 9.0]]]]), torch.tensor([[[5, 0]]]))
-        >>> InstanceMatchingLoss(bank)(torch.tensor([[[[2.0, 0.0, 4.0]]]]), torch.tensor([[[5, 0, 5]]]))
-        tensor(2.)
+        >>> features = torch.tensor([[[[2.0, 0.0, 4.0]]]], requires_grad=True)
+        >>> InstanceMatchingLoss(bank)(features, torch.tensor([[[5, 0, 5]]]))
+        tensor(2., grad_fn=<DivBackward0>)
     """
 
     def __init__(
@@ -68,4 +77,4 @@ class InstanceMatchingLoss(MatchingLoss):
     def of_rows(self, rows: Tensor, regions: Regions) -> Tensor:
         """The loss of thing regions whose mean features (B, C * Z, D) are already known."""
         distance, _, matchable = self.nearest(rows, regions)
-        return instance_matching_loss(distance, regions.valid, matchable)
+        return _averaged(distance, regions.valid, matchable)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from stuffinstance.banks import Classifier, MemoryBank
 from stuffinstance.label_maps import resize_labels
+from stuffinstance.losses.without_gradient import FEATURES, warn_without_gradient
 from stuffinstance.matching import Between, DistanceName, nearest_distance, resolve_distance
 from stuffinstance.pooling import region_mean
 from stuffinstance.regions import Regions
@@ -49,7 +50,7 @@ class MatchingLoss(nn.Module, ABC):
         self._bank = [bank]
         self._classifier = [classifier]
         self.distance_name = distance if isinstance(distance, str) else getattr(distance, "__name__", "callable")
-        self.distance = resolve_distance(distance)
+        self.distance = resolve_distance(distance, bank.feature_dim, bank.features.device)
         self.warm_up = warm_up
 
     @property
@@ -77,8 +78,14 @@ class MatchingLoss(nn.Module, ABC):
 
         Raises:
             ValueError: If ranks, dtypes, sizes or devices do not fit.
+
+        Warns:
+            UserWarning: Once, if ``features`` carry no gradient while gradient mode is on and the loss is in training
+                mode: it then trains nothing.
         """
-        return self.of_rows(*self._pool(features, labels))
+        pooled = self._pool(features, labels)
+        warn_without_gradient("matching loss", "features", features, FEATURES, self, stacklevel=5)
+        return self.of_rows(*pooled)
 
     def matches(self, features: Tensor, labels: Tensor) -> Matches:
         """The pairs of regions and bank rows whose distances :meth:`forward` sums.

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from stuffinstance.banks import Classifier, StuffBank
 from stuffinstance.losses.matching_loss import MatchingLoss
+from stuffinstance.losses.without_gradient import FEATURES, warn_without_gradient
 from stuffinstance.matching import Between, DistanceName
 from stuffinstance.regions import Regions
 
@@ -20,9 +21,15 @@ def stuff_matching_loss(distances: Tensor, used: Tensor) -> Tensor:
         A scalar; 0 where nothing is used.
 
     Example:
-        >>> stuff_matching_loss(torch.tensor([[1.0, 2.0], [4.0, 8.0]]), torch.tensor([[True, True], [True, False]]))
-        tensor(3.5000)
+        >>> distances = torch.tensor([[1.0, 2.0], [4.0, 8.0]], requires_grad=True)
+        >>> stuff_matching_loss(distances, torch.tensor([[True, True], [True, False]]))
+        tensor(3.5000, grad_fn=<DivBackward0>)
     """
+    warn_without_gradient("stuff matching loss", "distances", distances, FEATURES)
+    return _summed(distances, used)
+
+
+def _summed(distances: Tensor, used: Tensor) -> Tensor:
     return torch.where(used, distances, 0).sum() / max(1, distances.shape[0])
 
 
@@ -39,20 +46,22 @@ class StuffMatchingLoss(MatchingLoss):
     Args:
         bank: The :class:`StuffBank` to match against.
         distance: ``"l1_mean"`` (code), ``"l1_squared"`` (paper), ``"l2"``, ``"cosine"``, or a callable of two tensors
-            (..., D) that returns (...).
+            (..., D) that broadcast, which returns (...), smaller for nearer rows: of a similarity, 1 - similarity. A
+            callable is tried here on a few small rows of the bank's D.
         warm_up: Match a class only after more rows were written than the bank holds (code); else from the first row
             on (paper).
         classifier: Rows (N, D) to logits (N, K): regions that it puts into another class are not matched (code).
 
     Raises:
-        TypeError: If ``bank`` is not such a bank, or ``distance`` is neither a name nor a callable.
-        ValueError: If ``distance`` has no such name.
+        TypeError: If ``bank`` is not such a bank, or ``distance`` is neither a name nor a callable of two tensors.
+        ValueError: If ``distance`` has no such name, returns another shape, or is larger for equal rows than for
+            different ones.
 
     Example:
         >>> bank = StuffBank(classes=(0,), feature_dim=1, capacity=2)
         >>> bank.update(torch.tensor([[[[2.0]]]]), torch.tensor([[[0]]]))
-        >>> StuffMatchingLoss(bank)(torch.tensor([[[[5.0]]]]), torch.tensor([[[0]]]))
-        tensor(3.)
+        >>> StuffMatchingLoss(bank)(torch.tensor([[[[5.0]]]], requires_grad=True), torch.tensor([[[0]]]))
+        tensor(3., grad_fn=<DivBackward0>)
     """
 
     def __init__(
@@ -71,4 +80,4 @@ class StuffMatchingLoss(MatchingLoss):
         """The loss of stuff regions whose mean features (B, C, D) are already known."""
         distance, _, matchable = self.nearest(rows, regions)
         used = regions.valid & matchable[:, None] & self.trusted(rows, regions)
-        return stuff_matching_loss(distance[:, :, 0], used[:, :, 0])
+        return _summed(distance[:, :, 0], used[:, :, 0])

@@ -1,5 +1,6 @@
 """region_mean(): check features and regions, hand them to a backend, divide by the areas; and its gradient."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -170,12 +171,11 @@ class _TransformedSums(torch.autograd.Function):
             tensor.expand(info.batch_size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
             for tensor, dim in zip((features, number), in_dims, strict=False)
         ]
-        sums: Tensor = _TransformedSums.apply(*(each.flatten(0, 1) for each in several), num_regions, backend)
-        return sums.unflatten(0, several[0].shape[:2]), 0
+        sums = _differentiable_sums(several[0].flatten(0, 1), several[1].flatten(0, 1), num_regions, backend)
+        return sums.reshape(*several[0].shape[:2], *sums.shape[1:]), 0
 
 
 def _differentiable_sums(features: Tensor, number: Tensor, num_regions: int, backend: str) -> Tensor:
     transformed = not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
-    form = _TransformedSums.apply if transformed else torch.ops.stuffinstance.region_sums
-    sums: Tensor = form(features, number, num_regions, backend)
-    return sums
+    form: Callable[..., Tensor] = _TransformedSums.apply if transformed else torch.ops.stuffinstance.region_sums
+    return form(features, number, num_regions, backend)

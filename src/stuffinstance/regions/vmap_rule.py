@@ -23,7 +23,7 @@ def register_vmap_rule(name: str) -> None:
         run = getattr(getattr(torch.ops, namespace), operator)
         found = run(mapped.flatten(0, 1), *settings)
         if isinstance(found, Tensor):
-            return found.unflatten(0, mapped.shape[:2]), 0
-        return tuple(each.unflatten(0, mapped.shape[:2]) for each in found), (0,) * len(found)
+            return found.reshape(*mapped.shape[:2], *found.shape[1:]), 0
+        return tuple(each.reshape(*mapped.shape[:2], *each.shape[1:]) for each in found), (0,) * len(found)
 
     torch.library.register_vmap(name, rule)
