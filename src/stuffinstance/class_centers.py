@@ -23,7 +23,7 @@ from stuffinstance.regions import stuff_regions
 
 
 class _Spread(NamedTuple):
-    """Pixels (..., K) int64, their mean (..., K, D), sum of squared distances to it (..., K); float64."""
+    """Pixels (..., K) int64, their mean (..., K, D), sum of squared distances to it (..., K); in one floating dtype."""
 
     pixels: Tensor
     centers: Tensor
@@ -50,8 +50,8 @@ def class_center_distance(features: Tensor, labels: Tensor, num_classes: int, ig
         ignore_index: Pixels of this id are left out.
 
     Returns:
-        (K,) float64, without gradient. Where two centres are the same it is infinite, or NaN for classes that also
-        have no spread.
+        (K,) float32 (float64 for float64 features), without gradient. Where two centres are the same it is infinite, or
+        NaN for classes that also have no spread.
 
     Raises:
         ValueError: If ranks, dtypes, sizes, devices or class ids cannot be right.
@@ -59,7 +59,7 @@ def class_center_distance(features: Tensor, labels: Tensor, num_classes: int, ig
     Example:
         >>> features = torch.tensor([[[[1.0, 3.0, 6.0]]]])         # centres 2 and 6, 4 apart
         >>> class_center_distance(features, torch.tensor([[[0, 0, 2]]]), num_classes=3)
-        tensor([0.2500,    nan, 0.0000], dtype=torch.float64)
+        tensor([0.2500,    nan, 0.0000])
     """
     check_positive("num_classes", num_classes)
     return _distance(_pooled(_spread_per_image(features, labels, num_classes, ignore_index)))
@@ -175,13 +175,13 @@ def _spread_per_image(features: Tensor, labels: Tensor, num_classes: int, ignore
     own = with_none.gather(1, number[:, :, None].expand(-1, -1, centers.shape[2])).transpose(1, 2)  # (B, D, P)
     squared = (features.flatten(2).to(centers.dtype) - own).square().sum(1).view(truth.shape)
     pixels = regions.area[:, :, 0]
-    mean_squared = region_mean(squared[:, None], regions)[:, :, 0].to(torch.float64)
-    return _Spread(pixels, centers.to(torch.float64), mean_squared * pixels)
+    mean_squared = region_mean(squared[:, None], regions)[:, :, 0]
+    return _Spread(pixels, centers, mean_squared * pixels)
 
 
 def _pooled(parts: _Spread) -> _Spread:
     """The spread of all pixels from that of P parts, (P, K, ...) to (K, ...)."""
-    weight = parts.pixels.to(torch.float64)
+    weight = parts.pixels.to(parts.centers.dtype)
     centers = (weight[:, :, None] * parts.centers).sum(0) / weight.sum(0).clamp(min=1)[:, None]
     moved = (parts.centers - centers).square().sum(2)
     return _Spread(parts.pixels.sum(0), centers, (parts.scatter + weight * moved).sum(0))

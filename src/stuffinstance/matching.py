@@ -163,7 +163,7 @@ def _trial_rows(feature_dim: int) -> Tensor:
     """Up to four different rows of one length that all are probabilities, (N, D): fit for any distance."""
     if feature_dim == 1:
         return torch.tensor([[1.0], [-1.0]], device="cpu")
-    row = torch.arange(1, feature_dim + 1, device="cpu", dtype=torch.float64)
+    row = torch.arange(1, feature_dim + 1, device="cpu", dtype=torch.float32)
     count = min(4, feature_dim)
     return torch.stack([(row / row.sum()).roll(place * feature_dim // count) for place in range(count)])
 

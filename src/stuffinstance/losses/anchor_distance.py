@@ -43,8 +43,10 @@ def _distance_of_means(rows: Tensor, used: Tensor, anchors: Tensor, soften_above
     rows = torch.where(used[:, :, None], rows, anchors)
     terms = F.smooth_l1_loss(rows, anchors.expand_as(rows), reduction="none").mean(2)
     if soften_above is not None:
-        tenfolds = (terms.detach().double() / soften_above).log10().ceil().clamp(min=0)
-        terms = terms / (_WEIGHT**tenfolds).to(terms.dtype)
+        magnitude = (terms.detach() / soften_above).log10()
+        # A logarithm that rounding carried just above a whole number is that number.
+        tenfolds = (magnitude * (1 - 4 * torch.finfo(terms.dtype).eps)).ceil().clamp(min=0)
+        terms = terms / _WEIGHT**tenfolds
     return _WEIGHT * terms.sum() / used.sum().clamp(min=1)
 
 

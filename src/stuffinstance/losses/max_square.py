@@ -71,8 +71,8 @@ class MaxSquareLoss(nn.Module):
         image = torch.arange(batch, device=logits.device)[:, None, None]
         place = predicted + image * classes
         # Counting into a fixed size: bincount would ask a GPU how large its result is.
-        share = torch.zeros(batch * classes, dtype=torch.int64, device=logits.device)
-        share.scatter_add_(0, place.flatten(), counted.flatten().to(torch.int64))
+        none = torch.zeros(batch * classes, dtype=torch.int64, device=logits.device)
+        share = none.scatter_add(0, place.flatten(), counted.flatten().to(torch.int64))
         pixels = counted.sum((1, 2))[:, None, None].to(logits.dtype)
         same = share[place].to(logits.dtype)  # pixels of the image that are predicted like this one
         return pixels / (same.pow(self.power) * pixels.pow(1 - self.power)).clamp(min=1)

@@ -55,7 +55,7 @@ def _check_sample(name: str, probabilities: Tensor, num_classes: int, validate: 
         return
     batch, _, height, width = probabilities.shape
     step = max(1, int((batch * height * width / _SAMPLED_PIXELS) ** 0.5))
-    sample = probabilities.detach()[:, :, ::step, ::step].to(torch.float64)
+    sample = as_float(probabilities.detach()[:, :, ::step, ::step])
     slack = _slack(probabilities.dtype)
     off = (sample.sum(1) - 1).abs().max()
     if not (bool(sample.min() >= -slack) and bool(off <= slack)):

@@ -39,5 +39,6 @@ def confident_share(probabilities: Tensor, threshold: float = 0.968) -> Tensor:
             f"probabilities must be within 0..1 and sum to 1 over dimension 1 (K), got a largest one per pixel from "
             f"{float(best.min()):.4g} to {float(best.max()):.4g}. For logits pass logits.softmax(1)."
         )
-    sure = (best.to(torch.float64) >= threshold) & best.isfinite()  # a half-precision threshold would be another
+    exact = best if best.dtype == torch.float64 else best.float()  # a half-precision threshold would be another
+    sure = (exact >= threshold) & best.isfinite()
     return sure.to(torch.float32).mean((1, 2))
