@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import kornia.color  # noqa: F401  (its import makes constants on the CPU; restyle_lab would do it under watch)
 import numpy as np
 import pytest
 import torch
