@@ -2,7 +2,7 @@
 
 import warnings
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -58,6 +58,9 @@ class StuffInstanceMatching(nn.Module):
 
     Call :meth:`update` with the source batch, then the module with the target batch of the same step: the bank already
     holds this step's rows, as in the released code.
+
+    The losses can be differentiated by ``torch.func`` (``grad``, ``vmap`` of it for gradients per image, ``jvp``,
+    ``hessian``) and run on fake tensors; what torch cannot do is compile such a transform: compile the call itself.
 
     Args:
         space: Which class ids are stuff and which are things; at least one class should be either.
@@ -135,12 +138,16 @@ class StuffInstanceMatching(nn.Module):
         self._classifier = [classifier]
         self._calls = 0
         choices = PRESETS[preset]
-        self.stuff_bank = StuffBank(space.stuff, feature_dim, capacity, sync=sync)
-        self.instance_bank = InstanceBank(space.things, feature_dim, capacity * max_instances, max_instances, sync=sync)
-        self.stuff_loss = StuffMatchingLoss(
+        self.stuff_bank: StuffBank = StuffBank(space.stuff, feature_dim, capacity, sync=sync)
+        self.instance_bank: InstanceBank = InstanceBank(
+            space.things, feature_dim, capacity * max_instances, max_instances, sync=sync
+        )
+        self.stuff_loss: StuffMatchingLoss = StuffMatchingLoss(
             self.stuff_bank, choices.distance, warm_up=choices.warm_up, classifier=classifier
         )
-        self.instance_loss = InstanceMatchingLoss(self.instance_bank, choices.distance, warm_up=choices.warm_up)
+        self.instance_loss: InstanceMatchingLoss = InstanceMatchingLoss(
+            self.instance_bank, choices.distance, warm_up=choices.warm_up
+        )
 
     @property
     def classifier(self) -> Classifier | None:
@@ -205,6 +212,12 @@ class StuffInstanceMatching(nn.Module):
             labels = merge_pseudo_labels(labels, pseudo_labels, self.space.ignore_index)
         stuff, instance = self._pool(target_features, labels)
         return MatchingLosses(self.stuff_loss.of_rows(*stuff), self.instance_loss.of_rows(*instance))
+
+    if TYPE_CHECKING:
+        # To type checkers nn.Module itself returns Any.
+        def __call__(
+            self, target_features: Tensor, target_logits: Tensor, pseudo_labels: Tensor | None = None
+        ) -> MatchingLosses: ...
 
     def _notice_empty_banks(self) -> None:
         """Losses of 0 because ``update`` was forgotten look like those of a warm-up: say so, once."""

@@ -161,7 +161,7 @@ class SoftNeighbourhoodDensity(_StreamingMean):
         check_positive("sample", sample)
         if sample < 2:
             raise ValueError(f"sample must be at least 2 pixels, got {sample}: one alone has no neighbour.")
-        self.temperature = float(temperature)
+        self.temperature: float = float(temperature)
         self.sample = sample
 
     @torch.no_grad()

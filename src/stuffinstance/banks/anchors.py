@@ -84,7 +84,7 @@ class CategoryAnchors(nn.Module):
         self.feature_dim = feature_dim
         self.min_pixels = min_pixels
         self.max_count = max_count
-        self.ignore_index = checked_ignore_index(ignore_index, num_classes)
+        self.ignore_index: int = checked_ignore_index(ignore_index, num_classes)
         self.sync: Sync = sync
         self.validate = validate
         self.register_buffer("anchors", torch.zeros(num_classes, feature_dim, dtype=torch.float64))

@@ -46,7 +46,7 @@ class MemoryBank(nn.Module, ABC):
 
     def __init__(self, classes: Sequence[int], feature_dim: int, capacity: int, *, sync: Sync, validate: bool) -> None:
         super().__init__()
-        self.classes = checked_classes("classes", classes)
+        self.classes: tuple[int, ...] = checked_classes("classes", classes)
         if any(number < 0 for number in self.classes):
             raise ValueError(f"classes must be class ids of 0 or more, got {self.classes}.")
         check_positive("feature_dim", feature_dim)

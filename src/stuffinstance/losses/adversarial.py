@@ -4,7 +4,7 @@ Everywhere in this package 0 means source and 1 means target, and maps with a ch
 their channels in that order: [source K | target K].
 """
 
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -54,11 +54,11 @@ class OutputDiscriminator(nn.Module):
         check_positive("num_classes", num_classes)
         check_positive("width", width)
         self.num_classes = num_classes
-        self.conv1 = _halving(num_classes, width)
-        self.conv2 = _halving(width, 2 * width)
-        self.conv3 = _halving(2 * width, 4 * width)
-        self.conv4 = _halving(4 * width, 8 * width)
-        self.classifier = _halving(8 * width, 1)
+        self.conv1: nn.Conv2d = _halving(num_classes, width)
+        self.conv2: nn.Conv2d = _halving(width, 2 * width)
+        self.conv3: nn.Conv2d = _halving(2 * width, 4 * width)
+        self.conv4: nn.Conv2d = _halving(4 * width, 8 * width)
+        self.classifier: nn.Conv2d = _halving(8 * width, 1)
 
     def forward(self, probabilities: Tensor) -> Tensor:
         """Logits of "this patch is target": (B, K, H, W) to (B, 1, H/32, W/32), sizes rounded down."""
@@ -73,6 +73,10 @@ class OutputDiscriminator(nn.Module):
             hidden = F.leaky_relu(convolution(hidden), 0.2)
         logits: Tensor = self.classifier(hidden)
         return logits
+
+    if TYPE_CHECKING:
+        # To type checkers nn.Module itself returns Any.
+        def __call__(self, probabilities: Tensor) -> Tensor: ...
 
 
 def _halving(channels_in: int, channels_out: int) -> nn.Conv2d:

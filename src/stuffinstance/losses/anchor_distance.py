@@ -1,7 +1,7 @@
 """Distance of a class's features to its category anchor (CAG-UDA): of class means, or of single pixels."""
 
 import math
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -166,6 +166,10 @@ class AnchorDistanceLoss(nn.Module):
         loss = pull(features, labels, logits)
         warn_without_gradient("anchor distance loss", "features", features, FEATURES, self, stacklevel=5)
         return loss
+
+    if TYPE_CHECKING:
+        # To type checkers nn.Module itself returns Any.
+        def __call__(self, features: Tensor, labels: Tensor, logits: Tensor | None = None) -> Tensor: ...
 
     def _of_means(self, features: Tensor, labels: Tensor, logits: Tensor | None) -> Tensor:
         regions = self.anchors.regions(features, labels, logits)

@@ -1,6 +1,7 @@
 """The entropy of a prediction, class by class as a map and over all pixels as a loss (ADVENT, Vu et al., CVPR 2019)."""
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -96,6 +97,10 @@ class EntropyLoss(nn.Module):
         _check_classes("logits", logits)
         with torch.autocast(logits.device.type, enabled=False):
             return mean_over_pixels(self_information(torch.softmax(logits, 1)).sum(1), counted)
+
+    if TYPE_CHECKING:
+        # To type checkers nn.Module itself returns Any.
+        def __call__(self, logits: Tensor, mask: Tensor | None = None) -> Tensor: ...
 
 
 def _check_classes(name: str, maps: Tensor) -> None:

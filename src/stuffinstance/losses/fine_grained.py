@@ -1,6 +1,6 @@
 """Adversarial alignment of features class by class (FADA, Wang et al., ECCV 2020)."""
 
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -42,10 +42,10 @@ class FineGrainedDiscriminator(nn.Module):
             raise ValueError(f"width must be even, the second convolution has half of it; got {width}.")
         self.feature_dim = feature_dim
         self.num_classes = num_classes
-        self.conv1 = _same_size(feature_dim, width)
-        self.conv2 = _same_size(width, width // 2)
-        self.source = _same_size(width // 2, num_classes)
-        self.target = _same_size(width // 2, num_classes)
+        self.conv1: nn.Conv2d = _same_size(feature_dim, width)
+        self.conv2: nn.Conv2d = _same_size(width, width // 2)
+        self.source: nn.Conv2d = _same_size(width // 2, num_classes)
+        self.target: nn.Conv2d = _same_size(width // 2, num_classes)
 
     def forward(self, features: Tensor) -> Tensor:
         """Features (B, D, h, w) to logits (B, 2K, h, w), channels [source K | target K]."""
@@ -53,6 +53,10 @@ class FineGrainedDiscriminator(nn.Module):
         hidden = F.leaky_relu(self.conv1(features), 0.2)
         hidden = F.leaky_relu(self.conv2(hidden), 0.2)
         return torch.cat((self.source(hidden), self.target(hidden)), 1)
+
+    if TYPE_CHECKING:
+        # To type checkers nn.Module itself returns Any.
+        def __call__(self, features: Tensor) -> Tensor: ...
 
 
 def _same_size(channels_in: int, channels_out: int) -> nn.Conv2d:

@@ -1,7 +1,7 @@
 """What both matching losses do: pool the regions, find the nearest rows, mask what has no partner."""
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from stuffinstance.banks import Classifier, MemoryBank
 from stuffinstance.label_maps import resize_labels
 from stuffinstance.losses.without_gradient import FEATURES, warn_without_gradient
-from stuffinstance.matching import Between, DistanceName, nearest_distance, resolve_distance
+from stuffinstance.matching import Between, Distance, DistanceName, nearest_distance, resolve_distance
 from stuffinstance.pooling import region_mean
 from stuffinstance.regions import Regions
 
@@ -49,8 +49,8 @@ class MatchingLoss(nn.Module, ABC):
         # In lists, so that neither becomes a submodule: the bank's and the network's state are saved where they live.
         self._bank = [bank]
         self._classifier = [classifier]
-        self.distance_name = distance if isinstance(distance, str) else getattr(distance, "__name__", "callable")
-        self.distance = resolve_distance(distance, bank.feature_dim, bank.features.device)
+        self.distance_name: str = distance if isinstance(distance, str) else getattr(distance, "__name__", "callable")
+        self.distance: Distance = resolve_distance(distance, bank.feature_dim, bank.features.device)
         self.warm_up = warm_up
 
     @property
@@ -86,6 +86,10 @@ class MatchingLoss(nn.Module, ABC):
         pooled = self._pool(features, labels)
         warn_without_gradient("matching loss", "features", features, FEATURES, self, stacklevel=5)
         return self.of_rows(*pooled)
+
+    if TYPE_CHECKING:
+        # To type checkers nn.Module itself returns Any.
+        def __call__(self, features: Tensor, labels: Tensor) -> Tensor: ...
 
     def matches(self, features: Tensor, labels: Tensor) -> Matches:
         """The pairs of regions and bank rows whose distances :meth:`forward` sums.

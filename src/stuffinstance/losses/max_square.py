@@ -1,5 +1,7 @@
 """Squares of probabilities instead of entropy, so that easy pixels pull less (MaxSquare, Chen et al., ICCV 2019)."""
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 
@@ -63,6 +65,10 @@ class MaxSquareLoss(nn.Module):
             if self.image_wise:
                 squares = squares * self._balance(logits.detach(), counted)
             return -0.5 * mean_over_pixels(squares, counted)
+
+    if TYPE_CHECKING:
+        # To type checkers nn.Module itself returns Any.
+        def __call__(self, logits: Tensor, mask: Tensor | None = None) -> Tensor: ...
 
     def _balance(self, logits: Tensor, counted: Tensor) -> Tensor:
         """``N w(x)``: the weights relative to those of a plain mean, (B, H, W)."""

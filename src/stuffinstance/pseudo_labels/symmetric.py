@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -107,6 +107,10 @@ class SymmetricConsistency(nn.Module):
             agrees = (first.argmax(1) == second.argmax(1)).to(probability.dtype)
             consistency = torch.where(probability.isfinite(), agrees, probability)
         return SymmetricPrediction(fused, labels, probability, consistency, (probability + consistency) / 2)
+
+    if TYPE_CHECKING:
+        # To type checkers nn.Module itself returns Any.
+        def __call__(self, p_a: Tensor, p_b: Tensor) -> SymmetricPrediction: ...
 
     @torch.no_grad()
     def update(self, p_a: Tensor, p_b: Tensor) -> None:

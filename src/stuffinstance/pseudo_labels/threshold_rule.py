@@ -52,7 +52,7 @@ class ThresholdRule(nn.Module, ABC):
         check_positive("num_classes", num_classes)
         check_sync(sync)
         self.num_classes = num_classes
-        self.ignore_index = checked_ignore_index(ignore_index, num_classes)
+        self.ignore_index: int = checked_ignore_index(ignore_index, num_classes)
         self.sync: Sync = sync
         self.validate = validate
 

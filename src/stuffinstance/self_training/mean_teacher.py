@@ -66,7 +66,7 @@ class MeanTeacher(nn.Module):
                     "precision does not move. Keep the parameters in float32 and use torch.autocast."
                 )
         self.alpha = alpha
-        self.network = deepcopy(network).requires_grad_(False).eval()
+        self.network: nn.Module = deepcopy(network).requires_grad_(False).eval()
         device = next((parameter.device for parameter in network.parameters()), None)
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64, device=device))
 
