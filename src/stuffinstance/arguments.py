@@ -43,9 +43,9 @@ def _is_array(value: object) -> bool:
 
 def may_read(tensor: Tensor, validate: bool = False) -> bool:
     """Whether looking at the values of ``tensor`` is allowed: free on a CPU, asked for elsewhere."""
-    if torch.compiler.is_compiling() or tensor.device.type == "meta" or _stands_for_values(tensor):
+    if torch.compiler.is_compiling() or tensor.device.type == "meta":
         return False
-    return validate or tensor.device.type == "cpu"
+    return (validate or tensor.device.type == "cpu") and not _stands_for_values(tensor)
 
 
 def _stands_for_values(tensor: Tensor) -> bool:
