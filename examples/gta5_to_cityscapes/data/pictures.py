@@ -2,6 +2,8 @@
 
 import struct
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -32,11 +34,19 @@ _TURNS = {
 _SIDEWAYS = {5, 6, 7, 8}
 
 
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Pillow warns of large pictures, which are bounded more strictly here, and of metadata that turn nothing."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
+        yield
+
+
 def _open(path: Path, max_pixels: int) -> Image.Image:
     """Read the header only, so that the size can be refused before any memory is spent on pixels."""
     try:
-        with warnings.catch_warnings():  # the bound below is stricter than Pillow's warning
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with _without_warnings():
             picture = Image.open(path, formats=_FORMATS)
     except FileNotFoundError as error:
         raise DatasetError(f"{path}: expected a picture, found no file. Check the data set folder.") from error
@@ -90,7 +100,8 @@ def _orientation(picture: Image.Image) -> int:
     """How the picture is to be turned to be shown, from the metadata read so far; damaged metadata turns nothing."""
     try:
         # The method of all formats: that of PNG decodes all pixels first, where a header may be all that is wanted.
-        return Image.Image.getexif(picture).get(ExifTags.Base.Orientation, 1)
+        with _without_warnings():
+            return Image.Image.getexif(picture).get(ExifTags.Base.Orientation, 1)
     except (LookupError, OSError, SyntaxError, TypeError, ValueError, struct.error):
         return 1
 
