@@ -223,6 +223,14 @@ def test_animations_are_refused_and_previews_in_a_jpeg_are_not(tmp_path: Path) -
     assert np.abs(read_image(tmp_path / "a.jpg")[0].astype(int) - scene()).mean() < 10
 
 
+def test_a_png_without_pixels_is_named(tmp_path: Path) -> None:
+    header = struct.pack(">IIBBBBB", 8, 2, 8, 2, 0, 0, 0)
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IEND", b""))
+    for read in (read_image, read_first_channel):
+        with pytest.raises(DatasetError, match=r"a\.png: expected a complete picture"):
+            read(tmp_path / "a.png")
+
+
 def test_empty_files_say_so_and_one_pixel_is_an_image(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "images/a.png").touch()

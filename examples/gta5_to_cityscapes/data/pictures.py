@@ -2,6 +2,7 @@
 
 import struct
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +33,8 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _SIDEWAYS = {5, 6, 7, 8}
+# What Pillow raises where a part of a file is not what its format says, found by damaging files at random.
+_DAMAGE = (EOFError, LookupError, OSError, SyntaxError, TypeError, ValueError, struct.error, zlib.error)
 
 
 @contextmanager
@@ -85,14 +88,14 @@ def _damaged(path: Path, error: Exception | str) -> DatasetError:
 def _load(picture: Image.Image, path: Path) -> None:
     try:
         picture.load()
-    except (OSError, SyntaxError, ValueError) as error:
+    except _DAMAGE as error:
         raise _damaged(path, error) from error
 
 
 def _check_chunks(picture: Image.Image, path: Path) -> None:
     try:
         picture.verify()
-    except (OSError, SyntaxError, ValueError) as error:
+    except _DAMAGE as error:
         raise _damaged(path, error) from error
 
 
@@ -102,7 +105,7 @@ def _orientation(picture: Image.Image) -> int:
         # The method of all formats: that of PNG decodes all pixels first, where a header may be all that is wanted.
         with _without_warnings():
             return Image.Image.getexif(picture).get(ExifTags.Base.Orientation, 1)
-    except (LookupError, OSError, SyntaxError, TypeError, ValueError, struct.error):
+    except _DAMAGE:
         return 1
 
 
