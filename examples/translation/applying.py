@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from examples.gta5_to_cityscapes.data import DatasetError, SegmentationDataset, picture_tensor, read_id_map, read_image
+from examples.gta5_to_cityscapes.data.listing import visible_entries
 from examples.gta5_to_cityscapes.data.pictures import resize_ids
 from examples.gta5_to_cityscapes.records.checkpoints import digest_of_weights
 from examples.gta5_to_cityscapes.records.run_folder import RunFolderError, differences
@@ -101,7 +102,7 @@ def _claim(out: Path, settings: Settings, generator: Generator, towards: Towards
         "generator_sha256": digest_of_weights(generator.state_dict()),
     }
     note = out / NOTE
-    if not note.is_file() and out.is_dir() and any(out.iterdir()):
+    if not note.is_file() and out.is_dir() and visible_entries(out):
         raise RunFolderError(
             f"folder {out}: expected a new one or restyled pictures, it holds other files. Choose another --out."
         )

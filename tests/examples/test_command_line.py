@@ -156,7 +156,7 @@ def test_check_names_every_file_that_cannot_be_read_and_goes_on(
 def test_check_of_a_folder_without_one_readable_label_still_looks_at_the_other(
     streets: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Colour renderings in place of label ids have whole headers."""
+    """The headers of colour renderings in place of label ids are whole, but not those of label ids."""
     source = shutil.copytree(streets.source, tmp_path / "gta5")
     for path in (source / "labels").iterdir():
         Image.new("RGB", (96, 48)).save(path)
@@ -164,7 +164,7 @@ def test_check_of_a_folder_without_one_readable_label_still_looks_at_the_other(
     with pytest.raises(SystemExit):
         main()
     told = capsys.readouterr()
-    assert "source, of 6 decoded: 6 cannot be read:" in told.out
+    assert "source: 6 cannot be read:" in told.out
     assert "00001.png: expected label ids as an 8-bit grey or palette PNG" in told.out
     assert "0 of them read" not in told.out
     assert "target, validation: 3 pictures (96x48), 3 of them read:" in told.out

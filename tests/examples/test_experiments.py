@@ -303,7 +303,7 @@ def no_weights(copy: Folders, out: Path) -> None:
         (damaged, None, "source", "truncated or damaged"),
         (damaged_target, None, "target, training", "1 file cannot be read, the first: "),
         (damaged_further_on, None, "target, training", "1 file cannot be read, the first: "),
-        (other_ids, None, "source, labels", "no pixel of any class in 6 pictures"),
+        (other_ids, None, "source, labels", "expected pixels of at least one class"),
         (without("cityscapes"), None, "target, training", "expected a folder of the cityscapes layout"),
         (None, "restyle.method=nowhere", "restyled pictures", "which is no folder"),
         (restyled_in_part, "restyle.method={root}/restyled", "restyled pictures", "5 are missing"),

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 import stuffinstance as si
 
 from ..data import Sample, SegmentationDataset, picture_tensor, read_image
+from ..data.listing import pictures_in, unique_by_name
 from ..recipes.settings import RESTYLING_METHODS, Restyling
 from .streams import Samples, as_unit_floats
 
@@ -89,8 +90,8 @@ class RestyledPictures(Dataset[Sample]):
         self.source = source
         self.labels = labels
         self.names = list(source.names)
-        found = {path.stem: path for path in folder.iterdir() if path.suffix.lower() in (".png", ".jpg", ".jpeg")}
-        self.files = [found.get(Path(name).stem) for name in self.names]
+        found = unique_by_name([(path.stem, path) for path in pictures_in(folder)], "restyled picture")
+        self.files = [found.get(name) for name in self.names]
         missing = [name for name, path in zip(self.names, self.files, strict=True) if path is None]
         if missing:
             raise FileNotFoundError(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch.utils.data import Dataset
 
-from ..data import Sample, SegmentationDataset, open_dataset
+from ..data import Sample, SegmentationDataset, open_dataset, require_labels
 from ..recipes import Recipe
 from ..records.run_folder import FIRST_STEP
 from .pseudo_labelled import PseudoLabelled
@@ -40,7 +41,8 @@ class TrainingData:
     """Data sets of one run.
 
     ``target`` is absent where no step looks at it. ``restyled`` holds the labelled pictures restyled, in the
-    same order, where they come from a folder.
+    same order, where they come from a folder. ``label_maps`` are the data sets whose ground truth is read, by their
+    part in the run, with the classes of which they must show one.
     """
 
     labelled: Samples
@@ -48,6 +50,12 @@ class TrainingData:
     validation: Samples
     identity: dict[str, Any]
     restyled: Samples | None = None
+    label_maps: Mapping[str, tuple[SegmentationDataset, Collection[str]]] = field(default_factory=dict)
+
+    def require_labels(self) -> None:
+        """Refuse ground truth that nothing can be trained on or scored with, as :func:`~..data.require_labels` does."""
+        for what, (dataset, classes) in self.label_maps.items():
+            require_labels(what, dataset, classes)
 
 
 def open_labelled(recipe: Recipe, folders: Folders) -> SegmentationDataset:
@@ -123,6 +131,10 @@ def open_training_data(
         DecodedPictures(scored) if keep else scored,
         identity,
         DecodedPictures(restyled) if keep and restyled is not None else restyled,
+        {
+            "labelled pictures": (labelled, recipe.label_space.names),
+            "validation pictures": (validation, recipe.classes),
+        },
     )
 
 

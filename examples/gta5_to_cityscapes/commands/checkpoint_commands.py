@@ -17,6 +17,7 @@ from ..data import (
     describe,
     mismatched_pairs,
     open_dataset,
+    require_labels,
     unreadable_files,
 )
 from ..experiments.carrying_out import label_target, seen_by
@@ -133,6 +134,7 @@ def evaluate(
     size = recipe.pictures.target_size
     whole = recipe.evaluation.at == "labels" if at_label_size is None else at_label_size
     opened = open_dataset(target_layout, target, split=split, space=space, size=None if whole else size)
+    require_labels(f"target, {split}", opened, names)
     folders = _folders_for(recipe, source, target, source_list)
     dataset = seen_by(recipe, opened, folders)
     with ProgressDisplay({"evaluation": 1.0}) as display:
@@ -166,14 +168,25 @@ def check(
     typer.echo(f"target, training: {len(training)} pictures (labels are not needed)")
     faulty = _leave_out_faulty("target, training", training)
     space = recipe.label_space
-    faulty += _check_set("source", open_dataset(source_layout, source, space=space, listed=source_list), sample)
-    faulty += _check_set("target, validation", open_dataset(target_layout, target, split="val", space=space), sample)
+    unusable: list[str] = []
+    labelled = {
+        "source": open_dataset(source_layout, source, space=space, listed=source_list),
+        "target, validation": open_dataset(target_layout, target, split="val", space=space),
+    }
+    for title, dataset in labelled.items():
+        faulty += _check_set(title, dataset, sample)
+        try:
+            require_labels(title, dataset)
+        except DatasetError as error:
+            unusable.append(str(error))
     if faulty:
-        raise DatasetError(
+        unusable.append(
             "expected every file to be readable and every label map to be of its picture's size, "
             f"{faulty} {'is' if faulty == 1 else 'are'} not; training stops at the first that it reads. Replace these "
             "files, or take the pictures and their label maps out of the folders."
         )
+    if unusable:
+        raise DatasetError("\n".join(unusable))
 
 
 def _folders_for(
@@ -232,5 +245,7 @@ def _check_set(title: str, dataset: SegmentationDataset, sample: int) -> int:
         amount = f"{found.share(name):7.2%} of labelled pixels" if pixels else "absent"
         typer.echo(f"  {name:<14} {amount}")
     if found.unknown_ids:
+        first, file = next(iter(found.unknown_in.items()))
         typer.echo(f"  ids that the layout does not define, ignored (id: pixels): {found.unknown_ids}")
+        typer.echo(f"  the first of them, {first}, in {file}")
     return faulty

@@ -7,6 +7,7 @@ from .inspection import (
     UnreadableFile,
     describe,
     mismatched_pairs,
+    require_labels,
     unreadable_files,
 )
 from .opening import Layout, open_dataset
@@ -27,5 +28,6 @@ __all__ = [
     "picture_tensor",
     "read_id_map",
     "read_image",
+    "require_labels",
     "unreadable_files",
 ]

@@ -34,5 +34,6 @@ def list_flat_pairs(
     label_files = None
     if labels:
         label_folder = require_folder(root / folders[1], layout, expected)
-        label_files = {path.stem: path for path in pictures_in(label_folder) if path.suffix.lower() == ".png"}
+        label_maps = [path for path in pictures_in(label_folder) if path.suffix.lower() == ".png"]
+        label_files = unique_by_name([(path.stem, path) for path in label_maps], "label map")
     return pair_files(images, label_files, expected_label=f"{root / folders[1]}/{{name}}.png", exclude=exclude)

@@ -1,12 +1,15 @@
 """What a data set holds, counted over an evenly spread sample: is this the right folder, read rightly?"""
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from .errors import DatasetError
+from .label_tables import look_like_train_ids
 from .pictures import picture_size
 from .samples import SegmentationDataset
 
@@ -16,6 +19,7 @@ PUBLISHED_PICTURES = {  # by layout and split
     ("cityscapes", "train"): 2_975,
     ("cityscapes", "val"): 500,
 }
+MAPS_LOOKED_AT = 10  # for train ids: a tenth of a second, and together they show most classes
 
 
 class UnreadableFile(NamedTuple):
@@ -33,11 +37,12 @@ class DatasetSummary:
         pictures: Number of pictures in the data set.
         sampled: Number of pictures read.
         unreadable: Pictures of the sample that could not be read.
-        sizes: Stored (height, width) of the sampled pictures.
+        sizes: (height, width) of the sampled pictures as they are shown.
         pixels: Pixels per class name; classes never seen are listed with 0.
         pictures_with: Sampled pictures per class name that hold the class.
         ignored: Pixels that belong to no class of the space.
         unknown_ids: Pixels per raw id that the data set does not define (part of ``ignored``).
+        unknown_in: The first label map that holds each of these ids.
     """
 
     pictures: int
@@ -48,6 +53,7 @@ class DatasetSummary:
     pictures_with: dict[str, int]
     ignored: int
     unknown_ids: dict[int, int]
+    unknown_in: dict[int, Path]
 
     def share(self, name: str) -> float:
         """Share of a class among the labelled pixels of the sample; 0 when nothing is labelled."""
@@ -72,12 +78,15 @@ def describe(dataset: SegmentationDataset, sample: int = 50) -> DatasetSummary:
     sizes: Counter[tuple[int, int]] = Counter()
     unreadable: list[UnreadableFile] = []
     before = Counter(dataset.unknown_ids)
+    unknown_in: dict[int, Path] = {}
     for index in indices:
         try:
             histogram = np.bincount(dataset[index].labels.numpy().ravel(), minlength=256)
         except DatasetError as error:
             unreadable.append(UnreadableFile(dataset.names[index], str(error)))
             continue
+        if (path := dataset.files[index].labels) is not None:
+            unknown_in |= dict.fromkeys((dataset.unknown_ids - before).keys() - unknown_in.keys(), path)
         pixels += histogram
         pictures_with += histogram > 0
         sizes[picture_size(dataset.files[index].image, dataset.max_pixels)] += 1
@@ -93,22 +102,26 @@ def describe(dataset: SegmentationDataset, sample: int = 50) -> DatasetSummary:
         pictures_with={name: int(pictures_with[i]) for i, name in enumerate(names)},
         ignored=int(pixels[dataset.space.ignore_index]),
         unknown_ids=dict(sorted(unknown.items())),
+        unknown_in=unknown_in,
     )
 
 
 def unreadable_files(dataset: SegmentationDataset) -> list[UnreadableFile]:
-    """Files of which not even the header can be read, all of them: where reading would stop at the first.
+    """Files of which not even the header can be read or is of the wrong kind, all of them: reading would stop there.
 
     What is damaged further on only shows when it is decoded, as :func:`describe` does.
     """
     found = []
     for entry in dataset.files:
-        for path in (entry.image, entry.labels):
-            try:
-                if path is not None:
-                    picture_size(path, dataset.max_pixels)
-            except DatasetError as error:
-                found.append(UnreadableFile(entry.name, str(error)))
+        try:
+            picture_size(entry.image, dataset.max_pixels)
+        except DatasetError as error:
+            found.append(UnreadableFile(entry.name, str(error)))
+        try:
+            if entry.labels is not None:
+                dataset.label_map_size(entry.labels)
+        except DatasetError as error:
+            found.append(UnreadableFile(entry.name, str(error)))
     return found
 
 
@@ -121,5 +134,50 @@ def mismatched_pairs(dataset: SegmentationDataset) -> list[str]:
         entry.name
         for entry in dataset.files
         if entry.labels is not None
-        and picture_size(entry.image, dataset.max_pixels) != picture_size(entry.labels, dataset.max_pixels)
+        and picture_size(entry.image, dataset.max_pixels) != dataset.label_map_size(entry.labels)
     ]
+
+
+def require_labels(what: str, dataset: SegmentationDataset, classes: Collection[str] | None = None) -> None:
+    """Label maps hold the ids of their data set, and at least one pixel of a class: else an error before any work.
+
+    Label maps are read in a fixed shuffled order: ten, for a look at their ids together, and on from there only as long
+    as no pixel has had a class. That is ten in a data set that can be used, however large it is. What cannot be read
+    is left to whoever reads it next, who stops there.
+
+    Args:
+        what: The data set's part in a run, for the message.
+        dataset: Opened with labels.
+        classes: Names of the classes of which there must be one; all of the data set's space if left out.
+
+    Raises:
+        DatasetError: If they look like train ids, or no pixel has one of the classes.
+    """
+    names = dataset.space.names if classes is None else tuple(classes)
+    wanted = np.isin(dataset.table.ids, dataset.space.ids(names))
+    pixels = np.zeros(256, dtype=np.int64)
+    read: list[Path | None] = []
+    for index in np.random.default_rng(0).permutation(len(dataset)).tolist():
+        if len(read) >= MAPS_LOOKED_AT and pixels[wanted].any():
+            break
+        try:
+            pixels += dataset.raw_id_pixels(index)
+        except DatasetError:
+            continue
+        read.append(dataset.files[index].labels)
+    if not read:
+        return
+    ids = ", ".join(map(str, np.flatnonzero(pixels))) or "none below 256"
+    held = f"{ids} in {len(read)} label maps, one of them {read[0]}"
+    if look_like_train_ids(pixels, dataset.table.names):
+        raise DatasetError(
+            f"{what}: expected label ids as the data set publishes them, got ids that look like train ids: {held}. "
+            "Read as label ids they would be other classes: give the published files (of Cityscapes "
+            "*_gtFine_labelIds.png), or convert the train ids back."
+        )
+    if not pixels[wanted].any():
+        choose = "" if set(names) == set(dataset.space.names) else ", or choose other --classes"
+        raise DatasetError(
+            f"{what}: expected pixels of at least one class ({', '.join(names)}), got none, but the ids {held}. "
+            f"Give label maps with the ids of the data set{choose}, and look at them with `check`."
+        )

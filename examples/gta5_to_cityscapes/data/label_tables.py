@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from stuffinstance import LabelSpace
+from stuffinstance import CITYSCAPES, LabelSpace
 
 CITYSCAPES_IDS: Mapping[int, str] = {
     0: "unlabeled",
@@ -50,8 +50,8 @@ CITYSCAPES_IDS: Mapping[int, str] = {
     255: "license plate",  # published as -1, which one byte stores as 255
 }
 
-# GTA5 uses the ids of Cityscapes; its palette has one entry more, for the plates that Cityscapes calls -1.
-GTA5_IDS: Mapping[int, str] = {**CITYSCAPES_IDS, 34: "license plate"}
+# GTA5 uses the ids of Cityscapes, but its palette has an entry for the plates that Cityscapes calls -1.
+GTA5_IDS: Mapping[int, str] = {**{i: name for i, name in CITYSCAPES_IDS.items() if i != 255}, 34: "license plate"}
 
 # Names are those of Cityscapes where the class is the same thing ("pedestrian" is "person").
 SYNTHIA_IDS: Mapping[int, str] = {
@@ -119,3 +119,21 @@ def build_label_table(raw_ids: Mapping[int, str], space: LabelSpace) -> LabelTab
         known[raw] = True
         ids[raw] = target.get(name, space.ignore_index)
     return LabelTable(ids, known, raw_ids)
+
+
+def look_like_train_ids(pixels: npt.NDArray[np.int64], raw_ids: Mapping[int, str]) -> bool:
+    """Whether label maps hold train ids, 0..18 and 255 for what has no class, in place of the data set's label ids.
+
+    They do where they hold three ids or more, all of them below 19 or 255, and as label ids would leave too much
+    without a class: half of the pixels, or a tenth of them where 255, of which the published files have none, marks
+    what has no class already.
+
+    Args:
+        pixels: ``(256,)`` pixels per raw id, over label maps that together show many classes.
+        raw_ids: Names of the raw ids that the data set defines.
+    """
+    ids = np.flatnonzero(pixels[:255])
+    if len(ids) < 3 or ids[-1] >= CITYSCAPES.num_classes:
+        return False
+    without_class = sum(int(pixels[i]) for i in ids if raw_ids.get(int(i)) not in CITYSCAPES.names)
+    return without_class > (0.1 if pixels[255] else 0.5) * int(pixels[:255].sum())

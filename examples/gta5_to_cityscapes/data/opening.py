@@ -11,8 +11,8 @@ from .cityscapes import list_cityscapes
 from .gta5 import list_gta5
 from .label_tables import CITYSCAPES_IDS, GTA5_IDS, SYNTHIA_IDS, build_label_table
 from .picture_lists import listed_names
-from .pictures import MAX_PIXELS, read_first_channel, read_id_map
-from .samples import PictureFiles, ReadIds, SegmentationDataset
+from .pictures import MAX_PIXELS, first_channel_size, id_map_size, read_first_channel, read_id_map
+from .samples import MapSize, PictureFiles, ReadIds, SegmentationDataset
 from .synthia import list_synthia
 
 Layout = Literal["gta5", "synthia", "cityscapes"]
@@ -22,13 +22,14 @@ Layout = Literal["gta5", "synthia", "cityscapes"]
 class _Reader:
     list_files: Callable[..., list[PictureFiles]]
     read_ids: ReadIds
+    map_size: MapSize
     raw_ids: Mapping[int, str]
 
 
 _READERS: Mapping[str, _Reader] = {
-    "gta5": _Reader(list_gta5, read_id_map, GTA5_IDS),
-    "synthia": _Reader(list_synthia, read_first_channel, SYNTHIA_IDS),
-    "cityscapes": _Reader(list_cityscapes, read_id_map, CITYSCAPES_IDS),
+    "gta5": _Reader(list_gta5, read_id_map, id_map_size, GTA5_IDS),
+    "synthia": _Reader(list_synthia, read_first_channel, first_channel_size, SYNTHIA_IDS),
+    "cityscapes": _Reader(list_cityscapes, read_id_map, id_map_size, CITYSCAPES_IDS),
 }
 
 
@@ -73,5 +74,11 @@ def open_dataset(
     files = reader.list_files(root, split, labels=labels, exclude=exclude)
     table = build_label_table(reader.raw_ids, space)
     return SegmentationDataset(
-        files, table=table, space=space, read_ids=reader.read_ids, size=size, max_pixels=max_pixels
+        files,
+        table=table,
+        space=space,
+        read_ids=reader.read_ids,
+        map_size=reader.map_size,
+        size=size,
+        max_pixels=max_pixels,
     )

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from .errors import DatasetError
+from .listing import one_form
 from .samples import PictureFiles
 
 MAX_BYTES = 2**24  # ten times a list of all of GTA5 with long paths
@@ -15,8 +16,9 @@ def listed_names(file: Path, root: Path, pictures: Sequence[PictureFiles]) -> se
 
     A line is a picture's path in the data folder (``images/00001.png``), the end of it from any folder on
     (``aachen/aachen_000000_000019_leftImg8bit.png``, ``00001.png``), or the picture's name (``00001``). Lines are
-    compared with the files that were found there and never opened as paths, so a list leads nowhere that the owner of
-    the folder, with links to where the pictures lie, has not led. Empty lines are passed over.
+    compared with the files that were found there, in either Unicode form, and never opened as paths, so a list leads
+    nowhere that the owner of the folder, with links to where the pictures lie, has not led. Empty lines are passed
+    over.
 
     Args:
         file: The list, UTF-8.
@@ -38,7 +40,7 @@ def listed_names(file: Path, root: Path, pictures: Sequence[PictureFiles]) -> se
                 f"{file}, {where}: expected a path relative to {root}, with / between folders, or a picture's name; "
                 f"it {reason}. Correct the line, or take it out."
             )
-        picture = places.get(PurePosixPath(text).parts)
+        picture = places.get(PurePosixPath(one_form(text)).parts)
         if picture is None:
             absent.append(where)
         elif picture.name in lines:
@@ -68,7 +70,7 @@ def _places(root: Path, pictures: Sequence[PictureFiles]) -> Mapping[tuple[str, 
     """Every way to name a picture. File names are unique in a data set, so the ends of paths are."""
     places = {}
     for picture in pictures:
-        parts = picture.image.relative_to(root).parts
+        parts = tuple(map(one_form, picture.image.relative_to(root).parts))
         places.update({parts[first:]: picture for first in range(len(parts))})
     for picture in pictures:
         places.setdefault((picture.name,), picture)

@@ -1,35 +1,64 @@
-"""Decoding pictures and label maps, bounded and checked, and resizing both onto the same grid."""
+"""Decoding pictures and label maps as they are shown, bounded and checked, and resizing both onto the same grid."""
 
+import struct
 import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import ExifTags, Image
 
 from .errors import DatasetError
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
 MAX_PIXELS = 2**26  # four times the largest street picture in use; a hostile header asks for far more
 _FORMATS = ("PNG", "JPEG")  # told by content: Pillow would also start programs for some that only end in .png
-_COLOUR_MODES = {"RGB", "RGBA", "L", "P"}
+_DEEP_MODES = {"I;16", "I"}  # 16-bit grey; Pillow's conversion to RGB would clip it to white
+_COLOUR_MODES = {"RGB", "RGBA", "L", "LA", "P", "1", "CMYK", *_DEEP_MODES}
 _ID_MODES = {"L", "P"}
+_PACKED_GREY = {"1", "L;2", "L;4"}  # Pillow spreads their values over 0..255, which is wrong for ids
+# How an orientation tag turns stored pixels. ImageOps.exif_transpose does the same, but writes all metadata again and
+# so fails on a damaged tag that has nothing to do with the orientation.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SIDEWAYS = {5, 6, 7, 8}
+# What Pillow raises where a part of a file is not what its format says, found by damaging files at random.
+_DAMAGE = (EOFError, LookupError, OSError, SyntaxError, TypeError, ValueError, struct.error, zlib.error)
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Pillow warns of large pictures, which are bounded more strictly here, and of metadata that turn nothing."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
+        yield
 
 
 def _open(path: Path, max_pixels: int) -> Image.Image:
     """Read the header only, so that the size can be refused before any memory is spent on pixels."""
     try:
-        with warnings.catch_warnings():  # the bound below is stricter than Pillow's warning
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with _without_warnings():
             picture = Image.open(path, formats=_FORMATS)
     except FileNotFoundError as error:
         raise DatasetError(f"{path}: expected a picture, found no file. Check the data set folder.") from error
     except Image.DecompressionBombError as error:
         raise DatasetError(f"{path}: expected at most {max_pixels} pixels, {error}. Replace the file.") from error
     except (OSError, SyntaxError, ValueError) as error:
+        reason = "the file is empty" if path.is_file() and not path.stat().st_size else error
         raise DatasetError(
-            f"{path}: expected a PNG or JPEG picture, could not read its header ({error}). "
+            f"{path}: expected a PNG or JPEG picture, could not read its header ({reason}). "
             "The file is damaged or of another kind: copy it again from its source."
         ) from error
     width, height = picture.size
@@ -38,6 +67,13 @@ def _open(path: Path, max_pixels: int) -> Image.Image:
         raise DatasetError(
             f"{path}: expected at most {max_pixels} pixels, its header says {width}x{height}. "
             "Replace the file, or raise max_pixels if the picture is meant to be that large."
+        )
+    frames = getattr(picture, "n_frames", 1)
+    if picture.format == "PNG" and frames > 1:  # a JPEG's further frames are previews and depth maps of cameras
+        picture.close()
+        raise DatasetError(
+            f"{path}: expected a single picture, it is animated and holds {frames}. Save the one that is meant as a "
+            "PNG of its own."
         )
     return picture
 
@@ -49,69 +85,155 @@ def _damaged(path: Path, error: Exception | str) -> DatasetError:
     )
 
 
+def _load(picture: Image.Image, path: Path) -> None:
+    try:
+        picture.load()
+    except _DAMAGE as error:
+        raise _damaged(path, error) from error
+
+
+def _check_chunks(picture: Image.Image, path: Path) -> None:
+    try:
+        picture.verify()
+    except _DAMAGE as error:
+        raise _damaged(path, error) from error
+
+
+def _orientation(picture: Image.Image) -> int:
+    """How the picture is to be turned to be shown, from the metadata read so far; damaged metadata turns nothing."""
+    try:
+        # The method of all formats: that of PNG decodes all pixels first, where a header may be all that is wanted.
+        with _without_warnings():
+            return Image.Image.getexif(picture).get(ExifTags.Base.Orientation, 1)
+    except _DAMAGE:
+        return 1
+
+
+def _turned(picture: Image.Image, orientation: int) -> Image.Image:
+    turn = _TURNS.get(orientation)
+    return picture if turn is None else picture.transpose(turn)
+
+
+def _shown_size(picture: Image.Image, path: Path) -> tuple[int, int]:
+    """(height, width) as shown; pixels are decoded only where more metadata lie behind them."""
+    if picture.format == "PNG" and "exif" not in picture.info and _metadata_behind_pixels(path):
+        _load(picture, path)
+    size = picture.height, picture.width
+    return size[::-1] if _orientation(picture) in _SIDEWAYS else size
+
+
+def _metadata_behind_pixels(path: Path) -> bool:
+    """Whether a PNG has chunks that may hold an orientation after its pixels; only the heads of chunks are read."""
+    kinds = []
+    with path.open("rb", buffering=0) as file:
+        file.seek(8)
+        while len(head := file.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", head)
+            kinds.append(kind)
+            file.seek(length + 4, 1)
+    pixels = kinds.index(b"IDAT") if b"IDAT" in kinds else len(kinds)
+    return not {b"eXIf", b"iTXt", b"zTXt"}.isdisjoint(kinds[pixels:])
+
+
 def picture_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """(height, width) from the header."""
+    """(height, width) as shown, from the header."""
     with _open(path, max_pixels) as picture:
-        return picture.height, picture.width
+        return _shown_size(picture, path)
 
 
 def read_image(
     path: Path, size: tuple[int, int] | None = None, max_pixels: int = MAX_PIXELS
 ) -> tuple[npt.NDArray[np.uint8], tuple[int, int]]:
-    """Decode a picture as RGB and resize it.
+    """Decode a picture as it is shown, as 8-bit RGB, and resize it.
+
+    An orientation in its metadata is applied. Grey, palette and CMYK pictures become RGB, of 16 bits the upper 8 are
+    taken, and an alpha channel is left out.
 
     Returns:
-        The picture ``(H, W, 3)`` at ``size`` (height, width), bicubic and antialiased, and its stored size.
+        The picture ``(H, W, 3)`` at ``size`` (height, width), bicubic and antialiased, and the size it is shown in.
     """
     with _open(path, max_pixels) as picture:
         if picture.mode not in _COLOUR_MODES:
             raise DatasetError(
-                f"{path}: expected an 8-bit colour, grey or palette picture, got mode {picture.mode!r}. "
+                f"{path}: expected a colour, grey or palette picture, got mode {picture.mode!r}. "
                 "Convert it to 8-bit RGB."
             )
-        stored = (picture.height, picture.width)
-        try:
-            decoded = picture.convert("RGB")
-        except (OSError, SyntaxError, ValueError) as error:
-            raise _damaged(path, error) from error
-    if size is not None and size != stored:
+        _load(picture, path)
+        deep = picture.mode in _DEEP_MODES
+        grey = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8)) if deep else picture
+        decoded = _turned(grey.convert("RGB"), _orientation(picture))
+    shown = (decoded.height, decoded.width)
+    if size is not None and size != shown:
         decoded = decoded.resize((size[1], size[0]), Image.Resampling.BICUBIC)
-    return np.array(decoded, dtype=np.uint8), stored
+    return np.array(decoded, dtype=np.uint8), shown
+
+
+def _require_ids(picture: Image.Image, path: Path) -> None:
+    if picture.mode not in _ID_MODES or picture.format != "PNG":
+        raise DatasetError(
+            f"{path}: expected label ids as an 8-bit grey or palette PNG, got {picture.format} of mode "
+            f"{picture.mode!r}. Colour renderings and instance ids cannot be read: take the label ids."
+        )
+    _require_whole_bytes(picture, path)
+
+
+def _require_whole_bytes(picture: Image.Image, path: Path) -> None:
+    if any(tile[3] in _PACKED_GREY for tile in picture.tile):
+        raise DatasetError(
+            f"{path}: expected label ids of at least 8 bits, got a grey PNG of fewer, whose values may be ids or "
+            "shades of grey. Save the label ids as an 8-bit grey or palette PNG."
+        )
+
+
+def id_map_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """(height, width) as :func:`read_id_map` gives it, from the header; another kind of file is an error."""
+    with _open(path, max_pixels) as picture:
+        _require_ids(picture, path)
+        return _shown_size(picture, path)
 
 
 def read_id_map(path: Path, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
     """Raw ids ``(H, W)`` of a grey or palette PNG. A palette is left unapplied: its indices are the ids."""
     with _open(path, max_pixels) as picture:
-        if picture.mode not in _ID_MODES or picture.format != "PNG":
-            raise DatasetError(
-                f"{path}: expected label ids as an 8-bit grey or palette PNG, got {picture.format} of mode "
-                f"{picture.mode!r}. Colour renderings and instance ids cannot be read: take the label ids."
-            )
-        try:
-            return np.array(picture, dtype=np.uint8)
-        except (OSError, SyntaxError, ValueError) as error:
-            raise _damaged(path, error) from error
+        _require_ids(picture, path)
+        _load(picture, path)
+        return np.array(_turned(picture, _orientation(picture)), dtype=np.uint8)
+
+
+def first_channel_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """(height, width) as :func:`read_first_channel` gives it, from the header; another kind of file is an error."""
+    with _open(path, max_pixels) as picture:
+        _require_channels(picture, path)
+        return _shown_size(picture, path)
+
+
+def _require_channels(picture: Image.Image, path: Path) -> None:
+    if picture.format != "PNG":
+        raise DatasetError(f"{path}: expected a PNG label map, got {picture.format}. Take the published file.")
+    _require_whole_bytes(picture, path)
 
 
 def read_first_channel(path: Path, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint16]:
-    """First (red) channel ``(H, W)`` of an 8- or 16-bit PNG of one or three channels.
+    """First (red) channel ``(H, W)`` of an 8- or 16-bit PNG of one or three channels; alpha is left out.
 
     Pillow halves 16-bit colour to its high byte, which is 0 for every class id, so OpenCV decodes here.
     OpenCV in turn fills up a truncated file in silence, so Pillow checks the chunks first.
     """
     with _open(path, max_pixels) as picture:
-        if picture.format != "PNG":
-            raise DatasetError(f"{path}: expected a PNG label map, got {picture.format}. Take the published file.")
+        _require_channels(picture, path)
         if picture.mode == "P":
             return read_id_map(path, max_pixels).astype(np.uint16)
-        try:
-            picture.verify()
-        except (OSError, SyntaxError, ValueError) as error:
-            raise _damaged(path, error) from error
+        if _metadata_behind_pixels(path):
+            _load(picture, path)
+        else:
+            _check_chunks(picture, path)
+        orientation = _orientation(picture)
     decoded = cv2.imdecode(np.fromfile(path, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
     if decoded is None:
         raise _damaged(path, "not decodable")
     first = decoded if decoded.ndim == 2 else decoded[..., 2]  # OpenCV orders channels blue, green, red
+    if orientation in _TURNS:
+        first = np.asarray(_turned(Image.fromarray(first.astype(np.int32)), orientation))
     return np.ascontiguousarray(first, dtype=np.uint16)
 
 

@@ -22,6 +22,7 @@ from .pictures import MAX_PIXELS, read_image, resize_ids
 logger = logging.getLogger(__name__)
 
 ReadIds = Callable[[Path, int], npt.NDArray[Any]]
+MapSize = Callable[[Path, int], tuple[int, int]]
 
 
 class Sample(NamedTuple):
@@ -57,6 +58,7 @@ class SegmentationDataset(Dataset[Sample]):
 
     Attributes:
         names: Names of the samples, in the order of their index.
+        table: From raw ids to those of the space.
         unknown_ids: Pixels read so far per raw id that the data set does not define; they are ignored. The
             count belongs to the process that reads: each worker process keeps, and reports, its own.
     """
@@ -68,6 +70,7 @@ class SegmentationDataset(Dataset[Sample]):
         table: LabelTable,
         space: LabelSpace,
         read_ids: ReadIds,
+        map_size: MapSize,
         size: tuple[int, int] | None = None,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
@@ -82,8 +85,9 @@ class SegmentationDataset(Dataset[Sample]):
         self.size = size
         self.max_pixels = max_pixels
         self.unknown_ids: Counter[int] = Counter()
-        self._table = table
+        self.table = table
         self._read_ids = read_ids
+        self._map_size = map_size
         self._reported: set[int] = set()
 
     def leave_out(self, names: Collection[str]) -> None:
@@ -104,6 +108,20 @@ class SegmentationDataset(Dataset[Sample]):
             labels = self._read_labels(entry.image, entry.labels, stored)
         return Sample(picture_tensor(pixels), torch.from_numpy(labels), entry.name)
 
+    def label_map_size(self, path: Path) -> tuple[int, int]:
+        """(height, width) of a label map from its header; a file of another kind than the layout's is an error."""
+        return self._map_size(path, self.max_pixels)
+
+    def raw_id_pixels(self, index: int) -> npt.NDArray[np.int64]:
+        """Pixels ``(256,)`` per raw id of one label map as stored; the picture is not read.
+
+        Ids beyond a byte are left out, as is everything where labels are not read.
+        """
+        path = self.files[index].labels
+        if path is None:
+            return np.zeros(256, dtype=np.int64)
+        return np.bincount(self._read_ids(path, self.max_pixels).ravel(), minlength=256)[:256]
+
     def _read_labels(self, image: Path, path: Path, stored: tuple[int, int]) -> npt.NDArray[np.uint8]:
         raw = self._read_ids(path, self.max_pixels)
         if raw.shape != stored:
@@ -116,7 +134,7 @@ class SegmentationDataset(Dataset[Sample]):
             raw = resize_ids(raw, self.size)
         self._count_unknown(raw, path)
         inside = raw if raw.dtype == np.uint8 else np.minimum(raw, 255)
-        labels = self._table.ids[inside]
+        labels = self.table.ids[inside]
         if raw.dtype != np.uint8:
             labels[raw > 255] = self.space.ignore_index
         return labels
@@ -124,7 +142,7 @@ class SegmentationDataset(Dataset[Sample]):
     def _count_unknown(self, raw: npt.NDArray[Any], path: Path) -> None:
         counts = np.bincount(raw.ravel())
         present = np.flatnonzero(counts)
-        unknown = [int(i) for i in present if i > 255 or not self._table.known[i]]
+        unknown = [int(i) for i in present if i > 255 or not self.table.known[i]]
         self.unknown_ids.update({i: int(counts[i]) for i in unknown})
         fresh = set(unknown) - self._reported
         if fresh and not self._reported:

@@ -69,8 +69,13 @@ def carry_out(
     if finished is not None:
         run.check(recipe, open_training_data(recipe, folders, first_step_weights=digest).identity)
         return finished
-    # Before the first file is written, not after: a folder may hold another run.
-    from_first(lambda: run.claim(recipe, open_training_data(recipe, folders, first_step_weights=digest).identity))
+
+    def claim() -> None:
+        data = open_training_data(recipe, folders, first_step_weights=digest)
+        data.require_labels()
+        run.claim(recipe, data.identity)
+
+    from_first(claim)  # before the first file is written, not after: a folder may hold another run
     if recipe.fused_of:
         return _fuse(job, folders, device, watch, trained)
     if recipe.pseudo_labels:

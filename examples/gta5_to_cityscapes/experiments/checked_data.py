@@ -9,7 +9,15 @@ import torch
 
 from ..batches.restyling import RestyledPictures, restyled_folder
 from ..batches.training_data import Folders, open_labelled, open_target, open_validation
-from ..data import PUBLISHED_PICTURES, Layout, SegmentationDataset, describe, mismatched_pairs, unreadable_files
+from ..data import (
+    PUBLISHED_PICTURES,
+    Layout,
+    SegmentationDataset,
+    describe,
+    mismatched_pairs,
+    require_labels,
+    unreadable_files,
+)
 from ..recipes import Recipe
 from ..training.recipe_network import start_network
 from .findings import Finding, attempted
@@ -70,14 +78,16 @@ def _look_into(what: str, dataset: SegmentationDataset, sample: int, findings: l
     if not labelled or found is None or not found.sampled:
         return
     if found.unknown_ids:
-        text = f"ids that the layout does not define, ignored (id: pixels): {found.unknown_ids}"
+        first, file = next(iter(found.unknown_in.items()))
+        text = f"ids that the layout does not define, ignored (id: pixels): {found.unknown_ids}; {first} in {file}"
         findings.append(Finding("note", f"{what}, labels", text))
+    refused = len(findings)
+    attempted(f"{what}, labels", partial(require_labels, what, dataset), findings)
+    if len(findings) > refused:
+        return
     absent = [name for name, pixels in found.pixels.items() if not pixels]
     seen = f"{len(found.pixels) - len(absent)} of {len(found.pixels)} classes in {found.sampled} pictures"
-    if len(absent) == len(found.pixels):
-        text = f"no pixel of any class in {found.sampled} pictures: other ids than the layout's"
-        findings.append(Finding("missing", f"{what}, labels", text))
-    elif absent:
+    if absent:
         findings.append(Finding("note", f"{what}, labels", f"{seen}; not seen: {', '.join(absent)}"))
     else:
         findings.append(Finding("ok", f"{what}, labels", seen))

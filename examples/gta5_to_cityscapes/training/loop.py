@@ -70,13 +70,14 @@ def train(
 
     Raises:
         Stopped: After Ctrl-C, once the state is saved.
-        DatasetError: If a picture is damaged or gone.
+        DatasetError: If a picture is damaged or gone, or, before the first step, if no label map shows a class.
         FullDiskError: If there is no room for what is written.
         CheckpointError: If there are checkpoints, all of them damaged.
         TooFewPicturesError: If a step has fewer pictures than there are ranks and parts.
         RankLostError: If another rank has ended or does not answer.
     """
     own_share(recipe.running.accumulate, recipe.pictures.batch)
+    from_first(lambda: None if run.result() else data.require_labels())
     from_first(lambda: run.claim(recipe, data.identity))
     finished = from_first(run.result)
     if finished is not None:

@@ -1,0 +1,545 @@
+"""Readers do not depend on how a file is stored: orientation, bit depth, hidden files, Unicode forms, kinds of ids."""
+
+from __future__ import annotations
+
+import io
+import re
+import shutil
+import struct
+import unicodedata
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+from typer.testing import CliRunner
+
+from examples.gta5_to_cityscapes.batches.restyling import RestyledPictures
+from examples.gta5_to_cityscapes.batches.training_data import Folders, open_training_data
+from examples.gta5_to_cityscapes.commands.app import app
+from examples.gta5_to_cityscapes.data import (
+    DatasetError,
+    describe,
+    mismatched_pairs,
+    open_dataset,
+    read_id_map,
+    read_image,
+    require_labels,
+    unreadable_files,
+)
+from examples.gta5_to_cityscapes.data.inspection import MAPS_LOOKED_AT
+from examples.gta5_to_cityscapes.data.pictures import first_channel_size, id_map_size, picture_size, read_first_channel
+from examples.gta5_to_cityscapes.recipes import compose_recipe
+from examples.gta5_to_cityscapes.records.run_folder import RunFolder
+from examples.gta5_to_cityscapes.training.loop import train
+from examples.translation.applying import _claim
+from examples.translation.comparing import spread
+from examples.translation.networks import Generator
+from examples.translation.pictures import StepPictures
+from examples.translation.settings import Settings
+
+CPU = torch.device("cpu")
+TRAIN_IDS = {7: 0, 8: 1, 11: 2, 17: 5, 21: 8, 23: 10, 24: 11, 26: 13}  # of the classes that the drawn streets have
+SYNTHIA_OF = {7: 3, 8: 4, 11: 2, 17: 7, 21: 6, 23: 1, 24: 10, 26: 8}
+COMPOSED, DECOMPOSED = (unicodedata.normalize(form, "köln") for form in ("NFC", "NFD"))
+
+
+def scene(height: int = 16, width: int = 32) -> np.ndarray:
+    """A picture (H, W, 3) that is another one after every turn, smooth enough for JPEG."""
+    rows, columns = np.mgrid[:height, :width]
+    return np.stack([rows * 255 // height, columns * 255 // width, (rows > height // 2) * 200], -1).astype(np.uint8)
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def exif(orientation: int) -> bytes:
+    tags = Image.Exif()
+    tags[0x0112] = orientation
+    return tags.tobytes()
+
+
+def behind_pixels(png: bytes, kind: bytes, content: bytes) -> bytes:
+    end = png.rindex(b"IEND") - 4
+    return png[:end] + chunk(kind, content) + png[end:]
+
+
+def save_turned(picture: Image.Image, path: Path, orientation: int, where: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    stored = io.BytesIO()
+    xmp = f'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf tiff:Orientation="{orientation}"/></x:xmpmeta>'.encode()
+    if where == "jpg":
+        picture.save(stored, "JPEG", quality=95, exif=exif(orientation))
+    elif where == "jpg, XMP":
+        picture.save(stored, "JPEG", quality=95, xmp=xmp)
+    elif where == "png":
+        picture.save(stored, "PNG", exif=exif(orientation))
+    else:
+        picture.save(stored, "PNG")
+        content = exif(orientation).removeprefix(b"Exif\0\0")
+        text = b"XML:com.adobe.xmp" + bytes(5) + xmp
+        kind, content = (b"eXIf", content) if where == "png, behind its pixels" else (b"iTXt", text)
+        stored = io.BytesIO(behind_pixels(stored.getvalue(), kind, content))
+    path.write_bytes(stored.getvalue())
+
+
+WHERE = ["jpg", "jpg, XMP", "png", "png, behind its pixels", "png, XMP behind its pixels"]
+
+
+@pytest.mark.parametrize("where", WHERE)
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_images_are_read_as_shown(tmp_path: Path, orientation: int, where: str) -> None:
+    path = tmp_path / f"images/a.{where[:3]}"
+    save_turned(Image.fromarray(scene()), path, orientation, where)
+    shown = np.asarray(ImageOps.exif_transpose(Image.open(path)))
+    pixels, size = read_image(path)
+    np.testing.assert_array_equal(pixels, shown)
+    assert size == picture_size(path) == shown.shape[:2] == ((16, 32) if orientation < 5 else (32, 16))
+    dataset = open_dataset("gta5", tmp_path, labels=False)
+    np.testing.assert_array_equal(dataset[0].image.permute(1, 2, 0).numpy(), shown)
+    assert describe(dataset).sizes == {size: 1}
+    small = open_dataset("gta5", tmp_path, labels=False, size=(8, 8))
+    expected = Image.fromarray(shown).resize((8, 8), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(small[0].image.permute(1, 2, 0).numpy(), np.asarray(expected))
+
+
+@pytest.mark.parametrize("where", ["png", "png, behind its pixels"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_label_maps_are_read_as_shown(tmp_path: Path, orientation: int, where: str) -> None:
+    ids = (np.arange(12 * 20) % 34).reshape(12, 20).astype(np.uint8)
+    path = tmp_path / "a.png"
+    save_turned(Image.fromarray(ids), path, orientation, where)
+    shown = np.asarray(ImageOps.exif_transpose(Image.open(path)))
+    for read, size in ((read_id_map, id_map_size), (read_first_channel, first_channel_size)):
+        np.testing.assert_array_equal(read(path), shown)
+        assert size(path) == shown.shape
+
+
+def test_label_maps_drawn_on_the_image_as_shown_fit(tmp_path: Path) -> None:
+    for name, stored, orientation in (("a", (16, 32), 1), ("b", (32, 16), 6), ("c", (16, 32), 6)):
+        save_turned(Image.fromarray(scene(*stored)), tmp_path / f"images/{name}.jpg", orientation, "jpg")
+        label_map = Image.new("L", (32, 16), 7)
+        (tmp_path / "labels").mkdir(exist_ok=True)
+        label_map.save(tmp_path / f"labels/{name}.png")
+    dataset = open_dataset("gta5", tmp_path)
+    assert mismatched_pairs(dataset) == ["c"]
+    assert dataset[0].image.shape == dataset[1].image.shape == (3, 16, 32)
+    with pytest.raises(DatasetError, match=r"c\.png: expected the size of .*c\.jpg, 16x32, got 32x16"):
+        dataset[2]
+
+
+def test_images_of_other_steps_are_read_as_shown(tmp_path: Path) -> None:
+    for folder in ("gta5/images", "restyled"):
+        save_turned(Image.fromarray(scene(48, 96)), tmp_path / folder / "a.jpg", 8, "jpg")
+    shown = np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / "restyled/a.jpg")))
+    dataset = open_dataset("gta5", tmp_path / "gta5", labels=False)
+    restyled = RestyledPictures(dataset, tmp_path / "restyled")
+    np.testing.assert_array_equal(restyled[0].image.permute(1, 2, 0).numpy(), shown)
+    np.testing.assert_array_equal(spread([dataset], 1)[0], shown)
+    whole = Settings(size=(96, 48), crop=None, batch=1, width=4, blocks=1)
+    drawn = StepPictures(dataset, whole, 0).draw(0)[0].mul(255).round().byte()
+    assert any(torch.equal(drawn, each) for each in (dataset[0].image, dataset[0].image.flip(2)))
+
+
+def test_damaged_metadata_turn_nothing(tmp_path: Path) -> None:
+    whole = exif(6)
+    for k in range(6, len(whole)):
+        path = tmp_path / f"{k}.jpg"
+        Image.fromarray(scene()).save(path, exif=whole[:k])
+        pixels, size = read_image(path)
+        assert size == picture_size(path) == pixels.shape[:2]
+    Image.fromarray(scene()).save(path, exif=b"Exif\0\0not a TIFF file")
+    assert read_image(path)[1] == (16, 32)
+    tags = Image.Exif()
+    tags[0x0112] = 9
+    Image.fromarray(scene()).save(path, exif=tags)
+    assert read_image(path)[1] == picture_size(path) == (16, 32)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK"])
+def test_images_of_any_mode_become_rgb(tmp_path: Path, mode: str) -> None:
+    picture = Image.fromarray(scene()).convert(mode)
+    path = tmp_path / ("a.jpg" if mode == "CMYK" else "a.png")
+    picture.save(path, **({"quality": 100} if mode == "CMYK" else {}))
+    expected = np.asarray(picture.convert("RGB")).astype(int)
+    assert np.abs(read_image(path)[0] - expected).max() <= (40 if mode == "CMYK" else 0)
+    assert np.abs(read_image(path)[0] - expected).mean() <= (5 if mode == "CMYK" else 0)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_of_16_bits_the_upper_8_are_read(tmp_path: Path, channels: int) -> None:
+    path = tmp_path / "a.png"
+    deep = np.random.default_rng(0).integers(0, 2**16, (6, 10, channels), dtype=np.uint16)
+    assert cv2.imwrite(str(path), deep)
+    upper = (deep >> 8).astype(np.uint8)
+    expected = upper.repeat(3, 2) if channels == 1 else upper[..., 2::-1]
+    np.testing.assert_array_equal(read_image(path)[0], expected)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "1", "I;16"])
+def test_label_maps_of_another_mode_are_named_from_their_headers(tmp_path: Path, mode: str) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "labels").mkdir()
+    Image.fromarray(scene()).save(tmp_path / "images/a.png")
+    Image.new(mode, (32, 16)).save(tmp_path / "labels/a.png")
+    dataset = open_dataset("gta5", tmp_path)
+    with pytest.raises(DatasetError, match=r"labels/a\.png: expected label ids as an 8-bit .*take the label ids"):
+        dataset[0]
+    assert [each.name for each in unreadable_files(dataset)] == ["a"]
+
+
+@pytest.mark.parametrize("read", [read_id_map, read_first_channel])
+@pytest.mark.parametrize("bits", [2, 4])
+def test_grey_label_maps_of_few_bits_are_refused(tmp_path: Path, bits: int, read) -> None:  # type: ignore[no-untyped-def]
+    """Pillow and OpenCV both spread 0..15 over 0..255."""
+    header = struct.pack(">IIBBBBB", 8, 2, bits, 0, 0, 0, 0)
+    rows = zlib.compress((b"\0" + bytes(range(bits))) * 2)
+    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    (tmp_path / "a.png").write_bytes(png)
+    with pytest.raises(DatasetError, match=r"a\.png: expected label ids of at least 8 bits"):
+        read(tmp_path / "a.png")
+
+
+def test_palette_label_maps_of_few_bits_are_ids(tmp_path: Path) -> None:
+    ids = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    picture = Image.fromarray(ids)
+    picture.putpalette([value for i in range(16) for value in (255 - i, i, 7)])
+    picture.save(tmp_path / "a.png", bits=4)
+    for read in (read_id_map, read_first_channel):
+        np.testing.assert_array_equal(read(tmp_path / "a.png"), ids)
+
+
+def test_animations_are_refused_and_previews_in_a_jpeg_are_not(tmp_path: Path) -> None:
+    first, second = Image.fromarray(scene()), Image.fromarray(scene()[::-1].copy())
+    first.save(tmp_path / "a.png", save_all=True, append_images=[second])
+    for read in (read_image, read_id_map, read_first_channel, picture_size):
+        with pytest.raises(DatasetError, match=r"a\.png: expected a single picture, it is animated and holds 2"):
+            read(tmp_path / "a.png")
+    first.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[second], quality=95)
+    assert np.abs(read_image(tmp_path / "a.jpg")[0].astype(int) - scene()).mean() < 10
+
+
+def test_a_png_without_pixels_is_named(tmp_path: Path) -> None:
+    header = struct.pack(">IIBBBBB", 8, 2, 8, 2, 0, 0, 0)
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IEND", b""))
+    for read in (read_image, read_first_channel):
+        with pytest.raises(DatasetError, match=r"a\.png: expected a complete picture"):
+            read(tmp_path / "a.png")
+
+
+def test_empty_files_say_so_and_one_pixel_is_an_image(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/a.png").touch()
+    dataset = open_dataset("gta5", tmp_path, labels=False)
+    with pytest.raises(DatasetError, match=r"a\.png: expected a PNG or JPEG picture.*\(the file is empty\)"):
+        dataset[0]
+    Image.new("RGB", (1, 1), (7, 8, 9)).save(tmp_path / "images/a.png")
+    assert dataset[0].image.flatten().tolist() == [7, 8, 9]
+    assert open_dataset("gta5", tmp_path, labels=False, size=(4, 6))[0].image[2].unique().tolist() == [9]
+
+
+# --- hidden files and names ---
+
+
+@pytest.fixture
+def copies(streets: Folders, tmp_path: Path) -> Folders:
+    """Folders that a test may change."""
+    root = shutil.copytree(streets.source.parent, tmp_path / "data")
+    return Folders(root / "gta5", root / "cityscapes")
+
+
+@pytest.mark.parametrize(
+    "name", [".ipynb_checkpoints", ".Trash-1000", "@eaDir", "__MACOSX", "System Volume Information", "$RECYCLE.BIN"]
+)
+def test_hidden_folders_are_neither_cities_nor_splits(copies: Folders, name: str) -> None:
+    names = open_dataset("cityscapes", copies.target).names
+    for kind, ending in (("leftImg8bit", "leftImg8bit"), ("gtFine", "gtFine_labelIds")):
+        hidden = copies.target / kind / "train" / name
+        hidden.mkdir()
+        first = copies.target / kind / f"train/tiny/tiny_000000_000019_{ending}.png"
+        shutil.copy(first, hidden)
+        shutil.copy(first, hidden / f"deleted_000000_000019_{ending}.png")
+        (copies.target / kind / name).mkdir()
+    assert open_dataset("cityscapes", copies.target).names == names
+    with pytest.raises(DatasetError, match=r"leftImg8bit has train, val\.$"):
+        open_dataset("cityscapes", copies.target, split="test")
+
+
+def test_hidden_files_are_neither_images_nor_label_maps_nor_restyled(copies: Folders, tmp_path: Path) -> None:
+    names = open_dataset("gta5", copies.source).names
+    restyled = shutil.copytree(copies.source / "images", tmp_path / "restyled")
+    for folder in (copies.source / "images", copies.source / "labels", restyled):
+        for name in ("._00001.png", ".DS_Store", "Thumbs.db", "desktop.ini", ".hidden.PNG"):
+            (folder / name).write_bytes(b"not a picture")
+    dataset = open_dataset("gta5", copies.source)
+    assert dataset.names == names
+    assert unreadable_files(dataset) == []
+    assert len(RestyledPictures(dataset, restyled)) == len(names)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/.DS_Store").touch()
+    (tmp_path / "other/pictures").mkdir()
+    with pytest.raises(DatasetError, match=r"holds \['pictures'\]"):
+        open_dataset("gta5", tmp_path / "other")
+
+
+def test_a_folder_with_hidden_files_alone_is_new_to_a_translation(tmp_path: Path) -> None:
+    (tmp_path / ".DS_Store").touch()
+    _claim(tmp_path, Settings(size=(48, 96), crop=None, width=4, blocks=1), Generator(4, 1), "target")
+    assert (tmp_path / "translation.json").is_file()
+
+
+def test_endings_may_be_upper_case_and_folders_links(copies: Folders, tmp_path: Path) -> None:
+    whole = open_dataset("gta5", copies.source)[0]
+    (copies.source / "images/00001.png").rename(copies.source / "images/00001.PNG")
+    (copies.source / "labels/00001.png").rename(copies.source / "labels/00001.PNG")
+    (tmp_path / "linked").mkdir()
+    for folder in ("images", "labels"):
+        (tmp_path / "linked" / folder).symlink_to(copies.source / folder, target_is_directory=True)
+    assert torch.equal(open_dataset("gta5", tmp_path / "linked")[0].labels, whole.labels)
+    assert len(RestyledPictures(open_dataset("gta5", copies.source), tmp_path / "linked/images")) == 6
+    city = copies.target / "leftImg8bit/train/tiny"
+    city.rename(tmp_path / "tiny")
+    city.symlink_to(tmp_path / "tiny", target_is_directory=True)
+    assert len(open_dataset("cityscapes", copies.target)) == 4
+
+
+@pytest.mark.parametrize(("image", "label"), [(COMPOSED, DECOMPOSED), (DECOMPOSED, COMPOSED)])
+def test_names_in_two_unicode_forms_are_one_name(copies: Folders, tmp_path: Path, image: str, label: str) -> None:
+    (copies.source / "images/00001.png").rename(copies.source / f"images/{image}.png")
+    (copies.source / "labels/00001.png").rename(copies.source / f"labels/{label}.png")
+    dataset = open_dataset("gta5", copies.source)
+    assert dataset.names[-1] == COMPOSED
+    assert dataset[5].name == COMPOSED
+    for line in (image, label, f"{label}.png", f"images/{label}.png"):
+        (tmp_path / "list.txt").write_text(line, encoding="utf-8")
+        assert open_dataset("gta5", copies.source, listed=tmp_path / "list.txt").names == [COMPOSED]
+    assert COMPOSED not in open_dataset("gta5", copies.source, exclude=[DECOMPOSED]).names
+    restyled = shutil.copytree(copies.source / "images", tmp_path / "restyled")
+    (restyled / f"{image}.png").rename(restyled / f"{label}.png")
+    assert torch.equal(RestyledPictures(dataset, restyled)[5].image, dataset[5].image)
+
+
+def test_cities_and_images_in_two_unicode_forms_are_pairs(copies: Folders, tmp_path: Path) -> None:
+    for kind, form, ending in (("leftImg8bit", COMPOSED, "leftImg8bit"), ("gtFine", DECOMPOSED, "gtFine_labelIds")):
+        folder = copies.target / kind / "val"
+        (folder / "tiny").rename(folder / form)
+        old = folder / form / f"tiny_000000_000019_{ending}.png"
+        old.rename(folder / form / f"{form}_000000_000019_{ending}.png")
+    dataset = open_dataset("cityscapes", copies.target, split="val")
+    assert dataset.names[0] == f"{COMPOSED}_000000_000019"
+    line = f"{DECOMPOSED}/{DECOMPOSED}_000000_000019_leftImg8bit.png"
+    (tmp_path / "list.txt").write_text(line, encoding="utf-8")
+    chosen = open_dataset("cityscapes", copies.target, split="val", listed=tmp_path / "list.txt")
+    assert chosen.names == dataset.names[:1]
+
+
+@pytest.mark.parametrize("folder", ["images", "labels"])
+def test_two_files_that_differ_by_unicode_form_alone_are_an_error(copies: Folders, folder: str) -> None:
+    for each in ("images", "labels"):
+        shutil.copy(copies.source / each / "00001.png", copies.source / each / f"{COMPOSED}.png")
+    shutil.copy(copies.source / folder / "00001.png", copies.source / folder / f"{DECOMPOSED}.png")
+    what = {"images": "picture", "labels": "label map"}[folder]
+    with pytest.raises(DatasetError, match=rf"expected one {what} named .* has the same name in another Unicode form"):
+        open_dataset("gta5", copies.source)
+
+
+def test_two_label_maps_or_restyled_images_of_one_name_are_an_error(copies: Folders, tmp_path: Path) -> None:
+    restyled = shutil.copytree(copies.source / "images", tmp_path / "restyled")
+    Image.open(restyled / "00001.png").save(restyled / "00001.jpg")
+    dataset = open_dataset("gta5", copies.source)
+    with pytest.raises(DatasetError, match="expected one restyled picture named '00001'"):
+        RestyledPictures(dataset, restyled)
+    shutil.copy(copies.source / "labels/00001.png", copies.source / "labels/00001.PNG")
+    with pytest.raises(DatasetError, match="expected one label map named '00001'"):
+        open_dataset("gta5", copies.source)
+
+
+def test_restyled_images_go_by_the_whole_name(copies: Folders, tmp_path: Path) -> None:
+    """A name may hold dots."""
+    restyled = shutil.copytree(copies.source / "images", tmp_path / "restyled")
+    for folder in (copies.source / "images", copies.source / "labels", restyled):
+        (folder / "00001.png").rename(folder / "a.1.png")
+        (folder / "00002.png").rename(folder / "a.2.png")
+    dataset = open_dataset("gta5", copies.source)
+    beside = RestyledPictures(dataset, restyled)
+    for i in range(6):
+        assert torch.equal(beside[i].image, dataset[i].image)
+
+
+@pytest.mark.parametrize("name", ["A 1", "a 1 "])
+def test_a_label_map_that_is_missed_for_case_or_spaces_is_named(copies: Folders, name: str) -> None:
+    (copies.source / "images/00001.png").rename(copies.source / "images/a 1.png")
+    (copies.source / "labels/00001.png").rename(copies.source / f"labels/{name}.png")
+    with pytest.raises(DatasetError, match=rf"'{name}\.png' differs in upper and lower case or in spaces"):
+        open_dataset("gta5", copies.source)
+
+
+# --- what the ids of label maps mean ---
+
+
+def rewrite(
+    folder: Path, values: dict[int, int], other: int, pattern: str = "*.png", first_row: int | None = None
+) -> None:
+    """Label maps with other numbers for their classes."""
+    for path in folder.glob(pattern):
+        table = np.full(256, other, np.uint8)
+        table[list(values)] = list(values.values())
+        ids = table[np.asarray(Image.open(path))]
+        if first_row is not None:
+            ids[0] = first_row
+        Image.fromarray(ids).save(path)
+
+
+@pytest.mark.parametrize("first_row", [None, 255])
+def test_gta5_train_ids_are_refused(copies: Folders, first_row: int | None) -> None:
+    require_labels("source", open_dataset("gta5", copies.source))
+    rewrite(copies.source / "labels", TRAIN_IDS, 255, first_row=first_row)
+    with pytest.raises(DatasetError, match=r"source: expected label ids .* look like train ids: 0, .* in 6 label maps"):
+        require_labels("source", open_dataset("gta5", copies.source))
+
+
+def test_ids_of_gta5_do_not_include_255(copies: Folders) -> None:
+    """A row of 255 in label ids is not enough to take them for train ids, but it is reported."""
+    rewrite(copies.source / "labels", {i: i for i in range(34)}, 0, first_row=255)
+    dataset = open_dataset("gta5", copies.source)
+    require_labels("source", dataset)
+    summary = describe(dataset)
+    assert summary.unknown_ids == {255: 6 * 96}
+    assert summary.unknown_in == {255: copies.source / "labels/00001.png"}
+
+
+def synthia_of(gta5: Path, root: Path, values: dict[int, int], other: int, first_row: int) -> Path:
+    shutil.copytree(gta5 / "images", root / "RGB")
+    labels = shutil.copytree(gta5 / "labels", root / "GT/LABELS")
+    rewrite(labels, values, other, first_row=first_row)
+    for path in labels.iterdir():
+        ids = np.asarray(Image.open(path)).astype(np.uint16)
+        assert cv2.imwrite(str(path), np.stack([np.zeros_like(ids), np.zeros_like(ids), ids], -1))
+    return root
+
+
+def test_synthia_train_ids_are_refused(copies: Folders, tmp_path: Path) -> None:
+    require_labels("s", open_dataset("synthia", synthia_of(copies.source, tmp_path / "own", SYNTHIA_OF, 0, 22)))
+    converted = synthia_of(copies.source, tmp_path / "converted", TRAIN_IDS, 255, 255)
+    with pytest.raises(DatasetError, match="look like train ids"):
+        require_labels("source", open_dataset("synthia", converted))
+
+
+def test_cityscapes_train_ids_are_refused(copies: Folders) -> None:
+    labels = copies.target / "gtFine/train/tiny"
+    rewrite(labels, TRAIN_IDS, 255, first_row=255)
+    with pytest.raises(DatasetError, match="look like train ids"):
+        require_labels("target", open_dataset("cityscapes", copies.target))
+    for path in labels.iterdir():
+        path.rename(path.with_name(path.name.replace("labelIds", "labelTrainIds")))
+    with pytest.raises(DatasetError, match=r"_gtFine_labelTrainIds\.png: expected .*_gtFine_labelIds\.png, found only"):
+        open_dataset("cityscapes", copies.target)
+
+
+@pytest.mark.parametrize("ids", [(7,), (7, 8, 11), (0, 7), (4, 5, 6, 7, 23), (7, 255)])
+def test_a_few_label_ids_are_not_taken_for_train_ids(copies: Folders, ids: tuple[int, ...]) -> None:
+    rewrite(copies.source / "labels", dict(zip(TRAIN_IDS, (ids * 8)[:8], strict=True)), ids[0])
+    require_labels("source", open_dataset("gta5", copies.source))
+
+
+def test_commands_refuse_train_ids_before_they_begin(copies: Folders, quiet: list[str], tmp_path: Path) -> None:
+    recipe = compose_recipe("source", "smoke", overrides=[*quiet, "schedule.steps=1"])
+    run = RunFolder(tmp_path / "run")
+    train(recipe, run, open_training_data(recipe, copies), device=CPU)
+    rewrite(copies.target / "gtFine/val/tiny", TRAIN_IDS, 255, first_row=255)
+    folders = ["--source", str(copies.source), "--target", str(copies.target)]
+    for words in (["check", *folders], ["evaluate", str(run.path), "--target", str(copies.target)]):
+        result = CliRunner().invoke(app, words)
+        assert isinstance(result.exception, DatasetError)
+        assert "look like train ids" in str(result.exception)
+    with pytest.raises(DatasetError, match="validation pictures: expected label ids"):
+        train(recipe, RunFolder(tmp_path / "other"), open_training_data(recipe, copies), device=CPU)
+    assert not (tmp_path / "other").exists()
+    assert train(recipe, run, open_training_data(recipe, copies), device=CPU).step == 1  # has ended, nothing is read
+
+
+@pytest.mark.parametrize("recipe", ["source", "aa", "target-only"])
+def test_training_without_a_labelled_pixel_is_refused_before_it_starts(
+    copies: Folders, quiet: list[str], tmp_path: Path, recipe: str
+) -> None:
+    rewrite(copies.source / "labels", {}, 0)
+    rewrite(copies.target / "gtFine/train/tiny", {}, 3)
+    chosen = compose_recipe(recipe, "smoke", overrides=[*quiet, "schedule.steps=1"])
+    held = {"source": "0 in 6", "aa": "0 in 6", "target-only": "3 in 4"}[recipe]
+    with pytest.raises(DatasetError, match=rf"labelled pictures: expected pixels of .*got none, but the ids {held}"):
+        train(chosen, RunFolder(tmp_path / "run"), open_training_data(chosen, copies), device=CPU)
+    assert not (tmp_path / "run").exists()
+
+
+def test_scored_classes_that_no_validation_image_has_are_refused_before_training(
+    streets: Folders, quiet: list[str], tmp_path: Path
+) -> None:
+    chosen = compose_recipe("source", "smoke", overrides=[*quiet, "schedule.steps=1"], classes="train,bus")
+    with pytest.raises(DatasetError, match=r"validation pictures: .*\(train, bus\), got none.* other --classes"):
+        train(chosen, RunFolder(tmp_path / "run"), open_training_data(chosen, streets), device=CPU)
+    assert not (tmp_path / "run").exists()
+
+
+def test_check_ends_with_an_error_where_no_pixel_has_a_class(copies: Folders) -> None:
+    rewrite(copies.source / "labels", {}, 0)
+    rewrite(copies.target / "gtFine/val/tiny", {}, 1)
+    words = ["check", "--source", str(copies.source), "--target", str(copies.target)]
+    result = CliRunner().invoke(app, words)
+    assert isinstance(result.exception, DatasetError)
+    assert re.findall("^(.*): expected pixels of at least one class", str(result.exception), re.MULTILINE) == [
+        "source",
+        "target, validation",
+    ]
+
+
+def test_ids_that_are_not_defined_are_reported_with_a_file(copies: Folders) -> None:
+    path = copies.source / "labels/00004.png"
+    rewrite(path.parent, {i: i for i in range(34)}, 0, pattern="00004.png", first_row=77)
+    words = ["check", "--source", str(copies.source), "--target", str(copies.target)]
+    shown = CliRunner().invoke(app, words, catch_exceptions=False).output
+    assert f"{{77: 96}}\n  the first of them, 77, in {path}\n" in shown
+
+
+def test_a_few_label_maps_are_read_of_a_large_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    ids = np.full((4, 6), 7, np.uint8)
+    for i in range(60):
+        Image.new("RGB", (6, 4)).save(tmp_path / f"images/{i:02}.png")
+        Image.fromarray(ids).save(tmp_path / f"labels/{i:02}.png")
+    dataset = open_dataset("gta5", tmp_path)
+    read: list[int] = []
+    whole = dataset.raw_id_pixels
+    monkeypatch.setattr(dataset, "raw_id_pixels", lambda index: (read.append(index), whole(index))[1])
+    require_labels("source", dataset)
+    assert len(read) == MAPS_LOOKED_AT
+    assert max(read) - min(read) > 30  # from all over the data set
+    rewrite(tmp_path / "labels", {}, 0)
+    read.clear()
+    Image.fromarray(ids).save(tmp_path / "labels/59.png")
+    (tmp_path / "labels/58.png").write_bytes(b"not a picture")
+    require_labels("source", dataset)
+    assert read[-1] == 59
+    rewrite(tmp_path / "labels", {}, 0, pattern="59.png")
+    with pytest.raises(DatasetError, match="got none, but the ids 0 in 59 label maps"):
+        require_labels("source", dataset)
+
+
+def test_a_second_stage_is_refused_before_the_target_is_labelled(
+    copies: Folders, quiet: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = ["--size", "smoke", "--out", str(tmp_path), "--set", "schedule.steps=1"]
+    for setting in quiet:
+        first += ["--set", setting]
+    folders = ["--source", str(copies.source), "--target", str(copies.target)]
+    CliRunner().invoke(app, ["train", "source", *folders, *first], catch_exceptions=False)
+    rewrite(copies.source / "labels", {}, 0)
+    words = ["train", "ssl", *folders, *first, "--from", str(tmp_path / "source/seed0")]
+    result = CliRunner().invoke(app, words)
+    assert isinstance(result.exception, DatasetError)
+    assert "labelled pictures: expected pixels of at least one class" in str(result.exception)
+    assert not (tmp_path / "ssl").exists()
