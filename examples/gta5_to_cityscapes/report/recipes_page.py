@@ -1,0 +1,284 @@
+"""The report of an experiment: what its recipes reached, how training went, and what matching saw."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from .charts import draw_banks, draw_class_scores, draw_curves, draw_scores, draw_thresholds, recipe_lines
+from .images import draw_previews, draw_region_rows, preview_runs
+from .page import Block, Page, Section, chart_block, facts, write_page
+from .recipe_names import LOSSES, MEANINGS, SOURCE, TARGET_ONLY, title
+from .results import Experiment, Run, mapping, numeric, read_banks, read_experiment
+from .tables import (
+    COSTS,
+    DASH,
+    IN_ALL,
+    ONE_SEED,
+    ScoreTable,
+    ablation,
+    adapted_recipe,
+    class_scores,
+    cost_text,
+    is_synthia,
+    loss_curve,
+    score_curve,
+    spread,
+    status_frame,
+    thresholds,
+)
+
+SMALLEST_GAP = 2.0  # points of mIoU between source only and target only of which a share is printed
+RULES = {  # what each asks of a pixel
+    "argmax": "Every pixel is kept, with the class predicted there.",
+    "portion": "A pixel gets the class whose probability is the largest multiple of that class's threshold, and is kept "
+    "where it reaches the threshold; so a class can gain pixels from others.",
+    "adaptive": "A pixel is kept where its confidence reaches the threshold that the class predicted there had when its "
+    "batch was labeled; shown are the last thresholds.",
+    "symmetric": "A pixel is kept where the mean of two networks' confidence and their agreement reaches the threshold of "
+    "the class predicted there: the {quantile:g} quantile over the target set, at most {cap:g}.",
+    "median": "A pixel is kept where its confidence reaches the threshold of the class predicted there: the {quantile:g} "
+    "quantile of that class's confidence over the target set, at most {cap:g}.",
+}
+
+
+def write_report(experiment: Path, out: Path | None = None) -> Path:
+    """Write the report of one experiment and return its page.
+
+    Args:
+        experiment: Folder holding ``<recipe>/seed<k>/``. Missing and unfinished runs are not errors; the report names
+            them.
+        out: Folder for ``index.html``, ``table.md`` and the figures, made where it does not exist.
+            Default: ``experiment / "report"``.
+
+    Returns:
+        ``out / "index.html"``: one file with every figure inside, without external resources.
+
+    Raises:
+        FileNotFoundError: If the folder is absent or does not hold a run.
+    """
+    folder = Path(out) if out is not None else Path(experiment) / "report"
+    page = report_page(read_experiment(Path(experiment)))
+    return write_page(page, folder, "index", "table", sections=("ablation", "classes"))
+
+
+def report_page(experiment: Experiment) -> Page:
+    """Everything that the runs of an experiment have left so far."""
+    table, status = ablation(experiment), status_frame(experiment)
+    banks, damaged = _banks(experiment)
+    problems = (*experiment.problems, *(text for run in experiment.runs for text in run.problems), *damaged)
+    counted = ((experiment.runs, "run"), (experiment.recipes, "recipe"), (experiment.seeds, "seed"))
+    runs, recipes, seeds = (f"{len(each)} {name}{'s' * (len(each) != 1)}" for each, name in counted)
+    one_seed = f" {ONE_SEED.capitalize()}." if table.one_seed else ""
+    return Page(
+        title=f"Adaptation report: {experiment.folder.name}",
+        heading="From one domain to another: what each part adds",
+        lead=f"{runs} of {recipes} over {seeds} in “{experiment.folder.name}”. The last checkpoint is the result; no "
+        f"checkpoint was chosen by its score.{one_seed}",
+        numbers=headline_numbers(table, adapted_recipe(experiment)),
+        incomplete=[*([{"table": status}] if len(status) else []), *({"note": text} for text in problems)],
+        sections=[
+            Section("ablation", "Ablation", _ablation(experiment, table)),
+            Section("classes", "IoU per class", _classes(experiment, table)),
+            Section("curves", "Curves", _curves(experiment)),
+            Section("images", "Images and regions", _images(experiment)),
+            Section("banks", "Banks", banks),
+            Section("thresholds", "Thresholds and pseudo-labels", _thresholds(experiment)),
+            Section("cost", "Cost", _costs(experiment, table)),
+        ],
+    )
+
+
+def headline_numbers(table: ScoreTable, adapted: str | None) -> list[tuple[str, str]]:
+    """Source only, adapted and target only, and the share of the gap that adaptation closes.
+
+    A share of a gap within seed variance, or of one that adaptation widened, would not mean anything.
+    """
+    keys = [key for key in (SOURCE, adapted, TARGET_ONLY) if key in table.titles and table.scores[key].count()]
+    numbers = [(f"{table.titles[key]}, mIoU", spread(table.scores[key])) for key in keys]
+    if len(keys) == 3:
+        low, middle, high = table.scores[keys].mean()
+        if high - low >= SMALLEST_GAP and middle >= low:
+            numbers.append(("of the gap to target only closed", f"{100 * (middle - low) / (high - low):.0f} %"))
+    return numbers
+
+
+def _ablation(experiment: Experiment, table: ScoreTable) -> list[Block]:
+    classes, scores = experiment.scored_classes, class_scores(experiment).values()
+    scope = f"Scored: {len(classes)} classes ({', '.join(classes)})." if classes else "The classes are not recorded."
+    if absent := [name for name in classes if scores and all(each[name].isna().all() for each in scores)]:
+        scope += f" The mean is over the {len(classes) - len(absent)} that occur; these never do: {', '.join(absent)}."
+    frame = table.frame(name_compared=True)
+    for name in IN_ALL:
+        frame[name] = [cost_text(name, costs[name]) for costs in table.costs.values()]
+    return [
+        {"text": f"mIoU in percent at the last checkpoint; {table.spread}. {scope}"},
+        {
+            "table": frame,
+            "names": list(table.titles),
+            "notes": [_meaning(key, table.runs[key]) for key in table.titles],
+        },
+        {
+            "note": f"In the paper: Table 2, {'SYNTHIA-13' if is_synthia(experiment) else 'GTA5'} → Cityscapes, from other "
+            "data, a larger network and a far longer training: compare the direction of the steps, not the values. A gain "
+            "is taken seed by seed over the row above, from the seeds that both have, or over the row that is named; one "
+            "smaller than its ± may be seed variance. In all: with the runs that a recipe depends on, each counted once."
+        },
+        chart_block(
+            draw_scores("ablation", table.scores, table.titles),
+            "Bars are means over seeds, dots are seeds. Where the dots of two rows overlap, their order is not settled.",
+            "No run has finished yet.",
+        ),
+    ]
+
+
+def _meaning(recipe: str, runs: Sequence[Run]) -> str:
+    needed = dict.fromkeys(name for run in runs for name in run.depends_on)
+    return MEANINGS.get(recipe) or (f"depends on {' and '.join(needed)}" if needed else "")
+
+
+def _classes(experiment: Experiment, table: ScoreTable) -> list[Block]:
+    scores = class_scores(experiment)
+    frame = pd.DataFrame({title(name): [spread(each[k]) for k in each] for name, each in scores.items()})
+    if frame.empty:
+        return [{"note": "No run has written scores per class yet."}]
+    frame.insert(0, "class", experiment.scored_classes)
+    caption = "Marks are means over seeds; the pale line joins the lowest and the highest recipe of a class."
+    note = f"IoU in percent. “{DASH}”: the class never occurs in the validation labels or predictions."
+    chart = draw_class_scores(scores, table.scores.mean())
+    return [*([{"chart": chart, "caption": caption}] if chart else []), {"note": note}, {"table": frame, "heat": True}]
+
+
+def _curves(experiment: Experiment) -> list[Block]:
+    lines = {title(name): line for name, line in recipe_lines(experiment.recipes).items()}
+    runs = {title(name): experiment.of(name) for name in experiment.recipes}
+    miou, entropy, density = (
+        {label: score_curve(each, score) for label, each in runs.items()} for score in ("miou", "entropy", "density")
+    )
+    logged = {key.removeprefix("loss/") for run in experiment.runs for key in run.training if key.startswith("loss/")}
+    names = [*(name for name in LOSSES if name in logged), *sorted(logged.difference(LOSSES))]
+    furthest = max(run.last_step for run in experiment.runs)
+    losses = {
+        LOSSES.get(name, name): {label: loss_curve(each, name, furthest) for label, each in runs.items()}
+        for name in names
+    }
+    percent = {"mIoU, %": {label: 100 * curve for label, curve in miou.items()}}
+    free = {"Entropy of the predictions": entropy, "Soft neighborhood density": density}
+    return [
+        chart_block(
+            draw_curves("miou_curves", percent, lines, large=True),
+            "mIoU on the validation images. In all curves, lines are means over seeds and bands reach from the lowest to "
+            "the highest seed. A curve that still rises at its end was stopped early.",
+            "No run has been evaluated yet.",
+        ),
+        chart_block(
+            draw_curves("label_free", free, lines),
+            "From the same predictions without their labels; nothing was chosen by them. A network that is certain of the "
+            "wrong class has a low entropy; one that predicts one class everywhere also has a high density.",
+            "No run has recorded entropy and density yet.",
+        ),
+        chart_block(
+            draw_curves("losses", losses, lines),
+            "Losses before weighting, each point the mean over a sixtieth of the run. A discriminator near 0.69 cannot "
+            "distinguish the domains. With the default preset a class is matched only after its bank has been filled; "
+            "until then a matching loss is 0. A loss that a recipe does not have, or that stayed 0, has no line.",
+            "No losses have been logged yet.",
+        ),
+        *({"note": text} for text in never_matched(experiment)),
+    ]
+
+
+def never_matched(experiment: Experiment) -> list[str]:
+    """Why recipes with matching have no line in a panel of its losses: a sentence per loss that stayed 0."""
+    sentences = []
+    for loss in ("stuff", "instance"):
+        logged = {
+            title(name): [run.training[f"loss/{loss}"] for run in experiment.of(name) if f"loss/{loss}" in run.training]
+            for name in experiment.recipes
+            if "sim" in name.split("+")
+        }
+        if without := [name for name, each in logged.items() if each and not pd.concat(each).fillna(0).any()]:
+            sentences.append(f"{LOSSES[loss]} has no line for “{'” and “'.join(without)}”: nothing was matched there.")
+    return sentences
+
+
+def _images(experiment: Experiment) -> list[Block]:
+    runs, space = preview_runs(experiment), experiment.space
+    if not runs:
+        return [{"note": "No run has written previews yet."}]
+    unfinished = "".join(f" The run of “{title(run.recipe)}” has not finished." for run in runs if not run.finished)
+    most = int(numeric(runs[-1].setting("matching", "max_instances"), 10))
+    return [
+        chart_block(
+            draw_previews(runs, space),
+            f"The same fixed validation images for every run, seed {runs[0].seed}; none was chosen by hand.{unfinished}",
+            "The previews of the runs are of different images.",
+        ),
+        chart_block(
+            draw_region_rows(runs[-1], space, most),
+            f"What matching sees. Stuff ({', '.join(space.names[k] for k in space.stuff)}) is one region per class and image, "
+            f"in its class color. Outlined are the {most} largest connected regions of each thing class, the only ones that "
+            "are matched, numbered by rank, in eight colors in turn; smaller ones have their class color. Things that touch "
+            "are one region. Training finds regions at the resolution of the features.",
+            "",
+        ),
+    ]
+
+
+def _banks(experiment: Experiment) -> tuple[list[Block], tuple[str, ...]]:
+    banks, problems = read_banks(experiment)
+    if banks is None:
+        return [{"note": "No checkpoint holds banks yet: recipes with SIM write them."}], problems
+    source = f"“{title(banks.run.recipe)}”, seed {banks.run.seed}"
+    captions = (
+        f"What target regions are matched to, from the last checkpoint of {source}: each row holds {banks.stuff.feature_dim} "
+        "numbers, the mean feature of one region that the network classified correctly in a source image. Circles (blue) "
+        "are stuff, triangles (orange) things. With the default preset a class is matched only after it has written more "
+        "rows than it has slots.",
+        "Up to 60 rows per class on their two principal axes, all classes weighing the same. Clusters that overlap here may "
+        "be apart along other axes.",
+    )
+    charts = draw_banks(banks, experiment.space)
+    return [chart_block(chart, caption, "") for chart, caption in zip(charts, captions, strict=True)], problems
+
+
+def _thresholds(experiment: Experiment) -> list[Block]:
+    blocks: list[Block] = []
+    for recipe in experiment.recipes:
+        runs = [run for run in experiment.of(recipe) if mapping(run.thresholds, "thresholds")]
+        if not runs:
+            continue
+        found, rule = thresholds(runs), str(runs[0].setting("pseudo_labels", "rule") or "median")
+        quantile, cap = (numeric(runs[0].setting("pseudo_labels", k), v) for k, v in (("quantile", 0.5), ("cap", 0.9)))
+        capped = rule in ("median", "symmetric")
+        total = spread(100 * numeric(run.thresholds.get("kept_total")) for run in runs)
+        asked = RULES.get(rule, RULES["median"]).format(quantile=quantile, cap=cap)
+        caption = "Bars: the share of the pixels predicted as a class that was kept. Ticks: the threshold, times 100."
+        if capped:
+            caption += (
+                f" Without the cap every bar would end near {100 - 100 * quantile:.0f}; capped classes keep more."
+            )
+        columns = {
+            "threshold": ("threshold", 3),
+            "kept, %": ("kept", 1),
+            "share of predicted pixels, %": ("predicted", 2),
+        }
+        cells = {head: [spread(found[k][name], d) for name in found[k]] for head, (k, d) in columns.items()}
+        blocks += [
+            {"heading": title(recipe)},
+            {"text": f"{total} % of all target pixels became pseudo-labels. {asked}"},
+            chart_block(draw_thresholds(f"thresholds_{recipe}", recipe, found, cap if capped else None), caption, ""),
+            {"table": pd.DataFrame({"class": list(found["threshold"]), **cells})},
+        ]
+    return blocks or [
+        {"note": "No run has made pseudo-labels yet: they belong to recipes with self-training, such as SSL."}
+    ]
+
+
+def _costs(experiment: Experiment, table: ScoreTable) -> list[Block]:
+    costs = table.cost_frame([name for name in COSTS if name not in IN_ALL])
+    note = "Finished runs. Minutes and steps per second include evaluation and saving, ms per step does not; data wait and "
+    note += "matching (forward and backward, with its banks) are shares of the time of a step."
+    return [*([{"note": note}, {"table": costs}] if len(costs) else []), *facts(experiment.runs)]
