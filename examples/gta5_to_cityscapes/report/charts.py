@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,7 @@ from .results import Banks
 from .tables import ScoreTable, number_text, spread
 
 INK, SOFT, GRID, NEUTRAL = "#1d2329", "#59636e", "#e3e7eb", "#6b7580"
+KINDS = ("_scores", "_curves", "_free", "_fill", "_rows")
 HERE, PUBLISHED = "#009e73", "#0072b2"
 STYLE: dict[Any, Any] = {
     "axes.edgecolor": GRID,
@@ -52,6 +54,12 @@ class Chart:
     name: str
     alt: str
     png: bytes
+    width: float  # inches
+
+    @property
+    def kind(self) -> str:
+        """What its caption depends on: ``thresholds`` of ``thresholds_cbst``."""
+        return self.name if self.name.endswith(KINDS) else self.name.partition("_")[0]
 
 
 def draw(name: str, alt: str, size: tuple[float, float], paint: Callable[[Figure], None]) -> Chart:
@@ -65,10 +73,10 @@ def draw(name: str, alt: str, size: tuple[float, float], paint: Callable[[Figure
         FigureCanvasAgg(figure)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", metadata={"Software": None})  # the bytes depend on the data alone
-    return Chart(name, alt, buffer.getvalue())
+    return Chart(name, alt, buffer.getvalue(), size[0])
 
 
-# Color, marker and dash of a recipe are the same in all charts. Okabe and Ito's palette is for every kind of color vision.
+# Color, marker and dash of a recipe, the same in all charts. Okabe and Ito's palette suits every kind of color vision.
 Line = tuple[str, str, str]
 _COLORS = (NEUTRAL, "#e69f00", "#56b4e9", "#009e73", "#d55e00", "#cc79a7")
 _LADDER_LINES: dict[str, Line] = dict(zip(LADDER, zip(_COLORS, "os^DvP", ["-"] * 5 + ["--"], strict=True), strict=True))
@@ -89,7 +97,7 @@ def recipe_lines(recipes: Sequence[str]) -> dict[str, Line]:
 
 def legend_shape(labels: Sequence[str], width: float) -> tuple[int, float]:
     """Columns of a legend ``width`` inches wide, and about how many inches high it becomes."""
-    columns = max(1, min(len(labels), int(width / (0.6 + 0.07 * max(map(len, labels), default=0)))))
+    columns = max(1, min(len(labels), int(width / (0.55 + 0.07 * sum(map(len, labels)) / max(1, len(labels))))))
     return columns, 0.2 * -(-len(labels) // columns)
 
 
@@ -202,7 +210,8 @@ def draw_curves(
                 style = {"marker": marker, "ms": 4} if large else {}
                 axes.plot(curve.mean(axis=1), dash, color=color, lw=1.6, label=label, **style)
             axes.set(title=heading, xlabel="steps")
-            axes.set_ylim(bottom=None if axes.dataLim.y0 < 0 else 0)
+            low, high = axes.dataLim.intervaly
+            axes.set_ylim(min(0.0, 1.08 * low), max(0.0, 1.08 * high))
         for empty in grid[len(panels) :]:
             empty.set_axis_off()
         add_legend(figure, grid)
@@ -233,16 +242,16 @@ def draw_class_scores(scores: Mapping[str, pd.DataFrame], means: pd.Series) -> C
     return draw("class_scores", alt, (7, 0.9 + 0.3 * len(known) + legend_shape(labels, 5.6)[1]), paint)
 
 
-def draw_thresholds(name: str, recipe: str, found: Mapping[str, pd.DataFrame], cap: float | None) -> Chart:
+def draw_thresholds(recipe: str, found: Mapping[str, pd.DataFrame], cap: float) -> Chart:
     """Bars to the share kept of each class and ticks at its threshold; a class that gains pixels passes 100 percent."""
     means = {key: torch.tensor(found[key].mean().to_numpy()) for key in ("threshold", "kept")}
-    space = si.LabelSpace(names=list(found["threshold"]))
+    space, limit = si.LabelSpace(names=list(found["threshold"])), None if math.isnan(cap) else cap
 
     def paint(figure: Figure) -> None:
-        drawing.draw_kept_shares(means["threshold"], means["kept"] / 100, space, cap=cap, ax=figure.subplots())
+        drawing.draw_kept_shares(means["threshold"], means["kept"] / 100, space, cap=limit, ax=figure.subplots())
 
     alt = f"{title(recipe)}: bar chart of the pixels kept as pseudo-labels per class, with the class thresholds."
-    return draw(name, alt, (7, 1.2 + 0.3 * space.num_classes), paint)
+    return draw(f"thresholds_{recipe}", alt, (7, 1.2 + 0.3 * space.num_classes), paint)
 
 
 def draw_banks(banks: Banks, space: si.LabelSpace) -> list[Chart]:

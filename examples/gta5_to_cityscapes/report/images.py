@@ -94,6 +94,7 @@ def draw_previews(runs: Sequence[Run], space: si.LabelSpace) -> Chart | None:
         for axes, row, labels, texts in zip(grid, rows, maps, notes, strict=True):
             axes[0].imshow(row[0].image)
             axes[0].set_axis_off()
+            axes[0].set_anchor("N")
             for place, each in enumerate(labels, 1):
                 drawing.draw_label_map(each, space, legend=False, ax=axes[place])
                 if place > 1:

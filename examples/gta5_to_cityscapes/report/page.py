@@ -25,8 +25,9 @@ FACTS = {  # group and name of a setting
 }
 
 Block = dict[str, Any]
-"""One of: ``text``; ``note``; ``heading``; ``code``; ``facts``, pairs of name and value; ``chart`` with a ``caption``;
-``table``, a frame of texts, with ``heat`` to shade its cells, or ``names`` and ``notes`` of its rows."""
+"""One of: ``text``; ``note``; ``heading``; ``code``; ``facts``, pairs of name and value; ``chart``; ``rule`` of
+pseudo-labels with ``quantile`` and ``cap``; ``table``, a frame of texts, with ``heat`` to shade cells, or ``names`` and
+``notes`` of rows. Captions are in the template."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,9 @@ class Page:
         return [block["chart"] for section in self.sections for block in section.blocks if "chart" in block]
 
 
-def chart_block(chart: Chart | None, caption: str, pending: str) -> Block:
+def chart_block(chart: Chart | None, pending: str) -> Block:
     """A chart, or why there is none yet."""
-    return {"chart": chart, "caption": caption} if chart else {"note": pending}
+    return {"chart": chart} if chart else {"note": pending}
 
 
 def facts(runs: Sequence[Run]) -> list[Block]:
@@ -82,8 +83,8 @@ def facts(runs: Sequence[Run]) -> list[Block]:
 def write_page(page: Page, folder: Path, name: str, markdown: str, sections: Sequence[str] | None = None) -> Path:
     """Write ``<name>.html``, ``<markdown>.md`` and the charts; return the page.
 
-    Each file replaces its predecessor as a whole, so an interrupted report leaves complete files. ``sections`` are those
-    of the Markdown, by default all.
+    Each file replaces its predecessor as a whole, so an interrupted report leaves complete files. The Markdown holds
+    ``sections``, by default all.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for chart in page.charts:
@@ -129,7 +130,7 @@ def _markdown(block: Block) -> str:
         case {"table": frame}:
             return markdown_table(frame, block.get("names"))
         case {"chart": chart}:
-            return f"![{chart.alt}]({chart.name}.png)\n\n{block['caption']}"
+            return f"![{chart.alt}]({chart.name}.png)"
         case {"facts": facts}:
             return "; ".join(f"{name}: {value}" for name, value in facts) + "."
         case {"code": code}:

@@ -30,12 +30,11 @@ def write_paper_page(record: ExperimentRecord, folder: Path) -> Path:
     paper, table = record.paper, paper_table(record, folder)
     costs = table.cost_frame([*IN_ALL, "peak memory, GiB"])
     unfinished = _unfinished(record, table)
-    chart, caption = _draw(record, table)
     scores: list[Block] = [
         {"table": _frame(record, table)},
         *({"note": text} for text in _notes(record, table)),
         *([{"note": f"Not finished, and not in the table: {unfinished}."}] if unfinished else []),
-        chart_block(chart, caption, "No run has been scored yet."),
+        chart_block(_draw(record, table), "No run has been scored yet."),
     ]
     made: list[Block] = [{"code": command(record)}, *([{"table": costs}] if len(costs) else [])]
     page = Page(
@@ -105,26 +104,16 @@ def _frame(record: ExperimentRecord, table: ScoreTable) -> pd.DataFrame:
     return frame
 
 
-def _draw(record: ExperimentRecord, table: ScoreTable) -> tuple[Chart | None, str]:
-    """The chart, and what to see in it."""
-    paper = record.paper
+def _draw(record: ExperimentRecord, table: ScoreTable) -> Chart | None:
+    paper, titles = record.paper, table.titles
     if paper.sweep:
         values = {_key(variant): variant.value or 0.0 for variant in record.variants}
-        return (
-            draw_sweep(record.name, table, values, paper.sweep, paper.printed),
-            "Dots are seeds, the line is their mean with its standard deviation. The panels have scales of their own. Where "
-            "the deviations of two values overlap, their order is not settled.",
-        )
+        return draw_sweep(record.name, table, values, paper.sweep, paper.printed)
     if paper.curve:
-        curves = {
-            name: 100 * score_curve(runs, "miou")
-            for name, runs in zip(table.titles.values(), table.runs.values(), strict=True)
-        }
-        lines = dict(zip(curves, recipe_lines(list(table.runs)).values(), strict=True))
-        caption = "The line is the mean over seeds, the band reaches from the lowest to the highest seed."
-        return draw_curves(record.name, {"mIoU, %": curves}, lines, large=True), caption
-    chart = draw_scores(record.name, table.scores, table.titles, table.published, paper.printed)
-    return chart, "Bars are means over seeds, dots are seeds."
+        lines = {titles[key]: line for key, line in recipe_lines(list(titles)).items()}
+        curves = {titles[key]: 100 * score_curve(runs, "miou") for key, runs in table.runs.items()}
+        return draw_curves(record.name, {"mIoU, %": curves}, lines, large=True)
+    return draw_scores(record.name, table.scores, titles, table.published, paper.printed)
 
 
 def _notes(record: ExperimentRecord, table: ScoreTable) -> list[str]:
@@ -139,19 +128,19 @@ def _notes(record: ExperimentRecord, table: ScoreTable) -> list[str]:
     ]
     if not record.size.startswith("full"):
         notes.append(
-            "The paper's numbers come from other images, a larger network and a far longer training: compare the direction "
-            "of the steps, not the values."
+            "The paper's numbers come from other images, a larger network and a far longer training: compare the "
+            "direction of the steps, not the values."
         )
     if sweep and any(variant.value != variant.published_value for variant in record.variants):
         notes.append(
-            f"The values of {sweep.symbol} are the paper's multiples of what {sweep.group}.{sweep.setting} is in this size."
+            f"The values of {sweep.symbol} are the paper's multiples of {sweep.group}.{sweep.setting} in this size."
         )
     if sweep and sweep.note:
         notes.append(sweep.note)
     if paper.curve:
         notes.append(
-            "The highest mean is chosen by the target's labels: it shows what was lost afterwards and is not a result. The "
-            "paper prints the curves alone; 41.4 is from its Table 2."
+            "The highest mean is chosen by the target's labels: it shows what was lost afterwards and is not a "
+            "result. The paper prints the curves alone; 41.4 is from its Table 2."
         )
     return notes
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +15,6 @@ from .recipe_names import LOSSES, MEANINGS, SOURCE, TARGET_ONLY, title
 from .results import Experiment, Run, mapping, numeric, read_banks, read_experiment
 from .tables import (
     COSTS,
-    DASH,
     IN_ALL,
     ONE_SEED,
     ScoreTable,
@@ -31,17 +31,6 @@ from .tables import (
 )
 
 SMALLEST_GAP = 2.0  # points of mIoU between source only and target only of which a share is printed
-RULES = {  # what each asks of a pixel
-    "argmax": "Every pixel is kept, with the class predicted there.",
-    "portion": "A pixel gets the class whose probability is the largest multiple of that class's threshold, and is kept "
-    "where it reaches the threshold; so a class can gain pixels from others.",
-    "adaptive": "A pixel is kept where its confidence reaches the threshold that the class predicted there had when its "
-    "batch was labeled; shown are the last thresholds.",
-    "symmetric": "A pixel is kept where the mean of two networks' confidence and their agreement reaches the threshold of "
-    "the class predicted there: the {quantile:g} quantile over the target set, at most {cap:g}.",
-    "median": "A pixel is kept where its confidence reaches the threshold of the class predicted there: the {quantile:g} "
-    "quantile of that class's confidence over the target set, at most {cap:g}.",
-}
 
 
 def write_report(experiment: Path, out: Path | None = None) -> Path:
@@ -121,14 +110,13 @@ def _ablation(experiment: Experiment, table: ScoreTable) -> list[Block]:
             "notes": [_meaning(key, table.runs[key]) for key in table.titles],
         },
         {
-            "note": f"In the paper: Table 2, {'SYNTHIA-13' if is_synthia(experiment) else 'GTA5'} → Cityscapes, from other "
-            "data, a larger network and a far longer training: compare the direction of the steps, not the values. A gain "
-            "is taken seed by seed over the row above, from the seeds that both have, or over the row that is named; one "
-            "smaller than its ± may be seed variance. In all: with the runs that a recipe depends on, each counted once."
+            "note": f"In the paper: Table 2, {'SYNTHIA-13' if is_synthia(experiment) else 'GTA5'} → Cityscapes, from "
+            "other data, a larger network and a far longer training: compare the direction of the steps, not the values. "
+            "A gain is taken seed by seed over the row above or the one named, from the seeds that both have; one smaller "
+            "than its ± may be seed variance. In all: with the runs that a recipe depends on, each counted once."
         },
         chart_block(
             draw_scores("ablation", table.scores, table.titles),
-            "Bars are means over seeds, dots are seeds. Where the dots of two rows overlap, their order is not settled.",
             "No run has finished yet.",
         ),
     ]
@@ -145,10 +133,8 @@ def _classes(experiment: Experiment, table: ScoreTable) -> list[Block]:
     if frame.empty:
         return [{"note": "No run has written scores per class yet."}]
     frame.insert(0, "class", experiment.scored_classes)
-    caption = "Marks are means over seeds; the pale line joins the lowest and the highest recipe of a class."
-    note = f"IoU in percent. “{DASH}”: the class never occurs in the validation labels or predictions."
     chart = draw_class_scores(scores, table.scores.mean())
-    return [*([{"chart": chart, "caption": caption}] if chart else []), {"note": note}, {"table": frame, "heat": True}]
+    return [*([{"chart": chart}] if chart else []), {"table": frame, "heat": True}]
 
 
 def _curves(experiment: Experiment) -> list[Block]:
@@ -166,64 +152,33 @@ def _curves(experiment: Experiment) -> list[Block]:
     }
     percent = {"mIoU, %": {label: 100 * curve for label, curve in miou.items()}}
     free = {"Entropy of the predictions": entropy, "Soft neighborhood density": density}
-    return [
-        chart_block(
-            draw_curves("miou_curves", percent, lines, large=True),
-            "mIoU on the validation images. In all curves, lines are means over seeds and bands reach from the lowest to "
-            "the highest seed. A curve that still rises at its end was stopped early.",
-            "No run has been evaluated yet.",
-        ),
-        chart_block(
-            draw_curves("label_free", free, lines),
-            "From the same predictions without their labels; nothing was chosen by them. A network that is certain of the "
-            "wrong class has a low entropy; one that predicts one class everywhere also has a high density.",
-            "No run has recorded entropy and density yet.",
-        ),
-        chart_block(
-            draw_curves("losses", losses, lines),
-            "Losses before weighting, each point the mean over a sixtieth of the run. A discriminator near 0.69 cannot "
-            "distinguish the domains. With the default preset a class is matched only after its bank has been filled; "
-            "until then a matching loss is 0. A loss that a recipe does not have, or that stayed 0, has no line.",
-            "No losses have been logged yet.",
-        ),
-        *({"note": text} for text in never_matched(experiment)),
+    without = [
+        f"{LOSSES[name]}: nothing was matched by {', '.join(unused)}."
+        for name in ("stuff", "instance")
+        if (
+            unused := [label for label, curve in losses.get(LOSSES[name], {}).items() if "SIM" in label and curve.empty]
+        )
     ]
-
-
-def never_matched(experiment: Experiment) -> list[str]:
-    """Why recipes with matching have no line in a panel of its losses: a sentence per loss that stayed 0."""
-    sentences = []
-    for loss in ("stuff", "instance"):
-        logged = {
-            title(name): [run.training[f"loss/{loss}"] for run in experiment.of(name) if f"loss/{loss}" in run.training]
-            for name in experiment.recipes
-            if "sim" in name.split("+")
-        }
-        if without := [name for name, each in logged.items() if each and not pd.concat(each).fillna(0).any()]:
-            sentences.append(f"{LOSSES[loss]} has no line for “{'” and “'.join(without)}”: nothing was matched there.")
-    return sentences
+    return [
+        chart_block(draw_curves("miou_curves", percent, lines, large=True), "No run has been evaluated yet."),
+        chart_block(draw_curves("label_free", free, lines), "No run has recorded entropy and density yet."),
+        chart_block(draw_curves("losses", losses, lines), "No losses have been logged yet."),
+        *({"note": text} for text in without),
+    ]
 
 
 def _images(experiment: Experiment) -> list[Block]:
     runs, space = preview_runs(experiment), experiment.space
     if not runs:
         return [{"note": "No run has written previews yet."}]
-    unfinished = "".join(f" The run of “{title(run.recipe)}” has not finished." for run in runs if not run.finished)
+    shown = " and ".join(f"“{title(r.recipe)}”{'' if r.finished else ' (unfinished)'}, seed {r.seed}" for r in runs)
     most = int(numeric(runs[-1].setting("matching", "max_instances"), 10))
+    things = f"Outlined are the {most} largest connected regions of each thing class, the only ones that are matched."
     return [
-        chart_block(
-            draw_previews(runs, space),
-            f"The same fixed validation images for every run, seed {runs[0].seed}; none was chosen by hand.{unfinished}",
-            "The previews of the runs are of different images.",
-        ),
-        chart_block(
-            draw_region_rows(runs[-1], space, most),
-            f"What matching sees. Stuff ({', '.join(space.names[k] for k in space.stuff)}) is one region per class and image, "
-            f"in its class color. Outlined are the {most} largest connected regions of each thing class, the only ones that "
-            "are matched, numbered by rank, in eight colors in turn; smaller ones have their class color. Things that touch "
-            "are one region. Training finds regions at the resolution of the features.",
-            "",
-        ),
+        {"text": f"Predictions of {shown}. The images are the same for every run; none was chosen by hand."},
+        chart_block(draw_previews(runs, space), "The previews of the runs are of different images."),
+        chart_block(draw_region_rows(runs[-1], space, most), ""),
+        {"note": f"{things} Stuff is one region per class: {', '.join(space.names[k] for k in space.stuff)}."},
     ]
 
 
@@ -232,16 +187,8 @@ def _banks(experiment: Experiment) -> tuple[list[Block], tuple[str, ...]]:
     if banks is None:
         return [{"note": "No checkpoint holds banks yet: recipes with SIM write them."}], problems
     source = f"“{title(banks.run.recipe)}”, seed {banks.run.seed}"
-    captions = (
-        f"What target regions are matched to, from the last checkpoint of {source}: each row holds {banks.stuff.feature_dim} "
-        "numbers, the mean feature of one region that the network classified correctly in a source image. Circles (blue) "
-        "are stuff, triangles (orange) things. With the default preset a class is matched only after it has written more "
-        "rows than it has slots.",
-        "Up to 60 rows per class on their two principal axes, all classes weighing the same. Clusters that overlap here may "
-        "be apart along other axes.",
-    )
-    charts = draw_banks(banks, experiment.space)
-    return [chart_block(chart, caption, "") for chart, caption in zip(charts, captions, strict=True)], problems
+    text = f"From the last checkpoint of {source}: rows of {banks.stuff.feature_dim} numbers."
+    return [{"text": text}, *({"chart": chart} for chart in draw_banks(banks, experiment.space))], problems
 
 
 def _thresholds(experiment: Experiment) -> list[Block]:
@@ -252,14 +199,8 @@ def _thresholds(experiment: Experiment) -> list[Block]:
             continue
         found, rule = thresholds(runs), str(runs[0].setting("pseudo_labels", "rule") or "median")
         quantile, cap = (numeric(runs[0].setting("pseudo_labels", k), v) for k, v in (("quantile", 0.5), ("cap", 0.9)))
-        capped = rule in ("median", "symmetric")
+        cap = cap if rule in ("median", "symmetric") else math.nan
         total = spread(100 * numeric(run.thresholds.get("kept_total")) for run in runs)
-        asked = RULES.get(rule, RULES["median"]).format(quantile=quantile, cap=cap)
-        caption = "Bars: the share of the pixels predicted as a class that was kept. Ticks: the threshold, times 100."
-        if capped:
-            caption += (
-                f" Without the cap every bar would end near {100 - 100 * quantile:.0f}; capped classes keep more."
-            )
         columns = {
             "threshold": ("threshold", 3),
             "kept, %": ("kept", 1),
@@ -268,8 +209,9 @@ def _thresholds(experiment: Experiment) -> list[Block]:
         cells = {head: [spread(found[k][name], d) for name in found[k]] for head, (k, d) in columns.items()}
         blocks += [
             {"heading": title(recipe)},
-            {"text": f"{total} % of all target pixels became pseudo-labels. {asked}"},
-            chart_block(draw_thresholds(f"thresholds_{recipe}", recipe, found, cap if capped else None), caption, ""),
+            {"text": f"{total} % of all target pixels became pseudo-labels."},
+            {"rule": rule, "quantile": quantile, "cap": cap},
+            {"chart": draw_thresholds(recipe, found, cap)},
             {"table": pd.DataFrame({"class": list(found["threshold"]), **cells})},
         ]
     return blocks or [
@@ -279,6 +221,4 @@ def _thresholds(experiment: Experiment) -> list[Block]:
 
 def _costs(experiment: Experiment, table: ScoreTable) -> list[Block]:
     costs = table.cost_frame([name for name in COSTS if name not in IN_ALL])
-    note = "Finished runs. Minutes and steps per second include evaluation and saving, ms per step does not; data wait and "
-    note += "matching (forward and backward, with its banks) are shares of the time of a step."
-    return [*([{"note": note}, {"table": costs}] if len(costs) else []), *facts(experiment.runs)]
+    return [*([{"table": costs}] if len(costs) else []), *facts(experiment.runs)]

@@ -1,7 +1,7 @@
 """Scores, costs, thresholds and curves of runs as pandas frames.
 
-Frames of scores and costs have a row per seed; ``spread`` prints a column as mean ± sample standard deviation. Gains are
-paired, seed by seed: a difference of means over different seeds would mix the effect with seed variance.
+Frames of scores and costs have a row per seed; ``spread`` prints a column as mean ± sample standard deviation. Gains
+are paired, seed by seed: a difference of means over different seeds would mix the effect with seed variance.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class ScoreTable:
         return ONE_SEED if self.one_seed else "mean ± sample standard deviation over seeds"
 
     def frame(self, *, name_compared: bool = False) -> pd.DataFrame:
-        """The table as it is printed; ``name_compared`` names the row that a gain is over unless it is the one above."""
+        """The table as it is printed; ``name_compared`` names what a gain is over unless it is the row above."""
         gains, counts, seeds = self.gains, self.scores.count(), len(self.scores)
         published_gains = self.published - self.published.reindex(list(self.over.values())).to_numpy()
         rows, above = [], None
@@ -172,7 +172,7 @@ def ablation(experiment: Experiment) -> ScoreTable:
     for key in rows:
         above = [name for name in (LADDER[: LADDER.index(key)] if key in LADDER else (SOURCE,)) if name in rows]
         done = [name for name in above if name in experiment.finished_recipes]
-        over[key] = ([None] + above[-1:] + done[-1:])[-1]
+        over[key] = ([None, *above[-1:], *done[-1:]])[-1]
     return score_table(rows, experiment.seeds, over, PAPER_SYNTHIA_13 if is_synthia(experiment) else PAPER_GTA5)
 
 
