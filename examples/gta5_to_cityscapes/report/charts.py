@@ -27,24 +27,11 @@ INK, SOFT, GRID, NEUTRAL = "#1d2329", "#59636e", "#e3e7eb", "#6b7580"
 KINDS = ("_scores", "_curves", "_free", "_fill", "_rows")
 HERE, PUBLISHED = "#009e73", "#0072b2"
 STYLE: dict[Any, Any] = {
-    "axes.edgecolor": GRID,
-    "axes.labelcolor": SOFT,
-    "axes.titlecolor": INK,
-    "axes.titlesize": 9.5,
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "font.size": 9,
-    "grid.color": GRID,
-    "legend.frameon": False,
-    "text.color": INK,
-    "xtick.color": GRID,
-    "xtick.labelcolor": SOFT,
-    "ytick.color": GRID,
-    "ytick.labelcolor": SOFT,
-}
+    "axes.edgecolor": GRID, "axes.labelcolor": SOFT, "axes.titlecolor": INK, "axes.titlesize": 9.5,
+    "axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
+    "axes.axisbelow": True, "font.size": 9, "grid.color": GRID, "legend.frameon": False, "text.color": INK,
+    "xtick.color": GRID, "xtick.labelcolor": SOFT, "ytick.color": GRID, "ytick.labelcolor": SOFT,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -183,14 +170,7 @@ def draw_sweep(name: str, table: ScoreTable, values: Mapping[str, float], sweep:
 def draw_curves(
     name: str, panels: Mapping[str, Mapping[str, pd.DataFrame]], lines: Mapping[str, Line], *, large: bool = False
 ) -> Chart | None:
-    """A panel for each heading that has curves: a line to the mean of the seeds, and a band from lowest to highest.
-
-    Args:
-        name: Of the file.
-        panels: Curves, (steps, seeds), by heading and label.
-        lines: How each label is drawn.
-        large: Mark the points: for one panel.
-    """
+    """A panel for each heading that has curves by label: a line for the mean of the seeds, a band from low to high."""
     panels = {
         heading: {label: curve for label, curve in curves.items() if not curve.empty}
         for heading, curves in panels.items()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,34 +26,19 @@ FACTS = {  # group and name of a setting
 
 Block = dict[str, Any]
 """One of: ``text``; ``note``; ``heading``; ``code``; ``facts``, pairs of name and value; ``chart``; ``rule`` of
-pseudo-labels with ``quantile`` and ``cap``; ``table``, a frame of texts, with ``heat`` to shade cells, or ``names`` and
-``notes`` of rows. Captions are in the template."""
-
-
-@dataclass(frozen=True)
-class Section:
-    """A part of a page that can be linked to."""
-
-    name: str
-    heading: str
-    blocks: Sequence[Block]
+pseudo-labels with ``quantile`` and ``cap``; ``table``, a frame of texts, with
+``names`` and ``notes`` of its rows or without. Captions are in the template."""
 
 
 @dataclass(frozen=True)
 class Page:
-    """A report; ``incomplete`` holds what is not in it yet, ``numbers`` its main results."""
+    """A report: blocks by the heading of their section, what is not complete yet, and the main results."""
 
-    title: str
     heading: str
     lead: str
-    sections: Sequence[Section]
+    sections: dict[str, list[Block]]
     incomplete: Sequence[Block] = ()
     numbers: Sequence[tuple[str, str]] = ()
-    links: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def charts(self) -> list[Chart]:
-        return [block["chart"] for section in self.sections for block in section.blocks if "chart" in block]
 
 
 def chart_block(chart: Chart | None, pending: str) -> Block:
@@ -80,17 +65,15 @@ def facts(runs: Sequence[Run]) -> list[Block]:
     return blocks + [{"facts": [(k.replace("_", " "), str(v)) for k, v in row.items()]} for row in rows]
 
 
-def write_page(page: Page, folder: Path, name: str, markdown: str, sections: Sequence[str] | None = None) -> Path:
-    """Write ``<name>.html``, ``<markdown>.md`` and the charts; return the page.
+def write_page(page: Page, folder: Path, name: str, markdown: str, sections: Sequence[str] = ()) -> Path:
+    """Write ``<name>.html``, ``<markdown>.md`` with some sections or all, and the charts; return the page.
 
-    Each file replaces its predecessor as a whole, so an interrupted report leaves complete files. The Markdown holds
-    ``sections``, by default all.
+    Each file replaces its predecessor as a whole, so an interrupted report leaves complete files.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for chart in page.charts:
+    for chart in (block["chart"] for blocks in page.sections.values() for block in blocks if "chart" in block):
         _replace(folder / f"{chart.name}.png", chart.png)
-    chosen = [section for section in page.sections if sections is None or section.name in sections]
-    _replace(folder / f"{markdown}.md", as_markdown(page, chosen).encode())
+    _replace(folder / f"{markdown}.md", as_markdown(page, sections or tuple(page.sections)).encode())
     _replace(folder / f"{name}.html", as_html(page, f"{markdown}.md").encode())
     return folder / f"{name}.html"
 
@@ -107,21 +90,14 @@ def as_html(page: Page, markdown: str) -> str:
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["embedded"] = lambda png: f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
-    environment.filters["tint"] = _tint
     return environment.get_template("page.html.j2").render(page=page, markdown=markdown)
 
 
-def _tint(cell: str) -> int:
-    """Strength of a cell's background: the table is its own heat map."""
-    mean = cell.partition(" ")[0]
-    return round(0.55 * float(mean)) if mean[:1].isdecimal() else 0
-
-
-def as_markdown(page: Page, sections: Sequence[Section]) -> str:
+def as_markdown(page: Page, sections: Sequence[str]) -> str:
     """Sections for a README, an issue or a commit."""
     parts = [f"# {page.heading}"]
-    for section in sections:
-        parts += [f"## {section.heading}", *map(_markdown, section.blocks)]
+    for heading in sections:
+        parts += [f"## {heading}", *map(_markdown, page.sections[heading])]
     return "\n\n".join(parts) + "\n"
 
 

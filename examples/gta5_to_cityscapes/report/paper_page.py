@@ -9,7 +9,7 @@ import pandas as pd
 from ..recipes import Variant
 from ..records.experiment_record import ExperimentRecord
 from .charts import Chart, draw_curves, draw_scores, draw_sweep, recipe_lines
-from .page import Block, Page, Section, chart_block, facts, write_page
+from .page import Block, Page, chart_block, facts, write_page
 from .recipe_names import sum_of_parts, title
 from .results import Experiment, read_experiment
 from .tables import DASH, IN_ALL, ScoreTable, number_text, score_curve, score_table
@@ -38,13 +38,12 @@ def write_paper_page(record: ExperimentRecord, folder: Path) -> Path:
     ]
     made: list[Block] = [{"code": command(record)}, *([{"table": costs}] if len(costs) else [])]
     page = Page(
-        title=f"{paper.printed}: {paper.question}",
         heading=f"{paper.printed}: {paper.question}",
         lead="" if paper.sweep else "All curves and images of these runs are in index.html beside this page.",
-        sections=[
-            Section("scores", "Beside the paper", scores),
-            Section("cost", "How it was run", [*made, *facts([run for runs in table.runs.values() for run in runs])]),
-        ],
+        sections={
+            "Beside the paper": scores,
+            "How it was run": [*made, *facts([run for runs in table.runs.values() for run in runs])],
+        },
     )
     return write_page(page, folder / "report", record.name, record.name)
 

@@ -35,26 +35,11 @@ MEANINGS = {
 # A recipe beside the ladder is printed as the sum of these, and ordered by them: first what aligns the output, then
 # features, then style transfer and matching, then the rules of self-training.
 PART_TITLES = {
-    "aa": "AA",
-    "asn": "AdaptSegNet",
-    "advent": "ADVENT",
-    "minent": "MinEnt",
-    "maxsq": "MaxSquare",
-    "fada": "FADA",
-    "cag": "CAG",
-    "it": "IT",
-    "tt": "TT",
-    "sim": "SIM",
-    "mix": "ClassMix",
-    "mask": "masking",
-    "ssl": "SSL",
-    "distill": "distillation",
-    "cbst": "CBST",
-    "crst": "CRST",
-    "iast": "IAST",
-    "sym": "symmetric",
+    "aa": "AA", "asn": "AdaptSegNet", "advent": "ADVENT", "minent": "MinEnt", "maxsq": "MaxSquare",
+    "fada": "FADA", "cag": "CAG", "it": "IT", "tt": "TT", "sim": "SIM", "mix": "ClassMix", "mask": "masking",
+    "ssl": "SSL", "distill": "distillation", "cbst": "CBST", "crst": "CRST", "iast": "IAST", "sym": "symmetric",
     "fused": "fused",
-}
+}  # fmt: skip
 LOSSES = {
     "segmentation": "Segmentation: cross-entropy",
     "adversarial": "Adversarial: generator",

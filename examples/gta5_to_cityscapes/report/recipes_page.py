@@ -8,27 +8,13 @@ from pathlib import Path
 
 import pandas as pd
 
+from . import tables
 from .charts import draw_banks, draw_class_scores, draw_curves, draw_scores, draw_thresholds, recipe_lines
 from .images import draw_previews, draw_region_rows, preview_runs
-from .page import Block, Page, Section, chart_block, facts, write_page
+from .page import Block, Page, chart_block, facts, write_page
 from .recipe_names import LOSSES, MEANINGS, SOURCE, TARGET_ONLY, title
 from .results import Experiment, Run, mapping, numeric, read_banks, read_experiment
-from .tables import (
-    COSTS,
-    IN_ALL,
-    ONE_SEED,
-    ScoreTable,
-    ablation,
-    adapted_recipe,
-    class_scores,
-    cost_text,
-    is_synthia,
-    loss_curve,
-    score_curve,
-    spread,
-    status_frame,
-    thresholds,
-)
+from .tables import ONE_SEED, ScoreTable, spread
 
 SMALLEST_GAP = 2.0  # points of mIoU between source only and target only of which a share is printed
 
@@ -50,33 +36,32 @@ def write_report(experiment: Path, out: Path | None = None) -> Path:
     """
     folder = Path(out) if out is not None else Path(experiment) / "report"
     page = report_page(read_experiment(Path(experiment)))
-    return write_page(page, folder, "index", "table", sections=("ablation", "classes"))
+    return write_page(page, folder, "index", "table", sections=("Ablation", "IoU per class"))
 
 
 def report_page(experiment: Experiment) -> Page:
     """Everything that the runs of an experiment have left so far."""
-    table, status = ablation(experiment), status_frame(experiment)
+    table, status = tables.ablation(experiment), tables.status_frame(experiment)
     banks, damaged = _banks(experiment)
     problems = (*experiment.problems, *(text for run in experiment.runs for text in run.problems), *damaged)
     counted = ((experiment.runs, "run"), (experiment.recipes, "recipe"), (experiment.seeds, "seed"))
     runs, recipes, seeds = (f"{len(each)} {name}{'s' * (len(each) != 1)}" for each, name in counted)
     one_seed = f" {ONE_SEED.capitalize()}." if table.one_seed else ""
     return Page(
-        title=f"Adaptation report: {experiment.folder.name}",
         heading="From one domain to another: what each part adds",
         lead=f"{runs} of {recipes} over {seeds} in “{experiment.folder.name}”. The last checkpoint is the result; no "
         f"checkpoint was chosen by its score.{one_seed}",
-        numbers=headline_numbers(table, adapted_recipe(experiment)),
+        numbers=headline_numbers(table, tables.adapted_recipe(experiment)),
         incomplete=[*([{"table": status}] if len(status) else []), *({"note": text} for text in problems)],
-        sections=[
-            Section("ablation", "Ablation", _ablation(experiment, table)),
-            Section("classes", "IoU per class", _classes(experiment, table)),
-            Section("curves", "Curves", _curves(experiment)),
-            Section("images", "Images and regions", _images(experiment)),
-            Section("banks", "Banks", banks),
-            Section("thresholds", "Thresholds and pseudo-labels", _thresholds(experiment)),
-            Section("cost", "Cost", _costs(experiment, table)),
-        ],
+        sections={
+            "Ablation": _ablation(experiment, table),
+            "IoU per class": _classes(experiment, table),
+            "Curves": _curves(experiment),
+            "Images and regions": _images(experiment),
+            "Banks": banks,
+            "Thresholds and pseudo-labels": _thresholds(experiment),
+            "Cost": _costs(experiment, table),
+        },
     )
 
 
@@ -95,13 +80,13 @@ def headline_numbers(table: ScoreTable, adapted: str | None) -> list[tuple[str, 
 
 
 def _ablation(experiment: Experiment, table: ScoreTable) -> list[Block]:
-    classes, scores = experiment.scored_classes, class_scores(experiment).values()
-    scope = f"Scored: {len(classes)} classes ({', '.join(classes)})." if classes else "The classes are not recorded."
+    classes, scores = experiment.scored_classes, tables.class_scores(experiment).values()
+    scope = f"Scored: {len(classes)} classes ({', '.join(classes)})." if classes else "Classes are not recorded."
     if absent := [name for name in classes if scores and all(each[name].isna().all() for each in scores)]:
         scope += f" The mean is over the {len(classes) - len(absent)} that occur; these never do: {', '.join(absent)}."
     frame = table.frame(name_compared=True)
-    for name in IN_ALL:
-        frame[name] = [cost_text(name, costs[name]) for costs in table.costs.values()]
+    for name in tables.IN_ALL:
+        frame[name] = [tables.cost_text(name, costs[name]) for costs in table.costs.values()]
     return [
         {"text": f"mIoU in percent at the last checkpoint; {table.spread}. {scope}"},
         {
@@ -110,10 +95,11 @@ def _ablation(experiment: Experiment, table: ScoreTable) -> list[Block]:
             "notes": [_meaning(key, table.runs[key]) for key in table.titles],
         },
         {
-            "note": f"In the paper: Table 2, {'SYNTHIA-13' if is_synthia(experiment) else 'GTA5'} → Cityscapes, from "
-            "other data, a larger network and a far longer training: compare the direction of the steps, not the values. "
-            "A gain is taken seed by seed over the row above or the one named, from the seeds that both have; one smaller "
-            "than its ± may be seed variance. In all: with the runs that a recipe depends on, each counted once."
+            "note": f"In the paper: Table 2, {'SYNTHIA-13' if tables.is_synthia(experiment) else 'GTA5'} → Cityscapes. "
+            "Its numbers come from other data, a larger network and a far longer training: compare the direction of the "
+            "steps, not the values. A gain is taken seed by seed over the row above or the one named, from the seeds "
+            "that both have; one smaller than its ± may be seed variance. In all: with the runs that a recipe depends "
+            "on, each counted once."
         },
         chart_block(
             draw_scores("ablation", table.scores, table.titles),
@@ -128,36 +114,36 @@ def _meaning(recipe: str, runs: Sequence[Run]) -> str:
 
 
 def _classes(experiment: Experiment, table: ScoreTable) -> list[Block]:
-    scores = class_scores(experiment)
+    scores = tables.class_scores(experiment)
     frame = pd.DataFrame({title(name): [spread(each[k]) for k in each] for name, each in scores.items()})
     if frame.empty:
         return [{"note": "No run has written scores per class yet."}]
     frame.insert(0, "class", experiment.scored_classes)
     chart = draw_class_scores(scores, table.scores.mean())
-    return [*([{"chart": chart}] if chart else []), {"table": frame, "heat": True}]
+    return [*([{"chart": chart}] if chart else []), {"table": frame}]
 
 
 def _curves(experiment: Experiment) -> list[Block]:
     lines = {title(name): line for name, line in recipe_lines(experiment.recipes).items()}
     runs = {title(name): experiment.of(name) for name in experiment.recipes}
     miou, entropy, density = (
-        {label: score_curve(each, score) for label, each in runs.items()} for score in ("miou", "entropy", "density")
+        {label: tables.score_curve(each, score) for label, each in runs.items()}
+        for score in ("miou", "entropy", "density")
     )
     logged = {key.removeprefix("loss/") for run in experiment.runs for key in run.training if key.startswith("loss/")}
     names = [*(name for name in LOSSES if name in logged), *sorted(logged.difference(LOSSES))]
     furthest = max(run.last_step for run in experiment.runs)
     losses = {
-        LOSSES.get(name, name): {label: loss_curve(each, name, furthest) for label, each in runs.items()}
+        LOSSES.get(name, name): {label: tables.loss_curve(each, name, furthest) for label, each in runs.items()}
         for name in names
     }
     percent = {"mIoU, %": {label: 100 * curve for label, curve in miou.items()}}
     free = {"Entropy of the predictions": entropy, "Soft neighborhood density": density}
+    matching = [title(name) for name in experiment.recipes if "sim" in name.split("+")]
     without = [
         f"{LOSSES[name]}: nothing was matched by {', '.join(unused)}."
         for name in ("stuff", "instance")
-        if (
-            unused := [label for label, curve in losses.get(LOSSES[name], {}).items() if "SIM" in label and curve.empty]
-        )
+        if (unused := [label for label in matching if name in names and losses[LOSSES[name]][label].empty])
     ]
     return [
         chart_block(draw_curves("miou_curves", percent, lines, large=True), "No run has been evaluated yet."),
@@ -197,7 +183,7 @@ def _thresholds(experiment: Experiment) -> list[Block]:
         runs = [run for run in experiment.of(recipe) if mapping(run.thresholds, "thresholds")]
         if not runs:
             continue
-        found, rule = thresholds(runs), str(runs[0].setting("pseudo_labels", "rule") or "median")
+        found, rule = tables.thresholds(runs), str(runs[0].setting("pseudo_labels", "rule") or "median")
         quantile, cap = (numeric(runs[0].setting("pseudo_labels", k), v) for k, v in (("quantile", 0.5), ("cap", 0.9)))
         cap = cap if rule in ("median", "symmetric") else math.nan
         total = spread(100 * numeric(run.thresholds.get("kept_total")) for run in runs)
@@ -220,5 +206,5 @@ def _thresholds(experiment: Experiment) -> list[Block]:
 
 
 def _costs(experiment: Experiment, table: ScoreTable) -> list[Block]:
-    costs = table.cost_frame([name for name in COSTS if name not in IN_ALL])
+    costs = table.cost_frame([name for name in tables.COSTS if name not in tables.IN_ALL])
     return [*([{"table": costs}] if len(costs) else []), *facts(experiment.runs)]

@@ -22,17 +22,9 @@ ONE_SEED = "one seed: a difference of a point or two may be seed variance"
 BINS = 60  # training losses are noisy: a point of a curve is the mean of what was logged in a sixtieth of the run
 IN_ALL = ("steps in all", "minutes in all")  # with the runs that a run depends on, each counted once
 COSTS = {  # digits that are printed
-    "steps": 0,
-    "minutes": 1,
-    "steps in all": 0,
-    "minutes in all": 1,
-    "steps per second": 2,
-    "ms per step": 1,
-    "images per second": 1,
-    "data wait, %": 1,
-    "matching, %": 1,
-    "peak memory, GiB": 2,
-}
+    "steps": 0, "minutes": 1, "steps in all": 0, "minutes in all": 1, "steps per second": 2, "ms per step": 1,
+    "images per second": 1, "data wait, %": 1, "matching, %": 1, "peak memory, GiB": 2,
+}  # fmt: skip
 
 
 def number_text(value: float, digits: int = 1, *, signed: bool = False) -> str:
