@@ -29,6 +29,8 @@ def write_paper_page(record: ExperimentRecord, folder: Path) -> Path:
     """
     paper, table = record.paper, paper_table(record, folder)
     costs = table.cost_frame([*IN_ALL, "peak memory, GiB"])
+    if paper.sweep:
+        costs = costs.rename(columns={"recipe": paper.sweep.symbol})
     unfinished = _unfinished(record, table)
     scores: list[Block] = [
         {"table": _frame(record, table)},
