@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
 from benchmarks.measurement import Measurement, Timing
-from examples.gta5_to_cityscapes.report.drawn_figure import Theme, draw
+from examples.gta5_to_cityscapes.report.charts import INK, NEUTRAL, draw
 
 _OURS, _RELEASED, _BOUND = "#009e73", "#d55e00", "#0072b2"
 _GROWTH_LINES = {
@@ -92,9 +92,9 @@ _CHOICES: Mapping[str, Callable[[Sequence[Measurement]], Panels]] = {
 }
 
 
-def _write(prefix: Path, name: str, size: tuple[float, float], paint: Callable[[Figure, Theme], None]) -> Path:
+def _write(prefix: Path, name: str, size: tuple[float, float], paint: Callable[[Figure], None]) -> Path:
     path = prefix.with_name(f"{prefix.name}_{name}.png")
-    path.write_bytes(draw(name, f"Times of {name}.", size, paint).light)
+    path.write_bytes(draw(name, f"Times of {name}.", size, paint).png)
     return path
 
 
@@ -117,22 +117,22 @@ def _height_of(ways: int) -> float:
     return 1.2 + 0.27 * ways  # inches: title and axis, then a line each
 
 
-def _paint_ways(panels: Panels, figure: Figure, theme: Theme) -> None:
+def _paint_ways(panels: Panels, figure: Figure) -> None:
     columns, most_ways = _columns(panels), _most_ways(panels)
     heights = [_height_of(ways) for ways in most_ways]
     grid = figure.subplots(len(heights), columns, squeeze=False, height_ratios=heights).flatten()
     for place, (axes, (case, ways)) in enumerate(zip(grid, panels.items(), strict=False)):
-        _paint_case(axes, case, ways, theme)
+        _paint_case(axes, case, ways)
         axes.set_ylim(most_ways[place // columns] - 0.4, -0.6)
     for empty in grid[len(panels) :]:
         empty.set_axis_off()
 
 
-def _paint_case(axes: Axes, case: str, ways: Sequence[Measurement], theme: Theme) -> None:
+def _paint_case(axes: Axes, case: str, ways: Sequence[Measurement]) -> None:
     """Dots, not bars: a logarithmic axis has no zero that a bar could start from."""
     timed = sorted(((m.way, m.timing) for m in ways if m.timing is not None), key=lambda pair: pair[1].median_ms)
     for row, (way, timing) in enumerate(timed):
-        colour = _OURS if way.startswith("stuffinstance") else _RELEASED if "released way" in way else theme.neutral
+        colour = _OURS if way.startswith("stuffinstance") else _RELEASED if "released way" in way else NEUTRAL
         axes.plot([timing.low_ms, timing.high_ms], [row, row], color=colour, linewidth=3, alpha=0.4)
         axes.plot([timing.median_ms], [row], "o", color=colour, markersize=5)
         axes.annotate(
@@ -168,7 +168,7 @@ def _extent(timings: Sequence[Timing]) -> tuple[float, float]:
     return min(timing.low_ms for timing in timings), max(timing.high_ms for timing in timings)
 
 
-def _paint_growth(measurements: Sequence[Measurement], figure: Figure, theme: Theme) -> None:
+def _paint_growth(measurements: Sequence[Measurement], figure: Figure) -> None:
     of_axis: dict[str, list[Measurement]] = {}
     for one in measurements:
         of_axis.setdefault(str(one.extra["axis"]), []).append(one)
@@ -179,7 +179,7 @@ def _paint_growth(measurements: Sequence[Measurement], figure: Figure, theme: Th
     for empty in grid[len(of_axis) :]:
         empty.set_axis_off()
     handles, labels = grid[0].get_legend_handles_labels()
-    grid[len(of_axis)].legend(handles, labels, loc="center", labelcolor=theme.ink)
+    grid[len(of_axis)].legend(handles, labels, loc="center", labelcolor=INK)
 
 
 def _paint_axis(axes: Axes, axis: str, points: Sequence[Measurement]) -> None:

@@ -25,11 +25,9 @@ from examples.gta5_to_cityscapes.networks import WeightsError, build_network
 from examples.gta5_to_cityscapes.recipes import Recipe, compose_recipe
 from examples.gta5_to_cityscapes.records.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
 from examples.gta5_to_cityscapes.records.written_files import DamagedFileError, read_json
-from examples.gta5_to_cityscapes.report.bank_charts import read_banks
-from examples.gta5_to_cityscapes.report.previews import read_previews
-from examples.gta5_to_cityscapes.report.results import read_experiment, read_run
+from examples.gta5_to_cityscapes.report.images import read_previews
+from examples.gta5_to_cityscapes.report.results import read_banks, read_experiment, read_run
 from examples.gta5_to_cityscapes.training.recipe_network import trained_network
-from stuffinstance import CITYSCAPES
 
 REPOSITORY = Path(__file__).parents[2]
 FILES = sorted(path for folder in ("src", "examples", "benchmarks") for path in (REPOSITORY / folder).rglob("*.py"))
@@ -189,7 +187,7 @@ def test_code_in_a_checkpoint_or_weights_is_not_run(tmp_path: Path, name: str, h
             read(file)
     with pytest.raises(WeightsError, match="expected tensors only"):
         build_network("small", 19, weights=file)
-    banks, problems = read_banks(read_experiment(tmp_path / "experiment"), CITYSCAPES)
+    banks, problems = read_banks(read_experiment(tmp_path / "experiment"))
     assert banks is None
     assert [("cannot be read" in problem) for problem in problems] == ([True] if name == "last.pt" else [])
     assert not mark.exists()
@@ -337,7 +335,7 @@ def test_previews_of_others_are_bounded_and_damaged_ones_left_out(
     assert list(found) == ["0", "10"]
     assert np.array_equal(found["10"].labels, np.arange(24).reshape(4, 6))
     assert not (tmp_path / "mark").exists()
-    monkeypatch.setattr("examples.gta5_to_cityscapes.report.previews.MAX_PIXELS", 23)  # one less than they have
+    monkeypatch.setattr("examples.gta5_to_cityscapes.report.images.MAX_PIXELS", 23)  # one less than they have
     assert read_previews(read_run(folder.parent, recipe="sim", seed=0)) == {}
 
 

@@ -21,8 +21,8 @@ from examples.gta5_to_cityscapes.data import DatasetError, Sample
 from examples.gta5_to_cityscapes.networks import NetworkOutput
 from examples.gta5_to_cityscapes.recipes import RecipeError, compose_recipe
 from examples.gta5_to_cityscapes.records.run_folder import RunFolder
-from examples.gta5_to_cityscapes.report.curves import label_free_curves
 from examples.gta5_to_cityscapes.report.results import read_experiment
+from examples.gta5_to_cityscapes.report.tables import score_curve
 from examples.gta5_to_cityscapes.training.evaluation import Scores, evaluate
 from examples.gta5_to_cityscapes.training.loop import train
 
@@ -278,8 +278,8 @@ def test_evaluations_of_a_run_log_what_needs_no_labels(streets: Folders, tmp_pat
         saved[name] = result
     assert saved["plain"].weights_sha256 == saved["views"].weights_sha256  # scored in another way, trained in the same
     assert saved["plain"].entropy != saved["views"].entropy
-    curve = label_free_curves(read_experiment(_as_experiment(tmp_path)), "entropy")["source"]
-    assert (curve.steps.tolist(), curve.mean[-1]) == ([1, 2], saved["plain"].entropy)
+    curve = score_curve(read_experiment(_as_experiment(tmp_path)).of("source"), "entropy")
+    assert (curve.index.tolist(), curve.loc[2].tolist()) == ([1, 2], [saved["plain"].entropy])
 
 
 def _as_experiment(folder: Path) -> Path:

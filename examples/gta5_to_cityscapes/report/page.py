@@ -1,176 +1,127 @@
-"""Gather tables and figures and write them: one page that opens offline, each figure also as a file."""
+"""Pages made of blocks, as HTML in one file and as Markdown."""
 
 from __future__ import annotations
 
+import base64
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from .ablation_table import (
-    AblationTable,
-    ClassRow,
-    Spread,
-    adapted_recipe,
-    build_ablation_table,
-    per_class_rows,
-    signed_number,
-)
-from .bank_charts import (
-    Banks,
-    draw_bank_fill,
-    draw_bank_rows,
-    read_banks,
-)
-from .costs import build_cost_rows, build_status_rows, environment_rows
-from .curves import draw_label_free_curves, draw_loss_curves, draw_miou_curves, never_matched
-from .drawn_figure import DARK, LIGHT, Drawn
-from .markdown_tables import ablation_markdown, gain_text
-from .picture_rows import PictureRows, build_picture_rows
-from .previews import label_space
-from .recipe_names import MEANINGS, SOURCE, TARGET_ONLY, title
-from .region_pictures import RegionPictures, build_region_pictures
-from .report_files import template, write_whole
-from .results import Experiment, read_experiment
-from .score_charts import draw_ablation, draw_class_scores
-from .threshold_charts import (
-    ThresholdTable,
-    build_threshold_tables,
-    draw_thresholds,
-)
+import jinja2
+import pandas as pd
 
-SMALLEST_GAP = 2.0  # points of mIoU between source only and target only of which a share is told
+from ..records.written_files import written_beside
+from .charts import Chart
+from .results import Run
+
+FACTS = {  # group and name of a setting
+    "steps of a run": ("schedule", "steps"),
+    "steps of the learning rate schedule": ("schedule", "horizon"),
+    "network": ("network", "name"),
+    "source, height × width": ("pictures", "source_size"),
+    "target, height × width": ("pictures", "target_size"),
+    "batch": ("pictures", "batch"),
+}
+
+Block = dict[str, Any]
+"""One of: ``text``; ``note``; ``heading``; ``code``; ``facts``, pairs of name and value; ``chart``; ``rule`` of
+pseudo-labels with ``quantile`` and ``cap``; ``table``, a frame of texts, with
+``names`` and ``notes`` of its rows or without. Captions are in the template."""
 
 
 @dataclass(frozen=True)
-class Content:
-    """Everything the page shows; whatever could not be made yet is ``None`` and said so."""
+class Page:
+    """A report: blocks by the heading of their section, what is not complete yet, and the main results."""
 
-    experiment: Experiment
-    table: AblationTable
-    per_class: tuple[ClassRow, ...]
-    pictures: PictureRows | None
-    regions: RegionPictures | None
-    banks: Banks | None
-    thresholds: tuple[ThresholdTable, ...]
-    figures: dict[str, Drawn]
-    label_free: tuple[Drawn, ...]
-    losses: tuple[Drawn, ...]
-    unmatched: tuple[str, ...]
-    problems: tuple[str, ...]
+    heading: str
+    lead: str
+    sections: dict[str, list[Block]]
+    incomplete: Sequence[Block] = ()
+    numbers: Sequence[tuple[str, str]] = ()
 
 
-def write_report(experiment: Path, out: Path | None = None) -> Path:
-    """Write the report of one experiment and return its page.
+def chart_block(chart: Chart | None, pending: str) -> Block:
+    """A chart, or why there is none yet."""
+    return {"chart": chart} if chart else {"note": pending}
 
-    Args:
-        experiment: Folder holding ``<recipe>/seed<k>/``. Missing and unfinished runs are named in the
-            report; they are no error.
-        out: Folder for ``index.html``, ``table.md`` and the figures; made where it does not exist.
-            Default: ``experiment / "report"``.
 
-    Returns:
-        ``out / "index.html"``: one file with every picture inside, nothing to fetch.
+def facts(runs: Sequence[Run]) -> list[Block]:
+    """What was run and on what, from what the runs themselves recorded."""
+    found: dict[str, dict[str, None]] = {}
+    for run in runs:
+        values = [(name, run.setting(*place)) for name, place in FACTS.items()]
+        values.append(("start weights", "given" if run.setting("network", "weights") else "random"))
+        values += [
+            (f"{name} images", each.get("pictures")) for name, each in run.data.items() if isinstance(each, dict)
+        ]
+        for name, value in values:
+            if value:
+                text = " × ".join(map(str, value)) if isinstance(value, list) else value
+                found.setdefault(name, {})[f"{text:,}" if isinstance(text, int) else str(text)] = None
+    blocks: list[Block] = [{"facts": [(name, " or ".join(texts)) for name, texts in found.items()]}] if found else []
+    environment = next((run.environment for run in runs if run.environment), {})
+    rows = pd.json_normalize(environment, sep=" ").to_dict("records") if environment else []
+    return blocks + [{"facts": [(k.replace("_", " "), str(v)) for k, v in row.items()]} for row in rows]
 
-    Raises:
-        FileNotFoundError: If the folder is absent or holds no run at all.
+
+def write_page(page: Page, folder: Path, name: str, markdown: str, sections: Sequence[str] = ()) -> Path:
+    """Write ``<name>.html``, ``<markdown>.md`` with some sections or all, and the charts; return the page.
+
+    Each file replaces its predecessor as a whole, so an interrupted report leaves complete files.
     """
-    content = gather_content(read_experiment(Path(experiment)))
-    folder = Path(out) if out is not None else Path(experiment) / "report"
     folder.mkdir(parents=True, exist_ok=True)
-    for name, data in _image_files(content).items():
-        write_whole(folder / name, data)
-    markdown = ablation_markdown(content.table, content.per_class, content.experiment.finished_recipes)
-    write_whole(folder / "table.md", markdown)
-    page = folder / "index.html"
-    write_whole(page, render_page(content))
-    return page
+    for chart in (block["chart"] for blocks in page.sections.values() for block in blocks if "chart" in block):
+        _replace(folder / f"{chart.name}.png", chart.png)
+    _replace(folder / f"{markdown}.md", as_markdown(page, sections or tuple(page.sections)).encode())
+    _replace(folder / f"{name}.html", as_html(page, f"{markdown}.md").encode())
+    return folder / f"{name}.html"
 
 
-def gather_content(experiment: Experiment) -> Content:
-    """Read, count and draw; nothing is written here."""
-    space = label_space(experiment)
-    table, per_class = build_ablation_table(experiment), per_class_rows(experiment)
-    banks, bank_problems = read_banks(experiment, space)
-    thresholds = build_threshold_tables(experiment)
-    drawn = [
-        draw_ablation(experiment, table),
-        draw_class_scores(experiment, table, per_class),
-        draw_miou_curves(experiment),
-        *(draw_thresholds(one) for one in thresholds),
-        draw_bank_fill(banks, space) if banks else None,
-        draw_bank_rows(banks, space) if banks else None,
-    ]
-    return Content(
-        experiment=experiment,
-        table=table,
-        per_class=per_class,
-        pictures=build_picture_rows(experiment, space),
-        regions=build_region_pictures(experiment, space),
-        banks=banks,
-        thresholds=thresholds,
-        figures={figure.name: figure for figure in drawn if figure},
-        label_free=draw_label_free_curves(experiment),
-        losses=draw_loss_curves(experiment),
-        unmatched=never_matched(experiment),
-        problems=(
-            *experiment.problems,
-            *(p for run in experiment.runs for p in run.problems),
-            *bank_problems,
-        ),
+def _replace(path: Path, content: bytes) -> None:
+    with written_beside(path) as beside:
+        beside.write_bytes(content)
+
+
+def as_html(page: Page, markdown: str) -> str:
+    """The page with every chart inside; a name that the template does not get is an error."""
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.filters["embedded"] = lambda png: f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
+    return environment.get_template("page.html.j2").render(page=page, markdown=markdown)
 
 
-def render_page(content: Content) -> str:
-    """The page as text."""
-    experiment = content.experiment
-    adapted = adapted_recipe(experiment)
-    return template("page.html.j2").render(
-        content=content,
-        experiment=experiment,
-        table=content.table,
-        figures=content.figures,
-        headline=headline_numbers(content.table, adapted),
-        adapted=adapted,
-        title=title,
-        meanings=MEANINGS,
-        status=build_status_rows(experiment),
-        costs=build_cost_rows(experiment),
-        environment=environment_rows(experiment.runs),
-        light=LIGHT,
-        dark=DARK,
-        tint=_tint,
-        gain=gain_text,
-        signed=signed_number,
-    )
+def as_markdown(page: Page, sections: Sequence[str]) -> str:
+    """Sections for a README, an issue or a commit."""
+    parts = [f"# {page.heading}"]
+    for heading in sections:
+        parts += [f"## {heading}", *map(_markdown, page.sections[heading])]
+    return "\n\n".join(parts) + "\n"
 
 
-def headline_numbers(table: AblationTable, adapted: str | None) -> tuple[tuple[str, str], ...]:
-    """The three numbers that a reader looks for, and the share of the gap that adaptation closes.
-
-    A share of a gap no larger than luck, or of one that adaptation widened, would be a number without a meaning.
-    """
-    rows = [row for name in (SOURCE, adapted, TARGET_ONLY) if name and (row := table.row(name)) and row.miou]
-    numbers = [(f"{row.title}, mIoU", row.miou.text()) for row in rows if row.miou]
-    if len(rows) == 3:
-        low, middle, high = (row.miou.mean for row in rows if row.miou)
-        if high - low >= SMALLEST_GAP and middle >= low:
-            numbers.append(("of the gap to target only closed", f"{100 * (middle - low) / (high - low):.0f} %"))
-    return tuple(numbers)
-
-
-def _tint(cell: Spread | None) -> int:
-    """Strength of a cell's background in percent: the table is its own heat map."""
-    return 0 if cell is None else round(min(max(cell.mean, 0.0), 100.0) * 0.55)
+def _markdown(block: Block) -> str:
+    match block:
+        case {"table": frame}:
+            return markdown_table(frame, block.get("names"))
+        case {"chart": chart}:
+            return f"![{chart.alt}]({chart.name}.png)"
+        case {"facts": facts}:
+            return "; ".join(f"{name}: {value}" for name, value in facts) + "."
+        case {"code": code}:
+            return f"```sh\n{code}\n```"
+        case {"heading": heading}:
+            return f"### {heading}"
+    return str(block.get("text", block.get("note")))
 
 
-def _image_files(content: Content) -> dict[str, bytes]:
-    """Every figure under its file name; light ones bear the plain name."""
-    files: dict[str, bytes] = {}
-    for figure in (*content.figures.values(), *content.label_free, *content.losses):
-        files[f"{figure.name}.png"] = figure.light
-        files[f"{figure.name}-dark.png"] = figure.dark
-    if content.pictures:
-        files["pictures.png"] = content.pictures.sheet
-    for number, row in enumerate(content.regions.rows if content.regions else (), 1):
-        for kind, cell in zip(("truth", "prediction"), row, strict=True):
-            files[f"regions_{number}_{kind}.png"] = cell.data
-    return files
+def markdown_table(frame: pd.DataFrame, names: Sequence[str] | None = None) -> str:
+    """A table whose first column holds words, and before it the rows' names if there are any."""
+    rows = [list(frame.columns), *(list(row) for row in frame.itertuples(index=False))]
+    lines = ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows]
+    rule = "|---" + "|---:" * (len(frame.columns) - 1) + "|"
+    if names is not None:
+        lines = [f"| {name} {line}" for name, line in zip(("name", *(f"`{n}`" for n in names)), lines, strict=True)]
+        rule = "|---" + rule
+    return "\n".join([lines[0], rule, *lines[1:]])

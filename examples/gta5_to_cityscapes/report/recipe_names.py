@@ -1,7 +1,7 @@
-"""The ladder of recipes, and what stands beside it: their order, their printed names, what the paper reports.
+"""Printed names and order of recipes and losses.
 
-Order matters more than names here: every gain on the ladder is a gain over the rung above. Recipes beside it, such as
-those of other systems, are compared with source only.
+The six recipes of the paper's ablation form a ladder: each is compared with the one before it. Recipes beside the
+ladder, such as those of other systems, are compared with source only.
 """
 
 from __future__ import annotations
@@ -23,54 +23,66 @@ _TITLES = {
     "target-only": "target only",
     "it": "IT alone",
 }
-
-# A recipe beside the ladder is printed as the sum of these; their order is that of its row. Systems stand together:
-# first what aligns the output, then features, then pictures and matching, then the rules of a second step.
-PART_TITLES = {
-    "aa": "AA",
-    "asn": "AdaptSegNet",
-    "advent": "ADVENT",
-    "minent": "MinEnt",
-    "maxsq": "MaxSquare",
-    "fada": "FADA",
-    "cag": "CAG",
-    "it": "IT",
-    "tt": "TT",
-    "sim": "SIM",
-    "mix": "ClassMix",
-    "mask": "masking",
-    "ssl": "SSL",
-    "distill": "distillation",
-    "cbst": "CBST",
-    "crst": "CRST",
-    "iast": "IAST",
-    "sym": "symmetric",
-    "fused": "fused",
-}
-
 MEANINGS = {
-    "source": "trained on labelled source images, nothing else",
+    "source": "trained on labeled source images alone",
     "aa": "+ adversarial alignment of the output space",
-    "aa+it": "+ source images restyled as the target",
+    "aa+it": "+ style transfer from source to target",
     "aa+it+sim": "+ stuff and instance matching",
-    "aa+it+sim+ssl": "+ a second step on pseudo-labels of the target",
-    "target-only": "trained on target labels: the ceiling, not an adaptation",
-    "it": "restyled source images without adversarial alignment",
+    "aa+it+sim+ssl": "+ a self-training round on pseudo-labels",
+    "target-only": "trained on target labels: the upper bound",
+    "it": "style transfer without adversarial alignment",
+}
+# A recipe beside the ladder is printed as the sum of these, and ordered by them: first what aligns the output, then
+# features, then style transfer and matching, then the rules of self-training.
+PART_TITLES = {
+    "aa": "AA", "asn": "AdaptSegNet", "advent": "ADVENT", "minent": "MinEnt", "maxsq": "MaxSquare",
+    "fada": "FADA", "cag": "CAG", "it": "IT", "tt": "TT", "sim": "SIM", "mix": "ClassMix", "mask": "masking",
+    "ssl": "SSL", "distill": "distillation", "cbst": "CBST", "crst": "CRST", "iast": "IAST", "sym": "symmetric",
+    "fused": "fused",
+}  # fmt: skip
+LOSSES = {
+    "segmentation": "Segmentation: cross-entropy",
+    "adversarial": "Adversarial: generator",
+    "discriminator": "Discriminator (chance: 0.69)",
+    "stuff": "Stuff matching",
+    "instance": "Instance matching",
+    "pseudo": "Pseudo-labels: cross-entropy",
+    "divergence": "Confidence regularizer (CRST)",
+    "auxiliary_segmentation": "Auxiliary head: cross-entropy",
+    "auxiliary_adversarial": "Auxiliary head: generator",
+    "auxiliary_discriminator": "Auxiliary discriminator",
+    "entropy": "Entropy of the target (MinEnt)",
+    "max_square": "Maximum squares of the target",
+    "fine_grained": "Fine-grained: generator (FADA)",
+    "fine_grained_discriminator": "Fine-grained discriminator",
+    "anchor_labels": "Anchors: cross-entropy, nearest",
+    "confident_labels": "Anchors: cross-entropy, confident",
+    "anchor_distance_source": "Anchors: distance, source",
+    "anchor_distance_target": "Anchors: distance, target",
+    "mixed": "ClassMix: cross-entropy",
+    "masked": "Masking: cross-entropy",
 }
 
 
 def title(recipe: str) -> str:
-    """How a recipe is printed: a rung by what it adds, another as the sum of its parts, an unknown name as itself."""
-    return _TITLES[recipe] if recipe in _TITLES else sum_of_parts(recipe)
+    """How a recipe is printed: a rung of the ladder by what it adds, another one as the sum of its parts."""
+    return _TITLES.get(recipe) or sum_of_parts(recipe)
 
 
 def sum_of_parts(recipe: str) -> str:
-    """A recipe's parts as they are printed, whether it is a rung or not; an unknown name as itself."""
-    words = [_word(word) for word in recipe.split("+")]
+    """A recipe's parts as they are printed; an unknown name as itself."""
+    words = sorted(map(_word, recipe.split("+")), key=_rank)
     if any(name not in PART_TITLES for name, _ in words):
         return recipe
-    ordered = sorted(words, key=_rank)
-    return " + ".join(PART_TITLES[name] + (f" round {number}" if number > 1 else "") for name, number in ordered)
+    return " + ".join(PART_TITLES[name] + (f" round {number}" if number > 1 else "") for name, number in words)
+
+
+def in_order(recipes: Iterable[str]) -> tuple[str, ...]:
+    """Each once: the ladder first, then ``it``, then all others by their parts and rounds."""
+    found = set(recipes)
+    known = [name for name in (*LADDER, "it") if name in found]
+    beside = sorted(found.difference(known), key=lambda name: (sorted(map(_rank, map(_word, name.split("+")))), name))
+    return (*known, *beside)
 
 
 def _word(word: str) -> tuple[str, int]:
@@ -82,16 +94,3 @@ def _word(word: str) -> tuple[str, int]:
 def _rank(word: tuple[str, int]) -> tuple[int, int]:
     name, number = word
     return (list(PART_TITLES).index(name) if name in PART_TITLES else len(PART_TITLES), number)
-
-
-def is_extra(recipe: str) -> bool:
-    """True for recipes that stand beside the ladder and are compared with source only."""
-    return recipe not in LADDER
-
-
-def in_order(recipes: Iterable[str]) -> tuple[str, ...]:
-    """Ladder first, then ``it``, then whatever else was run, by its parts: a round follows the round before it."""
-    found = set(recipes)
-    known = [name for name in (*LADDER, "it") if name in found]
-    beside = sorted(found.difference(known), key=lambda name: (sorted(map(_rank, map(_word, name.split("+")))), name))
-    return (*known, *beside)

@@ -1,61 +1,37 @@
-"""Read the run folders of one experiment into typed records.
-
-An experiment is often looked at while half of it is still running, so nothing that a run has not
-written yet is an error: it becomes a sentence in ``problems`` and the page says it aloud.
-"""
+"""Run folders as typed records; what a run has not written yet, or left damaged, is empty and named in ``problems``."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import pandas as pd
+import torch
+
+import stuffinstance as si
 
 from .recipe_names import LADDER, in_order
 
+Bank = TypeVar("Bank", si.StuffBank, si.InstanceBank)
 RUN_FILES = ("recipe.json", "metrics.jsonl", "result.json")
-STEP_MEANS = ("seconds_per_step", "images_per_second", "data_share", "matching_share")
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """One pass over the validation images; fractions, ``None`` for a class that never occurs.
-
-    ``entropy`` and ``density`` need no labels; runs of earlier versions have neither.
-    """
-
-    step: int
-    miou: float | None
-    iou: dict[str, float | None]
-    entropy: float | None = None
-    density: float | None = None
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a finished run took; the last four are means over its steps, which runs of earlier versions have not."""
-
-    seconds: float | None
-    peak_memory_bytes: float | None
-    seconds_per_step: float | None = None
-    images_per_second: float | None = None
-    data_share: float | None = None
-    matching_share: float | None = None
-
-
-@dataclass(frozen=True)
-class Thresholds:
-    """What the pseudo-labels of one run kept, class by class."""
-
-    thresholds: dict[str, float]
-    kept: dict[str, float]
-    predicted_pixels: dict[str, float]
-    kept_total: float | None
+SCORES = ("miou", "entropy", "density")
+SPACES = {"cityscapes": si.CITYSCAPES, "synthia16": si.SYNTHIA_16, "synthia13": si.SYNTHIA_13}
 
 
 @dataclass(frozen=True)
 class Run:
-    """One recipe trained with one seed."""
+    """One recipe trained with one seed.
+
+    Attributes:
+        settings, environment, data, result, thresholds: Its files as written; empty where one is absent.
+        training: What was logged by step, such as ``loss/stuff``; NaN where it was not.
+        evaluations: ``miou``, ``entropy`` and ``density`` by step, fractions; NaN where one was not taken.
+        problems: A sentence for each file that could not be read.
+    """
 
     recipe: str
     seed: int
@@ -63,96 +39,110 @@ class Run:
     settings: dict[str, Any]
     environment: dict[str, Any]
     data: dict[str, Any]
-    training: tuple[dict[str, float], ...]
-    evaluations: tuple[Evaluation, ...]
-    result: Evaluation | None
-    cost: Cost
-    thresholds: Thresholds | None
+    result: dict[str, Any]
+    thresholds: dict[str, Any]
+    training: pd.DataFrame
+    evaluations: pd.DataFrame
     problems: tuple[str, ...]
 
     @property
+    def miou(self) -> float:
+        """Final mIoU in percent; NaN for an unfinished run."""
+        return 100 * self.number("miou")
+
+    @property
     def finished(self) -> bool:
-        """A run counts in the tables once it has written a result with a number in it."""
-        return self.result is not None and self.result.miou is not None
+        """Whether the run counts in the tables: it has written a result with a score."""
+        return not math.isnan(self.miou)
 
     @property
-    def stands_on(self) -> tuple[str, ...]:
+    def depends_on(self) -> tuple[str, ...]:
         """The recipes whose networks it needed, as its ``recipe.json`` names them."""
-        start = self.settings.get("start")
-        return (
-            *([start] if start else []),
-            *(self.settings.get("labelled_by") or ()),
-            *(self.settings.get("fused_of") or ()),
-        )
-
-    @property
-    def pictures(self) -> dict[str, int]:
-        """How many there were of each set, as its ``data.json`` counts them."""
-        return {name: each["pictures"] for name, each in self.data.items() if isinstance(each, dict)}
+        needed = (self.settings.get(key) or () for key in ("start", "labelled_by", "fused_of"))
+        return tuple(name for names in needed for name in ([names] if isinstance(names, str) else names))
 
     @property
     def last_step(self) -> int:
-        """The furthest step seen in any file of the run."""
-        steps = [int(line["step"]) for line in self.training] + [e.step for e in self.evaluations]
-        return max([*steps, self.result.step if self.result else 0])
+        """The furthest step in any file of the run."""
+        return max([*self.training.index, *self.evaluations.index, int(numeric(self.result.get("step"), 0))])
+
+    def number(self, name: str) -> float:
+        """A number of the result; NaN where there is none."""
+        return numeric(self.result.get(name))
+
+    def setting(self, group: str, name: str) -> Any:
+        """A setting of the recipe; None where it is not recorded."""
+        return mapping(self.settings, group).get(name)
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """All runs below one folder."""
+    """All runs below one folder, by seed."""
 
     folder: Path
     runs: tuple[Run, ...]
-    problems: tuple[str, ...] = field(default=())
+    problems: tuple[str, ...] = ()
 
     @property
     def recipes(self) -> tuple[str, ...]:
         return in_order(run.recipe for run in self.runs)
 
     @property
+    def finished_recipes(self) -> tuple[str, ...]:
+        return in_order(run.recipe for run in self.runs if run.finished)
+
+    @property
     def seeds(self) -> tuple[int, ...]:
         return tuple(sorted({run.seed for run in self.runs}))
 
-    def of(self, recipe: str, *, finished: bool = False) -> tuple[Run, ...]:
-        """The runs of one recipe by seed."""
-        return tuple(r for r in self.runs if r.recipe == recipe and (r.finished or not finished))
+    def of(self, recipe: str | None, *, finished: bool = False) -> tuple[Run, ...]:
+        """The runs of one recipe."""
+        return tuple(run for run in self.runs if run.recipe == recipe and (run.finished or not finished))
 
     def whole(self, run: Run) -> tuple[Run, ...] | None:
-        """A run and all that it stands on, each once; ``None`` where one of them is not here or has not finished."""
-        found: dict[str, Run] = {run.recipe: run}
-        waiting = list(run.stands_on)
+        """A run and all that it depends on, each once; None where one of them is absent or unfinished."""
+        found, waiting = {run.recipe: run}, list(run.depends_on)
         while waiting:
             name = waiting.pop()
-            if name in found:
-                continue
-            before = next((one for one in self.of(name, finished=True) if one.seed == run.seed), None)
-            if before is None:
-                return None
-            found[name] = before
-            waiting += before.stands_on
+            if name not in found:
+                before = next((one for one in self.of(name, finished=True) if one.seed == run.seed), None)
+                if before is None:
+                    return None
+                found[name] = before
+                waiting += before.depends_on
         return tuple(found.values())
 
     @property
-    def finished_recipes(self) -> tuple[str, ...]:
-        return tuple(name for name in self.recipes if self.of(name, finished=True))
-
-    @property
     def scored_classes(self) -> tuple[str, ...]:
-        """The classes every mIoU of the report averages over, in the order the recipe names them."""
+        """The classes that every mIoU averages over, in the order of the recipe."""
         for run in sorted(self.runs, key=lambda run: not run.finished):
             if run.settings.get("classes"):
-                return tuple(str(name) for name in run.settings["classes"])
+                return tuple(map(str, run.settings["classes"]))
+        scored = (
+            {name: iou for name, iou in mapping(run.result, "iou").items() if iou is not None} for run in self.runs
+        )
+        return next((tuple(classes) for classes in scored if classes), ())
+
+    @property
+    def space(self) -> si.LabelSpace:
+        """The label space that the runs were trained in; Cityscapes where no run names one."""
         for run in self.runs:
-            for scores in filter(None, (run.result, *reversed(run.evaluations))):
-                return tuple(name for name, value in scores.iou.items() if value is not None)
-        return ()
+            if name := run.settings.get("space"):
+                key = str(name).lower().replace("_", "")
+                if key not in SPACES:
+                    raise ValueError(
+                        f"{run.folder / 'recipe.json'}: space must be one of {', '.join(SPACES)}, got {name!r}. "
+                        "Add the space to SPACES of the report to draw its images."
+                    )
+                return SPACES[key]
+        return si.CITYSCAPES
 
 
 def read_experiment(folder: Path) -> Experiment:
     """Read ``folder/<recipe>/seed<k>/`` for every recipe and seed there is.
 
     Raises:
-        FileNotFoundError: If the folder is absent or holds no run at all.
+        FileNotFoundError: If the folder is absent or does not hold a run.
     """
     if not folder.is_dir():
         raise FileNotFoundError(
@@ -162,7 +152,7 @@ def read_experiment(folder: Path) -> Experiment:
     runs = [
         read_run(path, recipe=path.parent.name, seed=int(path.name.removeprefix("seed")))
         for path in sorted(folder.glob("*/seed*"))
-        if path.is_dir() and path.name.removeprefix("seed").isdigit() and _holds_a_run(path)
+        if path.name.removeprefix("seed").isdecimal() and any((path / name).exists() for name in RUN_FILES)
     ]
     if not runs:
         raise FileNotFoundError(
@@ -170,122 +160,106 @@ def read_experiment(folder: Path) -> Experiment:
             f"(recipes: {', '.join(LADDER)}), found none. Train at least one recipe into this folder first, "
             "or pass the folder one level up if this is a single run."
         )
-    runs.sort(key=lambda run: run.seed)
-    return Experiment(folder, tuple(runs), tuple(_disagreements(runs)))
+    problems = []
+    if (lists := len({tuple(run.settings["classes"]) for run in runs if run.settings.get("classes")})) > 1:
+        problems.append(f"The runs score {lists} different class lists: their mIoU cannot be compared.")
+    versions = sorted({str(run.environment.get("torch")) for run in runs if run.environment})
+    if len(versions) > 1:
+        problems.append(f"The runs used different versions of torch: {', '.join(versions)}.")
+    return Experiment(folder, tuple(sorted(runs, key=lambda run: run.seed)), tuple(problems))
 
 
 def read_run(folder: Path, *, recipe: str, seed: int) -> Run:
-    """Read one run folder; whatever is absent or damaged stays empty and is named in ``problems``."""
+    """Read one run folder."""
     problems: list[str] = []
-    where = f"{recipe}, seed {seed}"
-    result = _json(folder / "result.json", where, problems)
-    limits = _json(folder / "thresholds.json", where, problems)
-    training, evaluations = _metrics(folder / "metrics.jsonl", where, problems)
-    return Run(
-        recipe=recipe,
-        seed=seed,
-        folder=folder,
-        settings=_json(folder / "recipe.json", where, problems),
-        environment=_json(folder / "environment.json", where, problems),
-        data=_json(folder / "data.json", where, problems),
-        training=training,
-        evaluations=evaluations,
-        result=_evaluation(result) if result else None,
-        cost=_cost(result),
-        thresholds=_thresholds(limits) if limits else None,
-        problems=tuple(problems),
-    )
+    names = ("recipe", "environment", "data", "result", "thresholds")
+    files = (_json(folder / f"{name}.json", problems) for name in names)
+    metrics = _metrics(folder / "metrics.jsonl", problems)
+    return Run(recipe, seed, folder, *files, *metrics, tuple(f"{recipe}, seed {seed}: {text}" for text in problems))
 
 
-def _holds_a_run(folder: Path) -> bool:
-    return any((folder / name).exists() for name in RUN_FILES)
+def numeric(value: object, default: float = math.nan) -> float:
+    """A finite number as a float, anything else as ``default``."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 1e308:
+        return default
+    return float(value)
 
 
-def _json(path: Path, where: str, problems: list[str]) -> dict[str, Any]:
-    if not path.exists():
-        return {}
+def mapping(content: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """An object within an object; empty where it is absent or of another type."""
+    value = content.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def _json(path: Path, problems: list[str]) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        if isinstance(content, dict):
+            return content
+        problems.append(f"{path.name} should hold one JSON object; it is treated as absent.")
     except (OSError, ValueError, RecursionError) as error:
-        problems.append(f"{where}: {path.name} cannot be read ({error}); it is treated as absent.")
-        return {}
-    if not isinstance(content, dict):
-        problems.append(f"{where}: {path.name} should hold one JSON object; it is treated as absent.")
-        return {}
-    return content
+        problems.append(f"{path.name} cannot be read ({error}); it is treated as absent.")
+    return {}
 
 
-def _metrics(
-    path: Path, where: str, problems: list[str]
-) -> tuple[tuple[dict[str, float], ...], tuple[Evaluation, ...]]:
+def _metrics(path: Path, problems: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Both kinds of line by step. A resumed run writes some steps twice: the later line holds."""
-    training: dict[int, dict[str, float]] = {}
-    evaluations: dict[int, Evaluation] = {}
+    found: dict[str, dict[int, dict[str, float]]] = {"train": {}, "evaluation": {}}
     damaged = 0
-    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        if not text.strip():
-            continue
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
         try:
             line = json.loads(text)
-            if line["kind"] == "evaluation":
-                evaluations[int(line["step"])] = _evaluation(line)
-            elif line["kind"] == "train":
-                training[int(line["step"])] = {
-                    key: number for key, value in line.items() if (number := _number(value)) is not None
-                }
-        except (ValueError, KeyError, TypeError, RecursionError):
-            damaged += 1  # a run stopped while writing leaves half a line behind
+            if line["kind"] in found:
+                found[line["kind"]][int(line["step"])] = {key: numeric(value) for key, value in line.items()}
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+            damaged += bool(text.strip())  # a run that was killed while writing leaves half a line
     if damaged:
-        problems.append(f"{where}: {damaged} line(s) of {path.name} cannot be read and are left out.")
-    return (
-        tuple(training[step] for step in sorted(training)),
-        tuple(evaluations[step] for step in sorted(evaluations)),
-    )
+        problems.append(f"{damaged} line(s) of {path.name} cannot be read and are ignored.")
+    training, evaluations = (pd.DataFrame.from_dict(lines, orient="index").sort_index() for lines in found.values())
+    return training, evaluations.reindex(columns=SCORES)
 
 
-def _evaluation(line: dict[str, Any]) -> Evaluation:
-    iou = {str(name): _number(value) for name, value in (line.get("iou") or {}).items()}
-    return Evaluation(
-        int(line.get("step") or 0),
-        _number(line.get("miou")),
-        iou,
-        _number(line.get("entropy")),
-        _number(line.get("density")),
-    )
+@dataclass(frozen=True)
+class Banks:
+    """Both banks of one run at its last checkpoint."""
+
+    stuff: si.StuffBank
+    things: si.InstanceBank
+    run: Run
 
 
-def _cost(result: dict[str, Any]) -> Cost:
-    means = {name: _number(result.get(name)) for name in STEP_MEANS}
-    return Cost(_number(result.get("seconds_total")), _number(result.get("peak_memory_bytes")), **means)
+def read_banks(experiment: Experiment) -> tuple[Banks | None, tuple[str, ...]]:
+    """Banks of the furthest recipe that kept some, and a sentence per checkpoint that could not be used."""
+    problems: list[str] = []
+    rank = {name: k for k, name in enumerate(LADDER)}
+    for run in sorted(experiment.runs, key=lambda run: (-rank.get(run.recipe, -1), not run.finished, run.seed)):
+        path, where = run.folder / "checkpoints" / "last.pt", f"{run.recipe}, seed {run.seed}"
+        if not path.exists() or ("sim" not in run.recipe.split("+") and run.recipe in LADDER):
+            continue
+        try:  # mapped, since only the banks of a large checkpoint are needed
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except Exception as error:  # torch.load raises many kinds for a file that cannot be used
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            problems.append(f"{where}: checkpoints/last.pt cannot be read ({reason}).")
+            continue
+        state = content.get("sim") if isinstance(content, Mapping) else None
+        if not isinstance(state, Mapping) or not state:
+            continue
+        try:
+            stuff = _filled(si.StuffBank, experiment.space.stuff, state, "stuff_bank")
+            things = _filled(si.InstanceBank, experiment.space.things, state, "instance_bank")
+            return Banks(stuff, things, run), tuple(problems)
+        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            problems.append(f"{where}: the banks of last.pt do not fit the classes: {error}.")
+    return None, tuple(problems)
 
 
-def _thresholds(content: dict[str, Any]) -> Thresholds:
-    def numbers(key: str) -> dict[str, float]:
-        found = {str(name): _number(value) for name, value in (content.get(key) or {}).items()}
-        return {name: value for name, value in found.items() if value is not None}
-
-    return Thresholds(
-        numbers("thresholds"),
-        numbers("kept"),
-        numbers("predicted_pixels"),
-        _number(content.get("kept_total")),
-    )
-
-
-def _number(value: object) -> float | None:
-    """A finite float, or ``None`` for null, NaN, infinities and anything that is no number."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    return float(value) if abs(value) < float("inf") else None
-
-
-def _disagreements(runs: list[Run]) -> list[str]:
-    """What makes runs of one experiment incomparable: other scored classes, other library versions."""
-    found = []
-    classes = {tuple(run.settings["classes"]) for run in runs if run.settings.get("classes")}
-    if len(classes) > 1:
-        found.append(f"The runs score {len(classes)} different class lists: their mIoU cannot be compared.")
-    versions = {str(run.environment.get("torch")) for run in runs if run.environment}
-    if len(versions) > 1:
-        found.append(f"The runs used different versions of torch: {', '.join(sorted(versions))}.")
-    return found
+def _filled(kind: type[Bank], classes: tuple[int, ...], state: Mapping[str, Any], name: str) -> Bank:
+    """A bank with the buffers of the checkpoint, which stay mapped."""
+    buffers = {key: state[f"{name}.{key}"] for key in ("features", "written")}
+    held, slots, feature_dim = buffers["features"].shape
+    if held != len(classes):
+        raise ValueError(f"{name} holds {held} classes, the space has {len(classes)} of that kind")
+    bank = kind(classes, feature_dim, slots)
+    bank.load_state_dict(buffers, assign=True)
+    return bank

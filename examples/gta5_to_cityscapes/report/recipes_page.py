@@ -1,0 +1,210 @@
+"""The report of an experiment: what its recipes reached, how training went, and what matching saw."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from . import tables
+from .charts import draw_banks, draw_class_scores, draw_curves, draw_scores, draw_thresholds, recipe_lines
+from .images import draw_previews, draw_region_rows, preview_runs
+from .page import Block, Page, chart_block, facts, write_page
+from .recipe_names import LOSSES, MEANINGS, SOURCE, TARGET_ONLY, title
+from .results import Experiment, Run, mapping, numeric, read_banks, read_experiment
+from .tables import ONE_SEED, ScoreTable, spread
+
+SMALLEST_GAP = 2.0  # points of mIoU between source only and target only of which a share is printed
+
+
+def write_report(experiment: Path, out: Path | None = None) -> Path:
+    """Write the report of one experiment and return its page.
+
+    Args:
+        experiment: Folder holding ``<recipe>/seed<k>/``. Missing and unfinished runs are not errors; the report names
+            them.
+        out: Folder for ``index.html``, ``table.md`` and the figures, made where it does not exist.
+            Default: ``experiment / "report"``.
+
+    Returns:
+        ``out / "index.html"``: one file with every figure inside, without external resources.
+
+    Raises:
+        FileNotFoundError: If the folder is absent or does not hold a run.
+    """
+    folder = Path(out) if out is not None else Path(experiment) / "report"
+    page = report_page(read_experiment(Path(experiment)))
+    return write_page(page, folder, "index", "table", sections=("Ablation", "IoU per class"))
+
+
+def report_page(experiment: Experiment) -> Page:
+    """Everything that the runs of an experiment have left so far."""
+    table, status = tables.ablation(experiment), tables.status_frame(experiment)
+    banks, damaged = _banks(experiment)
+    problems = (*experiment.problems, *(text for run in experiment.runs for text in run.problems), *damaged)
+    counted = ((experiment.runs, "run"), (experiment.recipes, "recipe"), (experiment.seeds, "seed"))
+    runs, recipes, seeds = (f"{len(each)} {name}{'s' * (len(each) != 1)}" for each, name in counted)
+    one_seed = f" {ONE_SEED.capitalize()}." if table.one_seed else ""
+    return Page(
+        heading="From one domain to another: what each part adds",
+        lead=f"{runs} of {recipes} over {seeds} in “{experiment.folder.name}”. The last checkpoint is the result; no "
+        f"checkpoint was chosen by its score.{one_seed}",
+        numbers=headline_numbers(table, tables.adapted_recipe(experiment)),
+        incomplete=[*([{"table": status}] if len(status) else []), *({"note": text} for text in problems)],
+        sections={
+            "Ablation": _ablation(experiment, table),
+            "IoU per class": _classes(experiment, table),
+            "Curves": _curves(experiment),
+            "Images and regions": _images(experiment),
+            "Banks": banks,
+            "Thresholds and pseudo-labels": _thresholds(experiment),
+            "Cost": _costs(experiment, table),
+        },
+    )
+
+
+def headline_numbers(table: ScoreTable, adapted: str | None) -> list[tuple[str, str]]:
+    """Source only, adapted and target only, and the share of the gap that adaptation closes.
+
+    A share of a gap within seed variance, or of one that adaptation widened, would not mean anything.
+    """
+    keys = [key for key in (SOURCE, adapted, TARGET_ONLY) if key in table.titles and table.scores[key].count()]
+    numbers = [(f"{table.titles[key]}, mIoU", spread(table.scores[key])) for key in keys]
+    if len(keys) == 3:
+        low, middle, high = table.scores[keys].mean()
+        if high - low >= SMALLEST_GAP and middle >= low:
+            numbers.append(("of the gap to target only closed", f"{100 * (middle - low) / (high - low):.0f} %"))
+    return numbers
+
+
+def _ablation(experiment: Experiment, table: ScoreTable) -> list[Block]:
+    classes, scores = experiment.scored_classes, tables.class_scores(experiment).values()
+    scope = f"Scored: {len(classes)} classes ({', '.join(classes)})." if classes else "Classes are not recorded."
+    if absent := [name for name in classes if scores and all(each[name].isna().all() for each in scores)]:
+        scope += f" The mean is over the {len(classes) - len(absent)} that occur; these never do: {', '.join(absent)}."
+    frame = table.frame(name_compared=True)
+    for name in tables.IN_ALL:
+        frame[name] = [tables.cost_text(name, costs[name]) for costs in table.costs.values()]
+    return [
+        {"text": f"mIoU in percent at the last checkpoint; {table.spread}. {scope}"},
+        {
+            "table": frame,
+            "names": list(table.titles),
+            "notes": [_meaning(key, table.runs[key]) for key in table.titles],
+        },
+        {
+            "note": f"In the paper: Table 2, {'SYNTHIA-13' if tables.is_synthia(experiment) else 'GTA5'} → Cityscapes."
+            " Its numbers come from other data, a larger network and a far longer training: compare the direction of "
+            "the steps, not the values. A gain is taken seed by seed over the row above or the one named, from seeds "
+            "that both have; one smaller than its ± may be seed variance. In all: with the runs that a recipe depends "
+            "on, each counted once."
+        },
+        chart_block(
+            draw_scores("ablation", table.scores, table.titles),
+            "No run has finished yet.",
+        ),
+    ]
+
+
+def _meaning(recipe: str, runs: Sequence[Run]) -> str:
+    needed = dict.fromkeys(name for run in runs for name in run.depends_on)
+    return MEANINGS.get(recipe) or (f"depends on {' and '.join(needed)}" if needed else "")
+
+
+def _classes(experiment: Experiment, table: ScoreTable) -> list[Block]:
+    scores = tables.class_scores(experiment)
+    frame = pd.DataFrame({title(name): [spread(each[k]) for k in each] for name, each in scores.items()})
+    if frame.empty:
+        return [{"note": "No run has written scores per class yet."}]
+    frame.insert(0, "class", experiment.scored_classes)
+    chart = draw_class_scores(scores, table.scores.mean())
+    return [*([{"chart": chart}] if chart else []), {"table": frame}]
+
+
+def _curves(experiment: Experiment) -> list[Block]:
+    lines = {title(name): line for name, line in recipe_lines(experiment.recipes).items()}
+    runs = {title(name): experiment.of(name) for name in experiment.recipes}
+    miou, entropy, density = (
+        {label: tables.score_curve(each, score) for label, each in runs.items()}
+        for score in ("miou", "entropy", "density")
+    )
+    logged = {key.removeprefix("loss/") for run in experiment.runs for key in run.training if key.startswith("loss/")}
+    names = [*(name for name in LOSSES if name in logged), *sorted(logged.difference(LOSSES))]
+    furthest = max(run.last_step for run in experiment.runs)
+    losses = {
+        LOSSES.get(name, name): {label: tables.loss_curve(each, name, furthest) for label, each in runs.items()}
+        for name in names
+    }
+    percent = {"mIoU, %": {label: 100 * curve for label, curve in miou.items()}}
+    free = {"Entropy of the predictions": entropy, "Soft neighborhood density": density}
+    matching = [title(name) for name in experiment.recipes if "sim" in name.split("+")]
+    without = [
+        f"{LOSSES[name]}: nothing was matched by {', '.join(unused)}."
+        for name in ("stuff", "instance")
+        if (unused := [label for label in matching if name in names and losses[LOSSES[name]][label].empty])
+    ]
+    return [
+        chart_block(draw_curves("miou_curves", percent, lines, large=True), "No run has been evaluated yet."),
+        chart_block(draw_curves("label_free", free, lines), "No run has recorded entropy and density yet."),
+        chart_block(draw_curves("losses", losses, lines), "No losses have been logged yet."),
+        *({"note": text} for text in without),
+    ]
+
+
+def _images(experiment: Experiment) -> list[Block]:
+    runs, space = preview_runs(experiment), experiment.space
+    if not runs:
+        return [{"note": "No run has written previews yet."}]
+    shown = " and ".join(f"“{title(r.recipe)}”{'' if r.finished else ' (unfinished)'}, seed {r.seed}" for r in runs)
+    most = int(numeric(runs[-1].setting("matching", "max_instances"), 10))
+    things = f"Outlined are the {most} largest connected regions of each thing class, the only ones that are matched."
+    return [
+        {"text": f"Predictions of {shown}. The images are the same for every run; none was chosen by hand."},
+        chart_block(draw_previews(runs, space), "The previews of the runs are of different images."),
+        chart_block(draw_region_rows(runs[-1], space, most), ""),
+        {"note": f"{things} Stuff is one region per class: {', '.join(space.names[k] for k in space.stuff)}."},
+    ]
+
+
+def _banks(experiment: Experiment) -> tuple[list[Block], tuple[str, ...]]:
+    banks, problems = read_banks(experiment)
+    if banks is None:
+        return [{"note": "No checkpoint holds banks yet: recipes with SIM write them."}], problems
+    source = f"“{title(banks.run.recipe)}”, seed {banks.run.seed}"
+    text = f"From the last checkpoint of {source}: rows of {banks.stuff.feature_dim} numbers."
+    return [{"text": text}, *({"chart": chart} for chart in draw_banks(banks, experiment.space))], problems
+
+
+def _thresholds(experiment: Experiment) -> list[Block]:
+    blocks: list[Block] = []
+    for recipe in experiment.recipes:
+        runs = [run for run in experiment.of(recipe) if mapping(run.thresholds, "thresholds")]
+        if not runs:
+            continue
+        found, rule = tables.thresholds(runs), str(runs[0].setting("pseudo_labels", "rule") or "median")
+        quantile, cap = (numeric(runs[0].setting("pseudo_labels", k), v) for k, v in (("quantile", 0.5), ("cap", 0.9)))
+        cap = cap if rule in ("median", "symmetric") else math.nan
+        total = spread(100 * numeric(run.thresholds.get("kept_total")) for run in runs)
+        columns = {
+            "threshold": ("threshold", 3),
+            "kept, %": ("kept", 1),
+            "share of predicted pixels, %": ("predicted", 2),
+        }
+        cells = {head: [spread(found[k][name], d) for name in found[k]] for head, (k, d) in columns.items()}
+        blocks += [
+            {"heading": title(recipe)},
+            {"text": f"{total} % of all target pixels became pseudo-labels."},
+            {"rule": rule, "quantile": quantile, "cap": cap},
+            {"chart": draw_thresholds(recipe, found, cap)},
+            {"table": pd.DataFrame({"class": list(found["threshold"]), **cells})},
+        ]
+    return blocks or [
+        {"note": "No run has made pseudo-labels yet: they belong to recipes with self-training, such as SSL."}
+    ]
+
+
+def _costs(experiment: Experiment, table: ScoreTable) -> list[Block]:
+    costs = table.cost_frame([name for name in tables.COSTS if name not in tables.IN_ALL])
+    return [*([{"table": costs}] if len(costs) else []), *facts(experiment.runs)]
