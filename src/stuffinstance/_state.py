@@ -131,7 +131,7 @@ class StatefulModule(nn.Module):
             self._buffers[name] = None  # torch skips it
         moved = held
         try:
-            super()._apply(fn, recurse)
+            super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
             moved = {name: self._moved(name, tensor, fn) for name, tensor in held.items()}
         finally:
             for name, tensor in moved.items():
@@ -162,11 +162,11 @@ class StatefulModule(nn.Module):
         held = self._buffers[name]
         loaded = self._loading or getattr(value, "_is_hf_initialized", False)
         value = value.to(initial.dtype)
-        if held is not None and held.is_meta and not value.is_meta:
-            if not loaded and value.shape == held.shape:
-                initial.put_into(value)
-        if not value.is_meta:
-            self._follow(value.device)
+        if value.is_meta:
+            return value
+        if held is not None and held.is_meta and not loaded and value.shape == held.shape:
+            initial.put_into(value)
+        self._follow(value.device)
         return value
 
     def _follow(self, device: torch.device) -> None:

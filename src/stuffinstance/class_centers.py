@@ -20,7 +20,7 @@ from stuffinstance.arguments import (
     check_same_batch,
 )
 from stuffinstance.distributed import Sync, gather_rows
-from stuffinstance.float_pairs import add_to_pair, difference, pair_on_cpu
+from stuffinstance.float_pairs import add_to_pair, difference, on_cpu, pair_on_cpu
 from stuffinstance.label_maps import resize_labels
 from stuffinstance.pooling import region_mean
 from stuffinstance.regions import stuff_regions
@@ -59,8 +59,8 @@ def class_center_distance(features: Tensor, labels: Tensor, num_classes: int, ig
         ignore_index: Pixels of this id are left out.
 
     Returns:
-        (K,) float32 (float64 for float64 features), without gradient. Where two centres are the same it is infinite, or NaN for classes that also
-        have no spread.
+        (K,) float32 (float64 for float64 features), without gradient. Where two centres are the same it is infinite,
+        or NaN for classes that also have no spread.
 
     Raises:
         ValueError: If ranks, dtypes, sizes, devices or class ids cannot be right.
@@ -140,11 +140,11 @@ class ClassCenterDistance(StatefulModule):
         check_maps("features", features, channels=self.feature_dim)
         part = _pooled(_spread_per_image(features, labels, self.num_classes, self.ignore_index))
         pixels, centers, scatter = (each.to(self.pixels.device) for each in part)
-        apart = difference(centers, *self.centers)
+        apart = difference(centers, self.centers[0], self.centers[1])
         share = pixels.to(apart.dtype) / (self.pixels + pixels).clamp(min=1).to(apart.dtype)
         moved = self.pixels.to(apart.dtype) * share * apart.square().sum(1)  # n m / (n + m) times the squared distance
-        self.centers.copy_(torch.stack(add_to_pair(*self.centers, share[:, None] * apart)))
-        self.scatter.copy_(torch.stack(add_to_pair(*self.scatter, scatter + moved)))
+        for held, step in ((self.centers, share[:, None] * apart), (self.scatter, scatter + moved)):
+            held.copy_(torch.stack(add_to_pair(held[0], held[1], step)))
         self.pixels.add_(pixels)
 
     def compute(self) -> Tensor:
@@ -155,7 +155,7 @@ class ClassCenterDistance(StatefulModule):
         """
         own = (self.pixels[None], self.centers[None], self.scatter[None])
         pixels, centers, scatter = _joined(*gather_rows(own, self.sync, self.group))
-        return torch.from_numpy(_distance_on_cpu(pixels, centers, scatter))
+        return on_cpu(_distance_on_cpu(pixels, centers, scatter))
 
     def merge(self, other: ClassCenterDistance) -> None:
         """Add the pixels of another part of the data set.

@@ -53,7 +53,8 @@ def shared_group(group: ProcessGroup | None) -> SharedGroup | None:
     if group is None:
         return None
     if dist.is_available():
-        if group is dist.GroupMember.NON_GROUP_MEMBER or (
+        outside: object = dist.GroupMember.NON_GROUP_MEMBER
+        if group is outside or (
             isinstance(group, dist.ProcessGroup) and dist.is_initialized() and dist.get_rank(group) < 0
         ):
             raise ValueError(

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.dlpack import from_dlpack
 
 
 def difference(values: Tensor, high: Tensor, low: Tensor) -> Tensor:
@@ -46,6 +47,12 @@ def add_to_pair(high: Tensor, low: Tensor, step: Tensor) -> tuple[Tensor, Tensor
 def pair_in(dtype: torch.dtype, high: Tensor, low: Tensor) -> Tensor:
     """The pair as one tensor of a dtype: float64 gets both numbers, others the first, which is the rounded sum."""
     return high.to(dtype) + low.to(dtype) if dtype == torch.float64 else high.to(dtype)
+
+
+def on_cpu(array: NDArray[np.float64]) -> Tensor:
+    """An array as a tensor on the CPU that shares its memory."""
+    tensor: Tensor = from_dlpack(array)
+    return tensor
 
 
 def pair_on_cpu(high: Tensor, low: Tensor) -> NDArray[np.float64]:

@@ -36,7 +36,8 @@ class _StreamingMean(StatefulModule):
     @property
     def total(self) -> float:
         """The sum of what this rank counted; reads from the device."""
-        return _joined(*self.sums.tolist()) / 2 ** (_WHOLE + _REST)
+        whole, rest = self.sums.tolist()
+        return _joined(whole, rest) / (1 << (_WHOLE + _REST))
 
     def _add(self, values: Tensor) -> None:
         """Count values of any shape; one that is not finite is left out, so that it cannot spoil the others."""

@@ -21,6 +21,7 @@ from stuffinstance.arguments import (
 )
 from stuffinstance.best_class import best_class
 from stuffinstance.distributed import Sync, sum_over_ranks
+from stuffinstance.float_pairs import on_cpu
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -158,7 +159,7 @@ class MeanIoU(StatefulModule):
                 raise ValueError(f"classes must be one or more ids 0..{self.num_classes - 1}, got {ids}.")
             chosen = per_class[list(ids)]
         occurring = chosen[~np.isnan(chosen)]
-        return IoU(float(occurring.mean()) if occurring.size else math.nan, torch.from_numpy(per_class))
+        return IoU(float(occurring.mean()) if occurring.size else math.nan, on_cpu(per_class))
 
     def merge(self, other: MeanIoU) -> None:
         """Add the counts of another part of the data set.

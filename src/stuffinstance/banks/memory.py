@@ -51,7 +51,8 @@ class MemoryBank(StatefulModule, ABC):
     bank of the same classes in another order, each row goes to its class.
 
     Rings and counters cannot be averaged: where weights are (``torch.optim.swa_utils.AveragedModel``, Lightning's
-    ``EMAWeightAveraging``) pass ``use_buffers=False``, which copies buffers, or keep the bank out of the averaged module.
+    ``EMAWeightAveraging``) pass ``use_buffers=False``, which copies buffers, or keep the bank out of the averaged
+    module.
     A bank that was averaged before it was full raises when it is used (looked at as values are).
     """
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from stuffinstance.distributed import Sync, gather_rows, sum_over_ranks
+from stuffinstance.float_pairs import on_cpu
 from stuffinstance.pseudo_labels.threshold_rule import ThresholdRule, check_fraction
 
 if TYPE_CHECKING:
@@ -35,8 +36,8 @@ class AdaptiveThreshold(ThresholdRule):
 
     The percentile is one of the batch's pixels sorted by class and confidence, in whole numbers of 40 bits behind the
     point; its place among n pixels is within 1e-7 n of the exact one. Thresholds move in whole numbers of 53 bits, so
-    no step is too small for them. The state is 2 K numbers. Under ``torch.distributed`` the batches of all ranks are one batch, so all ranks hold the same
-    thresholds; every rank must then call :meth:`update` equally often.
+    no step is too small for them. The state is 2 K numbers. Under ``torch.distributed`` the batches of all ranks are
+    one batch, so all ranks hold the same thresholds; every rank must then call :meth:`update` equally often.
 
     Args:
         num_classes: K.
@@ -98,11 +99,11 @@ class AdaptiveThreshold(ThresholdRule):
     @property
     def thresholds(self) -> Tensor:
         """The K thresholds, (K,) float64 on the CPU: all their digits, read from the device."""
-        return torch.from_numpy(self.fixed.cpu().numpy() / np.float64(2**_FINE))
+        return on_cpu(self.fixed.cpu().numpy() / np.float64(2**_FINE))
 
     def compute(self) -> Tensor:
         """The K thresholds as they are, (K,) float32, on the state's device."""
-        return self.fixed.to(torch.float32) / 2**_FINE
+        return self.fixed.to(torch.float32).div_(2**_FINE)
 
     def counts(self) -> Tensor:
         """Pixels predicted as each class so far, of all ranks where their batches are taken together, (K,) int64."""

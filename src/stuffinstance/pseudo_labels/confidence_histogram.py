@@ -109,13 +109,14 @@ class HistogramRule(ThresholdRule):
         if scores.dtype == torch.float64 or self.bins & (self.bins - 1) == 0:  # times a power of two is exact
             return (scores * self.bins).to(torch.int64)
         bits = min(40, _BITS - self.bins.bit_length())
-        return ((scores * 2**bits).to(torch.int64) * self.bins) >> bits
+        place: Tensor = ((scores * 2**bits).to(torch.int64) * self.bins) >> bits
+        return place
 
     def _confidence_at(self, counts: Tensor, place: Tensor) -> Tensor:
         """The confidence at a place (K,) of each ascending list, counted from 0; ``counts`` are (K, bins)."""
         reached = counts.cumsum(1) > place[:, None]  # the first bin that holds the wanted place
         edge = reached.to(torch.uint8).argmax(1) * _FLOAT32 // self.bins  # rounded down, never above the exact edge
-        return edge.to(torch.float32) / _FLOAT32
+        return edge.to(torch.float32).div_(_FLOAT32)
 
     def _part_of(self, total: Tensor, part: float) -> tuple[Tensor, Tensor, int]:
         """``total * part`` as whole numbers, the rest, and what the rest is a fraction of, without float64.
