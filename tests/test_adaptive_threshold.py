@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stuffinstance.pseudo_labels import AdaptiveThreshold, ClassBalancedThreshold, confidences, threshold_rule
 
-CLOSE = 2e-7  # of float32 thresholds, and of percentiles whose place is a float32 share of the pixels
+CLOSE = 1e-6  # of float32 thresholds, and of percentiles whose place is a float32 share of the pixels
 
 
 def random_probabilities(batch: int, classes: int, height: int, width: int, scale: float = 2.0) -> Tensor:

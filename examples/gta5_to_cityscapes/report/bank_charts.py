@@ -51,7 +51,7 @@ def read_banks(experiment: Experiment, space: si.LabelSpace) -> tuple[Banks | No
         try:
             stuff = _filled(si.StuffBank, space.stuff, state, "stuff_bank")
             things = _filled(si.InstanceBank, space.things, state, "instance_bank")
-        except (KeyError, ValueError) as error:
+        except (KeyError, ValueError, RuntimeError) as error:
             problems.append(f"{run.recipe}, seed {run.seed}: the banks of last.pt do not fit the classes: {error}.")
             continue
         return Banks(stuff, things, run), tuple(problems)
@@ -73,13 +73,13 @@ def _matching_state(path: Path, problems: list[str], run: Run) -> Mapping[str, A
 
 
 def _filled(kind: type[Bank], classes: tuple[int, ...], state: Mapping[str, Any], name: str) -> Bank:
-    """A bank with the buffers of the checkpoint, which stay mapped."""
-    buffers = {key: state[f"{name}.{key}"] for key in ("features", "written")}
-    held, slots, feature_dim = buffers["features"].shape
+    """A bank with the state of the checkpoint, whose buffers stay mapped."""
+    kept = {key: state[f"{name}.{key}"] for key in ("features", "written", "_extra_state")}
+    held, slots, feature_dim = kept["features"].shape
     if held != len(classes):
         raise ValueError(f"{name} holds {held} classes, the space has {len(classes)} of that kind")
     bank = kind(classes, feature_dim, slots)
-    bank.load_state_dict(buffers, assign=True)
+    bank.load_state_dict(kept, assign=True)
     return bank
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -35,7 +35,7 @@ class AdaptiveThreshold(ThresholdRule):
     batch: three images at once are one step, not three. A class that the batch does not contain keeps its threshold.
 
     The percentile is one of the batch's pixels sorted by class and confidence, in whole numbers of 40 bits behind the
-    point; its place among n pixels is within 1e-7 n of the exact one. Thresholds move in whole numbers of 53 bits, so
+    point; its place among n pixels is within 2e-7 n of the exact one. Thresholds move in whole numbers of 53 bits, so
     no step is too small for them. The state is 2 K numbers. Under ``torch.distributed`` the batches of all ranks are
     one batch, so all ranks hold the same thresholds; every rank must then call :meth:`update` equally often.
 
@@ -123,9 +123,6 @@ class AdaptiveThreshold(ThresholdRule):
     def reset(self) -> None:
         """Back to the start."""
         super().reset()
-
-    def _settings(self) -> dict[str, Any]:
-        return {**super()._settings(), **{name: float(getattr(self, name)) for name in ("alpha", "beta", "gamma")}}
 
     def _take(self, scores: Tensor, predicted: Tensor) -> None:
         finite = scores.isfinite()
