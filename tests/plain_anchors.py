@@ -64,7 +64,7 @@ class PlainAnchors:
 def check_state(anchors: CategoryAnchors, plain: PlainAnchors, atol: float = 1e-12) -> None:
     assert anchors.count.tolist() == plain.count
     for c in range(len(plain.count)):
-        np.testing.assert_allclose(anchors.anchors[c], plain.mean.get(c, np.zeros(D)), atol=atol)
+        np.testing.assert_allclose(anchors.anchors_in(torch.float64)[c], plain.mean.get(c, np.zeros(D)), atol=atol)
 
 
 def plain_loss(features: Array, labels: Array, plain: PlainAnchors, soften_above: float | None) -> tuple[float, Array]:

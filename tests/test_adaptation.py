@@ -75,7 +75,7 @@ def test_names_sizes_and_defaults_of_the_contract() -> None:
     assert isinstance(sim.instance_bank, si.InstanceBank)
     assert isinstance(sim.stuff_loss, si.StuffMatchingLoss)
     assert isinstance(sim.instance_loss, si.InstanceMatchingLoss)
-    assert {name: tuple(value.shape) for name, value in sim.state_dict().items()} == {
+    assert {name: tuple(value.shape) for name, value in sim.named_buffers()} == {
         "stuff_bank.features": (8, 50, 8),
         "stuff_bank.written": (8,),
         "instance_bank.features": (11, 500, 8),

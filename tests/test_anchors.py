@@ -42,9 +42,8 @@ def test_batches_equal_images_one_by_one(max_count: int) -> None:
 def test_a_saturated_mean_fades() -> None:
     """From [1, 2, 3] with a count that stops at 2: 1, 3/2, (2 * 3/2 + 3) / 3 = 2, and then (2 * 2 + 8) / 3 = 4."""
     rows = torch.tensor([1.0, 2.0, 3.0, 8.0]).view(4, 1, 1)
-    mean, count = running_mean(
-        torch.zeros(1, 1), torch.tensor([0]), rows, torch.ones(4, 1, dtype=torch.bool), max_count=2
-    )
+    zero, valid = torch.zeros(1, 1), torch.ones(4, 1, dtype=torch.bool)
+    mean, _, count = running_mean(zero, zero, torch.tensor([0]), rows, valid, max_count=2)
     assert mean.item() == pytest.approx(4.0)
     assert count.item() == 2
 
@@ -52,7 +51,9 @@ def test_a_saturated_mean_fades() -> None:
 def test_one_batch_with_the_real_limit_saturates_like_the_loop() -> None:
     rows = torch.randn(3100, 2, D, dtype=torch.float64)
     valid = torch.rand(3100, 2) < torch.tensor([1.0, 0.5])
-    mean, count = running_mean(torch.zeros(2, D), torch.zeros(2, dtype=torch.int64), rows, valid, 3000)
+    zero = torch.zeros(2, D)
+    high, low, count = running_mean(zero, zero, torch.zeros(2, dtype=torch.int64), rows, valid, 3000)
+    mean = high.double() + low.double()
     for c in range(2):
         expected, n = np.zeros(D), 0
         for row, entering in zip(rows[:, c].numpy(), valid[:, c].tolist(), strict=True):
@@ -87,13 +88,24 @@ def test_rows_that_are_not_finite_never_enter() -> None:
     torch.testing.assert_close(anchors.anchors, before.anchors)
 
 
-def test_rows_that_overflow_in_half_precision_never_enter() -> None:
-    anchors = CategoryAnchors(1, 1, min_pixels=1).half()
+def test_rows_that_overflow_in_single_precision_never_enter() -> None:
+    anchors = CategoryAnchors(1, 1, min_pixels=1)
     labels = torch.zeros(1, 1, 1, dtype=torch.int64)
-    for value in (4.0, 1e6):
-        anchors.update(torch.full((1, 1, 1, 1), value), labels)
+    for value in (4.0, 1e300):
+        anchors.update(torch.full((1, 1, 1, 1), value, dtype=torch.float64), labels)
+
     assert anchors.anchors.tolist() == [[4.0]]
     assert anchors.count.tolist() == [1]
+
+
+def test_thousands_of_small_steps_add_up_as_in_float64() -> None:
+    """From 1 to 2 in steps that float32 alone would round away or add up to another number."""
+    anchors, plain = CategoryAnchors(1, 1, min_pixels=1, max_count=10**6), 0.0
+    values = 1 + torch.linspace(0, 1, 4000)
+    for n, value in enumerate(values):
+        anchors.update(value.view(1, 1, 1, 1), torch.zeros(1, 1, 1, dtype=torch.int64))
+        plain = (n * plain + value.item()) / (n + 1)
+    assert anchors.anchors_in(torch.float64).item() == pytest.approx(plain, rel=1e-9)
 
 
 @pytest.mark.parametrize("margin", [0.0, 0.4, 2.5])
@@ -126,7 +138,7 @@ def test_state_survives_saving_copying_and_forgetting() -> None:
     features, labels, logits = batch(20)
     for each in (anchors, other):
         each.update(features, labels, logits)
-    assert set(anchors.state_dict()) == {"anchors", "count"}
+    assert set(anchors.state_dict()) == {"anchors", "remainder", "count", "_extra_state"}
     assert all(torch.equal(value, other.state_dict()[name]) for name, value in anchors.state_dict().items())
     anchors.reset()
     assert not anchors.anchors.any()

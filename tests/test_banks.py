@@ -96,10 +96,11 @@ def test_nothing_to_write_changes_nothing() -> None:
 
 def test_contract_of_the_buffers() -> None:
     bank = si.InstanceBank((5, 6), 4)
-    assert {name: (tuple(t.shape), t.dtype) for name, t in bank.state_dict().items()} == {
+    assert {name: (tuple(t.shape), t.dtype) for name, t in bank.named_buffers()} == {
         "features": ((2, 500, 4), torch.float32),
         "written": ((2,), torch.int64),
     }
+    assert set(bank.state_dict()) == {"features", "written", "_extra_state"}
     assert not list(bank.parameters())
     stuff = si.StuffBank((0, 1, 2), 4)
     assert stuff.features.shape == (3, 50, 4)

@@ -16,9 +16,6 @@ import stuffinstance as si
 from stuffinstance.losses import anchor_distance_loss
 from tests.public_calls import B, H, W, losses, others
 
-# Their state is float64 still: CategoryAnchors.
-NOT_YET = {"AnchorDistanceLoss, code", "AnchorDistanceLoss, paper"}
-
 
 class MadeInFloat64(TorchDispatchMode):
     """The operations that gave a float64 tensor."""
@@ -35,7 +32,7 @@ class MadeInFloat64(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("name", [name for name in losses() if name not in NOT_YET])
+@pytest.mark.parametrize("name", list(losses()))
 def test_losses_and_their_gradients(name: str, dtype: torch.dtype) -> None:
     channels, call = losses()[name]
     x = torch.randn(B, channels, H, W, dtype=dtype if name == "region_mean" else torch.float32, requires_grad=True)

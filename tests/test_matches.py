@@ -32,7 +32,7 @@ def test_each_pair_is_a_filled_row_of_its_class_and_no_other_row_is_nearer(kind:
     assert matches.used.any()
     for place in matches.used.nonzero().tolist():
         image, position, rank = place
-        held = bank.features[position][bank.filled[position]]
+        held = bank.features[position][bank.filled[position]].double()
         every = loss.distance.between(rows[image, position, rank], held)
         assert int(matches.slot[image, position, rank]) == int(every.argmin())
         assert float(matches.distance[image, position, rank]) == pytest.approx(float(every.min()), rel=1e-9)

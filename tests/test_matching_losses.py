@@ -20,10 +20,10 @@ def pair(kind: str, distance: object = "l1_mean", dim: int = 3, warm_up: bool = 
     classes = (2, 5, 0)
     generator = torch.Generator().manual_seed(11)
     if kind == "stuff":
-        bank = si.StuffBank(classes, dim, capacity).double()
+        bank = si.StuffBank(classes, dim, capacity)
         loss = si.StuffMatchingLoss(bank, distance=distance, warm_up=warm_up)  # type: ignore[arg-type]
     else:
-        bank = si.InstanceBank(classes, dim, capacity, max_instances=3).double()
+        bank = si.InstanceBank(classes, dim, capacity, max_instances=3)
         loss = si.InstanceMatchingLoss(bank, distance=distance, warm_up=warm_up)  # type: ignore[arg-type]
     name = distance if isinstance(distance, str) else "l1_mean"
     sim = oracles.Sim(classes, classes, capacity, 3, "paper", kind=name)
@@ -36,6 +36,9 @@ def pair(kind: str, distance: object = "l1_mean", dim: int = 3, warm_up: bool = 
     for image, truth in zip(features.numpy(), labels.numpy(), strict=True):
         everywhere = np.eye(6)[np.where(truth == IGNORE, 0, truth)].transpose(2, 0, 1)
         sim.update(image, truth, everywhere)
+    for plain in (sim.stuff_bank, sim.instance_bank):  # rows are kept in single precision
+        for k, rows in plain.slots.items():
+            plain.slots[k] = [row if row is None else row.astype(np.float32).astype(np.float64) for row in rows]
     return bank, loss, sim.stuff_loss if kind == "stuff" else sim.instance_loss
 
 

@@ -1,8 +1,10 @@
 """The façade: banks and losses of stuff and instance matching behind two calls, one before and one in the loss."""
 
+from __future__ import annotations
+
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +31,9 @@ from stuffinstance.losses.without_gradient import FEATURES, warn_without_gradien
 from stuffinstance.matching import DistanceName
 from stuffinstance.pooling import region_mean
 from stuffinstance.regions import Regions, count_rows, join_regions
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 
 class MatchingLosses(NamedTuple):
@@ -75,6 +80,7 @@ class StuffInstanceMatching(nn.Module):
             not filtered). It stays the caller's: its parameters are not part of this module. A ``deepcopy`` of this
             module alone copies it too; copy the network and this module together to keep the two joined.
         sync: ``"auto"`` shares bank rows across the ranks of a running process group, ``"off"`` does not.
+        group: The process group whose ranks share; None for all ranks.
         validate: Also check what must be read from the device: class ids and finite features. On CPU tensors ids are
             always checked.
 
@@ -83,6 +89,10 @@ class StuffInstanceMatching(nn.Module):
         instance_bank: The memory of things.
         stuff_loss: The loss on the memory of stuff.
         instance_loss: The loss on the memory of things.
+
+    The banks are equal on all ranks and keep their dtypes. They cannot be averaged as weights are: pass
+    ``use_buffers=False`` to ``AveragedModel`` or ``EMAWeightAveraging``, which then copy buffers. ``load_state_dict``
+    puts rows by class id, and raises, with both banks unchanged, where classes, their split or a size differ.
 
     Raises:
         ValueError: If ``preset`` is unknown or a size is below 1.
@@ -111,6 +121,7 @@ class StuffInstanceMatching(nn.Module):
         max_instances: int = 10,
         classifier: Classifier | None = None,
         sync: Sync = "auto",
+        group: ProcessGroup | None = None,
         validate: bool = False,
     ) -> None:
         super().__init__()
@@ -138,9 +149,9 @@ class StuffInstanceMatching(nn.Module):
         self._classifier = [classifier]
         self._calls = 0
         choices = PRESETS[preset]
-        self.stuff_bank: StuffBank = StuffBank(space.stuff, feature_dim, capacity, sync=sync)
+        self.stuff_bank: StuffBank = StuffBank(space.stuff, feature_dim, capacity, sync=sync, group=group)
         self.instance_bank: InstanceBank = InstanceBank(
-            space.things, feature_dim, capacity * max_instances, max_instances, sync=sync
+            space.things, feature_dim, capacity * max_instances, max_instances, sync=sync, group=group
         )
         self.stuff_loss: StuffMatchingLoss = StuffMatchingLoss(
             self.stuff_bank, choices.distance, warm_up=choices.warm_up, classifier=classifier
@@ -153,6 +164,29 @@ class StuffInstanceMatching(nn.Module):
     def classifier(self) -> Classifier | None:
         """Rows to logits for the agreement filter, or None."""
         return self._classifier[0]
+
+    def reset(self) -> None:
+        """Back to the state after construction: empty banks."""
+        self._calls = 0
+        for bank in (self.stuff_bank, self.instance_bank):
+            bank.reset()
+
+    def reset_parameters(self) -> None:
+        """The same as :meth:`reset`, under the name that deferred initialization calls."""
+        self.reset()
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], strict: bool, *found: list[str]
+    ) -> None:
+        """Where the state of one bank cannot be loaded, keep both as they are."""
+        banks = {f"{prefix}stuff_bank.": self.stuff_bank, f"{prefix}instance_bank.": self.instance_bank}
+        faults = [fault for name, bank in banks.items() for fault in bank.faults(state_dict, name)]
+        if faults or (strict and any(bank.lacks(state_dict, name) for name, bank in banks.items())):
+            *_, error_msgs = found
+            error_msgs += faults
+            for name, bank in banks.items():
+                bank.keep_as_it_is(state_dict, name)
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, *found)
 
     @torch.no_grad()
     def update(self, source_features: Tensor, source_labels: Tensor, source_logits: Tensor) -> None:

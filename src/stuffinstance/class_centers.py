@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from numpy.typing import NDArray
+from torch import Tensor
 
+from stuffinstance._state import StatefulModule
 from stuffinstance.arguments import (
     check_class_ids,
     check_has_pixels,
@@ -16,14 +19,20 @@ from stuffinstance.arguments import (
     check_positive,
     check_same_batch,
 )
-from stuffinstance.distributed import Sync, check_sync, gather_rows
+from stuffinstance.distributed import Sync, gather_rows
+from stuffinstance.float_pairs import add_to_pair, difference, on_cpu, pair_on_cpu
 from stuffinstance.label_maps import resize_labels
 from stuffinstance.pooling import region_mean
 from stuffinstance.regions import stuff_regions
 
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+_NUMBERS = 2**22  # of one block of differences between centres
+
 
 class _Spread(NamedTuple):
-    """Pixels (..., K) int64, their mean (..., K, D), sum of squared distances to it (..., K); in one floating dtype."""
+    """Pixels (..., K) int64, their mean (..., K, D), sum of squared distances to it (..., K)."""
 
     pixels: Tensor
     centers: Tensor
@@ -50,8 +59,8 @@ def class_center_distance(features: Tensor, labels: Tensor, num_classes: int, ig
         ignore_index: Pixels of this id are left out.
 
     Returns:
-        (K,) float32 (float64 for float64 features), without gradient. Where two centres are the same it is infinite, or
-        NaN for classes that also have no spread.
+        (K,) float32 (float64 for float64 features), without gradient. Where two centres are the same it is infinite,
+        or NaN for classes that also have no spread.
 
     Raises:
         ValueError: If ranks, dtypes, sizes, devices or class ids cannot be right.
@@ -65,11 +74,11 @@ def class_center_distance(features: Tensor, labels: Tensor, num_classes: int, ig
     return _distance(_pooled(_spread_per_image(features, labels, num_classes, ignore_index)))
 
 
-class ClassCenterDistance(nn.Module):
+class ClassCenterDistance(StatefulModule):
     """Class centre distance over a whole data set, in one pass: module form of :func:`class_center_distance`.
 
     Centres move while images come in, yet no second pass is needed: a part's sum of squared distances to its own
-    centre becomes that to the common one by adding :math:`n \\lVert \\mu_{part} - \\mu \\rVert^2`. Memory is K·D
+    centre becomes that to the common one by adding :math:`n \\lVert \\mu_{part} - \\mu \\rVert^2`. Memory is 2 K·D
     numbers, whatever the size of the data set.
 
     Args:
@@ -77,11 +86,12 @@ class ClassCenterDistance(nn.Module):
         feature_dim: D.
         ignore_index: Pixels of this id are left out.
         sync: ``"auto"`` joins the pixels of all ranks in :meth:`compute`, ``"off"`` does not.
+        group: The process group whose ranks share; None for all ranks.
 
     Attributes:
-        pixels: Buffer (K,) int64, pixels of each class.
-        centers: Buffer (K, D) float64, their mean.
-        scatter: Buffer (K,) float64, the sum of their squared distances to it.
+        pixels: (K,) int64, pixels of each class. As the others a rank's own: saved, but not a buffer.
+        centers: (2, K, D) float32, their mean in 48 bits: the rounded number, and what it cannot hold.
+        scatter: (2, K) float32, the sum of their squared distances to it, likewise.
 
     Raises:
         ValueError: If a size is below 1, or ``sync`` is neither way.
@@ -98,18 +108,24 @@ class ClassCenterDistance(nn.Module):
     centers: Tensor
     scatter: Tensor
 
-    def __init__(self, num_classes: int, feature_dim: int, ignore_index: int = 255, *, sync: Sync = "auto") -> None:
-        super().__init__()
+    def __init__(
+        self,
+        num_classes: int,
+        feature_dim: int,
+        ignore_index: int = 255,
+        *,
+        sync: Sync = "auto",
+        group: ProcessGroup | None = None,
+    ) -> None:
+        super().__init__(sync, group)
         check_positive("num_classes", num_classes)
         check_positive("feature_dim", feature_dim)
-        check_sync(sync)
         self.num_classes = num_classes
         self.feature_dim = feature_dim
         self.ignore_index = ignore_index
-        self.sync: Sync = sync
-        self.register_buffer("pixels", torch.zeros(num_classes, dtype=torch.int64))
-        self.register_buffer("centers", torch.zeros(num_classes, feature_dim, dtype=torch.float64))
-        self.register_buffer("scatter", torch.zeros(num_classes, dtype=torch.float64))
+        self._hold("pixels", num_classes)
+        self._hold("centers", 2, num_classes, feature_dim, dtype=torch.float32)
+        self._hold("scatter", 2, num_classes, dtype=torch.float32)
 
     def update(self, features: Tensor, labels: Tensor) -> None:
         """Count a batch.
@@ -122,12 +138,24 @@ class ClassCenterDistance(nn.Module):
             ValueError: If ranks, dtypes, sizes, devices or class ids cannot be right.
         """
         check_maps("features", features, channels=self.feature_dim)
-        self._join(_spread_per_image(features, labels, self.num_classes, self.ignore_index))
+        part = _pooled(_spread_per_image(features, labels, self.num_classes, self.ignore_index))
+        pixels, centers, scatter = (each.to(self.pixels.device) for each in part)
+        apart = difference(centers, self.centers[0], self.centers[1])
+        share = pixels.to(apart.dtype) / (self.pixels + pixels).clamp(min=1).to(apart.dtype)
+        moved = self.pixels.to(apart.dtype) * share * apart.square().sum(1)  # n m / (n + m) times the squared distance
+        for held, step in ((self.centers, share[:, None] * apart), (self.scatter, scatter + moved)):
+            held.copy_(torch.stack(add_to_pair(held[0], held[1], step)))
+        self.pixels.add_(pixels)
 
     def compute(self) -> Tensor:
-        """The distances so far, (K,) float64, as :func:`class_center_distance` gives them for all images at once."""
+        """The distances so far, as :func:`class_center_distance` gives them for all images at once.
+
+        Returns:
+            (K,) float64 on the CPU: the state is read from the device.
+        """
         own = (self.pixels[None], self.centers[None], self.scatter[None])
-        return _distance(_pooled(_Spread(*gather_rows(own, self.sync))))
+        pixels, centers, scatter = _joined(*gather_rows(own, self.sync, self.group))
+        return on_cpu(_distance_on_cpu(pixels, centers, scatter))
 
     def merge(self, other: ClassCenterDistance) -> None:
         """Add the pixels of another part of the data set.
@@ -137,21 +165,18 @@ class ClassCenterDistance(nn.Module):
         """
         if other.centers.shape != self.centers.shape:
             raise ValueError(
-                f"other must have centres (K, D) = {tuple(self.centers.shape)}, got {tuple(other.centers.shape)}."
+                f"other must have centres (K, D) = {tuple(self.centers.shape[1:])}, got "
+                f"{tuple(other.centers.shape[1:])}."
             )
-        self._join(_Spread(other.pixels[None], other.centers[None], other.scatter[None]))
+        own, others = ((each.pixels.cpu(), each.centers.cpu(), each.scatter.cpu()) for each in (self, other))
+        pixels, *exact = _joined(*(torch.stack(pair) for pair in zip(own, others, strict=True)))
+        self.pixels.copy_(torch.from_numpy(pixels))
+        for held, number in zip((self.centers, self.scatter), exact, strict=True):
+            rounded = number.astype(np.float32)
+            held.copy_(torch.from_numpy(np.stack([rounded, (number - rounded).astype(np.float32)])))
 
-    def reset(self) -> None:
-        """Forget everything."""
-        self.pixels.zero_()
-        self.centers.zero_()
-        self.scatter.zero_()
-
-    def _join(self, parts: _Spread) -> None:
-        own = (self.pixels, self.centers, self.scatter)
-        with_own = (torch.cat([mine[None], part.to(mine.device)]) for mine, part in zip(own, parts, strict=True))
-        for mine, joined in zip(own, _pooled(_Spread(*with_own)), strict=True):
-            mine.copy_(joined)
+    def _settings(self) -> dict[str, Any]:
+        return {"num_classes": int(self.num_classes), "feature_dim": int(self.feature_dim)}
 
     def extra_repr(self) -> str:
         """The shape, for ``print(module)``."""
@@ -175,8 +200,7 @@ def _spread_per_image(features: Tensor, labels: Tensor, num_classes: int, ignore
     own = with_none.gather(1, number[:, :, None].expand(-1, -1, centers.shape[2])).transpose(1, 2)  # (B, D, P)
     squared = (features.flatten(2).to(centers.dtype) - own).square().sum(1).view(truth.shape)
     pixels = regions.area[:, :, 0]
-    mean_squared = region_mean(squared[:, None], regions)[:, :, 0]
-    return _Spread(pixels, centers, mean_squared * pixels)
+    return _Spread(pixels, centers, region_mean(squared[:, None], regions)[:, :, 0] * pixels)
 
 
 def _pooled(parts: _Spread) -> _Spread:
@@ -193,3 +217,24 @@ def _distance(spread: _Spread) -> Tensor:
     between = torch.cdist(spread.centers[None], spread.centers[None], compute_mode="donot_use_mm_for_euclid_dist")[0]
     others = present & ~torch.eye(present.shape[0], dtype=torch.bool, device=present.device)
     return within * torch.where(others, 1 / between, 0).sum(1) / (present.sum() - 1)
+
+
+def _joined(pixels: Tensor, centers: Tensor, scatter: Tensor) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """The spread of all pixels from P modules' state, (P, K), (P, 2, K, D), (P, 2, K); float64 arrays on the CPU."""
+    count = pixels.cpu().numpy()
+    mean, squared = (pair_on_cpu(*pair.unbind(1)) for pair in (centers, scatter))
+    center = (count[:, :, None] * mean).sum(0) / count.sum(0).clip(min=1)[:, None]
+    return count.sum(0), center, (squared + count * ((mean - center) ** 2).sum(2)).sum(0)
+
+
+def _distance_on_cpu(pixels: NDArray[Any], centers: NDArray[Any], scatter: NDArray[Any]) -> NDArray[Any]:
+    """:func:`_distance` in float64 arrays: a device may have no float64."""
+    squared = np.zeros((len(pixels), len(pixels)))
+    for part in np.array_split(centers, -(-centers.size * len(pixels) // _NUMBERS), axis=1):
+        squared += ((part[:, None] - part[None]) ** 2).sum(2)
+    present = pixels > 0
+    with np.errstate(divide="ignore", invalid="ignore"):
+        within, near = scatter / pixels, 1 / np.sqrt(squared)
+        others = present & ~np.eye(len(pixels), dtype=bool)
+        distance: NDArray[Any] = within * np.where(others, near, 0).sum(1) / (present.sum() - 1)
+    return distance

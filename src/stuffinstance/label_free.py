@@ -3,40 +3,61 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
+from stuffinstance._state import StatefulModule
 from stuffinstance.arguments import check_maps, check_positive
-from stuffinstance.distributed import Sync, check_sync, sum_over_ranks
+from stuffinstance.distributed import Sync, sum_over_ranks
 from stuffinstance.losses.entropy import self_information
 from stuffinstance.pseudo_labels.confidences import as_float, check_probabilities
 
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
-class _StreamingMean(nn.Module):
-    """A mean over all that was seen, in two numbers."""
+_WHOLE, _REST = 20, 32  # bits behind the point of the two numbers of a sum
 
-    total: Tensor
+
+class _StreamingMean(StatefulModule):
+    """A mean over all that was seen, from whole numbers: exact to 2^-52 a value, in any order, without float64."""
+
+    sums: Tensor
     count: Tensor
 
-    def __init__(self, sync: Sync, validate: bool) -> None:
-        super().__init__()
-        check_sync(sync)
-        self.sync: Sync = sync
+    def __init__(self, sync: Sync, group: ProcessGroup | None, validate: bool) -> None:
+        super().__init__(sync, group)
         self.validate = validate
-        self.register_buffer("total", torch.zeros((), dtype=torch.float64))
-        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+        self._hold("sums", 2)
+        self._hold("count")
+
+    @property
+    def total(self) -> float:
+        """The sum of what this rank counted; reads from the device."""
+        whole, rest = self.sums.tolist()
+        return _joined(whole, rest) / (1 << (_WHOLE + _REST))
 
     def _add(self, values: Tensor) -> None:
         """Count values of any shape; one that is not finite is left out, so that it cannot spoil the others."""
         counted = values.isfinite()
-        self.total += torch.where(counted, values, 0).sum(dtype=torch.float64).to(self.total.device)
-        self.count += counted.sum().to(self.count.device)
+        # A value is split into whole multiples of 2^-20 and of 2^-52, both exact in the values' own precision.
+        scaled = torch.where(counted, values, 0) * 2**_WHOLE
+        whole = scaled.floor()
+        rest = ((scaled - whole) * 2**_REST).to(torch.int64)
+        self._join(torch.stack([whole.to(torch.int64).sum(), rest.sum()]), counted.sum())
+
+    def _join(self, sums: Tensor, count: Tensor) -> None:
+        whole, rest = self.sums + sums.to(self.sums.device)
+        self.sums.copy_(torch.stack([whole + (rest >> _REST), rest & (2**_REST - 1)]))
+        self.count.add_(count.to(self.count.device))
 
     def compute(self) -> float:
         """The mean so far, over all ranks; NaN where nothing was counted."""
-        return float(sum_over_ranks(self.total, self.sync) / sum_over_ranks(self.count, self.sync))
+        own = torch.cat([self.sums, self.count[None]])
+        whole, rest, count = sum_over_ranks(own, self.sync, self.group).tolist()
+        return _joined(whole, rest) / (count << (_WHOLE + _REST)) if count else math.nan
 
     def merge(self, other: _StreamingMean) -> None:
         """Add what another part of the data set counted.
@@ -47,13 +68,12 @@ class _StreamingMean(nn.Module):
         own, others = (f"{type(each).__name__}({each.extra_repr()})" for each in (self, other))
         if own != others:
             raise ValueError(f"other must be {own}, got {others}: their means are not of the same thing.")
-        self.total += other.total.to(self.total.device)
-        self.count += other.count.to(self.count.device)
+        self._join(other.sums, other.count)
 
-    def reset(self) -> None:
-        """Forget everything."""
-        self.total.zero_()
-        self.count.zero_()
+
+def _joined(whole: int, rest: int) -> int:
+    """The two whole numbers of a sum as one, in units of 2^-52."""
+    return (whole << _REST) + rest
 
 
 class PredictionEntropy(_StreamingMean):
@@ -63,17 +83,19 @@ class PredictionEntropy(_StreamingMean):
 
     over all N pixels, with the probabilities *p* of K classes. Every pixel counts alike; no label is asked for. A
     network that is certain of the wrong class scores well, and one trained to be certain (:class:`EntropyLoss`) scores
-    better than it should. Memory: the two buffers, and in :meth:`update` a few copies of the batch's probabilities.
+    better than it should. Memory: three numbers, and in :meth:`update` a few copies of the batch's probabilities.
 
     Args:
         num_classes: K, of at least 2.
         sync: ``"auto"`` joins the pixels of all ranks in :meth:`compute`, ``"off"`` does not.
+        group: The process group whose ranks share; None for all ranks.
         validate: Check that values are probabilities on a GPU too; on CPU tensors they are always checked. Pixels that
             are not finite and were not looked for are not counted.
 
     Attributes:
-        total: Buffer, float64, the sum of the entropies.
-        count: Buffer, int64, the pixels.
+        sums: (2,) int64, the sum of the entropies in multiples of 2^-20 and of 2^-52; ``total`` gives it as one number.
+            As ``count`` a rank's own: saved, but not a buffer.
+        count: int64, the pixels.
 
     Raises:
         ValueError: If ``num_classes`` is below 2.
@@ -85,8 +107,15 @@ class PredictionEntropy(_StreamingMean):
         0.5
     """
 
-    def __init__(self, num_classes: int, *, sync: Sync = "auto", validate: bool = False) -> None:
-        super().__init__(sync, validate)
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        sync: Sync = "auto",
+        group: ProcessGroup | None = None,
+        validate: bool = False,
+    ) -> None:
+        super().__init__(sync, group, validate)
         check_positive("num_classes", num_classes)
         if num_classes == 1:
             raise ValueError("num_classes must be at least 2, got 1: one class has no entropy.")
@@ -110,6 +139,9 @@ class PredictionEntropy(_StreamingMean):
         """The settings, for ``print(module)``."""
         return f"num_classes={self.num_classes}"
 
+    def _settings(self) -> dict[str, Any]:
+        return {"score": "entropy", "num_classes": int(self.num_classes)}
+
 
 class SoftNeighbourhoodDensity(_StreamingMean):
     """Soft neighbourhood density, SND (Saito et al., ICCV 2021): higher is better, by its authors' reasoning.
@@ -128,18 +160,20 @@ class SoftNeighbourhoodDensity(_StreamingMean):
     the cells of a grid of nearly square cells, so that nothing is random and every checkpoint is asked about the same
     pixels. Compare values of the same ``sample`` and image sizes only.
 
-    Memory: the two buffers, and in :meth:`update` a few times B · ``sample²`` numbers, whatever the image size.
+    Memory: three numbers, and in :meth:`update` a few times B · ``sample²`` numbers, whatever the image size.
 
     Args:
         temperature: :math:`\\tau`, above 0. The paper's value for all data sets is 0.05.
         sample: The most pixels of an image, at least 2; the grid's rows times columns. All pixels of a smaller image.
         sync: ``"auto"`` joins the images of all ranks in :meth:`compute`, ``"off"`` does not.
+        group: The process group whose ranks share; None for all ranks.
         validate: Check that values are probabilities on a GPU too; on CPU tensors they are always checked. Pixels that
             are not finite and were not looked for are nobody's neighbours.
 
     Attributes:
-        total: Buffer, float64, the sum of the images' densities.
-        count: Buffer, int64, the images.
+        sums: (2,) int64, the sum of the images' densities in multiples of 2^-20 and of 2^-52; ``total`` gives it as one
+            number. As ``count`` a rank's own: saved, but not a buffer.
+        count: int64, the images.
 
     Raises:
         ValueError: If ``temperature`` is not above 0, or ``sample`` is below 2.
@@ -153,9 +187,15 @@ class SoftNeighbourhoodDensity(_StreamingMean):
     """
 
     def __init__(
-        self, temperature: float = 0.05, sample: int = 100, *, sync: Sync = "auto", validate: bool = False
+        self,
+        temperature: float = 0.05,
+        sample: int = 100,
+        *,
+        sync: Sync = "auto",
+        group: ProcessGroup | None = None,
+        validate: bool = False,
     ) -> None:
-        super().__init__(sync, validate)
+        super().__init__(sync, group, validate)
         if isinstance(temperature, bool) or not (isinstance(temperature, int | float) and 0 < temperature < math.inf):
             raise ValueError(f"temperature must be a finite number above 0, got {temperature!r}.")
         check_positive("sample", sample)
@@ -185,6 +225,9 @@ class SoftNeighbourhoodDensity(_StreamingMean):
     def extra_repr(self) -> str:
         """The settings, for ``print(module)``."""
         return f"temperature={self.temperature}, sample={self.sample}"
+
+    def _settings(self) -> dict[str, Any]:
+        return {"score": "density", "temperature": self.temperature, "sample": int(self.sample)}
 
 
 def _on_grid(maps: Tensor, sample: int) -> Tensor:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from stuffinstance._state import StatefulModule
 from stuffinstance.arguments import (
     check_class_ids,
     check_label_map,
@@ -17,17 +20,21 @@ from stuffinstance.arguments import (
     may_read,
 )
 from stuffinstance.best_class import best_class
-from stuffinstance.distributed import Sync, check_sync, sum_over_ranks
+from stuffinstance.distributed import Sync, sum_over_ranks
+from stuffinstance.float_pairs import on_cpu
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 
 class IoU(NamedTuple):
-    """mIoU as a fraction, and the IoU of every class, (K,) float64, NaN for a class that never occurs."""
+    """mIoU as a fraction, and the IoU of every class, (K,) float64 on the CPU, NaN for a class that never occurs."""
 
     mean: float
     per_class: Tensor
 
 
-class MeanIoU(nn.Module):
+class MeanIoU(StatefulModule):
     """Intersection over union per class, counted over the whole data set; never an average of batch scores.
 
     .. math:: \\mathrm{IoU}_k = \\frac{n_{kk}}{\\sum_j n_{kj} + \\sum_j n_{jk} - n_{kk}}
@@ -38,11 +45,13 @@ class MeanIoU(nn.Module):
         num_classes: K.
         ignore_index: True pixels of this id are not counted.
         sync: ``"auto"`` adds the counts of all ranks in :meth:`compute`, ``"off"`` does not.
+        group: The process group whose ranks share; None for all ranks.
         validate: Check class ids on a GPU too; on CPU tensors they are always checked.
 
     Attributes:
-        confusion: Buffer (K, K) int64, rows the truth, columns the prediction.
-        unclassed: Buffer (K,) int64, true pixels whose prediction is no class at all: a miss of their class. On a CPU
+        confusion: (K, K) int64, rows the truth, columns the prediction. As ``unclassed`` a rank's own: saved, but not
+            a buffer.
+        unclassed: (K,) int64, true pixels whose prediction is no class at all: a miss of their class. On a CPU
             such a prediction is an error; on a GPU it is not looked for.
 
     Raises:
@@ -59,17 +68,21 @@ class MeanIoU(nn.Module):
     unclassed: Tensor
 
     def __init__(
-        self, num_classes: int, ignore_index: int = 255, *, sync: Sync = "auto", validate: bool = False
+        self,
+        num_classes: int,
+        ignore_index: int = 255,
+        *,
+        sync: Sync = "auto",
+        group: ProcessGroup | None = None,
+        validate: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(sync, group)
         check_positive("num_classes", num_classes)
-        check_sync(sync)
         self.num_classes = num_classes
         self.ignore_index = ignore_index
-        self.sync: Sync = sync
         self.validate = validate
-        self.register_buffer("confusion", torch.zeros(num_classes, num_classes, dtype=torch.int64))
-        self.register_buffer("unclassed", torch.zeros(num_classes, dtype=torch.int64))
+        self._hold("confusion", num_classes, num_classes)
+        self._hold("unclassed", num_classes)
 
     @torch.no_grad()
     def update(self, predictions: Tensor, labels: Tensor) -> None:
@@ -109,8 +122,8 @@ class MeanIoU(nn.Module):
         counts = torch.zeros(self.num_classes * columns + 1, dtype=torch.int64, device=truth.device)
         counts.scatter_add_(0, cell, torch.ones_like(cell))
         table = counts[:-1].view(self.num_classes, columns).to(self.confusion.device)
-        self.confusion += table[:, :-1]
-        self.unclassed += table[:, -1]
+        self.confusion.add_(table[:, :-1])
+        self.unclassed.add_(table[:, -1])
 
     def _refuse_broken(self, values: Tensor) -> None:
         """The largest of logits is NaN where one of them is, and the class beside it a made-up one."""
@@ -134,16 +147,19 @@ class MeanIoU(nn.Module):
             ValueError: If ``classes`` are not one or more distinct ids of 0 .. K-1.
         """
         table = torch.cat([self.confusion, self.unclassed[:, None]], dim=1)
-        counts = sum_over_ranks(table, self.sync).to(torch.float64).cpu()
+        counts = sum_over_ranks(table, self.sync, self.group).cpu().numpy()
         hits = counts.diagonal()
-        per_class = hits / (counts[:, :-1].sum(0) + counts.sum(1) - hits)
+        union = counts[:, :-1].sum(0) + counts.sum(1) - hits
+        per_class = np.full(self.num_classes, np.nan)
+        np.divide(hits, union, out=per_class, where=union > 0)
         chosen = per_class
         if classes is not None:
             ids = checked_classes("classes", classes)
             if not ids or min(ids) < 0 or max(ids) >= self.num_classes:
                 raise ValueError(f"classes must be one or more ids 0..{self.num_classes - 1}, got {ids}.")
             chosen = per_class[list(ids)]
-        return IoU(float(chosen.nanmean()), per_class)
+        occurring = chosen[~np.isnan(chosen)]
+        return IoU(float(occurring.mean()) if occurring.size else math.nan, on_cpu(per_class))
 
     def merge(self, other: MeanIoU) -> None:
         """Add the counts of another part of the data set.
@@ -153,10 +169,8 @@ class MeanIoU(nn.Module):
         """
         if other.num_classes != self.num_classes:
             raise ValueError(f"other must count K = {self.num_classes} classes, got K = {other.num_classes}.")
-        self.confusion += other.confusion.to(self.confusion.device)
-        self.unclassed += other.unclassed.to(self.unclassed.device)
+        self.confusion.add_(other.confusion.to(self.confusion.device))
+        self.unclassed.add_(other.unclassed.to(self.unclassed.device))
 
-    def reset(self) -> None:
-        """Forget everything."""
-        self.confusion.zero_()
-        self.unclassed.zero_()
+    def _settings(self) -> dict[str, Any]:
+        return {"num_classes": int(self.num_classes)}

@@ -119,6 +119,8 @@ def add_banks(folder: Path, *, stuff: int = 8) -> None:
         "stuff_bank.written": torch.arange(stuff),
         "instance_bank.features": torch.randn(11, 20, 6, generator=random),
         "instance_bank.written": torch.full((11,), 30),
+        "stuff_bank._extra_state": si.StuffBank(si.CITYSCAPES.stuff[:stuff], 6, 5).get_extra_state(),
+        "instance_bank._extra_state": si.InstanceBank(si.CITYSCAPES.things, 6, 20).get_extra_state(),
     }
     (folder / "checkpoints").mkdir()
     torch.save({"network": {}, "sim": state}, folder / "checkpoints" / "last.pt")

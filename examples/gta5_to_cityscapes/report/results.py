@@ -255,11 +255,11 @@ def read_banks(experiment: Experiment) -> tuple[Banks | None, tuple[str, ...]]:
 
 
 def _filled(kind: type[Bank], classes: tuple[int, ...], state: Mapping[str, Any], name: str) -> Bank:
-    """A bank with the buffers of the checkpoint, which stay mapped."""
-    buffers = {key: state[f"{name}.{key}"] for key in ("features", "written")}
-    held, slots, feature_dim = buffers["features"].shape
+    """A bank with the state of the checkpoint, whose buffers stay mapped."""
+    kept = {key: state[f"{name}.{key}"] for key in ("features", "written", "_extra_state")}
+    held, slots, feature_dim = kept["features"].shape
     if held != len(classes):
         raise ValueError(f"{name} holds {held} classes, the space has {len(classes)} of that kind")
     bank = kind(classes, feature_dim, slots)
-    bank.load_state_dict(buffers, assign=True)
+    bank.load_state_dict(kept, assign=True)
     return bank

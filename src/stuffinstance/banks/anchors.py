@@ -1,8 +1,13 @@
 """The memory of category anchors: one running mean feature per class."""
 
-import torch
-from torch import Tensor, nn
+from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from stuffinstance._state import StatefulModule
 from stuffinstance.arguments import (
     check_class_ids,
     check_feature_size,
@@ -16,13 +21,17 @@ from stuffinstance.arguments import (
     checked_ignore_index,
 )
 from stuffinstance.banks.running_mean import running_mean
-from stuffinstance.distributed import Sync, check_sync, gather_rows
+from stuffinstance.distributed import Sync, gather_rows
+from stuffinstance.float_pairs import pair_in
 from stuffinstance.label_maps import correct_labels, resize_labels
 from stuffinstance.pooling import region_mean
 from stuffinstance.regions import Regions, stuff_regions
 
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
-class CategoryAnchors(nn.Module):
+
+class CategoryAnchors(StatefulModule):
     """Keeps the mean source feature of every class, and gives target pixels the class of the nearest (CAG-UDA).
 
     .. math:: A_c \\leftarrow \\frac{n_c A_c + \\mathcal{A}^c(L_C, f)}{n_c + 1}, \\qquad
@@ -41,11 +50,18 @@ class CategoryAnchors(nn.Module):
         max_count: Where the count stops; from then on a new image weighs 1 / (``max_count`` + 1) (3000).
         ignore_index: Pixels of this id have no class.
         sync: ``"auto"`` shares rows across the ranks of a running process group, ``"off"`` does not.
+        group: The process group whose ranks share; None for all ranks.
         validate: Check class ids on a GPU too, and raise for non-finite features; reads from the device.
 
     Attributes:
-        anchors: Buffer (K, D) float64, since thousands of small steps add up in it; zero for a class without one.
+        anchors: Buffer (K, D) float32; zero for a class without one.
+        remainder: Buffer (K, D) float32, what the anchors' float32 numbers cannot hold: thousands of small steps add
+            up, in 48 bits together. :meth:`anchors_in` gives the sum.
         count: Buffer (K,) int64, images that entered, at most ``max_count``.
+
+    The buffers keep their dtypes under ``.half()`` and ``.to(dtype)``, and cannot be averaged as weights are (pass
+    ``use_buffers=False`` to ``AveragedModel`` or ``EMAWeightAveraging``). With ``sync="off"`` they are a rank's own:
+    ``DistributedDataParallel(..., broadcast_buffers=False)`` then keeps them so.
 
     Raises:
         TypeError: If ``ignore_index`` is no whole number.
@@ -55,12 +71,13 @@ class CategoryAnchors(nn.Module):
         >>> anchors = CategoryAnchors(num_classes=2, feature_dim=1, min_pixels=1)
         >>> anchors.update(torch.tensor([[[[1.0, 3.0, 8.0]]]]), torch.tensor([[[0, 0, 1]]]))
         >>> anchors.anchors[:, 0], anchors.count
-        (tensor([2., 8.], dtype=torch.float64), tensor([1, 1]))
+        (tensor([2., 8.]), tensor([1, 1]))
         >>> anchors.assign(torch.tensor([[[[0.0, 4.5, 7.0]]]]))
         tensor([[[  0, 255,   1]]])
     """
 
     anchors: Tensor
+    remainder: Tensor
     count: Tensor
 
     def __init__(
@@ -72,28 +89,32 @@ class CategoryAnchors(nn.Module):
         max_count: int = 3000,
         ignore_index: int = 255,
         sync: Sync = "auto",
+        group: ProcessGroup | None = None,
         validate: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(sync, group)
         check_positive("num_classes", num_classes)
         check_positive("feature_dim", feature_dim)
         check_positive("min_pixels", min_pixels)
         check_positive("max_count", max_count)
-        check_sync(sync)
         self.num_classes = num_classes
         self.feature_dim = feature_dim
         self.min_pixels = min_pixels
         self.max_count = max_count
         self.ignore_index: int = checked_ignore_index(ignore_index, num_classes)
-        self.sync: Sync = sync
         self.validate = validate
-        self.register_buffer("anchors", torch.zeros(num_classes, feature_dim, dtype=torch.float64))
-        self.register_buffer("count", torch.zeros(num_classes, dtype=torch.int64))
+        self._hold("anchors", num_classes, feature_dim, dtype=torch.float32, kind="buffer")
+        self._hold("remainder", num_classes, feature_dim, dtype=torch.float32, kind="buffer")
+        self._hold("count", num_classes, kind="buffer")
 
     @property
     def filled(self) -> Tensor:
         """(K,) bool: the classes that have an anchor."""
         return self.count > 0
+
+    def anchors_in(self, dtype: torch.dtype) -> Tensor:
+        """The anchors in a floating dtype, (K, D): float64 has all that was added up, float32 is rounded."""
+        return pair_in(dtype, self.anchors, self.remainder)
 
     @torch.no_grad()
     def update(self, features: Tensor, labels: Tensor, logits: Tensor | None = None) -> None:
@@ -115,9 +136,10 @@ class CategoryAnchors(nn.Module):
         rows = region_mean(features, regions)  # (B, K, D)
         # In the buffer's own dtype: what overflows there is not finite either.
         valid = (regions.area[:, :, 0] >= self.min_pixels) & rows.to(self.anchors.dtype).isfinite().all(2)
-        rows, valid = gather_rows((rows, valid), self.sync)
-        mean, count = running_mean(self.anchors, self.count, rows, valid, self.max_count)
+        rows, valid = gather_rows((rows, valid), self.sync, self.group)
+        mean, remainder, count = running_mean(self.anchors, self.remainder, self.count, rows, valid, self.max_count)
         self.anchors.copy_(mean)
+        self.remainder.copy_(remainder)
         self.count.copy_(count)
 
     @torch.no_grad()
@@ -148,7 +170,7 @@ class CategoryAnchors(nn.Module):
             pixels = features.to(exact).flatten(2).transpose(1, 2)  # (B, P, D)
             # Not through a matrix product: its cancellation would move the margin.
             distance = torch.cdist(
-                pixels, self.anchors.to(exact)[None], compute_mode="donot_use_mm_for_euclid_dist"
+                pixels, self.anchors_in(exact)[None], compute_mode="donot_use_mm_for_euclid_dist"
             ).masked_fill(~self.filled, torch.inf)  # (B, P, K)
         first, nearest = distance.min(2)
         second = distance.scatter(2, nearest[:, :, None], torch.inf).amin(2)
@@ -182,10 +204,8 @@ class CategoryAnchors(nn.Module):
             labels = correct_labels(labels, logits, self.ignore_index)
         return resize_labels(labels, (features.shape[2], features.shape[3]))
 
-    def reset(self) -> None:
-        """Forget everything, for the anchors of the next stage."""
-        self.anchors.zero_()
-        self.count.zero_()
+    def _settings(self) -> dict[str, Any]:
+        return {"num_classes": int(self.num_classes), "feature_dim": int(self.feature_dim)}
 
     def _check_features(self, features: Tensor) -> None:
         check_maps("features", features, channels=self.feature_dim)

@@ -1,7 +1,9 @@
 """The memory of things: one mean feature per connected region."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
 
@@ -10,6 +12,9 @@ from stuffinstance.banks.memory import MemoryBank
 from stuffinstance.distributed import Sync
 from stuffinstance.regions import Regions, instance_regions
 from stuffinstance.regions.components import check_connectivity
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 
 class InstanceBank(MemoryBank):
@@ -25,6 +30,7 @@ class InstanceBank(MemoryBank):
         max_instances: z, regions kept per class and image.
         connectivity: 4 or 8 neighbours (8 in the released code; the paper does not say).
         sync: ``"auto"`` shares rows across the ranks of a running process group, ``"off"`` does not.
+        group: The process group whose ranks share; None for all ranks.
         validate: Look for non-finite features before each update and raise; reads from the device.
 
     Raises:
@@ -47,9 +53,10 @@ class InstanceBank(MemoryBank):
         connectivity: Literal[4, 8] = 8,
         *,
         sync: Sync = "auto",
+        group: ProcessGroup | None = None,
         validate: bool = False,
     ) -> None:
-        super().__init__(classes, feature_dim, capacity, sync=sync, validate=validate)
+        super().__init__(classes, feature_dim, capacity, sync=sync, group=group, validate=validate)
         check_positive("max_instances", max_instances)
         check_connectivity(connectivity)
         self.max_instances = max_instances

@@ -1,12 +1,15 @@
 """What stuff and instance banks share: buffers, checks, filtering of rows, synchronised ring writes."""
 
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from stuffinstance._state import StatefulModule
 from stuffinstance.arguments import (
     check_finite,
     check_label_map,
@@ -15,13 +18,17 @@ from stuffinstance.arguments import (
     check_positive,
     check_same_batch,
     checked_classes,
+    may_read,
 )
 from stuffinstance.banks.classifier import Classifier, agrees
 from stuffinstance.banks.ring import ring_write
-from stuffinstance.distributed import Sync, check_sync, gather_rows
+from stuffinstance.distributed import Sync, gather_rows
 from stuffinstance.label_maps import resize_labels
 from stuffinstance.pooling import region_mean
 from stuffinstance.regions import Regions
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 
 class Candidates(NamedTuple):
@@ -32,33 +39,50 @@ class Candidates(NamedTuple):
     valid: Tensor
 
 
-class MemoryBank(nn.Module, ABC):
+class MemoryBank(StatefulModule, ABC):
     """Per class a ring of S feature rows. :class:`StuffBank` and :class:`InstanceBank` say which regions fill it.
 
     Attributes:
         features: Buffer (C, S, D) float32. Slots that were never written are zero and never matched.
         written: Buffer (C,) int64, rows ever written per class: the next slot is ``written % S``.
+        class_ids: The classes as a tensor (C,) int64 on the bank's device.
+
+    Both buffers keep their dtypes under ``.half()`` and ``.to(dtype)``. The state holds the class ids: loaded into a
+    bank of the same classes in another order, each row goes to its class.
+
+    Rings and counters cannot be averaged: where weights are (``torch.optim.swa_utils.AveragedModel``, Lightning's
+    ``EMAWeightAveraging``) pass ``use_buffers=False``, which copies buffers, or keep the bank out of the averaged
+    module.
+    A bank that was averaged before it was full raises when it is used (looked at as values are).
     """
 
     features: Tensor
     written: Tensor
     class_ids: Tensor
 
-    def __init__(self, classes: Sequence[int], feature_dim: int, capacity: int, *, sync: Sync, validate: bool) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        classes: Sequence[int],
+        feature_dim: int,
+        capacity: int,
+        *,
+        sync: Sync,
+        group: ProcessGroup | None,
+        validate: bool,
+    ) -> None:
+        super().__init__(sync, group)
         self.classes: tuple[int, ...] = checked_classes("classes", classes)
         if any(number < 0 for number in self.classes):
             raise ValueError(f"classes must be class ids of 0 or more, got {self.classes}.")
         check_positive("feature_dim", feature_dim)
         check_positive("capacity", capacity)
-        check_sync(sync)
         self.feature_dim = feature_dim
         self.capacity = capacity
-        self.sync: Sync = sync
         self.validate = validate
-        self.register_buffer("features", torch.zeros(len(self.classes), capacity, feature_dim))
-        self.register_buffer("written", torch.zeros(len(self.classes), dtype=torch.int64))
-        self.register_buffer("class_ids", torch.tensor(self.classes, dtype=torch.int64), persistent=False)
+        count = len(self.classes)
+        self._hold("features", count, capacity, feature_dim, dtype=torch.float32, kind="buffer")
+        self._hold("written", count, kind="buffer")
+        self._hold("class_ids", count, value=self.classes, kind="constant")
 
     @property
     def filled(self) -> Tensor:
@@ -104,6 +128,7 @@ class MemoryBank(nn.Module, ABC):
     @torch.no_grad()
     def candidates(self, rows: Tensor, regions: Regions, classifier: Classifier | None = None) -> Candidates:
         """Rows (B, R, D) of regions as the list that :meth:`write` takes; changes nothing."""
+        self._check_rings()
         batch, classes, per_class = regions.valid.shape
         flat = rows.detach().reshape(-1, self.feature_dim)
         place = torch.arange(classes, device=rows.device)[None, :, None].expand(batch, -1, per_class).reshape(-1)
@@ -122,8 +147,34 @@ class MemoryBank(nn.Module, ABC):
     @torch.no_grad()
     def write(self, candidates: Candidates) -> None:
         """Write candidates of all ranks, in rank order."""
-        rows, position, valid = gather_rows(candidates, self.sync)
+        rows, position, valid = gather_rows(candidates, self.sync, self.group)
         ring_write(self.features, self.written, rows, position, valid)
+
+    def _check_rings(self) -> None:
+        """Require the next slot of a ring that is not full to be empty, which averaging ends."""
+        if not may_read(self.written, self.validate) or not self.classes:
+            return
+        following = self.features[torch.arange(len(self.classes)), self.written.clamp(0, self.capacity - 1).cpu()]
+        open_ended = (self.written >= 0) & (self.written < self.capacity)
+        broken = (self.written < 0) | (open_ended & (following != 0).any(1))
+        if bool(broken.any()):
+            raise RuntimeError(
+                f"written must count the rows of features, got counters of classes "
+                f"{self.class_ids[broken].tolist()} that do not: rings and counters cannot be averaged. Average with "
+                "use_buffers=False (AveragedModel, EMAWeightAveraging), or call reset()."
+            )
+
+    def _settings(self) -> dict[str, Any]:
+        return {"classes": list(self.classes), "capacity": int(self.capacity), "feature_dim": int(self.feature_dim)}
+
+    def _fits(self, settings: dict[str, Any]) -> bool:
+        return self._settings() | {"classes": sorted(self.classes)} == settings | {
+            "classes": sorted(settings.get("classes", ()))
+        }
+
+    def _sorted(self, entries: dict[str, Tensor], settings: dict[str, Any]) -> dict[str, Tensor]:
+        places = [settings["classes"].index(c) for c in self.classes]
+        return {name: entry[places] for name, entry in entries.items()}
 
     def extra_repr(self) -> str:
         """The shape, for ``print(module)``."""

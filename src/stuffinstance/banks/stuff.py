@@ -1,12 +1,18 @@
 """The memory of stuff: one mean feature per class and image."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from stuffinstance.banks.memory import MemoryBank
 from stuffinstance.distributed import Sync
 from stuffinstance.regions import Regions, stuff_regions
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 
 class StuffBank(MemoryBank):
@@ -22,6 +28,7 @@ class StuffBank(MemoryBank):
         feature_dim: D.
         capacity: S, slots per class (w = 50 in paper and code).
         sync: ``"auto"`` shares rows across the ranks of a running process group, ``"off"`` does not.
+        group: The process group whose ranks share; None for all ranks.
         validate: Look for non-finite features before each update and raise; reads from the device.
 
     Raises:
@@ -43,9 +50,10 @@ class StuffBank(MemoryBank):
         capacity: int = 50,
         *,
         sync: Sync = "auto",
+        group: ProcessGroup | None = None,
         validate: bool = False,
     ) -> None:
-        super().__init__(classes, feature_dim, capacity, sync=sync, validate=validate)
+        super().__init__(classes, feature_dim, capacity, sync=sync, group=group, validate=validate)
 
     def regions(self, labels: Tensor) -> Regions:
         """One region per class: all of its pixels."""

@@ -77,7 +77,7 @@ def draw_confidences(
     limits = rule.compute() if thresholds is None else thresholds
     check_thresholds("thresholds", limits, space.num_classes)
     limit_of = limits.detach().to("cpu", torch.float64).tolist()
-    counts = np.asarray(sum_over_ranks(rule.histogram, rule.sync).cpu())
+    counts = np.asarray(sum_over_ranks(rule.histogram, rule.sync, rule.group).cpu())
     shown = checked_rows(classes, space)
     ax = axes_on(ax, rows_height(len(shown)) + 0.14 * len(shown) + 0.2)
     for place, k in enumerate(shown):

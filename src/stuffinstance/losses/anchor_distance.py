@@ -179,14 +179,14 @@ class AnchorDistanceLoss(nn.Module):
             fixed = rows.detach()
             rows = fixed + (rows - fixed) * (2 * share)[:, :, None].to(rows.dtype)
         used = (area >= self.anchors.min_pixels) & self.anchors.filled
-        return _distance_of_means(rows, used, self.anchors.anchors, self.soften_above)
+        return _distance_of_means(rows, used, self.anchors.anchors_in(rows.dtype), self.soften_above)
 
     def _of_pixels(self, features: Tensor, labels: Tensor, logits: Tensor | None) -> Tensor:
         classes = self.anchors.labels_at(features, labels, logits).to(torch.int64)
         known = (classes >= 0) & (classes < self.anchors.num_classes)
         used = known & self.anchors.filled[torch.where(known, classes, 0)]
         exact = torch.promote_types(features.dtype, torch.float32)
-        return _distance_of_pixels(features.to(exact), classes, used, self.anchors.anchors)
+        return _distance_of_pixels(features.to(exact), classes, used, self.anchors.anchors_in(exact))
 
     def extra_repr(self) -> str:
         """The choices, for ``print(module)``."""

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from stuffinstance.distributed import Sync, gather_rows, sum_over_ranks
+from stuffinstance.float_pairs import on_cpu
 from stuffinstance.pseudo_labels.threshold_rule import ThresholdRule, check_fraction
 
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+_FINE, _KEY = 53, 40  # bits behind the point: of thresholds, as of a float64 number in 1/2 .. 1, and of sorted scores
+_SHARE = 31  # and of the share of pixels below the percentile
 HIGHEST = 0.999  # the released code's: at 1 only a probability that rounds to 1 would be kept
 
 
@@ -25,9 +34,10 @@ class AdaptiveThreshold(ThresholdRule):
     are. IAST updates with a batch of the target and then labels the same batch. Each call of :meth:`update` is one
     batch: three images at once are one step, not three. A class that the batch does not contain keeps its threshold.
 
-    The percentile is exact, up to the rounding of float64: one sort of the batch's pixels by class and confidence. The
-    state is 2 K numbers. Under ``torch.distributed`` the batches of all ranks are one batch, so all ranks hold the same
-    thresholds; every rank must then call :meth:`update` equally often.
+    The percentile is one of the batch's pixels sorted by class and confidence, in whole numbers of 40 bits behind the
+    point; its place among n pixels is within 2e-7 n of the exact one. Thresholds move in whole numbers of 53 bits, so
+    no step is too small for them. The state is 2 K numbers. Under ``torch.distributed`` the batches of all ranks are
+    one batch, so all ranks hold the same thresholds; every rank must then call :meth:`update` equally often.
 
     Args:
         num_classes: K.
@@ -37,11 +47,13 @@ class AdaptiveThreshold(ThresholdRule):
         gamma: How much smaller the share is for classes of low threshold.
         ignore_index: What pixels below their class's threshold become.
         sync: ``"auto"`` takes the batches of all ranks together, ``"off"`` does not.
+        group: The process group whose ranks share; None for all ranks.
         validate: Check on a GPU too that probabilities were passed; on CPU tensors that is always checked.
 
     Attributes:
-        thresholds: Buffer (K,) float64.
-        seen: Buffer (K,) int64, pixels predicted as each class.
+        thresholds: (K,) float64 on the CPU, read from the device; :meth:`compute` gives them there in float32.
+        fixed: (K,) int64, the thresholds times 2^53. A rank's own, as ``seen``: saved, but not buffers.
+        seen: (K,) int64, pixels predicted as each class.
 
     Raises:
         ValueError: If ``start``, ``alpha`` or ``beta`` is outside 0 .. 1, ``gamma`` is below 0, or a size is below 1.
@@ -51,12 +63,12 @@ class AdaptiveThreshold(ThresholdRule):
         >>> probabilities = torch.tensor([[[[0.75, 0.625, 0.875]], [[0.25, 0.375, 0.125]]]])
         >>> threshold.update(probabilities)
         >>> threshold.compute()                                             # class 1 was not predicted
-        tensor([0.8994, 0.9000], dtype=torch.float64)
+        tensor([0.8994, 0.9000])
         >>> threshold.pseudo_labels(torch.tensor([[[[0.95, 0.85]], [[0.05, 0.15]]]]))
         tensor([[[  0, 255]]])
     """
 
-    thresholds: Tensor
+    fixed: Tensor
     seen: Tensor
 
     def __init__(
@@ -69,9 +81,10 @@ class AdaptiveThreshold(ThresholdRule):
         ignore_index: int = 255,
         *,
         sync: Sync = "auto",
+        group: ProcessGroup | None = None,
         validate: bool = False,
     ) -> None:
-        super().__init__(num_classes, ignore_index, sync, validate)
+        super().__init__(num_classes, ignore_index, sync, validate, group)
         for name, value in (("start", start), ("alpha", alpha), ("beta", beta)):
             check_fraction(name, value)
         if not gamma >= 0:
@@ -80,12 +93,17 @@ class AdaptiveThreshold(ThresholdRule):
         self.alpha = alpha
         self.beta = beta
         self.gamma = gamma
-        self.register_buffer("thresholds", torch.full((num_classes,), float(start), dtype=torch.float64))
-        self.register_buffer("seen", torch.zeros(num_classes, dtype=torch.int64))
+        self._hold("fixed", num_classes, value=round(start * 2**_FINE))
+        self._hold("seen", num_classes)
+
+    @property
+    def thresholds(self) -> Tensor:
+        """The K thresholds, (K,) float64 on the CPU: all their digits, read from the device."""
+        return on_cpu(self.fixed.cpu().numpy() / np.float64(2**_FINE))
 
     def compute(self) -> Tensor:
-        """The K thresholds as they are, (K,) float64, on the state's device."""
-        return self.thresholds.to(torch.float64, copy=True)
+        """The K thresholds as they are, (K,) float32, on the state's device."""
+        return self.fixed.to(torch.float32).div_(2**_FINE)
 
     def counts(self) -> Tensor:
         """Pixels predicted as each class so far, of all ranks where their batches are taken together, (K,) int64."""
@@ -104,30 +122,35 @@ class AdaptiveThreshold(ThresholdRule):
 
     def reset(self) -> None:
         """Back to the start."""
-        self.thresholds.fill_(self.start)
-        self.seen.zero_()
+        super().reset()
 
     def _take(self, scores: Tensor, predicted: Tensor) -> None:
-        old = self.compute()
         finite = scores.isfinite()
-        # Class and score in one number, so that one sort orders both: the scores of class c lie in 2c .. 2c + 1,
+        # Class and score in one whole number, so that one sort orders both: the scores of class c lie in 2c .. 2c + 1,
         # and what is not finite behind all of them.
-        keys = torch.where(finite, scores.to(torch.float64).clamp(0, 1) + 2 * predicted, 2.0 * self.num_classes)
-        (keys,) = gather_rows((keys.flatten(),), self.sync)
+        one = 2**_KEY
+        score = (torch.where(finite, scores, 0).clamp(0, 1) * one).to(torch.int64)
+        keys = torch.where(finite, score + 2 * one * predicted, 2 * one * self.num_classes)
+        (keys,) = gather_rows((keys.flatten(),), self.sync, self.group)
         counts = torch.zeros_like(self.seen).scatter_add_(0, predicted.flatten(), finite.flatten().to(torch.int64))
-        counts = sum_over_ranks(counts, self.sync)
-        offset = 2.0 * torch.arange(self.num_classes, device=keys.device)
-        ordered = torch.cat([keys, old + offset]).sort().values
+        counts = sum_over_ranks(counts, self.sync, self.group)
+        offset = 2 * one * torch.arange(self.num_classes, device=keys.device)
+        own = self.fixed >> (_FINE - _KEY)
+        ordered = torch.cat([keys, own + offset]).sort().values
         first = (counts + 1).cumsum(0) - (counts + 1)  # each class also has its own threshold
-        place = (1 - self.alpha * old**self.gamma).clamp(0, 1) * counts
-        below = place.floor().to(torch.int64)
-        above = torch.minimum(below + 1, counts)
-        lower, upper = ordered[first + below] - offset, ordered[first + above] - offset
-        percentile = torch.lerp(lower, upper, place - below)
-        moved = self.beta * old + (1 - self.beta) * percentile
-        moved = torch.where(moved >= 1, HIGHEST, moved)
-        self.thresholds.copy_(torch.where(counts > 0, moved, old))
-        self.seen += counts
+        above = (self.alpha * self.compute() ** self.gamma).clamp(0, 1)  # the share of pixels above the percentile
+        place = (2**_SHARE - (above * 2**_SHARE).to(torch.int64)) * counts
+        below = place >> _SHARE
+        lower = ordered[first + below] - offset
+        upper = ordered[first + torch.minimum(below + 1, counts)] - offset
+        between = (place - (below << _SHARE)).to(torch.float32) / 2**_SHARE
+        percentile = lower + ((upper - lower) * between).round().to(torch.int64)
+        # A threshold moves by a step, whose rounding is not that of the threshold.
+        step = ((percentile << (_FINE - _KEY)) - self.fixed).to(torch.float32) * (1 - self.beta)
+        moved = self.fixed + step.round().to(torch.int64)
+        moved = torch.where(moved.to(torch.float32) >= 2**_FINE, round(HIGHEST * 2**_FINE), moved)
+        self.fixed.copy_(torch.where(counts > 0, moved, self.fixed))
+        self.seen.add_(counts)
 
     def extra_repr(self) -> str:
         """The choices, for ``print(module)``."""

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import operator
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from stuffinstance.best_class import best_class
-from stuffinstance.distributed import Sync, sum_over_ranks
+from stuffinstance.distributed import Sync
 from stuffinstance.pseudo_labels.confidence_histogram import HistogramRule
 from stuffinstance.pseudo_labels.confidences import as_float, check_probabilities
 from stuffinstance.pseudo_labels.threshold_rule import check_above_zero, check_fraction
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 
 class PortionThreshold(HistogramRule):
@@ -41,10 +45,11 @@ class PortionThreshold(HistogramRule):
         ignore_index: What pixels become that no ratio lets in.
         bins: Resolution of the counts.
         sync: ``"auto"`` adds the counts of all ranks in :meth:`compute`, ``"off"`` does not.
+        group: The process group whose ranks share; None for all ranks.
         validate: Check on a GPU too that probabilities were passed; on CPU tensors that is always checked.
 
     Attributes:
-        histogram: Buffer (K, bins) int64.
+        histogram: (K, bins) int64: a rank's own counts, saved but not a buffer.
 
     Raises:
         ValueError: If a portion or the step is outside 0 .. 1, ``max_portion`` is below ``portion``, or a size is
@@ -55,7 +60,7 @@ class PortionThreshold(HistogramRule):
         >>> probabilities = torch.tensor([[[[0.75, 0.875, 0.625]], [[0.25, 0.125, 0.375]]]])
         >>> threshold.update(probabilities)
         >>> threshold.compute()                           # the best 1 of 3; class 1 was never predicted
-        tensor([0.8750, 1.0000], dtype=torch.float64)
+        tensor([0.8750, 1.0000])
         >>> threshold.pseudo_labels(probabilities)
         tensor([[[255,   0, 255]]])
         >>> [round(PortionThreshold(2).portion_at(i), 2) for i in range(8)]
@@ -72,9 +77,10 @@ class PortionThreshold(HistogramRule):
         ignore_index: int = 255,
         bins: int = 65536,
         sync: Sync = "auto",
+        group: ProcessGroup | None = None,
         validate: bool = False,
     ) -> None:
-        super().__init__(num_classes, ignore_index, bins, sync, validate)
+        super().__init__(num_classes, ignore_index, bins, sync, validate, group)
         for name, value in (("portion", portion), ("step", step), ("max_portion", max_portion)):
             check_fraction(name, value)
         if max_portion < portion:
@@ -98,14 +104,14 @@ class PortionThreshold(HistogramRule):
         return min(self.portion + number * self.step, self.max_portion)
 
     def compute(self, round_number: int = 0) -> Tensor:
-        """The K thresholds so far, (K,) float64, on the histogram's device.
+        """The K thresholds so far, (K,) float32, on the histogram's device.
 
         Args:
             round_number: The round of self-training, from 0, that :meth:`portion_at` gives the portion of.
         """
-        counts = sum_over_ranks(self.histogram, self.sync)
+        counts = self._all_counts()
         total = counts.sum(1)
-        chosen = torch.floor(total.to(torch.float64) * self.portion_at(round_number)).to(torch.int64)
+        chosen, _, _ = self._part_of(total, self.portion_at(round_number))
         return torch.where(chosen > 0, self._confidence_at(counts, total - chosen), 1.0)
 
     @torch.no_grad()

@@ -63,7 +63,7 @@ class SymmetricConsistency(nn.Module):
         tensor([[[0.8750, 0.5000, 0.9375]]])
         >>> symmetric.update(p_a, p_b)
         >>> symmetric.compute()
-        tensor([0.9000, 0.0000], dtype=torch.float64)
+        tensor([0.9000, 0.0000])
         >>> symmetric.pseudo_labels(p_a, p_b)
         tensor([[[255, 255,   0]]])
     """
@@ -127,7 +127,7 @@ class SymmetricConsistency(nn.Module):
         self.rule.update_scores(fused.score, fused.labels)
 
     def compute(self) -> Tensor:
-        """The K thresholds on the score so far, (K,) float64."""
+        """The K thresholds on the score so far, (K,) float32."""
         return self.rule.compute()
 
     def counts(self) -> Tensor:
@@ -167,8 +167,12 @@ class SymmetricConsistency(nn.Module):
         self.rule.merge(other.rule)
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Forget everything: back to the state after construction."""
         self.rule.reset()
+
+    def reset_parameters(self) -> None:
+        """The same as :meth:`reset`, under the name that deferred initialization calls."""
+        self.reset()
 
     def extra_repr(self) -> str:
         """The choice, for ``print(module)``."""

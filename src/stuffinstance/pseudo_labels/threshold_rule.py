@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from stuffinstance._state import StatefulModule
 from stuffinstance.arguments import (
     check_class_ids,
     check_label_map,
@@ -17,11 +19,14 @@ from stuffinstance.arguments import (
     describe,
     may_read,
 )
-from stuffinstance.distributed import Sync, check_sync
+from stuffinstance.distributed import Sync
 from stuffinstance.pseudo_labels.confidences import confidences
 
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
-class ThresholdRule(nn.Module, ABC):
+
+class ThresholdRule(StatefulModule, ABC):
     """Abstract: one threshold per class from a stream of target predictions, and the pseudo-labels that pass it.
 
     Feed it with :meth:`update`, read :meth:`compute`, label with :meth:`pseudo_labels`. Scores other than the largest
@@ -31,6 +36,7 @@ class ThresholdRule(nn.Module, ABC):
         num_classes: K.
         ignore_index: What pixels without a pseudo-label become.
         sync: ``"auto"`` makes the thresholds those of all ranks, ``"off"`` keeps to the own ones.
+        group: The process group whose ranks share; None for all ranks.
         validate: Check values on a GPU too; on CPU tensors they are always checked.
 
     Raises:
@@ -47,18 +53,18 @@ class ThresholdRule(nn.Module, ABC):
         [[[0, 255, 0]]]
     """
 
-    def __init__(self, num_classes: int, ignore_index: int, sync: Sync, validate: bool) -> None:
-        super().__init__()
+    def __init__(
+        self, num_classes: int, ignore_index: int, sync: Sync, validate: bool, group: ProcessGroup | None = None
+    ) -> None:
+        super().__init__(sync, group)
         check_positive("num_classes", num_classes)
-        check_sync(sync)
         self.num_classes = num_classes
         self.ignore_index: int = checked_ignore_index(ignore_index, num_classes)
-        self.sync: Sync = sync
         self.validate = validate
 
     @abstractmethod
     def compute(self) -> Tensor:
-        """The K thresholds so far, (K,) float64, on the state's device."""
+        """The K thresholds so far, (K,) float32, on the state's device."""
 
     @abstractmethod
     def counts(self) -> Tensor:
@@ -66,7 +72,8 @@ class ThresholdRule(nn.Module, ABC):
 
     @abstractmethod
     def reset(self) -> None:
-        """Forget everything."""
+        """Forget everything: back to the state after construction."""
+        super().reset()
 
     @abstractmethod
     def merge(self, other: ThresholdRule) -> None:
@@ -142,13 +149,13 @@ class ThresholdRule(nn.Module, ABC):
 
     def _kept(self, scores: Tensor, predicted: Tensor, thresholds: Tensor) -> Tensor:
         least = thresholds.to(scores.device)[predicted]
-        return torch.where(scores.to(torch.float64) >= least, predicted, self.ignore_index)
+        return torch.where(scores >= least, predicted, self.ignore_index)  # in the finer dtype of the two
 
     def _thresholds(self, thresholds: Tensor | None) -> Tensor:
         if thresholds is None:
             return self.compute()
         check_thresholds("thresholds", thresholds, self.num_classes)
-        return thresholds.to(torch.float64)
+        return thresholds
 
     def _checked_scores(self, scores: Tensor, predicted: Tensor) -> tuple[Tensor, Tensor]:
         """Scores, NaN where one is not finite or there is no class, and classes that can be used as an index."""
@@ -180,7 +187,11 @@ class ThresholdRule(nn.Module, ABC):
 
     def _check_device(self, name: str, tensor: Tensor) -> None:
         if isinstance(tensor, Tensor):
-            check_on_device(name, tensor, "rule", next(self.buffers()))
+            held = [getattr(self, state) for state in self._initial] or list(self.buffers())
+            check_on_device(name, tensor, "rule", held[0])
+
+    def _settings(self) -> dict[str, Any]:
+        return {"num_classes": int(self.num_classes)}
 
 
 def check_thresholds(name: str, thresholds: Tensor, num_classes: int) -> None:

@@ -1,0 +1,61 @@
+"""Numbers of 48 bits as the unevaluated sum of two float32 ones, for devices without float64."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.dlpack import from_dlpack
+
+
+def difference(values: Tensor, high: Tensor, low: Tensor) -> Tensor:
+    """``values - (high + low)``, exact but for one rounding in the dtype of ``values`` (float32 or float64)."""
+    return (values - high.to(values.dtype)) - low.to(values.dtype)
+
+
+def add_to_pair(high: Tensor, low: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
+    """``high + low + step`` as a pair again: what the first float32 number cannot hold goes into the second.
+
+    Knuth's two-sum; a float64 step (float64 inputs, so the device has it) is added in float64.
+
+    Args:
+        high: float32.
+        low: float32, at most half a unit in the last place of ``high``.
+        step: float32 or float64, same shape.
+
+    Returns:
+        The new ``(high, low)``.
+
+    Example:
+        >>> high, low = torch.tensor(1.0), torch.tensor(0.0)
+        >>> for _ in range(1000):
+        ...     high, low = add_to_pair(high, low, torch.tensor(1e-9))
+        >>> high.item() + low.item()                                      # 1 + 1e-9 is 1 in float32
+        1.00000...
+    """
+    if step.dtype == torch.float64:
+        total = high.to(torch.float64) + low.to(torch.float64) + step
+        rounded = total.to(torch.float32)
+        return rounded, (total - rounded).to(torch.float32)
+    total = high + step
+    back = total - high
+    lost = (high - (total - back)) + (step - back)
+    rest = low + lost
+    result = total + rest
+    return result, rest - (result - total)
+
+
+def pair_in(dtype: torch.dtype, high: Tensor, low: Tensor) -> Tensor:
+    """The pair as one tensor of a dtype: float64 gets both numbers, others the first, which is the rounded sum."""
+    return high.to(dtype) + low.to(dtype) if dtype == torch.float64 else high.to(dtype)
+
+
+def on_cpu(array: NDArray[np.float64]) -> Tensor:
+    """An array as a tensor on the CPU that shares its memory."""
+    tensor: Tensor = from_dlpack(array)
+    return tensor
+
+
+def pair_on_cpu(high: Tensor, low: Tensor) -> NDArray[np.float64]:
+    """The pair as a float64 array; reads from the device."""
+    exact: NDArray[np.float64] = high.cpu().numpy().astype(np.float64) + low.cpu().numpy().astype(np.float64)
+    return exact
