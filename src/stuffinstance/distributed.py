@@ -1,18 +1,19 @@
 """What crosses ranks: rows gathered in rank order, counts added up. Without a process group nothing happens here."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from stuffinstance.arguments import check_choice
 
 Sync = Literal["auto", "off"]
 
 
 def check_sync(sync: str) -> None:
     """Require one of the two ways."""
-    if sync not in ("auto", "off"):
-        raise ValueError(f"sync must be 'auto' (across ranks where a process group runs) or 'off', got {sync!r}.")
+    check_choice("sync", sync, get_args(Sync), " ('auto' is across ranks where a process group runs)")
 
 
 def synchronises(sync: Sync) -> bool:

@@ -9,12 +9,18 @@ import torch
 from torch import Tensor, nn
 
 from stuffinstance.arguments import (
+    check_can_move,
     check_class_ids,
+    check_kind,
     check_label_map,
-    check_positive,
+    check_maps,
     check_same_batch,
+    check_tensor,
     checked_classes,
+    checked_flag,
+    checked_num_classes,
     may_read,
+    optional_ignore_index,
 )
 from stuffinstance.best_class import best_class
 from stuffinstance.distributed import Sync, check_sync, sum_over_ranks
@@ -36,7 +42,7 @@ class MeanIoU(nn.Module):
 
     Args:
         num_classes: K.
-        ignore_index: True pixels of this id are not counted.
+        ignore_index: True pixels of this id are not counted; not one of the K classes. None where all are counted.
         sync: ``"auto"`` adds the counts of all ranks in :meth:`compute`, ``"off"`` does not.
         validate: Check class ids on a GPU too; on CPU tensors they are always checked.
 
@@ -46,7 +52,9 @@ class MeanIoU(nn.Module):
             such a prediction is an error; on a GPU it is not looked for.
 
     Raises:
-        ValueError: If ``num_classes`` is below 1.
+        TypeError: If ``num_classes`` or ``ignore_index`` is not a whole number.
+        ValueError: If ``num_classes`` is below 1, or ``ignore_index`` is a class. For the mean over some classes alone
+            pass them to :meth:`compute`.
 
     Example:
         >>> score = MeanIoU(num_classes=2)
@@ -59,15 +67,15 @@ class MeanIoU(nn.Module):
     unclassed: Tensor
 
     def __init__(
-        self, num_classes: int, ignore_index: int = 255, *, sync: Sync = "auto", validate: bool = False
+        self, num_classes: int, ignore_index: int | None = 255, *, sync: Sync = "auto", validate: bool = False
     ) -> None:
         super().__init__()
-        check_positive("num_classes", num_classes)
+        num_classes = checked_num_classes(num_classes)
         check_sync(sync)
         self.num_classes = num_classes
-        self.ignore_index = ignore_index
+        self.ignore_index = optional_ignore_index(ignore_index, num_classes)
         self.sync: Sync = sync
-        self.validate = validate
+        self.validate = checked_flag("validate", validate)
         self.register_buffer("confusion", torch.zeros(num_classes, num_classes, dtype=torch.int64))
         self.register_buffer("unclassed", torch.zeros(num_classes, dtype=torch.int64))
 
@@ -82,11 +90,9 @@ class MeanIoU(nn.Module):
         Raises:
             ValueError: If ranks, dtypes, sizes or devices do not fit, or an id is no class.
         """
-        if isinstance(predictions, Tensor) and predictions.ndim == 4 and predictions.is_floating_point():
-            if predictions.shape[1] != self.num_classes:
-                raise ValueError(
-                    f"predictions must have K = {self.num_classes} channels, got {tuple(predictions.shape)}."
-                )
+        check_tensor("predictions", "an integer tensor (B, H, W), or logits (B, K, H, W)", predictions)
+        if predictions.ndim == 4 and predictions.is_floating_point():
+            check_maps("predictions", predictions, self.num_classes, "K")
             values, predictions = best_class(predictions)
             self._refuse_broken(values)
         check_label_map("predictions", predictions)
@@ -97,10 +103,11 @@ class MeanIoU(nn.Module):
                 f"predictions must have the labels' size (B, H, W) = {tuple(labels.shape)}, got "
                 f"{tuple(predictions.shape)}. Upsample the logits to the labels, not the labels to the logits."
             )
+        check_can_move("predictions", predictions, "score", self.confusion)
         check_class_ids("labels", labels, self.num_classes, self.ignore_index, self.validate)
         truth = labels.to(torch.int64).reshape(-1)
         guess = predictions.to(torch.int64).reshape(-1)
-        counted = (truth != self.ignore_index) & (truth >= 0) & (truth < self.num_classes)
+        counted = (truth >= 0) & (truth < self.num_classes)
         # What was predicted where nothing is counted does not matter.
         check_class_ids("predictions", torch.where(counted, guess, 0), self.num_classes, -1, self.validate)
         columns = self.num_classes + 1  # the last one for predictions that are no class
@@ -151,6 +158,7 @@ class MeanIoU(nn.Module):
         Raises:
             ValueError: If ``other`` counts another number of classes.
         """
+        check_kind("other", other, MeanIoU)
         if other.num_classes != self.num_classes:
             raise ValueError(f"other must count K = {self.num_classes} classes, got K = {other.num_classes}.")
         self.confusion += other.confusion.to(self.confusion.device)

@@ -11,10 +11,14 @@ from stuffinstance.arguments import (
     check_label_map,
     check_maps,
     check_on_device,
-    check_positive,
     check_same_batch,
+    checked_flag,
     checked_ignore_index,
+    checked_num_classes,
+    checked_number,
+    checked_positive,
 )
+from stuffinstance.autocast_device import autocast_device
 from stuffinstance.banks.running_mean import running_mean
 from stuffinstance.distributed import Sync, check_sync, gather_rows
 from stuffinstance.label_maps import correct_labels, resize_labels
@@ -75,10 +79,10 @@ class CategoryAnchors(nn.Module):
         validate: bool = False,
     ) -> None:
         super().__init__()
-        check_positive("num_classes", num_classes)
-        check_positive("feature_dim", feature_dim)
-        check_positive("min_pixels", min_pixels)
-        check_positive("max_count", max_count)
+        num_classes = checked_num_classes(num_classes)
+        feature_dim = checked_positive("feature_dim", feature_dim)
+        min_pixels = checked_positive("min_pixels", min_pixels)
+        max_count = checked_positive("max_count", max_count)
         check_sync(sync)
         self.num_classes = num_classes
         self.feature_dim = feature_dim
@@ -86,7 +90,7 @@ class CategoryAnchors(nn.Module):
         self.max_count = max_count
         self.ignore_index = checked_ignore_index(ignore_index, num_classes)
         self.sync: Sync = sync
-        self.validate = validate
+        self.validate = checked_flag("validate", validate)
         self.register_buffer("anchors", torch.zeros(num_classes, feature_dim, dtype=torch.float64))
         self.register_buffer("count", torch.zeros(num_classes, dtype=torch.int64))
 
@@ -141,9 +145,8 @@ class CategoryAnchors(nn.Module):
             ValueError: If ``features`` do not fit the anchors, or ``margin`` is below 0.
         """
         self._check_features(features)
-        if not margin >= 0:
-            raise ValueError(f"margin must be a distance of 0 or more, got {margin!r}.")
-        with torch.autocast(features.device.type, enabled=False):
+        margin = checked_number("margin", margin, "a distance of 0 or more", least=0)
+        with torch.autocast(autocast_device(features), enabled=False):
             exact = torch.promote_types(features.dtype, torch.float32)
             pixels = features.to(exact).flatten(2).transpose(1, 2)  # (B, P, D)
             # Not through a matrix product: its cancellation would move the margin.

@@ -12,9 +12,10 @@ from stuffinstance.arguments import (
     check_label_map,
     check_maps,
     check_on_device,
-    check_positive,
     check_same_batch,
     checked_classes,
+    checked_flag,
+    checked_positive,
 )
 from stuffinstance.banks.classifier import Classifier, agrees
 from stuffinstance.banks.ring import ring_write
@@ -49,13 +50,13 @@ class MemoryBank(nn.Module, ABC):
         self.classes = checked_classes("classes", classes)
         if any(number < 0 for number in self.classes):
             raise ValueError(f"classes must be class ids of 0 or more, got {self.classes}.")
-        check_positive("feature_dim", feature_dim)
-        check_positive("capacity", capacity)
+        feature_dim = checked_positive("feature_dim", feature_dim)
+        capacity = checked_positive("capacity", capacity)
         check_sync(sync)
         self.feature_dim = feature_dim
         self.capacity = capacity
         self.sync: Sync = sync
-        self.validate = validate
+        self.validate = checked_flag("validate", validate)
         self.register_buffer("features", torch.zeros(len(self.classes), capacity, feature_dim))
         self.register_buffer("written", torch.zeros(len(self.classes), dtype=torch.int64))
         self.register_buffer("class_ids", torch.tensor(self.classes, dtype=torch.int64), persistent=False)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from stuffinstance.arguments import check_positive
+from stuffinstance.arguments import checked_positive
 from stuffinstance.banks import MemoryBank
 from stuffinstance.drawing.bank_classes import bank_classes
 from stuffinstance.drawing.canvas import axes_on, ink
@@ -57,7 +57,7 @@ def draw_bank_rows(
         >>> ax.collections[0].get_offsets().shape, ax.texts[0].get_text()
         ((3, 2), 'road')
     """
-    check_positive("rows_per_class", rows_per_class)
+    rows_per_class = checked_positive("rows_per_class", rows_per_class)
     classes = bank_classes(banks, space)
     if len({one.rows.shape[1] for one in classes}) > 1:
         raise ValueError("banks must share one feature_dim D to be drawn in one plane. Draw them one by one.")

@@ -33,7 +33,7 @@ def draw_confidences(
     space: LabelSpace,
     *,
     thresholds: Tensor | None = None,
-    classes: Sequence[int] | None = None,
+    classes: Sequence[int | str] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     """Draw for each class how its confidences are distributed, where its threshold is, and what share reaches it.
@@ -48,7 +48,7 @@ def draw_confidences(
             rank must call this.
         space: Names of the K classes.
         thresholds: (K,), to draw in place of ``rule.compute()``, such as those of another round.
-        classes: Ids to draw, from top to bottom. Default: all.
+        classes: Ids or names to draw, from top to bottom. Default: all.
         ax: Where to draw. Default: a new figure.
 
     Returns:

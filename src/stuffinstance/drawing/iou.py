@@ -22,7 +22,7 @@ def draw_iou(
     scores: IoU | Mapping[str, IoU],
     space: LabelSpace,
     *,
-    classes: Sequence[int] | None = None,
+    classes: Sequence[int | str] | None = None,
     styles: Mapping[str, Mapping[str, Any]] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
@@ -34,7 +34,7 @@ def draw_iou(
     Args:
         scores: What ``MeanIoU.compute()`` returned, or several by the name of the run, in the order to list them.
         space: Names of the K classes.
-        classes: Ids to draw, from top to bottom. Default: all.
+        classes: Ids or names to draw, from top to bottom. Default: all.
         styles: Of some runs by name: arguments of ``Axes.scatter``, such as ``{"sim": {"marker": "D"}}``. Default:
             colours that the colour-blind tell apart, each with a marker of its own.
         ax: Where to draw. Default: a new figure.

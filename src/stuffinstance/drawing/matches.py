@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stuffinstance.arguments import check_positive
+from stuffinstance.arguments import checked_positive
 from stuffinstance.banks import MemoryBank
 from stuffinstance.drawing.canvas import axes_on, ink
 from stuffinstance.drawing.colours import as_hex, region_colours
@@ -82,7 +82,7 @@ def draw_matches(
         >>> [text.get_text() for text in ax.texts]
         ['region', 'slots of its class', 'nearest', 'distance', 'car 1', '1', '1']
     """
-    check_positive("most", most)
+    most = checked_positive("most", most)
     if not isinstance(matches, Matches):
         raise TypeError(f"matches must be what loss.matches() returns, got {type(matches).__name__}.")
     if len(bank.classes) != matches.used.shape[1] or max(bank.classes, default=0) >= space.num_classes:

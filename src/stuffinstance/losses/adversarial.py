@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stuffinstance.arguments import check_maps, check_positive
+from stuffinstance.arguments import check_choice, check_maps, checked_num_classes, checked_positive, describe
+from stuffinstance.autocast_device import autocast_device
 from stuffinstance.losses.entropy import entropy_map
 
 SOURCE, TARGET = 0.0, 1.0
@@ -50,8 +51,8 @@ class OutputDiscriminator(nn.Module):
 
     def __init__(self, num_classes: int, width: int = 64) -> None:
         super().__init__()
-        check_positive("num_classes", num_classes)
-        check_positive("width", width)
+        num_classes = checked_num_classes(num_classes)
+        width = checked_positive("width", width)
         self.num_classes = num_classes
         self.conv1 = _halving(num_classes, width)
         self.conv2 = _halving(width, 2 * width)
@@ -100,6 +101,7 @@ class OutputAdversarialLoss(nn.Module):
         of: What the discriminator sees: class ``"probabilities"``, or ``"entropy"`` for ADVENT's maps.
 
     Raises:
+        TypeError: If ``discriminator`` cannot be called.
         ValueError: If ``form`` or ``of`` is unknown.
 
     Example:
@@ -111,10 +113,10 @@ class OutputAdversarialLoss(nn.Module):
 
     def __init__(self, discriminator: nn.Module, form: AdversarialForm = "bce", of: Judged = "probabilities") -> None:
         super().__init__()
-        if form not in get_args(AdversarialForm):
-            raise ValueError(f"form must be one of {get_args(AdversarialForm)}, got {form!r}.")
-        if of not in get_args(Judged):
-            raise ValueError(f"of must be one of {get_args(Judged)}, got {of!r}.")
+        if not callable(discriminator):
+            raise TypeError(f"discriminator must be a module or a callable, got {describe(discriminator)}.")
+        check_choice("form", form, get_args(AdversarialForm))
+        check_choice("of", of, get_args(Judged))
         self._discriminator = [discriminator]  # in a list: not a submodule, its state is saved where it lives
         self.form: AdversarialForm = form
         self.of: Judged = of
@@ -128,6 +130,7 @@ class OutputAdversarialLoss(nn.Module):
         Args:
             target_logits: (B, K, H, W), upsampled to the image; softmax is taken here.
         """
+        check_maps("target_logits", target_logits, channel_name="K")
         return self._error(target_logits, SOURCE)
 
     def discriminator(self, source_logits: Tensor, target_logits: Tensor) -> Tensor:
@@ -137,14 +140,15 @@ class OutputAdversarialLoss(nn.Module):
             source_logits: (B, K, H, W).
             target_logits: (B', K, H', W'), any batch and size.
         """
+        check_maps("source_logits", source_logits, channel_name="K")
+        check_maps("target_logits", target_logits, channel_name="K")
         source = self._error(source_logits.detach(), SOURCE)
         return 0.5 * source + 0.5 * self._error(target_logits.detach(), TARGET)
 
     def _error(self, logits: Tensor, domain: float) -> Tensor:
-        check_maps("logits", logits, channel_name="K")
         seen = torch.softmax(logits, 1)
         judged: Tensor = self._discriminator[0](seen if self.of == "probabilities" else entropy_map(seen))
-        with torch.autocast(logits.device.type, enabled=False):
+        with torch.autocast(autocast_device(logits), enabled=False):
             judged = judged if judged.dtype == torch.float64 else judged.float()
             truth = torch.full_like(judged, domain)
             if self.form == "least_squares":

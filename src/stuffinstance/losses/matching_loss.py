@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from stuffinstance.arguments import check_callable, checked_flag
 from stuffinstance.banks import Classifier, MemoryBank
 from stuffinstance.label_maps import resize_labels
 from stuffinstance.matching import Between, DistanceName, nearest_distance, resolve_distance
@@ -45,12 +46,13 @@ class MatchingLoss(nn.Module, ABC):
         classifier: Classifier | None,
     ) -> None:
         super().__init__()
+        check_callable("classifier", classifier, "rows (N, D)")
         # In lists, so that neither becomes a submodule: the bank's and the network's state are saved where they live.
         self._bank = [bank]
         self._classifier = [classifier]
         self.distance_name = distance if isinstance(distance, str) else getattr(distance, "__name__", "callable")
         self.distance = resolve_distance(distance)
-        self.warm_up = warm_up
+        self.warm_up = checked_flag("warm_up", warm_up)
 
     @property
     def bank(self) -> MemoryBank:

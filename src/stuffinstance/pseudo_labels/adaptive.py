@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from stuffinstance.arguments import checked_fraction, checked_number
 from stuffinstance.distributed import Sync, gather_rows, sum_over_ranks
-from stuffinstance.pseudo_labels.threshold_rule import ThresholdRule, check_fraction
+from stuffinstance.pseudo_labels.threshold_rule import ThresholdRule
 
 HIGHEST = 0.999  # the released code's: at 1 only a probability that rounds to 1 would be kept
 
@@ -72,16 +73,12 @@ class AdaptiveThreshold(ThresholdRule):
         validate: bool = False,
     ) -> None:
         super().__init__(num_classes, ignore_index, sync, validate)
-        for name, value in (("start", start), ("alpha", alpha), ("beta", beta)):
-            check_fraction(name, value)
-        if not gamma >= 0:
-            raise ValueError(f"gamma must be at least 0, got {gamma!r}.")
-        self.start = start
-        self.alpha = alpha
-        self.beta = beta
-        self.gamma = gamma
-        self.register_buffer("thresholds", torch.full((num_classes,), float(start), dtype=torch.float64))
-        self.register_buffer("seen", torch.zeros(num_classes, dtype=torch.int64))
+        self.start = checked_fraction("start", start)
+        self.alpha = checked_fraction("alpha", alpha)
+        self.beta = checked_fraction("beta", beta)
+        self.gamma = checked_number("gamma", gamma, "at least 0", least=0)
+        self.register_buffer("thresholds", torch.full((self.num_classes,), self.start, dtype=torch.float64))
+        self.register_buffer("seen", torch.zeros(self.num_classes, dtype=torch.int64))
 
     def compute(self) -> Tensor:
         """The K thresholds as they are, (K,) float64, on the state's device."""

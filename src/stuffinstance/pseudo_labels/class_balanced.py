@@ -7,10 +7,9 @@ import warnings
 import torch
 from torch import Tensor
 
-from stuffinstance.arguments import may_read
+from stuffinstance.arguments import checked_fraction, may_read
 from stuffinstance.distributed import Sync, sum_over_ranks
 from stuffinstance.pseudo_labels.confidence_histogram import HistogramRule
-from stuffinstance.pseudo_labels.threshold_rule import check_fraction
 
 
 class ClassBalancedThreshold(HistogramRule):
@@ -64,10 +63,8 @@ class ClassBalancedThreshold(HistogramRule):
         validate: bool = False,
     ) -> None:
         super().__init__(num_classes, ignore_index, bins, sync, validate)
-        check_fraction("quantile", quantile)
-        check_fraction("cap", cap)
-        self.quantile = quantile
-        self.cap = cap
+        self.quantile = checked_fraction("quantile", quantile)
+        self.cap = checked_fraction("cap", cap)
 
     def compute(self) -> Tensor:
         """The K thresholds so far, (K,) float64, on the histogram's device; 0 for a class that was never predicted.

@@ -7,7 +7,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
-from stuffinstance.arguments import check_positive
+from stuffinstance.arguments import checked_positive
 from stuffinstance.distributed import Sync, sum_over_ranks
 from stuffinstance.pseudo_labels.threshold_rule import ThresholdRule
 
@@ -37,9 +37,9 @@ class HistogramRule(ThresholdRule):
 
     def __init__(self, num_classes: int, ignore_index: int, bins: int, sync: Sync, validate: bool) -> None:
         super().__init__(num_classes, ignore_index, sync, validate)
-        check_positive("bins", bins)
+        bins = checked_positive("bins", bins)
         self.bins = bins
-        self.register_buffer("histogram", torch.zeros(num_classes, bins, dtype=torch.int64))
+        self.register_buffer("histogram", torch.zeros(self.num_classes, bins, dtype=torch.int64))
 
     @abstractmethod
     def compute(self) -> Tensor:

@@ -21,6 +21,7 @@ def restyle_lab(source: Tensor, target: Tensor) -> Tensor:
         (B, 3, H, W), clipped to 0 .. 1. A channel without spread in the source is only shifted.
 
     Raises:
+        TypeError: If an image batch is not a tensor.
         ValueError: If the images are not RGB batches on one device.
 
     Example:
