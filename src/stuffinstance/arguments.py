@@ -304,9 +304,9 @@ def check_callable(name: str, value: Any, of: str) -> None:
         raise TypeError(f"{name} must be a callable of {of} or None, got {describe(value)}.")
 
 
-def check_kind(name: str, value: Any, kind: type, advice: str = "") -> None:
-    """Require an instance of a class."""
+def check_kind(name: str, value: Any, kind: type, wanted: str | None = None) -> None:
+    """Require an instance of a class, which messages call ``wanted``."""
     if not isinstance(value, kind):
         article = "an" if kind.__name__[0] in "AEIOU" else "a"
-        came = value if isinstance(value, type) else type(value)
-        raise TypeError(f"{name} must be {article} {kind.__name__}{advice}, got {came.__name__}.")
+        came = f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
+        raise TypeError(f"{name} must be {wanted or f'{article} {kind.__name__}'}, got {came}.")

@@ -51,9 +51,11 @@ class _StreamingMean(nn.Module):
         """Add what another part of the data set counted.
 
         Raises:
+            TypeError: If ``other`` is not a score.
             ValueError: If ``other`` is another score, or has other settings.
         """
-        check_kind("other", other, type(self))
+        if not isinstance(other, _StreamingMean):
+            check_kind("other", other, type(self))
         own, others = (f"{type(each).__name__}({each.extra_repr()})" for each in (self, other))
         if own != others:
             raise ValueError(f"other must be {own}, got {others}: their means are not of the same thing.")

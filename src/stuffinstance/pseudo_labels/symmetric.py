@@ -70,7 +70,7 @@ class SymmetricConsistency(nn.Module):
 
     def __init__(self, rule: ThresholdRule, consistency: Consistency = "l1") -> None:
         super().__init__()
-        check_kind("rule", rule, ThresholdRule, " such as ClassBalancedThreshold(K)")
+        check_kind("rule", rule, ThresholdRule, "a ThresholdRule such as ClassBalancedThreshold(K)")
         check_choice("consistency", consistency, get_args(Consistency))
         self.rule = rule
         self.consistency: Consistency = consistency

@@ -57,7 +57,7 @@ class MeanTeacher(nn.Module):
 
     def __init__(self, network: nn.Module, alpha: float = 0.999) -> None:
         super().__init__()
-        check_kind("network", network, nn.Module)
+        check_kind("network", network, nn.Module, "an nn.Module")
         alpha = checked_fraction("alpha", alpha)
         for name, parameter in network.named_parameters():
             if parameter.requires_grad and parameter.is_floating_point() and parameter.element_size() < 4:
@@ -85,7 +85,7 @@ class MeanTeacher(nn.Module):
         Raises:
             ValueError: If names, shapes or devices of parameters or buffers differ. Nothing is changed then.
         """
-        check_kind("network", network, nn.Module)
+        check_kind("network", network, nn.Module, "an nn.Module")
         own, new = _tensors("parameters", self.network, network)
         own_buffers, new_buffers = _tensors("buffers", self.network, network)
         self.steps += 1
