@@ -170,7 +170,7 @@ KEEP = torch.ones(1, 2, 3, dtype=torch.bool)
 
 
 @pytest.mark.parametrize(("call", "error", "message"), [
-    (lambda: soft_labels(P, K, alpha=0), ValueError, "alpha must be above 0, got 0"),
+    (lambda: soft_labels(P, K, alpha=0), ValueError, "alpha must be a finite number above 0.*, got 0"),
     (lambda: soft_labels(P * 8, K), ValueError, "probabilities must be .*softmax"),
     (lambda: soft_labels(P, K[:3]), ValueError, r"thresholds must be .*\(K,\) = \(4,\), got .*\(3,\)"),
     (lambda: soft_labels(P, K[None]), ValueError, r"thresholds must be .*\(K,\) = \(4,\), got .*\(1, 4\)"),

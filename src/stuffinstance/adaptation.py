@@ -116,7 +116,8 @@ class StuffInstanceMatching(nn.Module):
         check_choice("preset", preset, PRESETS)
         capacity = checked_positive("capacity", capacity)
         max_instances = checked_positive("max_instances", max_instances)
-        check_callable("classifier", classifier, "rows (N, D)")
+        if classifier is not None:
+            check_callable("classifier", classifier, "rows (N, D)")
         self.space = space
         self.feature_dim = checked_positive("feature_dim", feature_dim)
         self.preset = preset
@@ -150,6 +151,7 @@ class StuffInstanceMatching(nn.Module):
         Raises:
             ValueError: If ranks, dtypes, sizes, devices or class ids cannot be right.
         """
+        check_label_map("source_labels", source_labels)
         self._check("source", source_features, source_logits, source_labels, "source_labels")
         check_feature_size("source_logits", source_logits, source_features)
         correct = correct_labels(source_labels, source_logits, self.space.ignore_index)

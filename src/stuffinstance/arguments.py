@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stuffinstance.autocast_device import autocast_device
 from stuffinstance.scalars import real_number, whole_number
 
 INTEGER_DTYPES = frozenset(
@@ -23,6 +24,7 @@ FLOATING_DTYPES = frozenset({torch.float16, torch.bfloat16, torch.float32, torch
 MOST_CLASSES = 2**16
 _INT64 = 2**63
 _LARGEST = sys.float_info.max
+_SMALLEST = 1e-30
 
 
 def describe(value: object) -> str:
@@ -138,12 +140,24 @@ def check_on_device(name: str, tensor: Tensor, owner: str, held: Tensor) -> None
         )
 
 
+def check_weights_take(name: str, tensor: Tensor, owner: str, weight: Tensor) -> None:
+    """Require the device of a network's weights, and their dtype where autocast does not see to it."""
+    check_on_device(name, tensor, owner, weight)
+    if torch.compiler.is_compiling() or torch.is_autocast_enabled(autocast_device(tensor)):
+        return
+    if tensor.dtype != weight.dtype:
+        raise ValueError(
+            f"{name} must have the dtype of the {owner}'s weights, got {tensor.dtype} and {weight.dtype}. "
+            f"Pass {name}.to({weight.dtype}), or call it under torch.autocast."
+        )
+
+
 def check_can_move(name: str, tensor: Tensor, owner: str, held: Tensor) -> None:
-    """Require a tensor whose counts can be moved to a module's state, of which values on ``meta`` have none."""
+    """Require a tensor whose values can be moved to where another is; tensors on ``meta`` have none."""
     if (tensor.device.type == "meta") != (held.device.type == "meta"):
         raise ValueError(
-            f"{name} must hold values where the {owner} does, got {describe(tensor)} and the {owner} on {held.device}. "
-            "Tensors on meta have a shape alone."
+            f"{name} must be on meta, where tensors have no values, if and only if the {owner} is there, got "
+            f"{describe(tensor)} and the {owner} on {held.device}."
         )
 
 
@@ -273,6 +287,11 @@ def checked_number(
     return number if isinstance(number, float) else float(number)
 
 
+def checked_divisor(name: str, value: Any, wanted: str = "a finite number above 0") -> float:
+    """A number above 0 that float32 can be divided by without overflow."""
+    return checked_number(name, value, f"{wanted} (from {_SMALLEST:g} on)", least=_SMALLEST)
+
+
 def checked_fraction(name: str, value: Any) -> float:
     """A number from 0 to 1."""
     return checked_number(name, value, "between 0 and 1", least=0, most=1)
@@ -299,9 +318,11 @@ def check_generator(generator: Any) -> None:
 
 
 def check_callable(name: str, value: Any, of: str) -> None:
-    """Require a callable, or None."""
-    if value is not None and not callable(value):
-        raise TypeError(f"{name} must be a callable of {of} or None, got {describe(value)}.")
+    """Require a callable. A class is not one: called with a tensor it would make an object."""
+    if isinstance(value, type):
+        raise TypeError(f"{name} must be a callable of {of}, got the class {value.__name__}: pass an object of it.")
+    if not callable(value):
+        raise TypeError(f"{name} must be a callable of {of}, got {describe(value)}.")
 
 
 def check_kind(name: str, value: Any, kind: type, wanted: str | None = None) -> None:

@@ -12,9 +12,9 @@ from stuffinstance.arguments import (
     check_can_move,
     check_kind,
     check_maps,
+    checked_divisor,
     checked_flag,
     checked_num_classes,
-    checked_number,
     checked_positive,
 )
 from stuffinstance.autocast_device import autocast_device
@@ -169,7 +169,7 @@ class SoftNeighbourhoodDensity(_StreamingMean):
         self, temperature: float = 0.05, sample: int = 100, *, sync: Sync = "auto", validate: bool = False
     ) -> None:
         super().__init__(sync, validate)
-        temperature = checked_number("temperature", temperature, "a finite number above 0", above=0)
+        temperature = checked_divisor("temperature", temperature)
         sample = checked_positive("sample", sample)
         if sample < 2:
             raise ValueError(f"sample must be at least 2 pixels, got {sample}: one alone has no neighbour.")

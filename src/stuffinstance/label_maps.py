@@ -103,6 +103,8 @@ def merge_pseudo_labels(predicted: Tensor, pseudo: Tensor, ignore_index: int = 2
     """
     check_label_map("predicted", predicted)
     check_label_map("pseudo", pseudo)
+    check_has_pixels("predicted", predicted)
+    check_has_pixels("pseudo", pseudo)
     check_same_batch("pseudo", pseudo, "predicted", predicted)
     ignore_index = checked_ignore_index(ignore_index)
     resized = resize_labels(pseudo, (predicted.shape[1], predicted.shape[2])).to(torch.int64)

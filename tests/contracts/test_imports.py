@@ -14,7 +14,7 @@ ROOT = Path(stuffinstance.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 
 # A room may import those before it, and any may import the first ones.
-ANYWHERE = ("errors", "scalars", "arguments", "autocast_device", "backend_table", "best_class", "distributed")
+ANYWHERE = ("errors", "scalars", "autocast_device", "arguments", "backend_table", "best_class", "distributed")
 FLOW = ("labelspace", "label_maps", "regions", "pooling", "banks", "matching", "losses", "adaptation")
 # Beside the flow: what is anywhere, and the rooms named.
 ASIDE = {

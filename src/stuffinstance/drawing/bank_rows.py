@@ -93,7 +93,7 @@ def _spaced(rows: NDArray[np.float32], most: int) -> NDArray[np.float32]:
 
 def _project(samples: list[NDArray[np.float32]], projection: Any) -> tuple[list[Rows], tuple[str, str]]:
     """Points of each class, and what the axes are called."""
-    if projection == "pca":
+    if isinstance(projection, str) and projection == "pca":
         points, shares = principal_axes([rows.astype(np.float64) for rows in samples])
         first, second = (f"{100 * share:.0f} %" for share in shares)
         return points, (f"first axis, {first} of variance", f"second axis, {second}")

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stuffinstance.arguments import check_kind
 from stuffinstance.distributed import sum_over_ranks
 from stuffinstance.drawing.canvas import axes_on, ink
 from stuffinstance.drawing.class_rows import checked_rows, name_rows, rows_height
@@ -67,6 +68,7 @@ def draw_confidences(
         >>> [text.get_text() for text in ax.texts]
         ['keeps 33 % of 3', 'never predicted']
     """
+    check_kind("space", space, LabelSpace)
     if not isinstance(rule, HistogramRule):
         raise TypeError(
             f"rule must keep counts of confidences, as ClassBalancedThreshold and PortionThreshold do, got "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from stuffinstance.arguments import check_kind
 from stuffinstance.drawing.canvas import axes_on, ink
 from stuffinstance.drawing.class_rows import BAR, checked_rows, name_rows, rows_height
 from stuffinstance.drawing.colours import STUFF_BAR, THING_BAR, run_colour
@@ -56,6 +57,11 @@ def draw_iou(
         >>> [text.get_text() for text in ax.get_legend().get_texts()]
         ['source, mean 50.0', 'sim, mean 62.5']
     """
+    check_kind("space", space, LabelSpace)
+    if not isinstance(scores, IoU | Mapping):
+        raise TypeError(f"scores must be an IoU, or several by name, got {type(scores).__name__}.")
+    if styles is not None:
+        check_kind("styles", styles, Mapping)
     several = {"": scores} if isinstance(scores, IoU) else dict(scores)
     _check_scores(several, space)
     shown = checked_rows(classes, space)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stuffinstance.arguments import check_choice, checked_fraction
+from stuffinstance.arguments import check_choice, check_kind, checked_fraction
 from stuffinstance.drawing.canvas import README_WIDTH, axes_on, inches
 from stuffinstance.drawing.colours import region_colours
 from stuffinstance.drawing.pixels import framed, label_pixels, show, show_grey, shown_height
@@ -61,8 +61,7 @@ def draw_regions(
         >>> [text.get_text() for text in draw_regions(regions).texts]
         ['1', '2']
     """
-    if not isinstance(regions, Regions):
-        raise TypeError(f"regions must be Regions, as instance_regions returns, got {type(regions).__name__}.")
+    check_kind("regions", regions, Regions, "Regions, as instance_regions returns")
     if number is not None:
         check_choice("number", number, ("ids", "rank"), " or None")
     opacity = checked_fraction("opacity", opacity)

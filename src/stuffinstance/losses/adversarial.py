@@ -10,7 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stuffinstance.arguments import check_choice, check_maps, checked_num_classes, checked_positive, describe
+from stuffinstance.arguments import (
+    check_callable,
+    check_choice,
+    check_maps,
+    check_weights_take,
+    checked_num_classes,
+    checked_positive,
+)
 from stuffinstance.autocast_device import autocast_device
 from stuffinstance.losses.entropy import entropy_map
 
@@ -63,6 +70,7 @@ class OutputDiscriminator(nn.Module):
     def forward(self, probabilities: Tensor) -> Tensor:
         """Logits of "this patch is target": (B, K, H, W) to (B, 1, H/32, W/32), sizes rounded down."""
         check_maps("probabilities", probabilities, channels=self.num_classes, channel_name="K")
+        check_weights_take("probabilities", probabilities, "discriminator", self.conv1.weight)
         if min(probabilities.shape[2:]) < 32:
             raise ValueError(
                 f"probabilities must be at least 32 by 32 for five halvings, got {tuple(probabilities.shape)}. "
@@ -113,8 +121,7 @@ class OutputAdversarialLoss(nn.Module):
 
     def __init__(self, discriminator: nn.Module, form: AdversarialForm = "bce", of: Judged = "probabilities") -> None:
         super().__init__()
-        if not callable(discriminator):
-            raise TypeError(f"discriminator must be a module or a callable, got {describe(discriminator)}.")
+        check_callable("discriminator", discriminator, "maps (B, K, H, W)")
         check_choice("form", form, get_args(AdversarialForm))
         check_choice("of", of, get_args(Judged))
         self._discriminator = [discriminator]  # in a list: not a submodule, its state is saved where it lives

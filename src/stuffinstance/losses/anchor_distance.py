@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stuffinstance.arguments import check_choice, check_kind, checked_flag, checked_number
+from stuffinstance.arguments import check_choice, check_kind, checked_divisor, checked_flag
 from stuffinstance.banks.anchors import CategoryAnchors
 from stuffinstance.pooling import region_mean
 
@@ -114,7 +114,7 @@ class AnchorDistanceLoss(nn.Module):
         check_kind("anchors", anchors, CategoryAnchors)
         check_choice("form", form, get_args(Form))
         if soften_above is not None:
-            soften_above = checked_number("soften_above", soften_above, "a number above 0, or None for never", above=0)
+            soften_above = checked_divisor("soften_above", soften_above, "a number above 0, or None for never")
         self._anchors = [anchors]  # in a list: not a submodule, its state is saved where it lives
         self.form: Form = form
         self.soften_above = soften_above

@@ -10,6 +10,8 @@ from stuffinstance.arguments import (
     check_choice,
     check_maps,
     check_same_batch,
+    check_weights_take,
+    checked_divisor,
     checked_num_classes,
     checked_number,
     checked_positive,
@@ -57,6 +59,7 @@ class FineGrainedDiscriminator(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Features (B, D, h, w) to logits (B, 2K, h, w), channels [source K | target K]."""
         check_maps("features", features, channels=self.feature_dim)
+        check_weights_take("features", features, "discriminator", self.conv1.weight)
         hidden = F.leaky_relu(self.conv1(features), 0.2)
         hidden = F.leaky_relu(self.conv2(hidden), 0.2)
         return torch.cat((self.source(hidden), self.target(hidden)), 1)
@@ -104,7 +107,7 @@ class FineGrainedAdversarialLoss(nn.Module):
 
     def __init__(self, temperature: float = 1.8, clip: float = 0.9, encoding: Encoding = "soft") -> None:
         super().__init__()
-        self.temperature = checked_number("temperature", temperature, "a finite number above 0", above=0)
+        self.temperature = checked_divisor("temperature", temperature)
         self.clip = checked_number("clip", clip, "above 0 and at most 1", above=0, most=1)
         check_choice("encoding", encoding, get_args(Encoding))
         self.encoding: Encoding = encoding

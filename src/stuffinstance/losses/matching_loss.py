@@ -46,7 +46,8 @@ class MatchingLoss(nn.Module, ABC):
         classifier: Classifier | None,
     ) -> None:
         super().__init__()
-        check_callable("classifier", classifier, "rows (N, D)")
+        if classifier is not None:
+            check_callable("classifier", classifier, "rows (N, D)")
         # In lists, so that neither becomes a submodule: the bank's and the network's state are saved where they live.
         self._bank = [bank]
         self._classifier = [classifier]

@@ -6,7 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stuffinstance.arguments import check_maps, check_mask, check_same_batch, checked_flag, checked_number
+from stuffinstance.arguments import (
+    check_can_move,
+    check_maps,
+    check_mask,
+    check_same_batch,
+    checked_divisor,
+    checked_flag,
+    checked_number,
+)
 from stuffinstance.autocast_device import autocast_device
 from stuffinstance.pseudo_labels.confidences import as_float, check_probabilities
 from stuffinstance.pseudo_labels.threshold_rule import check_above_zero, check_thresholds
@@ -49,11 +57,12 @@ def soft_labels(
         >>> keep
         tensor([[[ True, False]]])
     """
-    alpha = checked_number("alpha", alpha, "above 0", above=0)
+    alpha = checked_divisor("alpha", alpha)
     validate = checked_flag("validate", validate)
     check_maps("probabilities", probabilities, channel_name="K")
     num_classes = probabilities.shape[1]
     check_thresholds("thresholds", thresholds, num_classes)
+    check_can_move("thresholds", thresholds, "tensor of probabilities", probabilities)
     check_above_zero("thresholds", thresholds, validate)
     check_probabilities("probabilities", probabilities, num_classes, validate)
     thresholds = thresholds.to(probabilities.device)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from stuffinstance.arguments import (
     FLOATING_DTYPES,
+    check_can_move,
     check_class_ids,
     check_label_map,
     check_on_device,
@@ -151,6 +152,7 @@ class ThresholdRule(nn.Module, ABC):
         if thresholds is None:
             return self.compute()
         check_thresholds("thresholds", thresholds, self.num_classes)
+        check_can_move("thresholds", thresholds, "rule", next(self.buffers()))
         return thresholds.to(torch.float64)
 
     def _checked_scores(self, scores: Tensor, predicted: Tensor) -> tuple[Tensor, Tensor]:

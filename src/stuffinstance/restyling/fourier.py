@@ -36,6 +36,8 @@ def restyle_fourier(source: Tensor, target: Tensor, window: float = 0.01) -> Ten
     """
     target = paired_target(source, target)
     window = checked_number("window", window, "between 0 and 0.5 of the short side", least=0, most=0.5)
+    if source.shape[0] == 0:
+        return source.clone()
     height, width = source.shape[2:]
     if target.shape[2:] != source.shape[2:]:
         target = F.interpolate(target, size=(height, width), mode="bilinear", align_corners=False, antialias=True)

@@ -33,6 +33,8 @@ def restyle_lab(source: Tensor, target: Tensor) -> Tensor:
     from kornia.color import lab_to_rgb, rgb_to_lab
 
     target = paired_target(source, target)
+    if source.shape[0] == 0:
+        return source.clone()
     exact = source.dtype if source.dtype == torch.float64 else torch.float32
     own, style = rgb_to_lab(source.to(exact)), rgb_to_lab(target.to(exact))
     own_mean, style_mean = own.mean((2, 3), keepdim=True), style.mean((2, 3), keepdim=True)

@@ -77,7 +77,9 @@ def _by_pixel(weights: Tensor, labels: Tensor) -> Tensor:
     check_tensor("weights", wanted, weights)
     if weights.dtype not in FLOATING_DTYPES:
         raise ValueError(f"weights must be {wanted}, got {describe(weights)}.")
-    if weights.shape not in (labels.shape, labels.shape[:1]):
+    # Not `shape in (...)`, whose answer a compiler does not know where sizes are symbols.
+    by_pixel = weights.ndim == 3 and weights.shape == labels.shape
+    if not by_pixel and not (weights.ndim == 1 and weights.shape[0] == labels.shape[0]):
         raise ValueError(
             f"weights must be (B, H, W) = {tuple(labels.shape)} or (B,) = ({labels.shape[0]},), got "
             f"{tuple(weights.shape)}. For one weight for all pass weight.expand(B)."
