@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stuffinstance.autocast_device import autocast_device
 from stuffinstance.scalars import real_number, whole_number
 
 INTEGER_DTYPES = frozenset(
@@ -137,18 +136,6 @@ def check_on_device(name: str, tensor: Tensor, owner: str, held: Tensor) -> None
         raise ValueError(
             f"{name} must be on the device of the {owner}, got {tensor.device} and the {owner} on {held.device}. "
             f"Move the {owner} with .to({str(tensor.device)!r})."
-        )
-
-
-def check_weights_take(name: str, tensor: Tensor, owner: str, weight: Tensor) -> None:
-    """Require the device of a network's weights, and their dtype where autocast does not see to it."""
-    check_on_device(name, tensor, owner, weight)
-    if torch.compiler.is_compiling() or torch.is_autocast_enabled(autocast_device(tensor)):
-        return
-    if tensor.dtype != weight.dtype:
-        raise ValueError(
-            f"{name} must have the dtype of the {owner}'s weights, got {tensor.dtype} and {weight.dtype}. "
-            f"Pass {name}.to({weight.dtype}), or call it under torch.autocast."
         )
 
 

@@ -22,7 +22,7 @@ MODULES = sorted(
     if not entry.startswith("_") and (entry.endswith(".py") or "." not in entry)
 )
 # No user imports from these: what they check and do is said where it is used.
-WITHOUT_A_PAGE = {"arguments", "backend_table", "best_class", "distributed"}
+WITHOUT_A_PAGE = {"arguments", "autocast_device", "backend_table", "best_class", "distributed", "scalars"}
 
 
 def snippets(page: Path) -> str:

@@ -14,7 +14,7 @@ from stuffinstance.arguments import (
     check_callable,
     check_choice,
     check_maps,
-    check_weights_take,
+    check_on_device,
     checked_num_classes,
     checked_positive,
 )
@@ -81,6 +81,18 @@ class OutputDiscriminator(nn.Module):
             hidden = F.leaky_relu(convolution(hidden), 0.2)
         logits: Tensor = self.classifier(hidden)
         return logits
+
+
+def check_weights_take(name: str, tensor: Tensor, owner: str, weight: Tensor) -> None:
+    """Require the device of a network's weights, and their dtype where autocast does not see to it."""
+    check_on_device(name, tensor, owner, weight)
+    if torch.compiler.is_compiling() or torch.is_autocast_enabled(autocast_device(tensor)):
+        return
+    if tensor.dtype != weight.dtype:
+        raise ValueError(
+            f"{name} must have the dtype of the {owner}'s weights, got {tensor.dtype} and {weight.dtype}. "
+            f"Pass {name}.to({weight.dtype}), or call it under torch.autocast."
+        )
 
 
 def _halving(channels_in: int, channels_out: int) -> nn.Conv2d:

@@ -10,14 +10,13 @@ from stuffinstance.arguments import (
     check_choice,
     check_maps,
     check_same_batch,
-    check_weights_take,
     checked_divisor,
     checked_num_classes,
     checked_number,
     checked_positive,
 )
 from stuffinstance.autocast_device import autocast_device
-from stuffinstance.losses.adversarial import SOURCE, TARGET, domain_channels
+from stuffinstance.losses.adversarial import SOURCE, TARGET, check_weights_take, domain_channels
 
 Encoding = Literal["soft", "hard"]
 
