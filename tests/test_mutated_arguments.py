@@ -720,6 +720,91 @@ def test_modules_on_meta_take_what_is_on_meta(name: str) -> None:
     getattr(thing.to("meta"), call.method or "")(**on_meta(call))
 
 
+def arguments_of(kind: type) -> list[tuple[str, str]]:
+    """Calls and arguments whose right value is of exactly that type."""
+    return [(name, key) for name, call in CALLS.items() for key, value in call.arguments.items() if type(value) is kind]
+
+
+def run_with(name: str, argument: str, value: Any) -> Any:
+    call = CALLS[name]
+    thing = call.make()
+    run = thing if call.method is None else getattr(thing, call.method)
+    return run(**{**call.arguments, argument: value})
+
+
+@pytest.mark.parametrize(("name", "argument"), arguments_of(int))
+def test_whole_numbers_are_of_any_integer_type_and_of_no_other(name: str, argument: str) -> None:
+    right = CALLS[name].arguments[argument]
+    for wrong in (True, np.bool_(True), float(right), np.float64(right), 254.9, str(right), torch.tensor([right])):
+        with pytest.raises(TypeError, match=rf"{argument} must be a whole number.*, got"):
+            run_with(name, argument, wrong)
+    for kind in (np.int64, np.int16, torch.tensor):
+        run_with(name, argument, kind(right))
+
+
+@pytest.mark.parametrize(("name", "argument"), arguments_of(float))
+def test_numbers_are_neither_bools_nor_text(name: str, argument: str) -> None:
+    right = CALLS[name].arguments[argument]
+    for wrong in (True, np.bool_(True), str(right), complex(right), torch.tensor([right]), [right]):
+        with pytest.raises(TypeError, match=rf"{argument} must be .*, got"):
+            run_with(name, argument, wrong)
+    for wrong in (math.nan, math.inf, -math.inf):
+        with pytest.raises(ValueError, match=rf"{argument} must be .*, got"):
+            run_with(name, argument, wrong)
+    for kind in (np.float32, np.float64, torch.tensor):
+        run_with(name, argument, kind(right))
+
+
+@pytest.mark.parametrize(("name", "argument"), arguments_of(bool))
+def test_switches_are_true_or_false(name: str, argument: str) -> None:
+    for wrong in (None, 0, 1, "off", torch.tensor(True)):
+        with pytest.raises(TypeError, match=rf"{argument} must be True or False, got"):
+            run_with(name, argument, wrong)
+    run_with(name, argument, np.bool_(CALLS[name].arguments[argument]))
+
+
+@pytest.mark.parametrize(("name", "argument"), arguments_of(str))
+def test_choices_are_listed_where_one_is_unknown(name: str, argument: str) -> None:
+    for wrong in (None, 0, "", CALLS[name].arguments[argument].upper(), ["auto"], torch.ones(2)):
+        with pytest.raises((TypeError, ValueError), match=rf"{argument} must be .*, got"):
+            run_with(name, argument, wrong)
+
+
+WITH_IGNORED_ID = [name for name, argument in arguments_of(int) if argument == "ignore_index"]
+NOTHING_IGNORED = {
+    "connected_components",
+    "instance_regions",
+    "class_mix",
+    "weighted_cross_entropy",
+    "MeanIoU",
+    "class_center_distance",
+    "ClassCenterDistance",
+}
+NO_CLASSES_GIVEN = {"merge_pseudo_labels", "class_mix"}
+
+
+@pytest.mark.parametrize("name", WITH_IGNORED_ID)
+def test_the_ignored_id_means_the_same_everywhere(name: str) -> None:
+    call = CALLS[name]
+    maps = {key: value for key, value in call.arguments.items() if is_label_map(value)}
+    negative = {key: torch.where(value == IGNORE, -1, value) for key, value in maps.items()}
+    call.make()(**{**call.arguments, **negative, "ignore_index": -1})
+    if name not in NO_CLASSES_GIVEN:
+        with pytest.raises(ValueError, match=r"ignore_index must not be (a class id|one of classes).*, got 1"):
+            run_with(name, "ignore_index", 1)
+    all_of_a_class = {key: value.clamp(max=1) for key, value in maps.items()}
+    nothing_ignored = {**call.arguments, **all_of_a_class, "ignore_index": None}
+    if name in NOTHING_IGNORED:
+        call.make()(**nothing_ignored)
+    else:
+        with pytest.raises(TypeError, match="ignore_index must be a whole number, got NoneType None"):
+            call.make()(**nothing_ignored)
+
+
+def is_label_map(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dtype == torch.int64
+
+
 def test_every_public_name_is_called() -> None:
     assert {name.split(".")[0] for name in CALLS} | NOT_CALLED == set(si.__all__)
     assert set(PICTURES) == set(drawing.__all__)

@@ -245,10 +245,12 @@ def checked_classes(name: str, classes: Sequence[int] | Collection[int]) -> tupl
 
 
 def checked_ignore_index(ignore_index: Any, num_classes: int = 0, classes: Collection[int] = ()) -> int:
-    """The id of pixels without a class, as an int: none of the ids 0 .. K-1, nor of those that are asked for."""
+    """The id of pixels without a class, as an int: not one of the ids 0 .. K-1 or of those that are asked for."""
     index = checked_whole("ignore_index", ignore_index)
     if 0 <= index < num_classes:
-        raise ValueError(f"ignore_index must not be a class id 0..{num_classes - 1}, got {index}. Pass -1, say.")
+        raise ValueError(
+            f"ignore_index must not be a class id 0..{num_classes - 1}, got {index}. Pass another id such as -1."
+        )
     if index in classes:
         raise ValueError(
             f"ignore_index must not be one of classes = {tuple(classes)}, got {index}, which is both asked for and "
