@@ -300,9 +300,7 @@ def test_a_number_of_regions_may_be_any_integer_type() -> None:
 
 
 def test_ids_that_were_never_numbered_do_not_ask_for_terabytes() -> None:
-    with pytest.raises(
-        ValueError, match=r"regions must hold numbers up to .* = 65536, got .*1099511"
-    ):
+    with pytest.raises(ValueError, match=r"regions must hold numbers up to .* = 65536, got .*1099511"):
         si.region_mean(FEATURES, REGIONS + 2**40)
 
 
