@@ -14,6 +14,9 @@ from stuffinstance.arguments import (
 )
 from stuffinstance.best_class import best_class
 
+# Of the same bytes: not every release of torch can index unsigned integers of more than one byte.
+_SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
+
 
 def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize a label map by picking the nearest pixel, in exact integer arithmetic.
@@ -46,7 +49,8 @@ def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
     check_has_pixels("labels", labels)
     rows = torch.arange(to_height, device=labels.device) * height // to_height
     columns = torch.arange(to_width, device=labels.device) * width // to_width
-    return labels[:, rows[:, None], columns]
+    signed = labels.view(_SIGNED.get(labels.dtype, labels.dtype))
+    return signed[:, rows[:, None], columns].view(labels.dtype)
 
 
 def correct_labels(labels: Tensor, logits: Tensor, ignore_index: int = 255) -> Tensor:
