@@ -209,7 +209,7 @@ def test_an_array_is_described_and_not_printed(array: Any) -> None:
     with pytest.raises(TypeError) as error:
         si.connected_components(array)
     size = f"got ndarray {array.dtype} (3, 2, 2); pass torch.from_numpy(x)."
-    assert str(error.value) == f"labels must be an integer tensor (B, H, W), {size}"
+    assert str(error.value) == f"labels must be an integer or bool tensor (B, H, W), {size}"
     si.connected_components(torch.from_numpy(array).long())
 
 

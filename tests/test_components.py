@@ -192,7 +192,9 @@ LABELS = torch.zeros(1, 4, 4, dtype=torch.int64)
     (LABELS[0], {}, r"labels must be .*\(B, H, W\), got .*\(4, 4\).*labels\[None\]"),
     (LABELS[None], {}, r"labels must be .*\(1, 1, 4, 4\)"),
     (LABELS.float(), {}, r"labels must be .*float32.*argmax"),
-    (LABELS.bool(), {}, r"labels must be .*bool"),
+    (LABELS.bool(), {"classes": (0, 1)}, r"classes must be \(1,\) where labels are a bool mask.*got \(0, 1\)"),
+    (LABELS.bool(), {"ignore_index": 1}, r"ignore_index must not be one of classes = \(1,\), got 1"),
+    (LABELS, {"classes": (3, 255)}, r"ignore_index must not be one of classes = \(3, 255\), got 255.*asked for and"),
     (LABELS, {"connectivity": 6}, r"connectivity must be 4 .*8.*got 6"),
     (LABELS, {"classes": (1, 1)}, r"classes must be distinct"),
     (LABELS, {"backend": "gpu"}, r"backend must be .*'gpu'"),
@@ -202,9 +204,21 @@ def test_what_cannot_be_right_is_refused(labels: Tensor, options: dict[str, obje
         si.connected_components(labels, **options)  # type: ignore[arg-type]
 
 
-def test_an_unusable_backend_is_an_error_not_a_fallback() -> None:
-    with pytest.raises(si.BackendUnavailableError, match=r"skimage.*labels are on meta"):
-        si.connected_components(LABELS.to("meta"), backend="skimage")
+def test_an_unusable_backend_is_an_error_not_a_fallback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(si.BackendUnavailableError, match=r"triton.*labels are on cpu"):
+        si.connected_components(LABELS, backend="triton")
+
+
+def test_the_regions_of_a_mask_are_those_of_its_true_pixels() -> None:
+    """0 and 1 as a label map are two classes; a mask has a background (README of scikit-image's ``label``)."""
+    mask = torch.tensor([[[False, True, True, False, True]]])
+    expected = torch.tensor([[[0, 1, 1, 0, 2]]], dtype=torch.int32)
+    for options in ({}, {"classes": (1,)}, {"ignore_index": None}, {"backend": "torch"}, {"backend": "reference"}):
+        assert torch.equal(si.connected_components(mask, **options), expected)  # type: ignore[arg-type]
+    assert torch.equal(si.connected_components(mask.transpose(1, 2)), expected.transpose(1, 2))
+    assert si.connected_components(mask, classes=()).sum() == 0
+    assert si.connected_components(mask.to("meta")).shape == mask.shape
 
 
 @pytest.mark.parametrize("backend", ["torch", "skimage"])

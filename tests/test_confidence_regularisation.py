@@ -170,7 +170,7 @@ KEEP = torch.ones(1, 2, 3, dtype=torch.bool)
 
 
 @pytest.mark.parametrize(("call", "error", "message"), [
-    (lambda: soft_labels(P, K, alpha=0), ValueError, "alpha must be above 0, got 0"),
+    (lambda: soft_labels(P, K, alpha=0), ValueError, "alpha must be a finite number above 0.*, got 0"),
     (lambda: soft_labels(P * 8, K), ValueError, "probabilities must be .*softmax"),
     (lambda: soft_labels(P, K[:3]), ValueError, r"thresholds must be .*\(K,\) = \(4,\), got .*\(3,\)"),
     (lambda: soft_labels(P, K[None]), ValueError, r"thresholds must be .*\(K,\) = \(4,\), got .*\(1, 4\)"),
@@ -179,9 +179,9 @@ KEEP = torch.ones(1, 2, 3, dtype=torch.bool)
     (lambda: soft_cross_entropy(P[0], P, KEEP), ValueError, "logits must be"),
     (lambda: soft_cross_entropy(P, P[:, :3], KEEP), ValueError, "soft must have K = 4 channels"),
     (lambda: soft_cross_entropy(P, P[..., :2], KEEP), ValueError, "soft must have the logits' size.*Upsample"),
-    (lambda: soft_cross_entropy(P, P, KEEP.long()), ValueError, "keep must be a boolean.*labels != 255"),
+    (lambda: soft_cross_entropy(P, P, KEEP.long()), ValueError, "keep must be a bool tensor.*labels != 255"),
     (lambda: soft_cross_entropy(P, P, KEEP[:, :1]), ValueError, "keep must have the logits' size"),
-    (lambda: soft_cross_entropy(P, P, None), TypeError, "keep must be a boolean"),
+    (lambda: soft_cross_entropy(P, P, None), TypeError, "keep must be a bool tensor"),
     (lambda: mrkld_regulariser(P, KEEP[:0]), ValueError, "keep and logits must hold the same B"),
     (lambda: mrkld_regulariser(P, KEEP.to("meta")), ValueError, "keep and logits must be on one device"),
 ])  # fmt: skip

@@ -79,10 +79,29 @@ def test_touching_regions_of_two_classes_stay_apart() -> None:
     assert si.instance_regions(labels, (6, 5), 2, connectivity=4).area.tolist() == [[[1, 1], [1, 1]]]
 
 
-def test_an_ignored_id_is_no_region_even_when_asked_for() -> None:
+def test_an_id_is_not_both_asked_for_and_ignored() -> None:
     labels = torch.tensor([[[255, 5, 0]]])
-    assert si.instance_regions(labels, (5, 255), 2).area.tolist() == [[[1, 0], [0, 0]]]
-    check_against_oracle(labels, (0, 5), 2, ignore_index=0)
+    with pytest.raises(ValueError, match=r"ignore_index must not be one of classes = \(5, 255\), got 255"):
+        si.instance_regions(labels, (5, 255), 2)
+    assert si.instance_regions(labels, (5, 255), 2, ignore_index=None).area.tolist() == [[[1, 0], [1, 0]]]
+    check_against_oracle(labels, (5,), 2, ignore_index=0)
+
+
+def test_a_mask_has_one_class_and_a_background() -> None:
+    mask = torch.tensor([[[False, True, True, False, True]]])
+    regions = si.instance_regions(mask, (1,), max_regions=2)
+    assert regions.map.tolist() == [[[0, 1, 1, 0, 2]]]
+    assert regions.area.tolist() == [[[2, 1]]]
+    assert si.stuff_regions(mask, (1,)).area.tolist() == [[[3]]]
+    for find in (si.stuff_regions, si.instance_regions):
+        with pytest.raises(ValueError, match=r"classes must be \(1,\) where labels are a bool mask"):
+            find(mask, (0,))
+
+
+def test_a_table_has_no_more_rows_than_a_large_image_could_fill() -> None:
+    labels = torch.zeros(1, 2, 2, dtype=torch.int64)
+    with pytest.raises(ValueError, match="max_regions must be a whole number from 1 to 65536, got 1099511627776"):
+        si.instance_regions(labels, (0,), 2**40)
 
 
 @pytest.mark.parametrize("dtype", sorted(INTEGER_DTYPES - {torch.int8}, key=str))
@@ -96,15 +115,16 @@ def test_any_integer_type(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("ids", [(-7, -1, 3), (2**31 - 1, 0, -(2**31)), (2**40, 2**40 + 2**32, -(2**62))])
 def test_any_ids_and_any_ignored_id(ids: tuple[int, ...]) -> None:
     labels = blocks(13, 17, ids, seed=3, batch=2)
-    for ignore in (*ids, 255):
-        check_against_oracle(labels, ids, 3, ignore_index=ignore)
+    check_against_oracle(labels, ids, 3, ignore_index=255)
+    for ignore in ids:
+        check_against_oracle(labels, tuple(k for k in ids if k != ignore), 3, ignore_index=ignore)
     assert si.stuff_regions(labels, ids).area[:, :, 0].tolist() == [
         [int((image == k).sum()) for k in ids] for image in labels
     ]
 
 
 def test_more_classes_than_fit_in_one_byte() -> None:
-    check_against_oracle(torch.arange(299, -1, -1).view(2, 10, 15) // 2 * 2, tuple(range(300)), 2)
+    check_against_oracle(torch.arange(299, -1, -1).view(2, 10, 15) // 2 * 2, tuple(range(300)), 2, ignore_index=None)
 
 
 @pytest.mark.parametrize("classes", [(0, 1, 13, 5, 2, 6, 3), (5,), ()])

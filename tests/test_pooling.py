@@ -242,7 +242,7 @@ def test_backends_are_named() -> None:
     features, regions = features_and_map()
     rows = si.region_mean(features, regions, 6)
     assert torch.equal(rows, si.region_mean(features, regions, 6, backend="torch"))
-    with pytest.raises(ValueError, match=r"backend must be 'auto' or one of .*'torch'.*got 'cuda'"):
+    with pytest.raises(ValueError, match=r"backend must be one of 'auto'. .*'torch'.*got 'cuda'"):
         si.region_mean(features, regions, 6, backend="cuda")
 
 
@@ -287,10 +287,34 @@ def test_what_cannot_be_right_is_refused(features: Tensor, regions: Tensor, mess
         si.region_mean(features, regions, 2)
 
 
-@pytest.mark.parametrize("number", [-1, 2.0, "2"])
+@pytest.mark.parametrize("number", [-1, 2.0, "2", True, 2**40, torch.tensor(2.0)])
 def test_a_number_of_regions_that_cannot_be_is_refused(number: object) -> None:
-    with pytest.raises(ValueError, match="num_regions must be a whole number"):
+    with pytest.raises((TypeError, ValueError), match="num_regions must be a whole number"):
         si.region_mean(FEATURES, REGIONS, number)  # type: ignore[arg-type]
+
+
+def test_a_number_of_regions_may_be_any_integer_type() -> None:
+    expected = si.region_mean(FEATURES, REGIONS, 2)
+    for number in (np.int64(2), np.uint8(2), torch.tensor(2)):
+        assert torch.equal(si.region_mean(FEATURES, REGIONS, number), expected)  # type: ignore[arg-type]
+
+
+def test_ids_that_were_never_numbered_do_not_ask_for_terabytes() -> None:
+    with pytest.raises(ValueError, match=r"regions must hold numbers up to .* = 65536, got .*1099511"):
+        si.region_mean(FEATURES, REGIONS + 2**40)
+
+
+def test_a_mask_is_one_region() -> None:
+    expected = si.region_mean(FEATURES, (REGIONS == 1).long(), 1)
+    assert torch.equal(si.region_mean(FEATURES, REGIONS == 1), expected)
+    assert si.region_mean(FEATURES, torch.zeros_like(REGIONS, dtype=torch.bool)).shape == (2, 1, FEATURES.shape[1])
+
+
+def test_shapes_propagate_on_meta() -> None:
+    features, regions = FEATURES.to("meta"), REGIONS.to("meta")
+    assert si.region_mean(features, regions, 2).shape == (2, 2, FEATURES.shape[1])
+    with pytest.raises(ValueError, match="num_regions must be given for regions on meta"):
+        si.region_mean(features, regions)
 
 
 def test_regions_know_their_own_number() -> None:

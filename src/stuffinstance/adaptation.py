@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from stuffinstance.arguments import (
+    check_callable,
+    check_choice,
     check_class_ids,
     check_feature_size,
     check_finite,
@@ -17,8 +19,10 @@ from stuffinstance.arguments import (
     check_label_map,
     check_maps,
     check_on_device,
-    check_positive,
     check_same_batch,
+    checked_flag,
+    checked_positive,
+    describe,
     may_read,
 )
 from stuffinstance.banks import Classifier, InstanceBank, StuffBank
@@ -126,15 +130,12 @@ class StuffInstanceMatching(nn.Module):
     ) -> None:
         super().__init__()
         if not isinstance(space, LabelSpace):
-            raise TypeError(
-                f"space must be a LabelSpace such as stuffinstance.CITYSCAPES, got {type(space).__name__} {space!r}."
-            )
-        if preset not in PRESETS:
-            raise ValueError(f"preset must be one of {', '.join(map(repr, PRESETS))}, got {preset!r}.")
-        check_positive("capacity", capacity)
-        check_positive("max_instances", max_instances)
-        if classifier is not None and not callable(classifier):
-            raise TypeError(f"classifier must be a callable of rows (N, D), got {type(classifier).__name__}.")
+            raise TypeError(f"space must be a LabelSpace such as stuffinstance.CITYSCAPES, got {describe(space)}.")
+        check_choice("preset", preset, PRESETS)
+        capacity = checked_positive("capacity", capacity)
+        max_instances = checked_positive("max_instances", max_instances)
+        if classifier is not None:
+            check_callable("classifier", classifier, "rows (N, D)")
         if not space.stuff and not space.things:
             warnings.warn(
                 f"space has neither stuff nor things, so no class of {', '.join(space.names[:5])}"
@@ -143,9 +144,9 @@ class StuffInstanceMatching(nn.Module):
                 stacklevel=2,
             )
         self.space = space
-        self.feature_dim = feature_dim
+        self.feature_dim = checked_positive("feature_dim", feature_dim)
         self.preset = preset
-        self.validate = validate
+        self.validate = checked_flag("validate", validate)
         self._classifier = [classifier]
         self._calls = 0
         choices = PRESETS[preset]
@@ -202,6 +203,7 @@ class StuffInstanceMatching(nn.Module):
         Raises:
             ValueError: If ranks, dtypes, sizes, devices or class ids cannot be right.
         """
+        check_label_map("source_labels", source_labels)
         self._check("source", source_features, source_logits, source_labels, "source_labels")
         check_feature_size("source_logits", source_logits, source_features)
         correct = correct_labels(source_labels, source_logits, self.space.ignore_index)

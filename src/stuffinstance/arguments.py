@@ -1,19 +1,30 @@
 """Checks of what callers pass in: each failure names the argument, what was expected, what came and what to do.
 
-Shapes, dtypes and devices are always checked, since they cost nothing. Values are read only where reading does
-not stall a GPU: on CPU tensors outside ``torch.compile``, or where the caller asks with ``validate=True``.
+What is not of the right kind is a TypeError (a list for a tensor, a float for a whole number), what is of the right
+kind but cannot be right a ValueError. Shapes, dtypes and devices are always checked, since they cost nothing. Values
+are read only where reading does not stall a GPU: on CPU tensors outside ``torch.compile``, or where the caller asks
+with ``validate=True``.
 """
 
-import operator
+import sys
 from collections.abc import Collection, Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch._guards import detect_fake_mode
 
+from stuffinstance.scalars import real_number, whole_number
+
 INTEGER_DTYPES = frozenset(
     {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32, torch.uint64}
 )
+FLOATING_DTYPES = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
+MOST_CLASSES = 2**16
+_INT64 = 2**63
+_LARGEST = sys.float_info.max
+_SMALLEST = 1e-30
 
 
 def describe(value: object) -> str:
@@ -23,7 +34,10 @@ def describe(value: object) -> str:
 
 def _came(value: object) -> str:
     if isinstance(value, Tensor):
-        return f"{value.dtype} {tuple(value.shape)} on {value.device}"
+        if value.is_nested:  # which has no shape
+            return f"nested {value.dtype} on {value.device}"
+        layout = "" if value.layout == torch.strided else f"{str(value.layout).removeprefix('torch.')} "
+        return f"{layout}{value.dtype} {tuple(value.shape)} on {value.device}"
     if _is_label_space(value):
         return type(value).__name__
     if _is_array(value):
@@ -54,14 +68,45 @@ def _stands_for_values(tensor: Tensor) -> bool:
     return torch._C._functorch.is_functorch_wrapped_tensor(tensor) or detect_fake_mode(tensor) is not None
 
 
-def check_label_map(name: str, labels: Tensor) -> None:
-    """Require an integer tensor (B, H, W)."""
-    if not isinstance(labels, Tensor):
-        raise TypeError(f"{name} must be an integer tensor (B, H, W), got {describe(labels)}.")
-    if labels.dtype not in INTEGER_DTYPES or labels.ndim != 3:
+def check_tensor(name: str, wanted: str, value: Any) -> None:
+    """Require a tensor whose values lie in plain memory; ``wanted`` is what messages call what was expected."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be {wanted}, got {describe(value)}.")
+    if torch.compiler.is_compiling():
+        return
+    if value.is_nested:
+        advice = f"a dense tensor: pass torch.nested.to_padded_tensor({name}, 0.0)"
+    elif value.layout != torch.strided:
+        advice = f"a dense tensor: pass {name}.to_dense()"
+    elif value.is_quantized:
+        advice = f"not quantized: pass {name}.dequantize()"
+    elif value.is_complex():
+        advice = f"real: pass {name}.abs() or {name}.real"
+    else:
+        return
+    raise ValueError(f"{name} must be {wanted}, got {describe(value)}. It must be {advice}.")
+
+
+def check_label_map(name: str, labels: Tensor, *, masks: bool = False) -> None:
+    """Require an integer tensor (B, H, W), or with ``masks`` a bool one too."""
+    wanted = "an integer or bool tensor (B, H, W)" if masks else "an integer tensor (B, H, W)"
+    check_tensor(name, wanted, labels)
+    is_mask = labels.dtype == torch.bool
+    if (labels.dtype not in INTEGER_DTYPES and not (masks and is_mask)) or labels.ndim != 3:
+        advice = f"For one image pass {name}[None]; for logits pass logits.argmax(1)."
+        if is_mask and not masks:
+            advice = f"For a mask whose False is class 0 and whose True is class 1 pass {name}.long()."
+        raise ValueError(f"{name} must be {wanted}, got {describe(labels)}. {advice}")
+
+
+def check_mask(name: str, mask: Tensor) -> None:
+    """Require a bool tensor (B, H, W)."""
+    wanted = "a bool tensor (B, H, W), True where a pixel counts"
+    check_tensor(name, wanted, mask)
+    if mask.dtype != torch.bool or mask.ndim != 3:
         raise ValueError(
-            f"{name} must be an integer tensor (B, H, W), got {describe(labels)}. "
-            "For one image pass labels[None]; for logits pass logits.argmax(1); for a mask pass mask.long()."
+            f"{name} must be {wanted}, got {describe(mask)}. "
+            f"For one image pass {name}[None]; for a label map pass labels != 255; for 0 and 1 pass {name}.bool()."
         )
 
 
@@ -74,11 +119,12 @@ def check_has_pixels(name: str, labels: Tensor) -> None:
 def check_maps(name: str, maps: Tensor, channels: int | None = None, channel_name: str = "D") -> None:
     """Require a floating tensor (B, channels, h, w)."""
     wanted = f"{channel_name} = {channels}" if channels is not None else channel_name
-    if not isinstance(maps, Tensor):
-        raise TypeError(f"{name} must be a floating-point tensor (B, {wanted}, h, w), got {describe(maps)}.")
-    if not maps.is_floating_point() or maps.ndim != 4:
-        if maps.is_floating_point():
+    check_tensor(name, f"a floating-point tensor (B, {wanted}, h, w)", maps)
+    if maps.dtype not in FLOATING_DTYPES or maps.ndim != 4:
+        if maps.dtype in FLOATING_DTYPES:
             advice = f"For one image pass {name}[None]; reshape transformer tokens (B, h*w, D) to (B, D, h, w) first."
+        elif maps.is_floating_point():
+            advice = f"Nothing is computed in so few bits: pass {name}.to(torch.bfloat16)."
         else:
             advice = "It holds integers, as labels do, or the argmax of logits: are two arguments swapped?"
         raise ValueError(f"{name} must be a floating-point tensor (B, {wanted}, h, w), got {describe(maps)}. {advice}")
@@ -97,6 +143,15 @@ def check_on_device(name: str, tensor: Tensor, owner: str, held: Tensor) -> None
         raise ValueError(
             f"{name} must be on the device of the {owner}, got {tensor.device} and the {owner} on {held.device}. "
             f"Move the {owner} with .to({str(tensor.device)!r})."
+        )
+
+
+def check_can_move(name: str, tensor: Tensor, owner: str, held: Tensor) -> None:
+    """Require a tensor whose values can be moved to where another is; tensors on ``meta`` have none."""
+    if (tensor.device.type == "meta") != (held.device.type == "meta"):
+        raise ValueError(
+            f"{name} must be on meta, where tensors have no values, if and only if the {owner} is there, got "
+            f"{describe(tensor)} and the {owner} on {held.device}."
         )
 
 
@@ -123,16 +178,21 @@ def check_same_batch(name: str, tensor: Tensor, other_name: str, other: Tensor) 
         )
 
 
-def check_class_ids(name: str, labels: Tensor, num_classes: int, ignore_index: int, validate: bool = False) -> None:
-    """Require every id to be 0 .. K-1 or ``ignore_index``; looks only where reading is allowed."""
+def check_class_ids(
+    name: str, labels: Tensor, num_classes: int, ignore_index: int | None, validate: bool = False
+) -> None:
+    """Require every id to be 0 .. K-1 or ``ignore_index``, if any; looks only where reading is allowed."""
     if labels.numel() == 0 or not may_read(labels, validate):
         return
     ids = labels.to(torch.int64)
-    allowed = ((ids >= 0) & (ids < num_classes)) | (ids == ignore_index)
+    allowed = (ids >= 0) & (ids < num_classes)
+    if ignore_index is not None:
+        allowed |= ids == ignore_index
     if not bool(allowed.all()):
         strange = torch.unique(ids[~allowed])[:5].tolist()
+        ignored = "" if ignore_index is None else f" or the ignored id {ignore_index}"
         raise ValueError(
-            f"{name} must hold class ids 0..{num_classes - 1} or the ignored id {ignore_index}, got also {strange}. "
+            f"{name} must hold class ids 0..{num_classes - 1}{ignored}, got also {strange}. "
             "Map the data set's own ids to train ids first, or ignore what has no class."
         )
 
@@ -149,34 +209,121 @@ def check_finite(name: str, tensor: Tensor) -> None:
         )
 
 
+def checked_whole(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
+    """A whole number of any integer type as an int: Python's, numpy's, a 0-d integer tensor; neither bool nor float.
+
+    A tensor is read, wherever it is.
+    """
+    number = whole_number(value)
+    lowest, highest = -_INT64 if least is None else least, _INT64 - 1 if most is None else most
+    if number is None or not lowest <= number <= highest:
+        limits = "" if least is None else f" of at least {least}"
+        if most is not None or (number is not None and number > highest):
+            limits = f" from {lowest} to {highest}"
+        error = TypeError if number is None else ValueError
+        raise error(f"{name} must be a whole number{limits}, got {_came(value) if number is None else number}.")
+    return number
+
+
+def checked_positive(name: str, value: Any) -> int:
+    """A whole number of at least 1."""
+    return checked_whole(name, value, 1)
+
+
+def checked_num_classes(num_classes: Any) -> int:
+    """K: a whole number of at least 1 that tables of K and K x K entries can be made for."""
+    return checked_whole("num_classes", num_classes, 1, MOST_CLASSES)
+
+
 def checked_classes(name: str, classes: Sequence[int] | Collection[int]) -> tuple[int, ...]:
     """Class ids as a tuple of distinct integers, in the order given."""
     try:
-        ids = tuple(operator.index(c) for c in classes)
-    except TypeError:
+        entries = () if isinstance(classes, (str, bytes)) else tuple(classes)
+    except (TypeError, RuntimeError):  # the second of a tensor that has no values
+        entries = (None,)  # type: ignore[assignment]
+    ids = [whole_number(entry) for entry in entries]
+    if None in ids or isinstance(classes, (str, bytes)):
         hint = " Pass space.things or space.stuff." if _is_label_space(classes) else ""
-        raise TypeError(f"{name} must be a sequence of integer class ids, got {_came(classes)}.{hint}") from None
-    if len(set(ids)) != len(ids):
-        raise ValueError(f"{name} must be distinct class ids, got {ids}.")
-    return ids
+        raise TypeError(f"{name} must be a sequence of integer class ids, got {_came(classes)}.{hint}")
+    whole = tuple(checked_whole(name, number) for number in ids)
+    if len(set(whole)) != len(whole):
+        raise ValueError(f"{name} must be distinct class ids, got {whole}.")
+    return whole
 
 
-def checked_ignore_index(ignore_index: int, num_classes: int) -> int:
-    """An id that is no class, as an int: as a float it would make the labels that hold it floats."""
-    try:
-        index = operator.index(ignore_index)
-    except TypeError:
-        raise TypeError(f"ignore_index must be a whole number, got {_came(ignore_index)}.") from None
+def checked_ignore_index(ignore_index: Any, num_classes: int = 0, classes: Collection[int] = ()) -> int:
+    """The id of pixels without a class, as an int: not one of the ids 0 .. K-1 or of those that are asked for."""
+    index = checked_whole("ignore_index", ignore_index)
     if 0 <= index < num_classes:
-        raise ValueError(f"ignore_index must not be a class id 0..{num_classes - 1}, got {index}.")
+        raise ValueError(
+            f"ignore_index must not be a class id 0..{num_classes - 1}, got {index}. Pass another id such as -1."
+        )
+    if index in classes:
+        raise ValueError(
+            f"ignore_index must not be one of classes = {tuple(classes)}, got {index}, which is both asked for and "
+            "ignored. Pass another id, or None where nothing is ignored."
+        )
     return index
 
 
-def check_positive(name: str, value: int) -> None:
-    """Require a whole number of at least 1."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = 0
-    if isinstance(value, bool) or number < 1:
-        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}.")
+def optional_ignore_index(ignore_index: Any, num_classes: int = 0, classes: Collection[int] = ()) -> int | None:
+    """As :func:`checked_ignore_index`, or None where nothing is ignored."""
+    return None if ignore_index is None else checked_ignore_index(ignore_index, num_classes, classes)
+
+
+def checked_number(
+    name: str, value: Any, wanted: str, *, above: float | None = None, least: float = -_LARGEST, most: float = _LARGEST
+) -> float:
+    """A finite number of any real type as a float; neither bool nor text. ``wanted`` says the range in messages."""
+    number = real_number(value)
+    if number is None:
+        raise TypeError(f"{name} must be {wanted}, got {_came(value)}.")
+    if not least <= number <= most or (above is not None and not number > above):
+        raise ValueError(f"{name} must be {wanted}, got {value!r}.")
+    return number if isinstance(number, float) else float(number)
+
+
+def checked_divisor(name: str, value: Any, wanted: str = "a finite number above 0") -> float:
+    """A number above 0 that float32 can be divided by without overflow."""
+    return checked_number(name, value, f"{wanted} (from {_SMALLEST:g} on)", least=_SMALLEST)
+
+
+def checked_fraction(name: str, value: Any) -> float:
+    """A number from 0 to 1."""
+    return checked_number(name, value, "between 0 and 1", least=0, most=1)
+
+
+def checked_flag(name: str, value: Any) -> bool:
+    """True or False: anything else is more likely a mistake than meant, ``"off"`` would count as True."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False, got {_came(value)}.")
+    return bool(value)
+
+
+def check_choice(name: str, value: Any, choices: Collection[str], note: str = "") -> None:
+    """Require one of several names."""
+    if not isinstance(value, str) or value not in choices:
+        came = repr(value) if isinstance(value, str) else _came(value)
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}{note}, got {came}.")
+
+
+def check_generator(generator: Any) -> None:
+    """Require a source of random numbers, or None for the device's own."""
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator must be a torch.Generator or None, got {describe(generator)}.")
+
+
+def check_callable(name: str, value: Any, of: str) -> None:
+    """Require a callable. A class is not one: called with a tensor it would make an object."""
+    if isinstance(value, type):
+        raise TypeError(f"{name} must be a callable of {of}, got the class {value.__name__}: pass an object of it.")
+    if not callable(value):
+        raise TypeError(f"{name} must be a callable of {of}, got {describe(value)}.")
+
+
+def check_kind(name: str, value: Any, kind: type, wanted: str | None = None) -> None:
+    """Require an instance of a class, which messages call ``wanted``."""
+    if not isinstance(value, kind):
+        article = "an" if kind.__name__[0] in "AEIOU" else "a"
+        came = f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
+        raise TypeError(f"{name} must be {wanted or f'{article} {kind.__name__}'}, got {came}.")

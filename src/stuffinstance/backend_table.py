@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stuffinstance.arguments import check_choice
 from stuffinstance.errors import BackendUnavailableError
 
 
@@ -60,6 +61,14 @@ def _interpreting(device: torch.device) -> bool:
     return device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
 
 
+def check_backend(table: Mapping[str, Backend], backend: Any, what: str, device: torch.device) -> None:
+    """As :func:`resolve`; on ``meta``, where nothing is computed but shapes, any backend of the table is right."""
+    if device.type == "meta":
+        check_choice("backend", backend, ("auto", *sorted(table)))
+    else:
+        resolve(table, backend, what, device)
+
+
 def resolve(table: Mapping[str, Backend], backend: Any, what: str, device: torch.device) -> Backend:
     """The backend of that name, or for ``"auto"`` the first of the table that is for ``device`` and can run.
 
@@ -73,13 +82,12 @@ def resolve(table: Mapping[str, Backend], backend: Any, what: str, device: torch
         ValueError: If there is no backend of that name.
         BackendUnavailableError: If it cannot run there. There is no silent fallback.
     """
+    check_choice("backend", backend, ("auto", *sorted(table)))
     if backend == "auto":
         for candidate in table.values():
             if candidate.is_for(device) and candidate.obstacle(what, device) is None:
                 return candidate
         raise BackendUnavailableError(f"no backend of {sorted(table)} runs on {device} tensors; use {what}.cpu().")
-    if backend not in table:
-        raise ValueError(f"backend must be 'auto' or one of {sorted(table)}, got {backend!r}.")
     obstacle = table[backend].obstacle(what, device)
     if obstacle is not None:
         raise BackendUnavailableError(f"backend {backend!r} cannot run here: {obstacle}. Use backend='auto'.")

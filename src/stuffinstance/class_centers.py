@@ -12,12 +12,16 @@ from torch import Tensor
 
 from stuffinstance._state import StatefulModule
 from stuffinstance.arguments import (
+    check_can_move,
     check_class_ids,
     check_has_pixels,
+    check_kind,
     check_label_map,
     check_maps,
-    check_positive,
     check_same_batch,
+    checked_num_classes,
+    checked_positive,
+    optional_ignore_index,
 )
 from stuffinstance.distributed import Sync, gather_rows
 from stuffinstance.float_pairs import add_to_pair, difference, on_cpu, pair_on_cpu
@@ -39,7 +43,7 @@ class _Spread(NamedTuple):
     scatter: Tensor
 
 
-def class_center_distance(features: Tensor, labels: Tensor, num_classes: int, ignore_index: int = 255) -> Tensor:
+def class_center_distance(features: Tensor, labels: Tensor, num_classes: int, ignore_index: int | None = 255) -> Tensor:
     """Class centre distance of every class of a batch (FADA, Eq. 9); smaller is better.
 
     .. math:: CCD(i) = \\frac{1}{K-1} \\sum_{j \\ne i}
@@ -56,21 +60,23 @@ def class_center_distance(features: Tensor, labels: Tensor, num_classes: int, ig
         features: (B, D, h, w). Pixels with a NaN or an infinity are left out.
         labels: True class ids (B, H, W), any integer dtype; resized nearest to (h, w).
         num_classes: K.
-        ignore_index: Pixels of this id are left out.
+        ignore_index: Pixels of this id are left out; not one of the K classes. None where none are.
 
     Returns:
         (K,) float32 (float64 for float64 features), without gradient. Where two centres are the same it is infinite,
         or NaN for classes that also have no spread.
 
     Raises:
-        ValueError: If ranks, dtypes, sizes, devices or class ids cannot be right.
+        TypeError: If an argument is not a tensor, or ``num_classes`` or ``ignore_index`` is not a whole number.
+        ValueError: If ranks, dtypes, sizes, devices or class ids cannot be right, or ``ignore_index`` is a class.
 
     Example:
         >>> features = torch.tensor([[[[1.0, 3.0, 6.0]]]])         # centres 2 and 6, 4 apart
         >>> class_center_distance(features, torch.tensor([[[0, 0, 2]]]), num_classes=3)
         tensor([0.2500,    nan, 0.0000])
     """
-    check_positive("num_classes", num_classes)
+    num_classes = checked_num_classes(num_classes)
+    ignore_index = optional_ignore_index(ignore_index, num_classes)
     return _distance(_pooled(_spread_per_image(features, labels, num_classes, ignore_index)))
 
 
@@ -84,7 +90,7 @@ class ClassCenterDistance(StatefulModule):
     Args:
         num_classes: K.
         feature_dim: D.
-        ignore_index: Pixels of this id are left out.
+        ignore_index: Pixels of this id are left out; not one of the K classes. None where none are.
         sync: ``"auto"`` joins the pixels of all ranks in :meth:`compute`, ``"off"`` does not.
         group: The process group whose ranks share; None for all ranks.
 
@@ -94,7 +100,8 @@ class ClassCenterDistance(StatefulModule):
         scatter: (2, K) float32, the sum of their squared distances to it, likewise.
 
     Raises:
-        ValueError: If a size is below 1, or ``sync`` is neither way.
+        TypeError: If a size or ``ignore_index`` is not a whole number.
+        ValueError: If a size is below 1, ``ignore_index`` is a class, or ``sync`` is neither way.
 
     Example:
         >>> distance = ClassCenterDistance(num_classes=2, feature_dim=1)
@@ -112,17 +119,17 @@ class ClassCenterDistance(StatefulModule):
         self,
         num_classes: int,
         feature_dim: int,
-        ignore_index: int = 255,
+        ignore_index: int | None = 255,
         *,
         sync: Sync = "auto",
         group: ProcessGroup | None = None,
     ) -> None:
         super().__init__(sync, group)
-        check_positive("num_classes", num_classes)
-        check_positive("feature_dim", feature_dim)
+        num_classes = checked_num_classes(num_classes)
+        feature_dim = checked_positive("feature_dim", feature_dim)
         self.num_classes = num_classes
         self.feature_dim = feature_dim
-        self.ignore_index = ignore_index
+        self.ignore_index = optional_ignore_index(ignore_index, num_classes)
         self._hold("pixels", num_classes)
         self._hold("centers", 2, num_classes, feature_dim, dtype=torch.float32)
         self._hold("scatter", 2, num_classes, dtype=torch.float32)
@@ -138,6 +145,7 @@ class ClassCenterDistance(StatefulModule):
             ValueError: If ranks, dtypes, sizes, devices or class ids cannot be right.
         """
         check_maps("features", features, channels=self.feature_dim)
+        check_can_move("features", features, "centers", self.centers)
         part = _pooled(_spread_per_image(features, labels, self.num_classes, self.ignore_index))
         pixels, centers, scatter = (each.to(self.pixels.device) for each in part)
         apart = difference(centers, self.centers[0], self.centers[1])
@@ -163,6 +171,7 @@ class ClassCenterDistance(StatefulModule):
         Raises:
             ValueError: If ``other`` has another number of classes or channels.
         """
+        check_kind("other", other, ClassCenterDistance)
         if other.centers.shape != self.centers.shape:
             raise ValueError(
                 f"other must have centres (K, D) = {tuple(self.centers.shape[1:])}, got "
@@ -184,7 +193,7 @@ class ClassCenterDistance(StatefulModule):
 
 
 @torch.no_grad()
-def _spread_per_image(features: Tensor, labels: Tensor, num_classes: int, ignore_index: int) -> _Spread:
+def _spread_per_image(features: Tensor, labels: Tensor, num_classes: int, ignore_index: int | None) -> _Spread:
     """Each image's own spread, around its own centres."""
     check_maps("features", features)
     check_label_map("labels", labels)
@@ -192,7 +201,7 @@ def _spread_per_image(features: Tensor, labels: Tensor, num_classes: int, ignore
     check_same_batch("labels", labels, "features", features)
     check_class_ids("labels", labels, num_classes, ignore_index)
     truth = resize_labels(labels, (features.shape[2], features.shape[3])).to(torch.int64)
-    counted = (truth != ignore_index) & features.isfinite().all(1)
+    counted = features.isfinite().all(1)  # the ignored id is not one of the classes
     regions = stuff_regions(torch.where(counted, truth, -1), range(num_classes))
     centers = region_mean(features, regions)  # (B, K, D)
     with_none = F.pad(centers, (0, 0, 1, 0))  # (B, K + 1, D): row 0 for pixels of no class

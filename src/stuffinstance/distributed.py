@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args
 
 import torch
 import torch.distributed as dist
@@ -11,6 +11,7 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
+from stuffinstance.arguments import check_choice
 
 Sync = Literal["auto", "off"]
 
@@ -39,8 +40,7 @@ class SharedGroup:
 
 def check_sync(sync: str) -> None:
     """Require one of the two ways."""
-    if sync not in ("auto", "off"):
-        raise ValueError(f"sync must be 'auto' (across ranks where a process group runs) or 'off', got {sync!r}.")
+    check_choice("sync", sync, get_args(Sync), " ('auto' is across ranks where a process group runs)")
 
 
 def shared_group(group: ProcessGroup | None) -> SharedGroup | None:

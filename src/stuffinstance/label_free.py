@@ -10,7 +10,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stuffinstance._state import StatefulModule
-from stuffinstance.arguments import check_maps, check_positive
+from stuffinstance.arguments import (
+    check_can_move,
+    check_kind,
+    check_maps,
+    checked_divisor,
+    checked_flag,
+    checked_num_classes,
+    checked_positive,
+)
+from stuffinstance.autocast_device import autocast_device
 from stuffinstance.distributed import Sync, sum_over_ranks
 from stuffinstance.losses.entropy import self_information
 from stuffinstance.pseudo_labels.confidences import as_float, check_probabilities
@@ -29,7 +38,7 @@ class _StreamingMean(StatefulModule):
 
     def __init__(self, sync: Sync, group: ProcessGroup | None, validate: bool) -> None:
         super().__init__(sync, group)
-        self.validate = validate
+        self.validate = checked_flag("validate", validate)
         self._hold("sums", 2)
         self._hold("count")
 
@@ -63,8 +72,11 @@ class _StreamingMean(StatefulModule):
         """Add what another part of the data set counted.
 
         Raises:
+            TypeError: If ``other`` is not a score.
             ValueError: If ``other`` is another score, or has other settings.
         """
+        if not isinstance(other, _StreamingMean):
+            check_kind("other", other, type(self))
         own, others = (f"{type(each).__name__}({each.extra_repr()})" for each in (self, other))
         if own != others:
             raise ValueError(f"other must be {own}, got {others}: their means are not of the same thing.")
@@ -116,7 +128,7 @@ class PredictionEntropy(_StreamingMean):
         validate: bool = False,
     ) -> None:
         super().__init__(sync, group, validate)
-        check_positive("num_classes", num_classes)
+        num_classes = checked_num_classes(num_classes)
         if num_classes == 1:
             raise ValueError("num_classes must be at least 2, got 1: one class has no entropy.")
         self.num_classes = num_classes
@@ -133,6 +145,7 @@ class PredictionEntropy(_StreamingMean):
             ValueError: If rank, dtype or K do not fit, or the values are not probabilities (logits, say, or NaN).
         """
         check_probabilities("probabilities", probabilities, self.num_classes, self.validate)
+        check_can_move("probabilities", probabilities, "score", self.sums)
         self._add(self_information(as_float(probabilities)).sum(1))
 
     def extra_repr(self) -> str:
@@ -196,12 +209,11 @@ class SoftNeighbourhoodDensity(_StreamingMean):
         validate: bool = False,
     ) -> None:
         super().__init__(sync, group, validate)
-        if isinstance(temperature, bool) or not (isinstance(temperature, int | float) and 0 < temperature < math.inf):
-            raise ValueError(f"temperature must be a finite number above 0, got {temperature!r}.")
-        check_positive("sample", sample)
+        temperature = checked_divisor("temperature", temperature)
+        sample = checked_positive("sample", sample)
         if sample < 2:
             raise ValueError(f"sample must be at least 2 pixels, got {sample}: one alone has no neighbour.")
-        self.temperature: float = float(temperature)
+        self.temperature = temperature
         self.sample = sample
 
     @torch.no_grad()
@@ -217,9 +229,10 @@ class SoftNeighbourhoodDensity(_StreamingMean):
             ValueError: If rank or dtype do not fit, or the values are not probabilities (logits, say, or NaN).
         """
         check_maps("probabilities", probabilities, channel_name="K")
+        check_can_move("probabilities", probabilities, "score", self.sums)
         sampled = _on_grid(probabilities, self.sample)
         check_probabilities("probabilities", sampled, probabilities.shape[1], self.validate)
-        with torch.autocast(probabilities.device.type, enabled=False):
+        with torch.autocast(autocast_device(probabilities), enabled=False):
             self._add(_density(as_float(sampled).flatten(2).transpose(1, 2), self.temperature))
 
     def extra_repr(self) -> str:

@@ -3,8 +3,19 @@
 import torch
 from torch import Tensor
 
-from stuffinstance.arguments import check_label_map, check_maps, check_same_batch
+from stuffinstance.arguments import (
+    check_has_pixels,
+    check_label_map,
+    check_maps,
+    check_same_batch,
+    checked_ignore_index,
+    checked_whole,
+    describe,
+)
 from stuffinstance.best_class import best_class
+
+# Of the same bytes: not every release of torch can index unsigned integers of more than one byte.
+_SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
 
 
 def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
@@ -14,28 +25,32 @@ def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
     ``interpolate(mode="nearest")``, without that function's rounding in float32.
 
     Args:
-        labels: Class ids, (B, H, W), any integer dtype.
-        size: (h, w) of the result.
+        labels: Class ids, (B, H, W), any integer dtype; or a bool mask.
+        size: (h, w) of the result, at least 1 each.
 
     Returns:
         Class ids, (B, h, w), same dtype; ``labels`` itself where the size is right already.
 
     Raises:
-        ValueError: If ``labels`` is not a 3-D integer tensor, or has no pixel to take.
+        TypeError: If ``labels`` is not a tensor, or ``size`` is not a pair of whole numbers.
+        ValueError: If ``labels`` is not a 3-D integer or bool tensor or has no pixel to take, or ``size`` is below 1.
 
     Example:
         >>> resize_labels(torch.arange(8).view(1, 2, 4), (1, 2))
         tensor([[[0, 2]]])
     """
-    check_label_map("labels", labels)
+    check_label_map("labels", labels, masks=True)
+    if not isinstance(size, (tuple, list)) or len(size) != 2:
+        raise TypeError(f"size must be a pair (h, w) of whole numbers, got {describe(size)}.")
     height, width = labels.shape[1:]
-    if (height, width) == tuple(size):
+    to_height, to_width = checked_whole("size[0]", size[0], 1), checked_whole("size[1]", size[1], 1)
+    if (height, width) == (to_height, to_width):
         return labels
-    if height == 0 or width == 0:
-        raise ValueError(f"labels must have H and W of at least 1 to be resized, got {tuple(labels.shape)}.")
-    rows = torch.arange(size[0], device=labels.device) * height // size[0]
-    columns = torch.arange(size[1], device=labels.device) * width // size[1]
-    return labels[:, rows[:, None], columns]
+    check_has_pixels("labels", labels)
+    rows = torch.arange(to_height, device=labels.device) * height // to_height
+    columns = torch.arange(to_width, device=labels.device) * width // to_width
+    signed = labels.view(_SIGNED.get(labels.dtype, labels.dtype))
+    return signed[:, rows[:, None], columns].view(labels.dtype)
 
 
 def correct_labels(labels: Tensor, logits: Tensor, ignore_index: int = 255) -> Tensor:
@@ -46,13 +61,14 @@ def correct_labels(labels: Tensor, logits: Tensor, ignore_index: int = 255) -> T
     Args:
         labels: Ground truth, (B, H, W), any integer dtype; resized nearest to (h, w).
         logits: Scores of the classes, (B, K, h, w).
-        ignore_index: What a disagreeing pixel becomes.
+        ignore_index: What a disagreeing pixel becomes; not one of the K classes.
 
     Returns:
         Class ids, (B, h, w) int64.
 
     Raises:
-        ValueError: If ranks, dtypes, batch sizes or devices do not fit.
+        TypeError: If an argument is not a tensor, or ``ignore_index`` is not a whole number.
+        ValueError: If ranks, dtypes, batch sizes or devices do not fit, or ``ignore_index`` is a class.
 
     Example:
         >>> logits = torch.tensor([[[[2.0, 0.0]], [[1.0, 3.0]]]])      # predicts class 0, then class 1
@@ -62,6 +78,7 @@ def correct_labels(labels: Tensor, logits: Tensor, ignore_index: int = 255) -> T
     check_label_map("labels", labels)
     check_maps("logits", logits, channel_name="K")
     check_same_batch("labels", labels, "logits", logits)
+    ignore_index = checked_ignore_index(ignore_index, logits.shape[1])
     truth = resize_labels(labels, (logits.shape[2], logits.shape[3])).to(torch.int64)
     predicted = best_class(logits.detach())[1]
     return torch.where(truth == predicted, truth, ignore_index)
@@ -81,6 +98,7 @@ def merge_pseudo_labels(predicted: Tensor, pseudo: Tensor, ignore_index: int = 2
         Class ids, (B, h, w) int64.
 
     Raises:
+        TypeError: If an argument is not a tensor, or ``ignore_index`` is not a whole number.
         ValueError: If ranks, dtypes, batch sizes or devices do not fit.
 
     Example:
@@ -89,6 +107,9 @@ def merge_pseudo_labels(predicted: Tensor, pseudo: Tensor, ignore_index: int = 2
     """
     check_label_map("predicted", predicted)
     check_label_map("pseudo", pseudo)
+    check_has_pixels("predicted", predicted)
+    check_has_pixels("pseudo", pseudo)
     check_same_batch("pseudo", pseudo, "predicted", predicted)
+    ignore_index = checked_ignore_index(ignore_index)
     resized = resize_labels(pseudo, (predicted.shape[1], predicted.shape[2])).to(torch.int64)
     return torch.where(resized == ignore_index, predicted.to(torch.int64), resized)

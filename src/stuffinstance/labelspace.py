@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from torch import Tensor
+
+from stuffinstance.arguments import MOST_CLASSES, check_kind, checked_ignore_index, describe
+from stuffinstance.scalars import whole_number
 
 Colour = tuple[int, int, int]
 
@@ -26,7 +30,8 @@ class LabelSpace:
         palette: K colours (red, green, blue), 0 .. 255, for pictures; or None.
 
     Raises:
-        TypeError: If ``stuff`` or ``things`` is no sequence of whole numbers and names.
+        TypeError: If ``names`` is not a sequence of strings, ``stuff`` or ``things`` is not one of whole numbers and
+            names, or ``ignore_index`` is not a whole number.
         ValueError: If an id is outside 0 .. K-1, is both stuff and thing, or occurs twice; if names repeat; if
             ``ignore_index`` is a class; if the palette does not hold K colours.
 
@@ -55,14 +60,12 @@ class LabelSpace:
         stuff, things = _listed("stuff", stuff), _listed("things", things)
         if names is None:
             names = _numbered_names(stuff + things)
-        if isinstance(names, str):
-            raise ValueError(f"names must be a sequence of class names, got the one string {names!r}.")
         set_field = object.__setattr__
-        set_field(self, "names", tuple(names))
-        set_field(self, "ignore_index", int(ignore_index))
+        set_field(self, "names", _listed("names", names, "class names"))
+        set_field(self, "ignore_index", checked_ignore_index(ignore_index))
         self._check_names()
-        set_field(self, "stuff", self._resolve("stuff", stuff))
-        set_field(self, "things", self._resolve("things", things))
+        set_field(self, "stuff", resolved_ids("stuff", stuff, self.names))
+        set_field(self, "things", resolved_ids("things", things, self.names))
         both = sorted(set(self.stuff) & set(self.things))
         if both:
             raise ValueError(
@@ -77,8 +80,8 @@ class LabelSpace:
         return len(self.names)
 
     def ids(self, names: Iterable[str]) -> tuple[int, ...]:
-        """The ids of classes given by name; an unknown name is a ``ValueError`` that lists the known ones."""
-        return self._resolve("names", tuple(names))
+        """The ids of classes given by name (or id); an unknown one is a ``ValueError`` that lists the known ones."""
+        return resolved_ids("names", names, self.names)
 
     def mapping_from(self, other: LabelSpace) -> tuple[int, ...]:
         """For each id of ``other`` the id of the same name here, or ``ignore_index`` where there is none.
@@ -87,12 +90,16 @@ class LabelSpace:
             >>> SYNTHIA_13.mapping_from(CITYSCAPES)[:4]
             (0, 1, 2, 255)
         """
+        check_kind("other", other, LabelSpace)
         here = {name: number for number, name in enumerate(self.names)}
         return tuple(here.get(name, self.ignore_index) for name in other.names)
 
     def _check_names(self) -> None:
         if not self.names:
             raise ValueError("names must hold at least one class name, got none.")
+        odd = [name for name in self.names if not isinstance(name, str)]
+        if odd:
+            raise TypeError(f"names must be strings, got {type(odd[0]).__name__} {odd[0]!r}.")
         if len(set(self.names)) != len(self.names):
             repeated = sorted({name for name in self.names if self.names.count(name) > 1})
             raise ValueError(f"names must be distinct, got {repeated} more than once.")
@@ -102,47 +109,64 @@ class LabelSpace:
                 f"{self.names[self.ignore_index]!r} of {len(self.names)} classes. Use -1 or 255, or 65535 for large K."
             )
 
-    def _resolve(self, argument: str, classes: tuple[Any, ...]) -> tuple[int, ...]:
-        numbers = {name: number for number, name in enumerate(self.names)}
-        resolved = []
-        for entry in classes:
-            number = numbers.get(entry, -1) if isinstance(entry, str) else _index(argument, entry)
-            if not 0 <= number < len(self.names):
-                raise ValueError(
-                    f"{argument} must hold ids 0..{len(self.names) - 1} or names of classes, got {entry!r}. "
-                    f"The classes are {', '.join(self.names)}."
-                )
-            resolved.append(number)
-        if len(set(resolved)) != len(resolved):
-            raise ValueError(f"{argument} must hold each class once, got {classes!r}.")
-        return tuple(resolved)
+
+def resolved_ids(argument: str, classes: Iterable[int | str], names: tuple[str, ...]) -> tuple[int, ...]:
+    """Distinct ids of classes given by id or by name; ``argument`` is what messages call them.
+
+    Raises:
+        TypeError: If ``classes`` is not a sequence of whole numbers and strings.
+        ValueError: If one is not a class, or occurs twice.
+    """
+    classes = _listed(argument, classes)
+    numbers = {name: number for number, name in enumerate(names)}
+    resolved = []
+    for entry in classes:
+        number = numbers.get(entry, -1) if isinstance(entry, str) else _index(argument, entry)
+        if not 0 <= number < len(names):
+            raise ValueError(
+                f"{argument} must hold ids 0..{len(names) - 1} or names of classes, got {entry!r}. "
+                f"The classes are {', '.join(names)}."
+            )
+        resolved.append(number)
+    if len(set(resolved)) != len(resolved):
+        raise ValueError(f"{argument} must hold each class once, got {classes!r}.")
+    return tuple(resolved)
 
 
-def _listed(argument: str, classes: Iterable[int | str]) -> tuple[int | str, ...]:
-    if isinstance(classes, str) or not isinstance(classes, Iterable):
-        raise TypeError(f"{argument} must be a sequence of ids or names, got {classes!r}. Pass ({classes!r},).")
+def _listed(argument: str, classes: Any, wanted: str = "ids or names") -> tuple[Any, ...]:
+    if isinstance(classes, (str, bytes, Tensor)) or not isinstance(classes, Iterable):
+        raise TypeError(f"{argument} must be a sequence of {wanted}, got {describe(classes)}. Pass ({classes!r},).")
     return tuple(classes)
 
 
 def _index(argument: str, entry: Any) -> int:
-    try:
-        return operator.index(entry)
-    except TypeError:
-        raise TypeError(f"{argument} must hold whole numbers or names, got {type(entry).__name__} {entry!r}.") from None
+    number = whole_number(entry)
+    if number is None:
+        raise TypeError(f"{argument} must hold whole numbers or names, got {type(entry).__name__} {entry!r}.")
+    return number
 
 
 def _numbered_names(classes: tuple[Any, ...]) -> tuple[str, ...]:
     """Names for a space given by ids alone."""
     if not classes or any(isinstance(entry, str) for entry in classes):
         raise ValueError("names must be given where stuff and things are empty or given by name, got names=None.")
-    return tuple(f"class {number}" for number in range(max(_index("stuff and things", entry) for entry in classes) + 1))
+    ids = [_index("stuff and things", entry) for entry in classes]
+    if min(ids) < 0 or max(ids) >= MOST_CLASSES:
+        raise ValueError(f"stuff and things must hold ids 0..{MOST_CLASSES - 1}, got {min(ids)} to {max(ids)}.")
+    return tuple(f"class {number}" for number in range(max(ids) + 1))
 
 
 def _checked_palette(palette: Sequence[Sequence[int]] | None, num_classes: int) -> tuple[Colour, ...] | None:
     if palette is None:
         return None
-    whole = all(int(value) == value for colour in palette for value in colour)  # 0.5 is of another scale
-    colours = tuple(tuple(int(value) for value in colour) for colour in palette)
+    try:
+        whole = all(int(value) == value for colour in palette for value in colour)  # 0.5 is of another scale
+        colours = tuple(tuple(int(value) for value in colour) for colour in palette)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        raise TypeError(
+            f"palette must hold K = {num_classes} colours (red, green, blue) of whole numbers 0..255, got "
+            f"{describe(palette)}."
+        ) from None
     right = all(len(colour) == 3 and all(0 <= value <= 255 for value in colour) for colour in colours)
     if len(colours) != num_classes or not right or not whole:
         raise ValueError(

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stuffinstance.arguments import describe, may_read
+from stuffinstance.autocast_device import autocast_device
 
 Between = Callable[[Tensor, Tensor], Tensor]
 """Two tensors (..., D) that broadcast to distances (...)."""
@@ -212,7 +213,7 @@ def nearest_distance(
         ``(distances, index)``, (C, N) each. For a class without a filled slot, and for a descriptor that is not wanted,
         the distance means nothing: mask it. Memory: two tensors (C, N, S) and two (C, N, D); never (C, N, S, D).
     """
-    with torch.autocast(rows.device.type, enabled=False):
+    with torch.autocast(autocast_device(rows), enabled=False):
         exact = torch.promote_types(rows.dtype, bank.dtype)
         rows, bank = rows.to(exact), bank.detach().to(exact)
         with torch.no_grad():

@@ -12,12 +12,18 @@ from torch import Tensor
 
 from stuffinstance._state import StatefulModule
 from stuffinstance.arguments import (
+    check_can_move,
     check_class_ids,
+    check_kind,
     check_label_map,
-    check_positive,
+    check_maps,
     check_same_batch,
+    check_tensor,
     checked_classes,
+    checked_flag,
+    checked_num_classes,
     may_read,
+    optional_ignore_index,
 )
 from stuffinstance.best_class import best_class
 from stuffinstance.distributed import Sync, sum_over_ranks
@@ -43,7 +49,7 @@ class MeanIoU(StatefulModule):
 
     Args:
         num_classes: K.
-        ignore_index: True pixels of this id are not counted.
+        ignore_index: True pixels of this id are not counted; not one of the K classes. None where all are counted.
         sync: ``"auto"`` adds the counts of all ranks in :meth:`compute`, ``"off"`` does not.
         group: The process group whose ranks share; None for all ranks.
         validate: Check class ids on a GPU too; on CPU tensors they are always checked.
@@ -55,7 +61,9 @@ class MeanIoU(StatefulModule):
             such a prediction is an error; on a GPU it is not looked for.
 
     Raises:
-        ValueError: If ``num_classes`` is below 1.
+        TypeError: If ``num_classes`` or ``ignore_index`` is not a whole number.
+        ValueError: If ``num_classes`` is below 1, or ``ignore_index`` is a class. For the mean over some classes alone
+            pass them to :meth:`compute`.
 
     Example:
         >>> score = MeanIoU(num_classes=2)
@@ -70,17 +78,17 @@ class MeanIoU(StatefulModule):
     def __init__(
         self,
         num_classes: int,
-        ignore_index: int = 255,
+        ignore_index: int | None = 255,
         *,
         sync: Sync = "auto",
         group: ProcessGroup | None = None,
         validate: bool = False,
     ) -> None:
         super().__init__(sync, group)
-        check_positive("num_classes", num_classes)
+        num_classes = checked_num_classes(num_classes)
         self.num_classes = num_classes
-        self.ignore_index = ignore_index
-        self.validate = validate
+        self.ignore_index = optional_ignore_index(ignore_index, num_classes)
+        self.validate = checked_flag("validate", validate)
         self._hold("confusion", num_classes, num_classes)
         self._hold("unclassed", num_classes)
 
@@ -95,11 +103,9 @@ class MeanIoU(StatefulModule):
         Raises:
             ValueError: If ranks, dtypes, sizes or devices do not fit, or an id is no class.
         """
-        if isinstance(predictions, Tensor) and predictions.ndim == 4 and predictions.is_floating_point():
-            if predictions.shape[1] != self.num_classes:
-                raise ValueError(
-                    f"predictions must have K = {self.num_classes} channels, got {tuple(predictions.shape)}."
-                )
+        check_tensor("predictions", "an integer tensor (B, H, W), or logits (B, K, H, W)", predictions)
+        if predictions.ndim == 4 and predictions.is_floating_point():
+            check_maps("predictions", predictions, self.num_classes, "K")
             values, predictions = best_class(predictions)
             self._refuse_broken(values)
         check_label_map("predictions", predictions)
@@ -110,10 +116,11 @@ class MeanIoU(StatefulModule):
                 f"predictions must have the labels' size (B, H, W) = {tuple(labels.shape)}, got "
                 f"{tuple(predictions.shape)}. Upsample the logits to the labels, not the labels to the logits."
             )
+        check_can_move("predictions", predictions, "score", self.confusion)
         check_class_ids("labels", labels, self.num_classes, self.ignore_index, self.validate)
         truth = labels.to(torch.int64).reshape(-1)
         guess = predictions.to(torch.int64).reshape(-1)
-        counted = (truth != self.ignore_index) & (truth >= 0) & (truth < self.num_classes)
+        counted = (truth >= 0) & (truth < self.num_classes)
         # What was predicted where nothing is counted does not matter.
         check_class_ids("predictions", torch.where(counted, guess, 0), self.num_classes, -1, self.validate)
         columns = self.num_classes + 1  # the last one for predictions that are no class
@@ -167,6 +174,7 @@ class MeanIoU(StatefulModule):
         Raises:
             ValueError: If ``other`` counts another number of classes.
         """
+        check_kind("other", other, MeanIoU)
         if other.num_classes != self.num_classes:
             raise ValueError(f"other must count K = {self.num_classes} classes, got K = {other.num_classes}.")
         self.confusion.add_(other.confusion.to(self.confusion.device))

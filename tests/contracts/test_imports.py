@@ -14,7 +14,17 @@ ROOT = Path(stuffinstance.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 
 # A room may import those before it, and any may import the first ones.
-ANYWHERE = ("errors", "arguments", "backend_table", "best_class", "distributed", "_state", "float_pairs")
+ANYWHERE = (
+    "errors",
+    "scalars",
+    "autocast_device",
+    "arguments",
+    "backend_table",
+    "best_class",
+    "distributed",
+    "_state",
+    "float_pairs",
+)
 FLOW = ("labelspace", "label_maps", "regions", "pooling", "banks", "matching", "losses", "adaptation")
 # Beside the flow: what is anywhere, and the rooms named.
 ASIDE = {

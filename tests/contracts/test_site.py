@@ -22,7 +22,15 @@ MODULES = sorted(
     if not entry.startswith("_") and (entry.endswith(".py") or "." not in entry)
 )
 # No user imports from these: what they check and do is said where it is used.
-WITHOUT_A_PAGE = {"arguments", "backend_table", "best_class", "distributed", "float_pairs"}
+WITHOUT_A_PAGE = {
+    "arguments",
+    "autocast_device",
+    "backend_table",
+    "best_class",
+    "distributed",
+    "float_pairs",
+    "scalars",
+}
 
 
 def snippets(page: Path) -> str:

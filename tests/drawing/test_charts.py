@@ -58,7 +58,7 @@ def test_what_cannot_be_scores_is_refused() -> None:
         drawing.draw_iou({"a": torch.zeros(4)}, SPACE)  # type: ignore[dict-item]
     with pytest.raises(ValueError, match="scores must be of the space's K = 1 classes"):
         drawing.draw_iou(SCORE, PLAIN)
-    with pytest.raises(ValueError, match=r"classes must be ids 0\.\.3"):
+    with pytest.raises(ValueError, match=r"classes must hold ids 0\.\.3"):
         drawing.draw_iou(SCORE, SPACE, classes=(4,))
 
 

@@ -137,7 +137,7 @@ def test_no_region_is_a_picture_too(labels: torch.Tensor) -> None:
 def test_what_cannot_be_regions_is_refused() -> None:
     with pytest.raises(TypeError, match="regions must be Regions"):
         drawing.draw_regions(REGIONS.map)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="number must be 'ids', 'rank' or None"):
+    with pytest.raises(ValueError, match="number must be one of 'ids', 'rank' or None"):
         drawing.draw_regions(REGIONS, number="area")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="opacity must be"):
         drawing.draw_regions(REGIONS, opacity=2)

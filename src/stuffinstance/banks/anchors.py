@@ -16,10 +16,14 @@ from stuffinstance.arguments import (
     check_label_map,
     check_maps,
     check_on_device,
-    check_positive,
     check_same_batch,
+    checked_flag,
     checked_ignore_index,
+    checked_num_classes,
+    checked_number,
+    checked_positive,
 )
+from stuffinstance.autocast_device import autocast_device
 from stuffinstance.banks.running_mean import running_mean
 from stuffinstance.distributed import Sync, gather_rows
 from stuffinstance.float_pairs import pair_in
@@ -93,16 +97,16 @@ class CategoryAnchors(StatefulModule):
         validate: bool = False,
     ) -> None:
         super().__init__(sync, group)
-        check_positive("num_classes", num_classes)
-        check_positive("feature_dim", feature_dim)
-        check_positive("min_pixels", min_pixels)
-        check_positive("max_count", max_count)
+        num_classes = checked_num_classes(num_classes)
+        feature_dim = checked_positive("feature_dim", feature_dim)
+        min_pixels = checked_positive("min_pixels", min_pixels)
+        max_count = checked_positive("max_count", max_count)
         self.num_classes = num_classes
         self.feature_dim = feature_dim
         self.min_pixels = min_pixels
         self.max_count = max_count
         self.ignore_index: int = checked_ignore_index(ignore_index, num_classes)
-        self.validate = validate
+        self.validate = checked_flag("validate", validate)
         self._hold("anchors", num_classes, feature_dim, dtype=torch.float32, kind="buffer")
         self._hold("remainder", num_classes, feature_dim, dtype=torch.float32, kind="buffer")
         self._hold("count", num_classes, kind="buffer")
@@ -163,9 +167,8 @@ class CategoryAnchors(StatefulModule):
             ValueError: If ``features`` do not fit the anchors, or ``margin`` is below 0.
         """
         self._check_features(features)
-        if not margin >= 0:
-            raise ValueError(f"margin must be a distance of 0 or more, got {margin!r}.")
-        with torch.autocast(features.device.type, enabled=False):
+        margin = checked_number("margin", margin, "a distance of 0 or more", least=0)
+        with torch.autocast(autocast_device(features), enabled=False):
             exact = torch.promote_types(features.dtype, torch.float32)
             pixels = features.to(exact).flatten(2).transpose(1, 2)  # (B, P, D)
             # Not through a matrix product: its cancellation would move the margin.

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
 
-from stuffinstance.arguments import check_positive
+from stuffinstance.arguments import checked_positive
 from stuffinstance.banks.memory import MemoryBank
 from stuffinstance.distributed import Sync
 from stuffinstance.regions import Regions, instance_regions
-from stuffinstance.regions.components import check_connectivity
+from stuffinstance.regions.components import checked_connectivity
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -57,10 +57,10 @@ class InstanceBank(MemoryBank):
         validate: bool = False,
     ) -> None:
         super().__init__(classes, feature_dim, capacity, sync=sync, group=group, validate=validate)
-        check_positive("max_instances", max_instances)
-        check_connectivity(connectivity)
+        connectivity = checked_connectivity(connectivity)
+        max_instances = checked_positive("max_instances", max_instances)
         self.max_instances = max_instances
-        self.connectivity: Literal[4, 8] = connectivity
+        self.connectivity = connectivity
 
     def regions(self, labels: Tensor) -> Regions:
         """The largest connected regions of each class."""

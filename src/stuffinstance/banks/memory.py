@@ -15,9 +15,10 @@ from stuffinstance.arguments import (
     check_label_map,
     check_maps,
     check_on_device,
-    check_positive,
     check_same_batch,
     checked_classes,
+    checked_flag,
+    checked_positive,
     may_read,
 )
 from stuffinstance.banks.classifier import Classifier, agrees
@@ -74,11 +75,11 @@ class MemoryBank(StatefulModule, ABC):
         self.classes: tuple[int, ...] = checked_classes("classes", classes)
         if any(number < 0 for number in self.classes):
             raise ValueError(f"classes must be class ids of 0 or more, got {self.classes}.")
-        check_positive("feature_dim", feature_dim)
-        check_positive("capacity", capacity)
+        feature_dim = checked_positive("feature_dim", feature_dim)
+        capacity = checked_positive("capacity", capacity)
         self.feature_dim = feature_dim
         self.capacity = capacity
-        self.validate = validate
+        self.validate = checked_flag("validate", validate)
         count = len(self.classes)
         self._hold("features", count, capacity, feature_dim, dtype=torch.float32, kind="buffer")
         self._hold("written", count, kind="buffer")

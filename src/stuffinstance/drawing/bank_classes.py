@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from stuffinstance.arguments import check_kind
 from stuffinstance.banks import MemoryBank
 from stuffinstance.labelspace import LabelSpace
 
@@ -24,10 +25,10 @@ class BankClass(NamedTuple):
 
 def bank_classes(banks: MemoryBank | Sequence[MemoryBank], space: LabelSpace) -> list[BankClass]:
     """The classes of one bank or of several."""
-    several = [banks] if isinstance(banks, MemoryBank) else list(banks)
+    check_kind("space", space, LabelSpace)
+    several = list(banks) if isinstance(banks, Sequence) else [banks]
     for bank in several:
-        if not isinstance(bank, MemoryBank):
-            raise TypeError(f"banks must be a StuffBank, an InstanceBank or several, got {type(bank).__name__}.")
+        check_kind("banks", bank, MemoryBank, "a StuffBank, an InstanceBank or several")
         if bank.classes and max(bank.classes) >= space.num_classes:
             raise ValueError(
                 f"banks must hold classes of the space, 0..{space.num_classes - 1}, got {bank.classes}. "

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from stuffinstance.arguments import check_positive
+from stuffinstance.arguments import checked_positive
 from stuffinstance.banks import MemoryBank
 from stuffinstance.drawing.bank_classes import bank_classes
 from stuffinstance.drawing.canvas import axes_on, ink
@@ -57,7 +57,7 @@ def draw_bank_rows(
         >>> ax.collections[0].get_offsets().shape, ax.texts[0].get_text()
         ((3, 2), 'road')
     """
-    check_positive("rows_per_class", rows_per_class)
+    rows_per_class = checked_positive("rows_per_class", rows_per_class)
     classes = bank_classes(banks, space)
     if len({one.rows.shape[1] for one in classes}) > 1:
         raise ValueError("banks must share one feature_dim D to be drawn in one plane. Draw them one by one.")
@@ -93,7 +93,7 @@ def _spaced(rows: NDArray[np.float32], most: int) -> NDArray[np.float32]:
 
 def _project(samples: list[NDArray[np.float32]], projection: Any) -> tuple[list[Rows], tuple[str, str]]:
     """Points of each class, and what the axes are called."""
-    if projection == "pca":
+    if isinstance(projection, str) and projection == "pca":
         points, shares = principal_axes([rows.astype(np.float64) for rows in samples])
         first, second = (f"{100 * share:.0f} %" for share in shares)
         return points, (f"first axis, {first} of variance", f"second axis, {second}")

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from stuffinstance.arguments import checked_classes
 from stuffinstance.drawing.canvas import ink
-from stuffinstance.labelspace import LabelSpace
+from stuffinstance.labelspace import LabelSpace, resolved_ids
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,11 +30,8 @@ def name_rows(ax: Axes, names: Sequence[str]) -> None:
     ax.set_axisbelow(True)
 
 
-def checked_rows(classes: Sequence[int] | None, space: LabelSpace) -> tuple[int, ...]:
+def checked_rows(classes: Sequence[int | str] | None, space: LabelSpace) -> tuple[int, ...]:
     """The ids to draw, all by default."""
     if classes is None:
         return tuple(range(space.num_classes))
-    ids = checked_classes("classes", classes)
-    if ids and not (min(ids) >= 0 and max(ids) < space.num_classes):
-        raise ValueError(f"classes must be ids 0..{space.num_classes - 1} of the space, got {ids}.")
-    return ids
+    return resolved_ids("classes", classes, space.names)

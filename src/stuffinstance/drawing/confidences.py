@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stuffinstance.arguments import check_kind
 from stuffinstance.distributed import sum_over_ranks
 from stuffinstance.drawing.canvas import axes_on, ink
 from stuffinstance.drawing.class_rows import checked_rows, name_rows, rows_height
@@ -33,7 +34,7 @@ def draw_confidences(
     space: LabelSpace,
     *,
     thresholds: Tensor | None = None,
-    classes: Sequence[int] | None = None,
+    classes: Sequence[int | str] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     """Draw for each class how its confidences are distributed, where its threshold is, and what share reaches it.
@@ -48,7 +49,7 @@ def draw_confidences(
             rank must call this.
         space: Names of the K classes.
         thresholds: (K,), to draw in place of ``rule.compute()``, such as those of another round.
-        classes: Ids to draw, from top to bottom. Default: all.
+        classes: Ids or names to draw, from top to bottom. Default: all.
         ax: Where to draw. Default: a new figure.
 
     Returns:
@@ -67,6 +68,7 @@ def draw_confidences(
         >>> [text.get_text() for text in ax.texts]
         ['keeps 33 % of 3', 'never predicted']
     """
+    check_kind("space", space, LabelSpace)
     if not isinstance(rule, HistogramRule):
         raise TypeError(
             f"rule must keep counts of confidences, as ClassBalancedThreshold and PortionThreshold do, got "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from stuffinstance.arguments import check_kind
 from stuffinstance.drawing.canvas import axes_on, ink
 from stuffinstance.drawing.class_rows import BAR, checked_rows, name_rows, rows_height
 from stuffinstance.drawing.colours import STUFF_BAR, THING_BAR, run_colour
@@ -22,7 +23,7 @@ def draw_iou(
     scores: IoU | Mapping[str, IoU],
     space: LabelSpace,
     *,
-    classes: Sequence[int] | None = None,
+    classes: Sequence[int | str] | None = None,
     styles: Mapping[str, Mapping[str, Any]] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
@@ -34,7 +35,7 @@ def draw_iou(
     Args:
         scores: What ``MeanIoU.compute()`` returned, or several by the name of the run, in the order to list them.
         space: Names of the K classes.
-        classes: Ids to draw, from top to bottom. Default: all.
+        classes: Ids or names to draw, from top to bottom. Default: all.
         styles: Of some runs by name: arguments of ``Axes.scatter``, such as ``{"sim": {"marker": "D"}}``. Default:
             colours that the colour-blind tell apart, each with a marker of its own.
         ax: Where to draw. Default: a new figure.
@@ -56,6 +57,11 @@ def draw_iou(
         >>> [text.get_text() for text in ax.get_legend().get_texts()]
         ['source, mean 50.0', 'sim, mean 62.5']
     """
+    check_kind("space", space, LabelSpace)
+    if not isinstance(scores, IoU | Mapping):
+        raise TypeError(f"scores must be an IoU, or several by name, got {type(scores).__name__}.")
+    if styles is not None:
+        check_kind("styles", styles, Mapping)
     several = {"": scores} if isinstance(scores, IoU) else dict(scores)
     _check_scores(several, space)
     shown = checked_rows(classes, space)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from stuffinstance.arguments import check_kind, checked_fraction
 from stuffinstance.drawing.canvas import axes_on, ink
 from stuffinstance.drawing.class_rows import BAR, name_rows, rows_height
 from stuffinstance.drawing.colours import MARK, STUFF_BAR
@@ -50,6 +51,8 @@ def draw_kept_shares(
         >>> [float(bar.get_width()) for bar in ax.patches]
         [75.0, 50.0]
     """
+    check_kind("space", space, LabelSpace)
+    cap = None if cap is None else checked_fraction("cap", cap)
     check_thresholds("thresholds", thresholds, space.num_classes)
     check_thresholds("kept", kept, space.num_classes)
     shares = (100 * kept.detach().to("cpu", torch.float64)).tolist()

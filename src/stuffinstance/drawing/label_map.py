@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
-from stuffinstance.arguments import check_class_ids
+from stuffinstance.arguments import check_class_ids, check_kind, checked_flag, checked_fraction
 from stuffinstance.drawing.canvas import README_WIDTH, axes_on
 from stuffinstance.drawing.colours import as_hex, class_colours
 from stuffinstance.drawing.legends import add_legend, legend_shape
-from stuffinstance.drawing.pixels import check_opacity, framed, image_pixels, label_pixels, show, shown_height
+from stuffinstance.drawing.pixels import framed, image_pixels, label_pixels, show, shown_height
 from stuffinstance.labelspace import LabelSpace
 
 if TYPE_CHECKING:
@@ -55,9 +55,11 @@ def draw_label_map(
         ['car', 'not labelled', 'road', 'sky']
         >>> ax.figure.savefig("labels.png")                              # doctest: +SKIP
     """
+    check_kind("space", space, LabelSpace)
     pixels = label_pixels("labels", labels, item)
     check_class_ids("labels", labels[item].cpu(), space.num_classes, space.ignore_index)
-    check_opacity(opacity)
+    opacity = checked_fraction("opacity", opacity)
+    legend = checked_flag("legend", legend)
     known = pixels != space.ignore_index
     colours = class_colours(space)
     painted = np.zeros((*pixels.shape, 4), dtype=np.uint8)

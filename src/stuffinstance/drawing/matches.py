@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stuffinstance.arguments import check_positive
+from stuffinstance.arguments import check_kind, checked_positive
 from stuffinstance.banks import MemoryBank
 from stuffinstance.drawing.canvas import axes_on, ink
 from stuffinstance.drawing.colours import as_hex, region_colours
@@ -82,9 +82,10 @@ def draw_matches(
         >>> [text.get_text() for text in ax.texts]
         ['region', 'slots of its class', 'nearest', 'distance', 'car 1', '1', '1']
     """
-    check_positive("most", most)
-    if not isinstance(matches, Matches):
-        raise TypeError(f"matches must be what loss.matches() returns, got {type(matches).__name__}.")
+    most = checked_positive("most", most)
+    check_kind("matches", matches, Matches, "what loss.matches() returns")
+    check_kind("bank", bank, MemoryBank)
+    check_kind("space", space, LabelSpace)
     if len(bank.classes) != matches.used.shape[1] or max(bank.classes, default=0) >= space.num_classes:
         raise ValueError(
             f"bank must hold the C = {matches.used.shape[1]} classes that were matched, all of the space, "

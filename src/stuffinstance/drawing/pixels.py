@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stuffinstance.arguments import check_has_pixels, check_label_map, describe
+from stuffinstance.arguments import check_has_pixels, check_label_map, check_tensor, checked_whole, describe
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,14 +17,9 @@ if TYPE_CHECKING:
 
 def check_item(item: int, batch: int) -> None:
     """Require the place of an image in the batch."""
-    if isinstance(item, bool) or not isinstance(item, int) or not 0 <= item < batch:
+    number = checked_whole("item", item)
+    if not 0 <= number < batch:
         raise ValueError(f"item must be the place of an image in the batch, 0..{batch - 1}, got {item!r}.")
-
-
-def check_opacity(opacity: float) -> None:
-    """Require a share of the colour below."""
-    if not 0 <= opacity <= 1:
-        raise ValueError(f"opacity must be between 0 and 1, got {opacity!r}.")
 
 
 def label_pixels(name: str, labels: Tensor, item: int) -> NDArray[np.int64]:
@@ -37,8 +32,7 @@ def label_pixels(name: str, labels: Tensor, item: int) -> NDArray[np.int64]:
 
 def image_pixels(image: Tensor, item: int, batch: int) -> NDArray[Any]:
     """One image of (B, 3, H, W) as (H, W, 3), uint8 or float64 of 0..1."""
-    if not isinstance(image, Tensor):
-        raise TypeError(f"image must be a tensor (B, 3, H, W), got {describe(image)}.")
+    check_tensor("image", "a tensor (B, 3, H, W)", image)
     if image.ndim != 4 or image.shape[:2] != (batch, 3) or not image.numel():
         raise ValueError(
             f"image must be a tensor (B, 3, H, W) with the labels' B = {batch}, got {describe(image)}. "

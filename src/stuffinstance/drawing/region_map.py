@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stuffinstance.arguments import check_choice, check_kind, checked_fraction
 from stuffinstance.drawing.canvas import README_WIDTH, axes_on, inches
 from stuffinstance.drawing.colours import region_colours
-from stuffinstance.drawing.pixels import check_opacity, framed, label_pixels, show, show_grey, shown_height
+from stuffinstance.drawing.pixels import framed, label_pixels, show, show_grey, shown_height
 from stuffinstance.regions import Regions
 
 if TYPE_CHECKING:
@@ -60,11 +61,10 @@ def draw_regions(
         >>> [text.get_text() for text in draw_regions(regions).texts]
         ['1', '2']
     """
-    if not isinstance(regions, Regions):
-        raise TypeError(f"regions must be Regions, as instance_regions returns, got {type(regions).__name__}.")
-    if number not in ("ids", "rank", None):
-        raise ValueError(f"number must be 'ids', 'rank' or None, got {number!r}.")
-    check_opacity(opacity)
+    check_kind("regions", regions, Regions, "Regions, as instance_regions returns")
+    if number is not None:
+        check_choice("number", number, ("ids", "rank"), " or None")
+    opacity = checked_fraction("opacity", opacity)
     rows = label_pixels("regions.map", regions.map, item)
     ids = np.asarray(regions.ids[item].cpu())
     ax = axes_on(ax, shown_height(rows.shape, README_WIDTH) + 0.1)

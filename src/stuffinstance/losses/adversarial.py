@@ -10,7 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stuffinstance.arguments import check_maps, check_positive
+from stuffinstance.arguments import (
+    check_callable,
+    check_choice,
+    check_maps,
+    check_on_device,
+    checked_num_classes,
+    checked_positive,
+)
+from stuffinstance.autocast_device import autocast_device
 from stuffinstance.losses.entropy import entropy_map
 from stuffinstance.losses.without_gradient import warn_without_gradient
 
@@ -51,8 +59,8 @@ class OutputDiscriminator(nn.Module):
 
     def __init__(self, num_classes: int, width: int = 64) -> None:
         super().__init__()
-        check_positive("num_classes", num_classes)
-        check_positive("width", width)
+        num_classes = checked_num_classes(num_classes)
+        width = checked_positive("width", width)
         self.num_classes = num_classes
         self.conv1: nn.Conv2d = _halving(num_classes, width)
         self.conv2: nn.Conv2d = _halving(width, 2 * width)
@@ -63,6 +71,7 @@ class OutputDiscriminator(nn.Module):
     def forward(self, probabilities: Tensor) -> Tensor:
         """Logits of "this patch is target": (B, K, H, W) to (B, 1, H/32, W/32), sizes rounded down."""
         check_maps("probabilities", probabilities, channels=self.num_classes, channel_name="K")
+        check_weights_take("probabilities", probabilities, "discriminator", self.conv1.weight)
         if min(probabilities.shape[2:]) < 32:
             raise ValueError(
                 f"probabilities must be at least 32 by 32 for five halvings, got {tuple(probabilities.shape)}. "
@@ -77,6 +86,18 @@ class OutputDiscriminator(nn.Module):
     if TYPE_CHECKING:
         # To type checkers nn.Module itself returns Any.
         def __call__(self, probabilities: Tensor) -> Tensor: ...
+
+
+def check_weights_take(name: str, tensor: Tensor, owner: str, weight: Tensor) -> None:
+    """Require the device of a network's weights, and their dtype where autocast does not see to it."""
+    check_on_device(name, tensor, owner, weight)
+    if torch.compiler.is_compiling() or torch.is_autocast_enabled(autocast_device(tensor)):
+        return
+    if tensor.dtype != weight.dtype:
+        raise ValueError(
+            f"{name} must have the dtype of the {owner}'s weights, got {tensor.dtype} and {weight.dtype}. "
+            f"Pass {name}.to({weight.dtype}), or call it under torch.autocast."
+        )
 
 
 def _halving(channels_in: int, channels_out: int) -> nn.Conv2d:
@@ -105,6 +126,7 @@ class OutputAdversarialLoss(nn.Module):
         of: What the discriminator sees: class ``"probabilities"``, or ``"entropy"`` for ADVENT's maps.
 
     Raises:
+        TypeError: If ``discriminator`` cannot be called.
         ValueError: If ``form`` or ``of`` is unknown.
 
     Example:
@@ -116,10 +138,9 @@ class OutputAdversarialLoss(nn.Module):
 
     def __init__(self, discriminator: nn.Module, form: AdversarialForm = "bce", of: Judged = "probabilities") -> None:
         super().__init__()
-        if form not in get_args(AdversarialForm):
-            raise ValueError(f"form must be one of {get_args(AdversarialForm)}, got {form!r}.")
-        if of not in get_args(Judged):
-            raise ValueError(f"of must be one of {get_args(Judged)}, got {of!r}.")
+        check_callable("discriminator", discriminator, "maps (B, K, H, W)")
+        check_choice("form", form, get_args(AdversarialForm))
+        check_choice("of", of, get_args(Judged))
         self._discriminator = [discriminator]  # in a list: not a submodule, its state is saved where it lives
         self.form: AdversarialForm = form
         self.of: Judged = of
@@ -137,6 +158,7 @@ class OutputAdversarialLoss(nn.Module):
             UserWarning: Once, if ``target_logits`` carry no gradient while gradient mode is on and this module is in
                 training mode: the segmentation network then learns nothing from it.
         """
+        check_maps("target_logits", target_logits, channel_name="K")
         loss = self._error(target_logits, SOURCE)
         remedy = "Pass the logits of the network that is trained, as they leave it."
         warn_without_gradient("adversarial loss of the generator", "target_logits", target_logits, remedy, self)
@@ -149,14 +171,15 @@ class OutputAdversarialLoss(nn.Module):
             source_logits: (B, K, H, W).
             target_logits: (B', K, H', W'), any batch and size.
         """
+        check_maps("source_logits", source_logits, channel_name="K")
+        check_maps("target_logits", target_logits, channel_name="K")
         source = self._error(source_logits.detach(), SOURCE)
         return 0.5 * source + 0.5 * self._error(target_logits.detach(), TARGET)
 
     def _error(self, logits: Tensor, domain: float) -> Tensor:
-        check_maps("logits", logits, channel_name="K")
         seen = torch.softmax(logits, 1)
         judged: Tensor = self._discriminator[0](seen if self.of == "probabilities" else entropy_map(seen))
-        with torch.autocast(logits.device.type, enabled=False):
+        with torch.autocast(autocast_device(logits), enabled=False):
             judged = judged if judged.dtype == torch.float64 else judged.float()
             truth = torch.full_like(judged, domain)
             if self.form == "least_squares":

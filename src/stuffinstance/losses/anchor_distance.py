@@ -1,12 +1,12 @@
 """Distance of a class's features to its category anchor (CAG-UDA): of class means, or of single pixels."""
 
-import math
 from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stuffinstance.arguments import check_choice, check_kind, checked_divisor, checked_flag
 from stuffinstance.banks.anchors import CategoryAnchors
 from stuffinstance.losses.without_gradient import FEATURES, warn_without_gradient
 from stuffinstance.pooling import region_mean
@@ -124,16 +124,14 @@ class AnchorDistanceLoss(nn.Module):
         scale_gradient: bool = True,
     ) -> None:
         super().__init__()
-        if not isinstance(anchors, CategoryAnchors):
-            raise TypeError(f"anchors must be a CategoryAnchors, got {type(anchors).__name__}.")
-        if form not in get_args(Form):
-            raise ValueError(f"form must be one of {', '.join(map(repr, get_args(Form)))}, got {form!r}.")
-        if soften_above is not None and not (0 < soften_above < math.inf):
-            raise ValueError(f"soften_above must be a number above 0, or None for never, got {soften_above!r}.")
+        check_kind("anchors", anchors, CategoryAnchors)
+        check_choice("form", form, get_args(Form))
+        if soften_above is not None:
+            soften_above = checked_divisor("soften_above", soften_above, "a number above 0, or None for never")
         self._anchors = [anchors]  # in a list: not a submodule, its state is saved where it lives
         self.form: Form = form
         self.soften_above = soften_above
-        self.scale_gradient = scale_gradient
+        self.scale_gradient = checked_flag("scale_gradient", scale_gradient)
 
     @property
     def anchors(self) -> CategoryAnchors:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from stuffinstance.arguments import check_maps, may_read
+from stuffinstance.autocast_device import autocast_device
 from stuffinstance.losses.pixel_mean import counted_logits, mean_over_pixels
 
 
@@ -95,7 +96,7 @@ class EntropyLoss(nn.Module):
         """
         logits, counted = counted_logits(logits, mask)
         _check_classes("logits", logits)
-        with torch.autocast(logits.device.type, enabled=False):
+        with torch.autocast(autocast_device(logits), enabled=False):
             return mean_over_pixels(self_information(torch.softmax(logits, 1)).sum(1), counted)
 
     if TYPE_CHECKING:

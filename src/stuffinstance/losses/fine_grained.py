@@ -6,8 +6,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stuffinstance.arguments import check_maps, check_positive, check_same_batch
-from stuffinstance.losses.adversarial import SOURCE, TARGET, domain_channels
+from stuffinstance.arguments import (
+    check_choice,
+    check_maps,
+    check_same_batch,
+    checked_divisor,
+    checked_num_classes,
+    checked_number,
+    checked_positive,
+)
+from stuffinstance.autocast_device import autocast_device
+from stuffinstance.losses.adversarial import SOURCE, TARGET, check_weights_take, domain_channels
 from stuffinstance.losses.without_gradient import FEATURES, warn_without_gradient
 
 Encoding = Literal["soft", "hard"]
@@ -35,9 +44,9 @@ class FineGrainedDiscriminator(nn.Module):
 
     def __init__(self, feature_dim: int, num_classes: int, width: int = 256) -> None:
         super().__init__()
-        check_positive("feature_dim", feature_dim)
-        check_positive("num_classes", num_classes)
-        check_positive("width", width)
+        feature_dim = checked_positive("feature_dim", feature_dim)
+        num_classes = checked_num_classes(num_classes)
+        width = checked_positive("width", width)
         if width % 2:
             raise ValueError(f"width must be even, the second convolution has half of it; got {width}.")
         self.feature_dim = feature_dim
@@ -50,6 +59,7 @@ class FineGrainedDiscriminator(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Features (B, D, h, w) to logits (B, 2K, h, w), channels [source K | target K]."""
         check_maps("features", features, channels=self.feature_dim)
+        check_weights_take("features", features, "discriminator", self.conv1.weight)
         hidden = F.leaky_relu(self.conv1(features), 0.2)
         hidden = F.leaky_relu(self.conv2(hidden), 0.2)
         return torch.cat((self.source(hidden), self.target(hidden)), 1)
@@ -101,14 +111,9 @@ class FineGrainedAdversarialLoss(nn.Module):
 
     def __init__(self, temperature: float = 1.8, clip: float = 0.9, encoding: Encoding = "soft") -> None:
         super().__init__()
-        if not 0 < temperature < float("inf"):
-            raise ValueError(f"temperature must be a positive number, got {temperature!r}.")
-        if not 0 < clip <= 1:
-            raise ValueError(f"clip must be above 0 and at most 1, got {clip!r}.")
-        if encoding not in get_args(Encoding):
-            raise ValueError(f"encoding must be one of {get_args(Encoding)}, got {encoding!r}.")
-        self.temperature = temperature
-        self.clip = clip
+        self.temperature = checked_divisor("temperature", temperature)
+        self.clip = checked_number("clip", clip, "above 0 and at most 1", above=0, most=1)
+        check_choice("encoding", encoding, get_args(Encoding))
         self.encoding: Encoding = encoding
 
     def generator(self, output: Tensor, logits: Tensor) -> Tensor:
@@ -162,7 +167,7 @@ class FineGrainedAdversarialLoss(nn.Module):
         batch, classes, height, width = logits.shape
         check_maps(output_name, output, channels=2 * classes, channel_name="2K")
         check_same_batch(output_name, output, name, logits)
-        with torch.autocast(logits.device.type, enabled=False):
+        with torch.autocast(autocast_device(logits), enabled=False):
             output = output if output.dtype == torch.float64 else output.float()
             # Before the softmax, as in the code: it does not commute with resizing.
             output = F.interpolate(output, (height, width), mode="bilinear", align_corners=True)

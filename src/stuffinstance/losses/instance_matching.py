@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from stuffinstance.arguments import check_kind
 from stuffinstance.banks import InstanceBank
 from stuffinstance.losses.matching_loss import MatchingLoss
 from stuffinstance.losses.without_gradient import FEATURES, warn_without_gradient
@@ -70,8 +71,7 @@ class InstanceMatchingLoss(MatchingLoss):
     def __init__(
         self, bank: InstanceBank, distance: DistanceName | Between = "l1_mean", *, warm_up: bool = False
     ) -> None:
-        if not isinstance(bank, InstanceBank):
-            raise TypeError(f"bank must be an InstanceBank, got {type(bank).__name__}.")
+        check_kind("bank", bank, InstanceBank)
         super().__init__(bank, distance, warm_up=warm_up, classifier=None)
 
     def of_rows(self, rows: Tensor, regions: Regions) -> Tensor:

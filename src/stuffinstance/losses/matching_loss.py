@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from stuffinstance.arguments import check_callable, checked_flag
 from stuffinstance.banks import Classifier, MemoryBank
 from stuffinstance.label_maps import resize_labels
 from stuffinstance.losses.without_gradient import FEATURES, warn_without_gradient
@@ -46,12 +47,14 @@ class MatchingLoss(nn.Module, ABC):
         classifier: Classifier | None,
     ) -> None:
         super().__init__()
+        if classifier is not None:
+            check_callable("classifier", classifier, "rows (N, D)")
         # In lists, so that neither becomes a submodule: the bank's and the network's state are saved where they live.
         self._bank = [bank]
         self._classifier = [classifier]
         self.distance_name: str = distance if isinstance(distance, str) else getattr(distance, "__name__", "callable")
         self.distance: Distance = resolve_distance(distance, bank.feature_dim, bank.features.device)
-        self.warm_up = warm_up
+        self.warm_up = checked_flag("warm_up", warm_up)
 
     @property
     def bank(self) -> MemoryBank:

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from stuffinstance.arguments import checked_flag, checked_fraction
+from stuffinstance.autocast_device import autocast_device
 from stuffinstance.best_class import best_class
 from stuffinstance.losses.pixel_mean import counted_logits, mean_over_pixels
 
@@ -28,6 +30,7 @@ class MaxSquareLoss(nn.Module):
         power: *a*, 0.2 in paper and code: 0 weights all pixels alike, 1 all predicted classes.
 
     Raises:
+        TypeError: If ``image_wise`` is not True or False, or ``power`` not a number.
         ValueError: If ``power`` is outside 0 .. 1.
 
     Example:
@@ -40,10 +43,8 @@ class MaxSquareLoss(nn.Module):
 
     def __init__(self, image_wise: bool = True, power: float = 0.2) -> None:
         super().__init__()
-        if not 0 <= power <= 1:
-            raise ValueError(f"power must be between 0 and 1, got {power!r}.")
-        self.image_wise = image_wise
-        self.power = power
+        self.image_wise = checked_flag("image_wise", image_wise)
+        self.power = checked_fraction("power", power)
 
     def forward(self, logits: Tensor, mask: Tensor | None = None) -> Tensor:
         """The loss of a batch.
@@ -60,7 +61,7 @@ class MaxSquareLoss(nn.Module):
             ValueError: If a dtype, rank, batch or device does not fit.
         """
         logits, counted = counted_logits(logits, mask)
-        with torch.autocast(logits.device.type, enabled=False):
+        with torch.autocast(autocast_device(logits), enabled=False):
             squares = torch.softmax(logits, 1).square().mean(1)  # (B, H, W)
             if self.image_wise:
                 squares = squares * self._balance(logits.detach(), counted)

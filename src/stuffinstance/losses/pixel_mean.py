@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from stuffinstance.arguments import check_has_pixels, check_maps, check_same_batch, describe
+from stuffinstance.arguments import check_has_pixels, check_maps, check_mask, check_same_batch
 from stuffinstance.label_maps import resize_labels
 
 
@@ -32,16 +32,10 @@ def counted_logits(logits: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]
     logits = logits if logits.dtype == torch.float64 else logits.float()
     if mask is None:
         return logits, torch.ones_like(logits[:, 0], dtype=torch.bool)
-    if not isinstance(mask, Tensor):
-        raise TypeError(f"mask must be a bool tensor (B, H, W), got {describe(mask)}.")
-    if mask.dtype != torch.bool or mask.ndim != 3:
-        raise ValueError(
-            f"mask must be a bool tensor (B, H, W), True where a pixel counts, got {describe(mask)}. "
-            "For one image pass mask[None]; for a label map pass labels != 255."
-        )
+    check_mask("mask", mask)
     check_has_pixels("mask", mask)
     check_same_batch("mask", mask, "logits", logits)
-    counted = resize_labels(mask.to(torch.uint8), (logits.shape[2], logits.shape[3])).to(torch.bool)
+    counted = resize_labels(mask, (logits.shape[2], logits.shape[3]))
     return torch.where(counted[:, None], logits, 0), counted
 
 

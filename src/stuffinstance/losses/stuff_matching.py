@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from stuffinstance.arguments import check_kind
 from stuffinstance.banks import Classifier, StuffBank
 from stuffinstance.losses.matching_loss import MatchingLoss
 from stuffinstance.losses.without_gradient import FEATURES, warn_without_gradient
@@ -72,8 +73,7 @@ class StuffMatchingLoss(MatchingLoss):
         warm_up: bool = False,
         classifier: Classifier | None = None,
     ) -> None:
-        if not isinstance(bank, StuffBank):
-            raise TypeError(f"bank must be a StuffBank, got {type(bank).__name__}.")
+        check_kind("bank", bank, StuffBank)
         super().__init__(bank, distance, warm_up=warm_up, classifier=classifier)
 
     def of_rows(self, rows: Tensor, regions: Regions) -> Tensor:

@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stuffinstance.arguments import check_label_map, check_maps, check_same_batch, may_read
-from stuffinstance.backend_table import resolve
+from stuffinstance.arguments import check_label_map, check_maps, check_same_batch, checked_whole, may_read
+from stuffinstance.backend_table import check_backend, resolve
 from stuffinstance.pooling.backends import BACKENDS
 from stuffinstance.pooling.backends.torch_sums import lies_in_rows, sum_dtype
-from stuffinstance.regions import Regions, count_rows
+from stuffinstance.regions import Regions, count_rows, most_regions
 
 
 def region_mean(
@@ -38,16 +38,20 @@ def region_mean(
 
     Args:
         features: (B, D, h, w), floating; any memory format, contiguous or not.
-        regions: :class:`Regions`, or a map (B, h, w) of any integer dtype with 0 for no region and 1 .. R for its rows.
-        num_regions: R where ``regions`` is a map. Default: its largest number, which is read back from the device.
+        regions: :class:`Regions`, or a map (B, h, w) of any integer dtype with 0 for no region and 1 .. R for its rows,
+            or a bool mask (B, h, w), whose True is the one region.
+        num_regions: R where ``regions`` is a map: at most h * w, or 65536 where that is more. Default: its largest
+            number, which is read back from the device; 1 for a mask.
         backend: ``"auto"`` (``"torch"``), ``"torch"`` (any device) or ``"triton"`` (CUDA; only by name).
 
     Returns:
         (B, R, D) float32 (float64 for float64 features); zeros for a region without a pixel. Row *r* is region *r* + 1.
 
     Raises:
+        TypeError: If ``features`` or ``regions`` are not such tensors, or ``num_regions`` is not a whole number.
         ValueError: If ranks, dtypes, sizes, batch sizes or devices do not fit, or a region number exceeds R
-            (checked where reading is free: on a CPU, outside ``torch.compile``), or there is no such backend.
+            (checked where reading is free: on a CPU, outside ``torch.compile``), or R is far above what an image can
+            hold, or there is no such backend.
         BackendUnavailableError: If ``backend`` cannot run here.
 
     Example:
@@ -58,39 +62,54 @@ def region_mean(
     """
     check_maps("features", features)
     region_map = regions.map if isinstance(regions, Regions) else regions
-    check_label_map("regions", region_map)
+    check_label_map("regions", region_map, masks=True)
     check_same_batch("regions", region_map, "features", features)
-    resolve(BACKENDS, backend, "features", features.device)
+    check_backend(BACKENDS, backend, "features", features.device)
     if region_map.shape[1:] != features.shape[2:]:
         raise ValueError(
             f"regions must have the features' size (h, w) = {tuple(features.shape[2:])}, got "
             f"{tuple(region_map.shape[1:])}. Resize the labels with resize_labels before making regions of them."
         )
     number = region_map.flatten(1).to(torch.int64)  # (B, P)
-    if isinstance(regions, Regions):
-        if num_regions not in (None, count_rows(regions)):
-            raise ValueError(
-                f"num_regions must be left out, or R = {count_rows(regions)}, the rows of these regions, "
-                f"got {num_regions!r}."
-            )
-        num_regions = count_rows(regions)
-    elif num_regions is None:
-        num_regions = int(number.max()) if number.numel() else 0
-    elif not isinstance(num_regions, int) or num_regions < 0:
-        raise ValueError(f"num_regions must be a whole number of 0 or more, got {num_regions!r}.")
-    if isinstance(regions, Tensor) and may_read(number) and number.numel():
-        lowest, highest = (int(bound) for bound in torch.aminmax(number))
-        if lowest < 0 or highest > num_regions:
-            raise ValueError(
-                f"regions must hold 0 (none) and 1..R = {num_regions}, got numbers from {lowest} to {highest}. "
-                "Pass num_regions, or clear the ignored pixels to 0."
-            )
+    num_regions = _checked_rows(regions, number, num_regions, most_regions(region_map))
     sums = _differentiable_sums(features, number, num_regions, backend)  # (B, D, R)
     area = sums.new_zeros(number.shape[0], num_regions + 1).scatter_add(
         1, number, torch.ones_like(number, dtype=sums.dtype)
     )
     means: Tensor = sums / area[:, None, 1:].clamp(min=1)
     return means.transpose(1, 2)
+
+
+def _checked_rows(regions: Regions | Tensor, number: Tensor, num_regions: int | None, most: int) -> int:
+    """R, at most ``most``, of regions whose numbers (B, P) do not exceed it."""
+    if num_regions is not None:
+        num_regions = checked_whole("num_regions", num_regions, 0, most)
+    if isinstance(regions, Regions):
+        rows = count_rows(regions)
+        if num_regions not in (None, rows):
+            raise ValueError(
+                f"num_regions must be left out, or R = {rows}, the rows of these regions, got {num_regions!r}."
+            )
+        return checked_whole("regions.num_rows", rows, 0, most)
+    if num_regions is None and regions.dtype == torch.bool:
+        num_regions = 1
+    if not (may_read(number) or num_regions is None) or not number.numel():
+        return num_regions or 0
+    if number.device.type == "meta":
+        raise ValueError("num_regions must be given for regions on meta, which hold no number to read, got None.")
+    lowest, highest = torch.stack(torch.aminmax(number)).tolist()
+    rows = highest if num_regions is None else num_regions
+    if lowest < 0 or highest > rows:
+        raise ValueError(
+            f"regions must hold 0 (none) and 1..R = {rows}, got numbers from {lowest} to {highest}. "
+            "Pass num_regions, or clear the ignored pixels to 0."
+        )
+    if rows > most:
+        raise ValueError(
+            f"regions must hold numbers up to max(h * w, 65536) = {most}, got numbers up to {highest}, each of which "
+            "would be a row of the result. Number the regions from 1 on: torch.unique(regions, return_inverse=True)."
+        )
+    return rows
 
 
 @torch.library.custom_op(

@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stuffinstance.arguments import checked_fraction, checked_number
 from stuffinstance.distributed import Sync, gather_rows, sum_over_ranks
 from stuffinstance.float_pairs import on_cpu
-from stuffinstance.pseudo_labels.threshold_rule import ThresholdRule, check_fraction
+from stuffinstance.pseudo_labels.threshold_rule import ThresholdRule
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -85,16 +86,12 @@ class AdaptiveThreshold(ThresholdRule):
         validate: bool = False,
     ) -> None:
         super().__init__(num_classes, ignore_index, sync, validate, group)
-        for name, value in (("start", start), ("alpha", alpha), ("beta", beta)):
-            check_fraction(name, value)
-        if not gamma >= 0:
-            raise ValueError(f"gamma must be at least 0, got {gamma!r}.")
-        self.start = start
-        self.alpha = alpha
-        self.beta = beta
-        self.gamma = gamma
-        self._hold("fixed", num_classes, value=round(start * 2**_FINE))
-        self._hold("seen", num_classes)
+        self.start = checked_fraction("start", start)
+        self.alpha = checked_fraction("alpha", alpha)
+        self.beta = checked_fraction("beta", beta)
+        self.gamma = checked_number("gamma", gamma, "at least 0", least=0)
+        self._hold("fixed", self.num_classes, value=round(self.start * 2**_FINE))
+        self._hold("seen", self.num_classes)
 
     @property
     def thresholds(self) -> Tensor:

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from stuffinstance.arguments import may_read
+from stuffinstance.arguments import checked_fraction, may_read
 from stuffinstance.distributed import Sync
 from stuffinstance.pseudo_labels.confidence_histogram import HistogramRule, below
-from stuffinstance.pseudo_labels.threshold_rule import check_fraction
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -71,10 +70,8 @@ class ClassBalancedThreshold(HistogramRule):
         validate: bool = False,
     ) -> None:
         super().__init__(num_classes, ignore_index, bins, sync, validate, group)
-        check_fraction("quantile", quantile)
-        check_fraction("cap", cap)
-        self.quantile = quantile
-        self.cap = cap
+        self.quantile = checked_fraction("quantile", quantile)
+        self.cap = checked_fraction("cap", cap)
 
     def compute(self) -> Tensor:
         """The K thresholds so far, (K,) float32, on the histogram's device; 0 for a class that was never predicted.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from stuffinstance.arguments import check_positive
+from stuffinstance.arguments import checked_positive
 from stuffinstance.distributed import Sync, sum_over_ranks
 from stuffinstance.pseudo_labels.threshold_rule import ThresholdRule
 
@@ -60,9 +60,9 @@ class HistogramRule(ThresholdRule):
         group: ProcessGroup | None = None,
     ) -> None:
         super().__init__(num_classes, ignore_index, sync, validate, group)
-        check_positive("bins", bins)
+        bins = checked_positive("bins", bins)
         self.bins = bins
-        self._hold("histogram", num_classes, bins)
+        self._hold("histogram", self.num_classes, bins)
 
     @abstractmethod
     def compute(self) -> Tensor:

@@ -6,7 +6,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stuffinstance.arguments import check_maps, check_same_batch, describe
+from stuffinstance.arguments import (
+    check_can_move,
+    check_maps,
+    check_mask,
+    check_same_batch,
+    checked_divisor,
+    checked_flag,
+    checked_number,
+)
+from stuffinstance.autocast_device import autocast_device
 from stuffinstance.pseudo_labels.confidences import as_float, check_probabilities
 from stuffinstance.pseudo_labels.threshold_rule import check_above_zero, check_thresholds
 
@@ -48,11 +57,12 @@ def soft_labels(
         >>> keep
         tensor([[[ True, False]]])
     """
-    if not alpha > 0:
-        raise ValueError(f"alpha must be above 0, got {alpha!r}. For hard labels use PortionThreshold.pseudo_labels.")
+    alpha = checked_divisor("alpha", alpha)
+    validate = checked_flag("validate", validate)
     check_maps("probabilities", probabilities, channel_name="K")
     num_classes = probabilities.shape[1]
     check_thresholds("thresholds", thresholds, num_classes)
+    check_can_move("thresholds", thresholds, "tensor of probabilities", probabilities)
     check_above_zero("thresholds", thresholds, validate)
     check_probabilities("probabilities", probabilities, num_classes, validate)
     thresholds = thresholds.to(probabilities.device)
@@ -88,7 +98,7 @@ def soft_cross_entropy(logits: Tensor, soft: Tensor, keep: Tensor) -> Tensor:
     check_maps("soft", soft, channels=logits.shape[1], channel_name="K")
     _check_same_pixels("soft", soft, logits)
     _check_mask(keep, logits)
-    with torch.autocast(logits.device.type, enabled=False):
+    with torch.autocast(autocast_device(logits), enabled=False):
         scores = _cleared(logits, keep)
         wanted = torch.where(keep[:, None], soft.detach().to(scores.dtype), 0.0)
         return _mean_over(keep, F.cross_entropy(scores, wanted, reduction="none"))
@@ -121,8 +131,9 @@ def mrkld_regulariser(logits: Tensor, keep: Tensor, weight: float = 0.1) -> Tens
         tensor(0.0693)
     """
     check_maps("logits", logits, channel_name="K")
+    weight = checked_number("weight", weight, "a finite number")
     _check_mask(keep, logits)
-    with torch.autocast(logits.device.type, enabled=False):
+    with torch.autocast(autocast_device(logits), enabled=False):
         scores = _cleared(logits, keep)
         return weight * _mean_over(keep, scores.logsumexp(1) - scores.mean(1))
 
@@ -137,12 +148,7 @@ def _mean_over(keep: Tensor, values: Tensor) -> Tensor:
 
 
 def _check_mask(keep: Tensor, logits: Tensor) -> None:
-    if not isinstance(keep, Tensor):
-        raise TypeError(f"keep must be a boolean tensor (B, H, W), got {describe(keep)}.")
-    if keep.dtype != torch.bool or keep.ndim != 3:
-        raise ValueError(
-            f"keep must be a boolean tensor (B, H, W), got {describe(keep)}. For pseudo-labels pass labels != 255."
-        )
+    check_mask("keep", keep)
     _check_same_pixels("keep", keep, logits)
 
 

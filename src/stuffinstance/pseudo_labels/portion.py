@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import operator
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from stuffinstance.arguments import checked_fraction, checked_whole
 from stuffinstance.best_class import best_class
 from stuffinstance.distributed import Sync
 from stuffinstance.pseudo_labels.confidence_histogram import HistogramRule
 from stuffinstance.pseudo_labels.confidences import as_float, check_probabilities
-from stuffinstance.pseudo_labels.threshold_rule import check_above_zero, check_fraction
+from stuffinstance.pseudo_labels.threshold_rule import check_above_zero
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -81,26 +81,20 @@ class PortionThreshold(HistogramRule):
         validate: bool = False,
     ) -> None:
         super().__init__(num_classes, ignore_index, bins, sync, validate, group)
-        for name, value in (("portion", portion), ("step", step), ("max_portion", max_portion)):
-            check_fraction(name, value)
-        if max_portion < portion:
+        self.portion = checked_fraction("portion", portion)
+        self.step = checked_fraction("step", step)
+        self.max_portion = checked_fraction("max_portion", max_portion)
+        if self.max_portion < self.portion:
             raise ValueError(f"max_portion must not be below portion = {portion!r}, got {max_portion!r}.")
-        self.portion = portion
-        self.step = step
-        self.max_portion = max_portion
 
     def portion_at(self, round_number: int) -> float:
         """The portion of a round, counted from 0: ``min(portion + round_number * step, max_portion)``.
 
         Raises:
-            ValueError: If ``round_number`` is not a whole number of at least 0.
+            TypeError: If ``round_number`` is not a whole number.
+            ValueError: If ``round_number`` is below 0.
         """
-        try:
-            number = operator.index(round_number)
-        except TypeError:
-            number = -1
-        if isinstance(round_number, bool) or number < 0:
-            raise ValueError(f"round_number must be a whole number of at least 0, got {round_number!r}.")
+        number = checked_whole("round_number", round_number, 0)
         return min(self.portion + number * self.step, self.max_portion)
 
     def compute(self, round_number: int = 0) -> Tensor:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 
-from stuffinstance.arguments import check_same_batch, describe
+from stuffinstance.arguments import check_choice, check_kind, check_same_batch
 from stuffinstance.best_class import best_class
 from stuffinstance.pseudo_labels.confidences import as_float, check_probabilities
 from stuffinstance.pseudo_labels.threshold_rule import ThresholdRule
@@ -70,10 +70,8 @@ class SymmetricConsistency(nn.Module):
 
     def __init__(self, rule: ThresholdRule, consistency: Consistency = "l1") -> None:
         super().__init__()
-        if not isinstance(rule, ThresholdRule):
-            raise TypeError(f"rule must be a ThresholdRule such as ClassBalancedThreshold(K), got {describe(rule)}.")
-        if consistency not in ("l1", "agreement"):
-            raise ValueError(f"consistency must be 'l1' or 'agreement', got {consistency!r}.")
+        check_kind("rule", rule, ThresholdRule, "a ThresholdRule such as ClassBalancedThreshold(K)")
+        check_choice("consistency", consistency, get_args(Consistency))
         self.rule = rule
         self.consistency: Consistency = consistency
 

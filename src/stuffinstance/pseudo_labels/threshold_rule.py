@@ -10,12 +10,16 @@ from torch import Tensor
 
 from stuffinstance._state import StatefulModule
 from stuffinstance.arguments import (
+    FLOATING_DTYPES,
+    check_can_move,
     check_class_ids,
     check_label_map,
     check_on_device,
-    check_positive,
     check_same_batch,
+    check_tensor,
+    checked_flag,
     checked_ignore_index,
+    checked_num_classes,
     describe,
     may_read,
 )
@@ -57,10 +61,10 @@ class ThresholdRule(StatefulModule, ABC):
         self, num_classes: int, ignore_index: int, sync: Sync, validate: bool, group: ProcessGroup | None = None
     ) -> None:
         super().__init__(sync, group)
-        check_positive("num_classes", num_classes)
+        num_classes = checked_num_classes(num_classes)
         self.num_classes = num_classes
         self.ignore_index: int = checked_ignore_index(ignore_index, num_classes)
-        self.validate = validate
+        self.validate = checked_flag("validate", validate)
 
     @abstractmethod
     def compute(self) -> Tensor:
@@ -155,13 +159,13 @@ class ThresholdRule(StatefulModule, ABC):
         if thresholds is None:
             return self.compute()
         check_thresholds("thresholds", thresholds, self.num_classes)
+        check_can_move("thresholds", thresholds, "rule", getattr(self, next(iter(self._initial))))
         return thresholds
 
     def _checked_scores(self, scores: Tensor, predicted: Tensor) -> tuple[Tensor, Tensor]:
         """Scores, NaN where one is not finite or there is no class, and classes that can be used as an index."""
-        if not isinstance(scores, Tensor):
-            raise TypeError(f"scores must be a floating-point tensor (B, H, W), got {describe(scores)}.")
-        if not scores.is_floating_point() or scores.ndim != 3:
+        check_tensor("scores", "a floating-point tensor (B, H, W)", scores)
+        if scores.dtype not in FLOATING_DTYPES or scores.ndim != 3:
             raise ValueError(
                 f"scores must be a floating-point tensor (B, H, W), got {describe(scores)}. "
                 "For one image pass scores[None]; probabilities of all classes go to update or pseudo_labels."
@@ -196,9 +200,8 @@ class ThresholdRule(StatefulModule, ABC):
 
 def check_thresholds(name: str, thresholds: Tensor, num_classes: int) -> None:
     """Require a floating tensor (K,)."""
-    if not isinstance(thresholds, Tensor):
-        raise TypeError(f"{name} must be a floating-point tensor (K,) = ({num_classes},), got {describe(thresholds)}.")
-    if thresholds.shape != (num_classes,) or not thresholds.is_floating_point():
+    check_tensor(name, f"a floating-point tensor (K,) = ({num_classes},)", thresholds)
+    if thresholds.shape != (num_classes,) or thresholds.dtype not in FLOATING_DTYPES:
         raise ValueError(
             f"{name} must be a floating-point tensor (K,) = ({num_classes},), got {describe(thresholds)}. "
             "Pass what a rule of the same classes gave in compute()."
@@ -212,9 +215,3 @@ def check_above_zero(name: str, thresholds: Tensor, validate: bool = False) -> N
             f"{name} must all be above 0, got {thresholds.tolist()}. Take them from PortionThreshold.compute(), where "
             "a class that was never predicted gets 1."
         )
-
-
-def check_fraction(name: str, value: float) -> None:
-    """Require a number from 0 to 1."""
-    if not 0 <= value <= 1:
-        raise ValueError(f"{name} must be between 0 and 1, got {value!r}.")

@@ -1,6 +1,21 @@
 """Label maps to regions: connected components, and the stuff and instance regions of an image."""
 
 from stuffinstance.regions.components import connected_components
-from stuffinstance.regions.extraction import Regions, count_rows, instance_regions, join_regions, stuff_regions
+from stuffinstance.regions.extraction import (
+    Regions,
+    count_rows,
+    instance_regions,
+    join_regions,
+    most_regions,
+    stuff_regions,
+)
 
-__all__ = ["Regions", "connected_components", "count_rows", "instance_regions", "join_regions", "stuff_regions"]
+__all__ = [
+    "Regions",
+    "connected_components",
+    "count_rows",
+    "instance_regions",
+    "join_regions",
+    "most_regions",
+    "stuff_regions",
+]

@@ -7,12 +7,14 @@ import torch
 from torch import Tag, Tensor
 from torch.library import define, impl, register_fake
 
-from stuffinstance.arguments import check_label_map, check_positive, checked_classes
-from stuffinstance.backend_table import resolve
+from stuffinstance.arguments import checked_whole
+from stuffinstance.backend_table import check_backend, resolve
 from stuffinstance.regions import by_pixels, by_runs
 from stuffinstance.regions.backends import BACKENDS
-from stuffinstance.regions.components import check_batch, check_connectivity
+from stuffinstance.regions.components import check_batch, checked_connectivity, checked_ids
 from stuffinstance.regions.vmap_rule import register_vmap_rule
+
+_ROOM = 2**16
 
 
 class Regions(NamedTuple):
@@ -47,22 +49,22 @@ def stuff_regions(labels: Tensor, classes: Sequence[int]) -> Regions:
     """One region per class and image: all pixels of the class.
 
     Args:
-        labels: Class ids, (B, H, W), any integer dtype.
+        labels: Class ids, (B, H, W), any integer dtype; or a bool mask, whose True is class 1.
         classes: The C ids; pixels of other ids belong to no region.
 
     Returns:
         :class:`Regions` with Z = 1.
 
     Raises:
-        ValueError: If ``labels`` is not a 3-D integer tensor or ``classes`` are not distinct ids.
+        TypeError: If ``labels`` is not a tensor, or an id is not a whole number.
+        ValueError: If ``labels`` is not a 3-D integer or bool tensor or ``classes`` are not distinct ids.
 
     Example:
         >>> stuff_regions(torch.tensor([[[0, 8, 8]]]), classes=(8, 3)).area
         tensor([[[2],
                  [0]]])
     """
-    check_label_map("labels", labels)
-    classes = checked_classes("classes", classes)
+    labels, classes, _ = checked_ids(labels, classes, None)
     region_map, area = torch.ops.stuffinstance.class_areas(labels, list(classes))
     area = area[:, :, None]
     valid = area > 0
@@ -85,19 +87,21 @@ def instance_regions(
     No area is too small: paper and code know no minimum.
 
     Args:
-        labels: Class ids, (B, H, W), any integer dtype.
+        labels: Class ids, (B, H, W), any integer dtype; or a bool mask, whose True is class 1.
         classes: The C ids of the things.
-        max_regions: Z, how many regions of a class are kept per image.
+        max_regions: Z, how many regions of a class are kept per image: at most 65536, or H * W where that is more.
         connectivity: 4 or 8 (SIM's code: 8; the paper does not say).
-        ignore_index: Pixels of this id belong to no region; None ignores no id.
+        ignore_index: Pixels of this id belong to no region; None ignores no id. It may not be one of ``classes``.
         backend: As for :func:`connected_components`.
 
     Returns:
         :class:`Regions`; nothing is read back from a GPU beyond what the backend itself needs.
 
     Raises:
-        ValueError: If ``labels`` is not a 3-D integer tensor, ``classes`` are not distinct ids, ``max_regions`` is
-            below 1, or ``connectivity`` is not 4 or 8.
+        TypeError: If ``labels`` is not a tensor, or an id or a number is not a whole number.
+        ValueError: If ``labels`` is not a 3-D integer or bool tensor, ``classes`` are not distinct ids or hold
+            ``ignore_index``, ``max_regions`` is below 1 or far above what an image can hold, or ``connectivity`` is not
+            4 or 8.
         BackendUnavailableError: If ``backend`` cannot run here.
 
     Example:
@@ -107,16 +111,24 @@ def instance_regions(
         >>> regions.map
         tensor([[[2, 0, 1, 1]]], dtype=torch.int32)
     """
-    check_label_map("labels", labels)
-    classes = checked_classes("classes", classes)
-    check_positive("max_regions", max_regions)
-    check_connectivity(connectivity)
+    labels, classes, ignored = checked_ids(labels, classes, ignore_index)
+    max_regions = checked_whole("max_regions", max_regions, 1, most_regions(labels))
+    connectivity = checked_connectivity(connectivity)
     check_batch(labels)
-    resolve(BACKENDS, backend, "labels", labels.device)
+    check_backend(BACKENDS, backend, "labels", labels.device)
     region_map, ids, area = torch.ops.stuffinstance.instance_regions(
-        labels, list(classes), max_regions, connectivity, ignore_index, backend
+        labels, list(classes), max_regions, connectivity, ignored, backend
     )
     return Regions(region_map, ids, area, area > 0)
+
+
+def most_regions(region_map: Tensor) -> int:
+    """How many regions of an image (B, H, W) a table may have room for: its pixels, or 65536 where it has fewer.
+
+    No image has more regions than pixels. A larger number is a mistake (ids that were never numbered from 1 on), for
+    which terabytes would be asked for.
+    """
+    return max(region_map.shape[1] * region_map.shape[2], _ROOM)
 
 
 def join_regions(first: Regions, second: Regions) -> Tensor:

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stuffinstance.arguments import checked_number
 from stuffinstance.restyling.image_pairs import paired_target
 
 
@@ -25,6 +26,7 @@ def restyle_fourier(source: Tensor, target: Tensor, window: float = 0.01) -> Ten
         (B, 3, H, W), clipped to 0 .. 1.
 
     Raises:
+        TypeError: If an image batch is not a tensor, or ``window`` is not a number.
         ValueError: If the images are not RGB batches on one device, or ``window`` is outside 0 .. 0.5.
 
     Example:
@@ -33,8 +35,9 @@ def restyle_fourier(source: Tensor, target: Tensor, window: float = 0.01) -> Ten
         tensor(0.7500)
     """
     target = paired_target(source, target)
-    if not 0 <= window <= 0.5:
-        raise ValueError(f"window must be between 0 and 0.5 of the short side, got {window!r}.")
+    window = checked_number("window", window, "between 0 and 0.5 of the short side", least=0, most=0.5)
+    if source.shape[0] == 0:
+        return source.clone()
     height, width = source.shape[2:]
     if target.shape[2:] != source.shape[2:]:
         target = F.interpolate(target, size=(height, width), mode="bilinear", align_corners=False, antialias=True)

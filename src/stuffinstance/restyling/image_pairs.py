@@ -3,24 +3,26 @@
 import torch
 from torch import Tensor
 
-from stuffinstance.arguments import describe, may_read
+from stuffinstance.arguments import FLOATING_DTYPES, check_tensor, describe, may_read
 
 
 def paired_target(source: Tensor, target: Tensor) -> Tensor:
     """For each source image the target image it is restyled as: image *i* takes target *i* mod B'.
 
     Raises:
+        TypeError: If either is not a tensor.
         ValueError: If either is not a floating (B, 3, H, W) batch with values in 0 .. 1 (looked at on a CPU only), or
             they differ in device or dtype, or there is no target.
     """
     for name, images in (("source", source), ("target", target)):
-        if not (
-            isinstance(images, Tensor) and images.is_floating_point() and images.ndim == 4 and images.shape[1] == 3
-        ):
+        wanted = "floating-point RGB images (B, 3, H, W) in 0..1"
+        check_tensor(name, wanted, images)
+        if not (images.dtype in FLOATING_DTYPES and images.ndim == 4 and images.shape[1] == 3):
             raise ValueError(
-                f"{name} must be floating-point RGB images (B, 3, H, W) in 0..1, got {describe(images)}. "
-                "For uint8 images pass images.float() / 255."
+                f"{name} must be {wanted}, got {describe(images)}. For uint8 images pass images.float() / 255."
             )
+        if images.shape[2] == 0 or images.shape[3] == 0:
+            raise ValueError(f"{name} must have H and W of at least 1, got {describe(images)}.")
         if may_read(images) and images.numel() and not (images.min() >= -0.01 and images.max() <= 1.01):
             raise ValueError(
                 f"{name} must be RGB images with values in 0..1, got {float(images.min()):.4g} to "

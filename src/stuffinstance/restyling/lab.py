@@ -21,6 +21,7 @@ def restyle_lab(source: Tensor, target: Tensor) -> Tensor:
         (B, 3, H, W), clipped to 0 .. 1. A channel without spread in the source is only shifted.
 
     Raises:
+        TypeError: If an image batch is not a tensor.
         ValueError: If the images are not RGB batches on one device.
 
     Example:
@@ -32,6 +33,8 @@ def restyle_lab(source: Tensor, target: Tensor) -> Tensor:
     from kornia.color import lab_to_rgb, rgb_to_lab
 
     target = paired_target(source, target)
+    if source.shape[0] == 0:
+        return source.clone()
     exact = source.dtype if source.dtype == torch.float64 else torch.float32
     own, style = rgb_to_lab(source.to(exact)), rgb_to_lab(target.to(exact))
     own_mean, style_mean = own.mean((2, 3), keepdim=True), style.mean((2, 3), keepdim=True)

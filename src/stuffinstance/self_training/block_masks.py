@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from stuffinstance.arguments import check_maps, check_positive
+from stuffinstance.arguments import check_generator, check_maps, checked_fraction, checked_number, checked_positive
 from stuffinstance.self_training.random_draws import uniform
 
 
@@ -40,6 +40,8 @@ def mask_blocks(
         (B, C, H, W), dtype of ``images``; the gradient passes where nothing is hidden.
 
     Raises:
+        TypeError: If ``images`` is not a tensor, ``block`` not a whole number, ``ratio`` or ``fill`` not a number, or
+            ``generator`` not a ``torch.Generator``.
         ValueError: If ``images`` are not (B, C, H, W), ``block`` is below 1, ``ratio`` is outside 0 .. 1, or ``fill``
             has another number of channels.
 
@@ -52,9 +54,9 @@ def mask_blocks(
                 [1., 1., 0., 0., 1., 1.]])
     """
     check_maps("images", images, channel_name="C")
-    check_positive("block", block)
-    if not 0 <= ratio <= 1:
-        raise ValueError(f"ratio must be between 0 and 1, got {ratio!r}.")
+    block = checked_positive("block", block)
+    ratio = checked_fraction("ratio", ratio)
+    check_generator(generator)
     colour = _channel_values(fill, images.shape[1])
     batch, _, height, width = images.shape
     rows = torch.arange(height, device=images.device) // block
@@ -68,8 +70,9 @@ def mask_blocks(
 
 
 def _channel_values(fill: float | Sequence[float], channels: int) -> tuple[float, ...]:
-    # A tuple of types, not int | float, which torch 2.4 cannot compile.
-    values = (float(fill),) if isinstance(fill, (int, float)) else tuple(float(value) for value in fill)
+    wanted = f"one finite number or C = {channels} of them"
+    several = fill if isinstance(fill, (tuple, list)) else (fill,)
+    values = tuple(checked_number("fill", value, wanted) for value in several)
     if len(values) not in (1, channels):
         raise ValueError(f"fill must be one number or C = {channels} of them, got {len(values)}: {fill!r}.")
     return values

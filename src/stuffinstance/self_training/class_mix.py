@@ -7,10 +7,12 @@ from torch import Tensor
 
 from stuffinstance.arguments import (
     check_class_ids,
+    check_generator,
     check_label_map,
     check_maps,
-    check_positive,
     check_same_batch,
+    checked_num_classes,
+    optional_ignore_index,
 )
 from stuffinstance.self_training.random_draws import uniform
 
@@ -37,7 +39,7 @@ def class_mix(
     target_labels: Tensor,
     *,
     num_classes: int = 256,
-    ignore_index: int = 255,
+    ignore_index: int | None = 255,
     generator: torch.Generator | None = None,
 ) -> MixedDomains:
     """Paste half of the classes in each source image onto the target image of the same place in the batch.
@@ -56,7 +58,7 @@ def class_mix(
         target_images: (B, C, H, W), same dtype, device and size.
         target_labels: Pseudo-labels, (B, H, W), any integer dtype.
         num_classes: More than the largest class id. The default has room for every id of an 8-bit label map.
-        ignore_index: The id of pixels without a label.
+        ignore_index: The id of pixels without a label; None where all have one.
         generator: Source of the B x ``num_classes`` numbers, drawn on its own device: the same seed of a CPU generator
             chooses the same classes on any device. Default: the default generator of the images' device.
 
@@ -65,6 +67,8 @@ def class_mix(
         the teacher's :func:`confident_share` elsewhere.
 
     Raises:
+        TypeError: If an argument is not a tensor, ``num_classes`` or ``ignore_index`` not a whole number, or
+            ``generator`` not a ``torch.Generator``.
         ValueError: If shapes, dtypes or devices do not fit, or an id is no class (looked at on a CPU only).
 
     Example:
@@ -75,7 +79,9 @@ def class_mix(
     """
     check_maps("source_images", source_images, channel_name="C")
     check_maps("target_images", target_images, channel_name="C")
-    check_positive("num_classes", num_classes)
+    num_classes = checked_num_classes(num_classes)
+    ignore_index = optional_ignore_index(ignore_index)  # may be below num_classes, which is room and no count
+    check_generator(generator)
     if source_images.shape != target_images.shape or source_images.dtype != target_images.dtype:
         raise ValueError(
             f"source_images and target_images must share (B, C, H, W) and dtype, got {source_images.dtype} "
@@ -86,7 +92,9 @@ def class_mix(
     for name, labels in (("source_labels", source_labels), ("target_labels", target_labels)):
         _check_labels(name, labels, source_images, num_classes, ignore_index)
     ids = source_labels.to(torch.int64)
-    labelled = (ids != ignore_index) & (ids >= 0) & (ids < num_classes)
+    labelled = (ids >= 0) & (ids < num_classes)
+    if ignore_index is not None:
+        labelled &= ids != ignore_index
     slots = torch.where(labelled, ids, num_classes)  # one more slot for what has no label
     chosen = _half_of(_present(slots, num_classes), generator)
     mask = chosen.gather(1, slots.flatten(1)).view_as(slots)
@@ -114,7 +122,7 @@ def _half_of(present: Tensor, generator: torch.Generator | None) -> Tensor:
     return torch.zeros_like(present).scatter(1, order, first)
 
 
-def _check_labels(name: str, labels: Tensor, images: Tensor, num_classes: int, ignore_index: int) -> None:
+def _check_labels(name: str, labels: Tensor, images: Tensor, num_classes: int, ignore_index: int | None) -> None:
     check_label_map(name, labels)
     check_same_batch(name, labels, "source_images", images)
     if labels.shape[1:] != images.shape[2:]:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from stuffinstance.arguments import check_maps, may_read
+from stuffinstance.arguments import check_maps, checked_fraction, may_read
 
 
 @torch.no_grad()
@@ -31,8 +31,7 @@ def confident_share(probabilities: Tensor, threshold: float = 0.968) -> Tensor:
         tensor([0.7500])
     """
     check_maps("probabilities", probabilities, channel_name="K")
-    if not 0 <= threshold <= 1:
-        raise ValueError(f"threshold must be between 0 and 1, got {threshold!r}.")
+    threshold = checked_fraction("threshold", threshold)
     best = probabilities.amax(1)
     if may_read(best) and best.numel() and not bool(((best <= 1.02) & (best > 0) | best.isnan()).all()):
         raise ValueError(

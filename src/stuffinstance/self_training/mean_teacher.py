@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from stuffinstance.arguments import check_kind, checked_fraction
+
 
 class MeanTeacher(nn.Module):
     """Exponential mean of a network's parameters.
@@ -55,10 +57,8 @@ class MeanTeacher(nn.Module):
 
     def __init__(self, network: nn.Module, alpha: float = 0.999) -> None:
         super().__init__()
-        if not isinstance(network, nn.Module):
-            raise TypeError(f"network must be an nn.Module, got {type(network).__name__}.")
-        if not 0 <= alpha <= 1:
-            raise ValueError(f"alpha must be between 0 and 1, got {alpha!r}.")
+        check_kind("network", network, nn.Module, "an nn.Module")
+        alpha = checked_fraction("alpha", alpha)
         for name, parameter in network.named_parameters():
             if parameter.requires_grad and parameter.is_floating_point() and parameter.element_size() < 4:
                 raise ValueError(
@@ -85,6 +85,7 @@ class MeanTeacher(nn.Module):
         Raises:
             ValueError: If names, shapes or devices of parameters or buffers differ. Nothing is changed then.
         """
+        check_kind("network", network, nn.Module, "an nn.Module")
         own, new = _tensors("parameters", self.network, network)
         own_buffers, new_buffers = _tensors("buffers", self.network, network)
         self.steps += 1

@@ -4,10 +4,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stuffinstance.arguments import check_class_ids, check_label_map, check_maps, check_same_batch, describe, may_read
+from stuffinstance.arguments import (
+    FLOATING_DTYPES,
+    check_class_ids,
+    check_label_map,
+    check_maps,
+    check_same_batch,
+    check_tensor,
+    describe,
+    may_read,
+    optional_ignore_index,
+)
+from stuffinstance.autocast_device import autocast_device
 
 
-def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor, ignore_index: int = 255) -> Tensor:
+def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor, ignore_index: int | None = 255) -> Tensor:
     """Mean over all pixels of weight times cross-entropy.
 
     .. math:: \\mathcal{L} = -\\frac{1}{BHW} \\sum_{x} q(x) \\log S(z(x))_{y(x)}
@@ -21,15 +32,16 @@ def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor, igno
         logits: (B, K, H, W), at the labels' size.
         labels: Class ids, (B, H, W), any integer dtype.
         weights: q, at least 0: (B, H, W), or (B,) for one weight an image. No gradient flows to them.
-        ignore_index: The id of pixels without a label.
+        ignore_index: The id of pixels without a label, not one of the K classes; None where all have one.
 
     Returns:
         Scalar, float32 (float64 for float64 logits), also under autocast; exact 0 on the graph where nothing is
         labelled.
 
     Raises:
-        ValueError: If shapes, dtypes or devices do not fit; on a CPU also if an id is no class, or a weight is negative
-            or not finite.
+        TypeError: If an argument is not a tensor, or ``ignore_index`` is not a whole number.
+        ValueError: If shapes, dtypes or devices do not fit, or ``ignore_index`` is a class; on a CPU also if an id is
+            not a class, or a weight is negative or not finite.
 
     Example:
         >>> logits, labels = torch.zeros(1, 2, 1, 2), torch.tensor([[[0, 1]]])
@@ -44,22 +56,30 @@ def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor, igno
             f"labels must have the logits' size (H, W) = {tuple(logits.shape[2:])}, got {tuple(labels.shape)}. "
             "Upsample the logits to the labels first."
         )
+    ignore_index = optional_ignore_index(ignore_index, logits.shape[1])
     check_class_ids("labels", labels, logits.shape[1], ignore_index)
     by_pixel = _by_pixel(weights, labels)
-    with torch.autocast(logits.device.type, enabled=False):
+    with torch.autocast(autocast_device(logits), enabled=False):
         exact = logits if logits.dtype == torch.float64 else logits.float()
         ids = labels.to(torch.int64)
-        # Ignored logits become 0 before anything is computed, so that a NaN there spoils no gradient.
-        exact = torch.where((ids != ignore_index)[:, None], exact, 0.0)
-        each = F.cross_entropy(exact, ids, ignore_index=ignore_index, reduction="none")
+        if ignore_index is None:
+            each = F.cross_entropy(exact, ids, reduction="none")
+        else:
+            # Ignored logits become 0 before anything is computed, so that a NaN there spoils no gradient.
+            exact = torch.where((ids != ignore_index)[:, None], exact, 0.0)
+            each = F.cross_entropy(exact, ids, ignore_index=ignore_index, reduction="none")
         return (by_pixel.to(each.dtype) * each).sum() / max(1, each.numel())
 
 
 def _by_pixel(weights: Tensor, labels: Tensor) -> Tensor:
     """The weights as a map that goes with the labels: checked, detached, (B, H, W) or (B, 1, 1)."""
-    if not isinstance(weights, Tensor) or not weights.is_floating_point():
-        raise ValueError(f"weights must be a floating-point tensor (B, H, W) or (B,), got {describe(weights)}.")
-    if weights.shape not in (labels.shape, labels.shape[:1]):
+    wanted = "a floating-point tensor (B, H, W) or (B,)"
+    check_tensor("weights", wanted, weights)
+    if weights.dtype not in FLOATING_DTYPES:
+        raise ValueError(f"weights must be {wanted}, got {describe(weights)}.")
+    # Not `shape in (...)`, whose answer a compiler does not know where sizes are symbols.
+    by_pixel = weights.ndim == 3 and weights.shape == labels.shape
+    if not by_pixel and not (weights.ndim == 1 and weights.shape[0] == labels.shape[0]):
         raise ValueError(
             f"weights must be (B, H, W) = {tuple(labels.shape)} or (B,) = ({labels.shape[0]},), got "
             f"{tuple(weights.shape)}. For one weight for all pass weight.expand(B)."

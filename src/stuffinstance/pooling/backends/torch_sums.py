@@ -10,6 +10,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from stuffinstance.autocast_device import autocast_device
+
 _TERMS = 256  # most terms of one running sum
 _BLOCK = 2**20  # values added up at a time on a CPU: 4 MiB, which stay in its caches
 
@@ -106,7 +108,7 @@ def multiplied_sums(features: Tensor, number: Tensor, num_regions: int) -> Tenso
     sums = flat.new_zeros(flat.shape[0], flat.shape[1], num_regions, dtype=exact)
     if sums.numel() == 0:
         return sums
-    with torch.autocast(flat.device.type, enabled=False):  # an operator's body still runs under it
+    with torch.autocast(autocast_device(flat), enabled=False):  # an operator's body still runs under it
         lowest, highest = torch.aminmax(flat, dim=1, keepdim=True)
         broken = ~(lowest.isfinite() & highest.isfinite())  # (B, 1, P)
         whole = flat.masked_fill(broken, 0).to(exact)
