@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.howto.trainer_page import TrainerPage, banks, check_training, run, weights
+from tests.howto.trainer_page import TrainerPage, banks, check_training, run, seeded, weights
 from tests.howto.two_cities import given
 
 pytest.importorskip("lightning")
@@ -36,10 +36,21 @@ def test_a_resumed_run_has_its_banks(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     trainer = names["L"].Trainer
     monkeypatch.setattr(names["L"], "Trainer", lambda **words: trainer(callbacks=[Seen()], **words))
-    agreement, resume = PAGE.further
+    agreement, _, resume = PAGE.further
     run(resume, names)
     torch.testing.assert_close(found, saved, rtol=0, atol=0)
     assert int(names["resumed"].sim.stuff_bank.written.sum()) > int(saved["stuff_bank.written"].sum())
     run(agreement, names)
     assert names["model"].sim.classifier is not None
     assert set(names["model"].sim.state_dict()) == set(saved)
+
+
+def test_averaged_weights_leave_the_banks_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("lightning.pytorch.callbacks.weight_averaging")
+    plain = seeded(PAGE.trainer, {**given(), "folder": tmp_path})
+    averaging = run(PAGE.further[1], dict(plain))["averaging"]
+    trainer = plain["L"].Trainer
+    monkeypatch.setattr(plain["L"], "Trainer", lambda **words: trainer(callbacks=averaging, **words))
+    averaged = seeded(PAGE.trainer, {**given(), "folder": tmp_path})
+    torch.testing.assert_close(banks(averaged["model"].sim), banks(plain["model"].sim), rtol=0, atol=0)
+    assert not torch.equal(weights(averaged["network"]), weights(plain["network"]))
