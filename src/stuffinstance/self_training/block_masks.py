@@ -70,6 +70,6 @@ def mask_blocks(
 def _channel_values(fill: float | Sequence[float], channels: int) -> tuple[float, ...]:
     # A tuple of types, not int | float, which torch 2.4 cannot compile.
     values = (float(fill),) if isinstance(fill, (int, float)) else tuple(float(value) for value in fill)
-    if len(values) not in (1, channels):
+    if len(values) != 1 and len(values) != channels:  # not "in", which looks for one object among sizes that vary
         raise ValueError(f"fill must be one number or C = {channels} of them, got {len(values)}: {fill!r}.")
     return values
