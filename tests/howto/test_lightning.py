@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+import stuffinstance as si
 from tests.howto.trainer_page import TrainerPage, banks, check_training, run, seeded, weights
 from tests.howto.two_cities import given
 
@@ -54,3 +56,25 @@ def test_averaged_weights_leave_the_banks_as_they_are(tmp_path: Path, monkeypatc
     averaged = seeded(PAGE.trainer, {**given(), "folder": tmp_path})
     torch.testing.assert_close(banks(averaged["model"].sim), banks(plain["model"].sim), rtol=0, atol=0)
     assert not torch.equal(weights(averaged["network"]), weights(plain["network"]))
+
+
+def test_a_label_space_among_the_hyperparameters_is_loaded(tmp_path: Path) -> None:
+    """save_hyperparameters() writes it into the checkpoint, which Lightning reads with weights_only=True."""
+    names = run(PAGE.trainer, {**given(), "folder": tmp_path})
+    lightning, file = names["L"], tmp_path / "last.ckpt"
+
+    class Segmenter(names["Segmenter"]):  # type: ignore[name-defined, misc]
+        def __init__(self, network: torch.nn.Module, space: si.LabelSpace) -> None:
+            super().__init__(network, space)
+            self.save_hyperparameters(ignore="network")
+
+    def trainer(steps: int) -> Any:
+        return lightning.Trainer(max_steps=steps, logger=False, enable_checkpointing=False, default_root_dir=tmp_path)
+
+    first = trainer(1)
+    first.fit(Segmenter(names["network"], names["space"]), names["loaders"])
+    first.save_checkpoint(file)
+    again = Segmenter.load_from_checkpoint(file, network=names["network"])
+    assert again.hparams["space"] == names["space"]
+    trainer(2).fit(again, names["loaders"], ckpt_path=file)
+    assert again.global_step == 2
