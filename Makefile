@@ -1,10 +1,5 @@
-# Each command sets up what it needs in .venv on first use. Wanted: GNU make and Python 3.10 or newer.
-#   make demo    generate the city, train the six recipes, write the table and the report (10 minutes on 2 cores)
-#   make smoke   the same in a minute, on pictures too few and small to learn from
-#   make test    run all tests (7 minutes on 2 cores)
-#   make lint    formatting, lint, types
-#   make docs    build the site, tutorials and all: docs/_build/html/index.html (a minute)
-#   make clean   delete what the others made, the environment and all runs among it
+# Each command sets up what it needs in .venv on first use. Wanted: GNU make and Python 3.10 or newer. "make help" lists
+# them: the text after ## in the line of each.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -17,8 +12,8 @@ OLDEST := .venv-oldest
 .PHONY: demo smoke test test-oldest lint docs docs-check build check-install signatures clean help
 .DELETE_ON_ERROR:
 
-help:
-	@sed -n '2,7s/^#  *//p' Makefile
+help: ## list these commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 $(READY): pyproject.toml $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
@@ -33,33 +28,33 @@ $(DOCS_READY): $(READY)
 	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --group docs
 	@touch $@
 
-demo: $(READY)
+demo: $(READY) ## generate the city, train the six recipes, write the table and the report (10 minutes on 2 cores)
 	$(BIN)/python -m examples.gta5_to_cityscapes demo --out $(DEMO)
 
 smoke: DEMO := runs/smoke
-smoke: $(READY)
+smoke: $(READY) ## the same in a minute, on images too few and small to learn from
 	$(BIN)/python -m examples.gta5_to_cityscapes demo --budget smoke --out $(DEMO)
 
-test: $(READY)
+test: $(READY) ## run all tests (7 minutes on 2 cores)
 	$(BIN)/python -m pytest -n 2
 
-lint: $(READY)
+lint: $(READY) ## check formatting, lint, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-docs: $(DOCS_READY)
+docs: $(DOCS_READY) ## build the site, tutorials and all: docs/_build/html/index.html (a minute)
 	@echo "Running the tutorials and writing the pages; nothing more is said unless something is wrong."
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs docs/_build/html
 
-docs-check: docs
+docs-check: docs ## build the site, check its links and look at it in a browser
 	$(BIN)/python .ci/check_site_links.py docs/_build/html
 	$(BIN)/python .ci/check_site_in_browser.py docs/_build/html
 
 # The library's own tests with the lower bounds of pyproject.toml; the example's packages are not among them. What the
 # whole compiler of torch 2.4 builds takes small numbers for zero in all of a process, and other tests with it. torch 2.4
 # also warns about names that kornia 0.7 uses and about its own use of torch.load.
-test-oldest:
+test-oldest: ## run the library's tests with the lower bounds of pyproject.toml (some GB)
 	$(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/python -m pip install --quiet --requirement requirements-oldest.txt --editable .
 	$(OLDEST)/bin/python -m pytest -n 2 -W 'ignore:`torch.cuda.amp:FutureWarning' \
@@ -68,16 +63,16 @@ test-oldest:
 		--deselect tests/test_compile.py::test_region_mean_through_the_whole_compiler \
 		tests/contracts/test_docstrings.py tests/contracts/test_imports.py tests/contracts/test_public_names.py
 
-build: $(READY)
+build: $(READY) ## build sdist and wheel in dist and check their metadata
 	rm -rf dist
 	$(BIN)/python -m build
 	$(BIN)/python -m twine check --strict dist/*
 
-check-install: $(READY)
+check-install: $(READY) ## build both from committed files and use them in an empty environment
 	$(BIN)/python .ci/check_install.py
 
-signatures: $(READY)
+signatures: $(READY) ## write the list of public names and arguments anew
 	$(BIN)/python -m tests.contracts.public_signatures
 
-clean:
+clean: ## delete what the others made, the environment and all runs among it
 	rm -rf $(VENV) $(OLDEST) runs dist docs/_build docs/tutorials .pytest_cache .mypy_cache .ruff_cache

@@ -4,6 +4,8 @@ import importlib
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from torch.serialization import add_safe_globals
+
 from stuffinstance.adaptation import MatchingLosses, StuffInstanceMatching
 from stuffinstance.banks import CategoryAnchors, InstanceBank, StuffBank
 from stuffinstance.class_centers import ClassCenterDistance, class_center_distance
@@ -23,6 +25,7 @@ from stuffinstance.losses import (
     StuffMatchingLoss,
     entropy_map,
 )
+from stuffinstance.losses.matching_loss import Matches
 from stuffinstance.mean_iou import IoU, MeanIoU
 from stuffinstance.pooling import region_mean
 from stuffinstance.pseudo_labels import (
@@ -61,6 +64,9 @@ else:  # hidden from type checkers: to them a __getattr__ would make every missp
 def __dir__() -> list[str]:
     return sorted({*globals(), "drawing"})
 
+
+# torch.load(weights_only=True) reads these from checkpoints: results and settings, which hold data and run none of it.
+add_safe_globals([IoU, LabelSpace, MatchingLosses, Matches, MixedDomains, Regions, SymmetricPrediction])
 
 __version__ = "0.1.0.dev0"
 

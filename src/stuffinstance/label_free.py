@@ -246,7 +246,8 @@ class SoftNeighbourhoodDensity(_StreamingMean):
 def _on_grid(maps: Tensor, sample: int) -> Tensor:
     """The pixels of (B, K, H, W) in the middles of r x c nearly square cells, (B, K, r, c), at most ``sample``."""
     height, width = maps.shape[2:]
-    rows = min(max(math.isqrt(sample * height // width), 1), height, sample)
+    side = int(math.sqrt(sample * height // width))  # math.isqrt takes no size that a compiler lets vary
+    rows = min(max(side, 1), height, sample)
     columns = min(sample // rows, width)
     rows = min(sample // columns, height)  # a narrow image leaves room for more
     return maps[:, :, _middles(rows, height, maps)[:, None], _middles(columns, width, maps)]

@@ -74,6 +74,10 @@ class LabelSpace:
             )
         set_field(self, "palette", _checked_palette(palette, len(self.names)))
 
+    def __reduce__(self) -> tuple[type[LabelSpace], tuple[Any, ...]]:
+        """Pickle as the arguments, so that what a file holds is checked when it is loaded."""
+        return type(self), (tuple(map(str, self.names)), self.stuff, self.things, self.ignore_index, self.palette)
+
     @property
     def num_classes(self) -> int:
         """K, the number of classes."""

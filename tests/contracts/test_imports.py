@@ -34,6 +34,7 @@ ASIDE = {
     "mean_iou": (),
     "class_centers": ("label_maps", "regions", "pooling"),
     "label_free": ("losses", "pseudo_labels"),
+    "__main__": ("regions", "pooling"),
     "drawing": ("labelspace", "regions", "banks", "losses", "pseudo_labels", "mean_iou"),
 }
 DEPENDENCIES = {"torch", "numpy", "skimage", "kornia"}

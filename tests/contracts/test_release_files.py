@@ -29,6 +29,16 @@ def test_the_workflow_runs_what_the_makefile_has() -> None:
         assert settings in ([], ["CONSTRAINTS=VALUE"])
 
 
+def test_help_lists_every_command_and_what_it_does() -> None:
+    command = ["make", "--no-print-directory", "help"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True).stdout
+    commands = dict(re.findall(r"^make ([a-z-]+) +(\S.*)$", listed, flags=re.MULTILINE))
+    (phony,) = re.findall(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert set(commands) == set(phony.split()) == TARGETS
+    assert len(commands) == len(listed.splitlines())
+    assert len(set(commands.values())) == len(commands)
+
+
 def test_the_workflow_trusts_little() -> None:
     assert WORKFLOW["permissions"] == {"contents": "read"}
     assert {step["uses"].partition("@")[0] for step in STEPS if "uses" in step} == {

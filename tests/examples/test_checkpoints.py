@@ -84,6 +84,7 @@ def test_resuming_equals_never_having_stopped(
     assert not list(tmp_path.rglob("*.part"))
 
 
+@pytest.mark.usefixtures("sigint_heard")
 def test_a_signal_saves_and_says_how_to_go_on(streets: Folders, tmp_path: Path, quiet: list[str]) -> None:
     recipe = compose_recipe("source", "smoke", overrides=quiet)
     run = RunFolder(tmp_path / "run")
@@ -102,6 +103,23 @@ def test_a_signal_saves_and_says_how_to_go_on(streets: Folders, tmp_path: Path, 
     assert told == ["stopping: this step is ended and saved first. Ctrl-C again after 2 seconds ends without saving."]
     assert train(recipe, run, open_training_data(recipe, streets), device=CPU).step == 12
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.usefixtures("sigint_ignored")
+def test_a_run_in_the_background_ignores_ctrl_c_and_is_stopped_by_sigterm(
+    streets: Folders, tmp_path: Path, quiet: list[str]
+) -> None:
+    recipe = compose_recipe("source", "smoke", overrides=quiet)
+    run = RunFolder(tmp_path / "run")
+
+    def interrupt(event: Event) -> None:
+        if event.done in (2, 6):
+            os.kill(os.getpid(), signal.SIGINT if event.done == 2 else signal.SIGTERM)
+
+    with pytest.raises(Stopped, match="same command again"):
+        train(recipe, run, open_training_data(recipe, streets), device=CPU, watch=interrupt)
+    assert 6 <= load_checkpoint(run.checkpoint)["step"] < 12
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
 def test_half_a_line_of_metrics_and_lines_past_the_checkpoint_are_dropped(

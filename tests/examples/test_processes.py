@@ -16,7 +16,7 @@ from examples.gta5_to_cityscapes.experiments import processes
 from examples.gta5_to_cityscapes.experiments.jobs import Job, plan
 from examples.gta5_to_cityscapes.experiments.processes import RunsFailed, run_experiment
 from examples.gta5_to_cityscapes.records.progress import Event, Watch, unwatched
-from examples.gta5_to_cityscapes.records.stopping import Stopped
+from examples.gta5_to_cityscapes.records.stopping import Stopped, StopRequest
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -51,6 +51,14 @@ def imports_for_long(job: Job, folders: Folders, device: torch.device, events, t
     processes._child(job, folders, device, events, threads)
 
 
+def waits_to_be_stopped(job: Job, folders: Folders, device: torch.device, events, threads: int) -> None:  # type: ignore[no-untyped-def]
+    with StopRequest() as request:
+        events.send(Event(job.name, 0, 1, "here"))
+        while not request.asked:
+            time.sleep(0.05)
+    events.send(Event(job.name, 0, 1, "saved by the run", "stopped"))
+
+
 def run_with(
     child: object, streets: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, watch: Watch = unwatched
 ) -> None:
@@ -79,6 +87,7 @@ def test_a_run_without_a_result_is_a_failure(
         run_with(child, streets, tmp_path, monkeypatch)
 
 
+@pytest.mark.usefixtures("sigint_heard")
 def test_interrupting_a_process_that_has_not_begun_is_no_failure(
     streets: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -94,6 +103,20 @@ def test_interrupting_a_process_that_has_not_begun_is_no_failure(
     assert (told.task, told.note[:9]) == ("source seed 0", "stopping:")
 
 
+@pytest.mark.usefixtures("sigint_ignored")
+def test_runs_of_an_experiment_in_the_background_are_stopped_by_sigterm(
+    streets: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(event: Event) -> None:
+        if event.note == "here":
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Stopped, match="saved by the run"):
+        run_with(waits_to_be_stopped, streets, tmp_path, monkeypatch, interrupt)
+
+
+@pytest.mark.usefixtures("sigint_heard")
 def test_ctrl_c_is_held_back_while_a_process_imports(
     streets: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,6 +132,7 @@ def test_ctrl_c_is_held_back_while_a_process_imports(
     assert [event.note for event in events if event.kind == "progress"][:2] == ["imports", "has imported"]
 
 
+@pytest.mark.usefixtures("sigint_heard")
 def test_a_signal_that_comes_twice_does_not_cut_the_last_word_short(
     streets: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from tests.howto.trainer_page import TrainerPage, banks, check_training, run, weights
+import stuffinstance as si
+from tests.howto.trainer_page import TrainerPage, banks, check_training, run, seeded, weights
 from tests.howto.two_cities import given
 
 pytest.importorskip("lightning")
@@ -36,10 +38,43 @@ def test_a_resumed_run_has_its_banks(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     trainer = names["L"].Trainer
     monkeypatch.setattr(names["L"], "Trainer", lambda **words: trainer(callbacks=[Seen()], **words))
-    agreement, resume = PAGE.further
+    agreement, _, resume = PAGE.further
     run(resume, names)
     torch.testing.assert_close(found, saved, rtol=0, atol=0)
     assert int(names["resumed"].sim.stuff_bank.written.sum()) > int(saved["stuff_bank.written"].sum())
     run(agreement, names)
     assert names["model"].sim.classifier is not None
     assert set(names["model"].sim.state_dict()) == set(saved)
+
+
+def test_averaged_weights_leave_the_banks_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("lightning.pytorch.callbacks.weight_averaging")
+    plain = seeded(PAGE.trainer, {**given(), "folder": tmp_path})
+    averaging = run(PAGE.further[1], dict(plain))["averaging"]
+    trainer = plain["L"].Trainer
+    monkeypatch.setattr(plain["L"], "Trainer", lambda **words: trainer(callbacks=averaging, **words))
+    averaged = seeded(PAGE.trainer, {**given(), "folder": tmp_path})
+    torch.testing.assert_close(banks(averaged["model"].sim), banks(plain["model"].sim), rtol=0, atol=0)
+    assert not torch.equal(weights(averaged["network"]), weights(plain["network"]))
+
+
+def test_a_label_space_among_the_hyperparameters_is_loaded(tmp_path: Path) -> None:
+    """save_hyperparameters() writes it into the checkpoint, which Lightning reads with weights_only=True."""
+    names = run(PAGE.trainer, {**given(), "folder": tmp_path})
+    lightning, file = names["L"], tmp_path / "last.ckpt"
+
+    class Segmenter(names["Segmenter"]):  # type: ignore[name-defined, misc]
+        def __init__(self, network: torch.nn.Module, space: si.LabelSpace) -> None:
+            super().__init__(network, space)
+            self.save_hyperparameters(ignore="network")
+
+    def trainer(steps: int) -> Any:
+        return lightning.Trainer(max_steps=steps, logger=False, enable_checkpointing=False, default_root_dir=tmp_path)
+
+    first = trainer(1)
+    first.fit(Segmenter(names["network"], names["space"]), names["loaders"])
+    first.save_checkpoint(file)
+    again = Segmenter.load_from_checkpoint(file, network=names["network"])
+    assert again.hparams["space"] == names["space"]
+    trainer(2).fit(again, names["loaders"], ckpt_path=file)
+    assert again.global_step == 2

@@ -27,7 +27,7 @@ from ..batches.training_data import Folders
 from ..ranks.group import world
 from ..records.progress import Event, Watch
 from ..records.run_folder import RunFolder
-from ..records.stopping import STOPPING, Stopped, StopRequest
+from ..records.stopping import STOPPING, Stopped, StopRequest, ignores_sigint
 from .carrying_out import carry_out, refuse_another_run
 from .jobs import Job
 
@@ -198,9 +198,10 @@ class _Pool:
             self.watch(Event(each.job.name, 0, 1, STOPPING, "stopping"))
 
     def _pass_on_the_signal(self) -> None:
+        kind = signal.SIGTERM if ignores_sigint() else signal.SIGINT  # which the runs then ignore as well
         for each in self.running:
             if each.process.pid is not None and each.process.is_alive():
-                os.kill(each.process.pid, signal.SIGINT)
+                os.kill(each.process.pid, kind)
 
     def _end_what_still_runs(self) -> None:
         """Nothing does, unless listening itself failed: a run in training then saves its state and ends."""

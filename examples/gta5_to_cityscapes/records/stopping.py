@@ -21,10 +21,17 @@ class Stopped(Exception):
     """A run was asked to stop and has saved its state; the message says how to go on."""
 
 
+def ignores_sigint() -> bool:
+    """Whether this process was started so that Ctrl-C does not reach it."""
+    return signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
 class StopRequest:
     """While active, the first SIGINT or SIGTERM only sets ``asked``; a later second one interrupts at once.
 
-    A terminal and a parent process may both pass on one Ctrl-C, so signals close together count as one.
+    A terminal and a parent process may both pass on one Ctrl-C, so signals close together count as one. A process that
+    was started with SIGINT ignored, as a shell without job control starts those in the background, keeps ignoring it:
+    there Ctrl-C is meant for others, and SIGTERM stops it.
 
     Args:
         tell: Called at the first signal, in a thread of its own: the signal may have come in the middle of the very
@@ -40,7 +47,7 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
-            for kind in (signal.SIGINT, signal.SIGTERM):
+            for kind in (signal.SIGTERM,) if ignores_sigint() else (signal.SIGINT, signal.SIGTERM):
                 self._before[kind] = signal.signal(kind, self._on_signal)
         return self
 

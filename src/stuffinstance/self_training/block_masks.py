@@ -71,8 +71,8 @@ def mask_blocks(
 
 def _channel_values(fill: float | Sequence[float], channels: int) -> tuple[float, ...]:
     wanted = f"one finite number or C = {channels} of them"
-    several = fill if isinstance(fill, (tuple, list)) else (fill,)
+    several = fill if isinstance(fill, (tuple, list)) else (fill,)  # a tuple of types: torch 2.4 cannot compile unions
     values = tuple(checked_number("fill", value, wanted) for value in several)
-    if len(values) not in (1, channels):
+    if len(values) != 1 and len(values) != channels:  # not "in", which looks for one object among sizes that vary
         raise ValueError(f"fill must be one number or C = {channels} of them, got {len(values)}: {fill!r}.")
     return values

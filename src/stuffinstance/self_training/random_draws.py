@@ -6,5 +6,6 @@ from torch import Tensor
 
 def uniform(size: tuple[int, ...], device: torch.device, generator: torch.Generator | None) -> Tensor:
     """Numbers in [0, 1), float32, on ``device``; drawn where ``generator`` lives, and copied from there."""
-    place = device if generator is None else generator.device
-    return torch.rand(size, generator=generator, device=place).to(device, non_blocking=True)
+    if generator is None:  # left out, not passed as None, with which no size that varies can be compiled
+        return torch.rand(size, device=device)
+    return torch.rand(size, generator=generator, device=generator.device).to(device, non_blocking=True)
