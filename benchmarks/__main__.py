@@ -29,6 +29,8 @@ from benchmarks.measurement import (
 from benchmarks.plots import write_plots
 from benchmarks.results_page import results_page
 from benchmarks.targets import verdicts
+from examples.gta5_to_cityscapes.records.standard_streams import escape_unprintable
+from examples.gta5_to_cityscapes.records.written_files import written_beside
 
 PARTS = {
     "components": "benchmarks.components",
@@ -112,7 +114,8 @@ def measure(parts: list[str], settings: Settings, out: Path) -> list[Verdict]:
     rows = verdicts(everything, settings.device)
     plots = write_plots(everything, out / name)
     in_order = {part: held[part] for part in PARTS if part in held}
-    (out / f"{name}.md").write_text(results_page(in_order, rows, [plot.name for plot in plots]))
+    with written_beside(out / f"{name}.md") as beside:
+        beside.write_text(results_page(in_order, rows, [plot.name for plot in plots]), encoding="utf-8")
     return rows
 
 
@@ -133,4 +136,5 @@ def _verdict_table(rows: list[Verdict]) -> Table:
 
 
 if __name__ == "__main__":
+    escape_unprintable()
     app()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 import signal
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -12,6 +11,8 @@ from pathlib import Path
 from typing import Literal
 
 import cv2
+
+from examples.gta5_to_cityscapes.records.written_files import remove_unfinished, write_json
 
 from .layouts import ScenePlace, cityscapes_places, gta5_places, synthia_places, write_scene
 from .rendering import render_scene
@@ -89,7 +90,7 @@ def _claim(out: Path, settings: dict[str, object]) -> None:
     manifest = out / MANIFEST
     if manifest.exists():
         try:
-            found = json.loads(manifest.read_text())
+            found = json.loads(manifest.read_text(encoding="utf-8"))
         except ValueError as problem:
             raise FileExistsError(
                 f"{manifest} is not readable JSON ({problem}). Delete the folder or choose another one."
@@ -99,17 +100,13 @@ def _claim(out: Path, settings: dict[str, object]) -> None:
                 f"{out} holds a city made with {found}, asked for was {settings}. "
                 "Choose another folder, or delete this one first."
             )
-        for leftover in out.rglob(".*.part"):  # of a run that was killed
-            leftover.unlink(missing_ok=True)
+        remove_unfinished(out)
         return
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(
             f"{out} is not empty and has no {MANIFEST}, so it is not a generated city. Choose another folder."
         )
-    out.mkdir(parents=True, exist_ok=True)
-    beside = out / f".{MANIFEST}.{os.getpid()}.part"
-    beside.write_text(json.dumps(settings, indent=2) + "\n")
-    beside.replace(manifest)
+    write_json(manifest, settings)
 
 
 def _draw(seed: int, size: tuple[int, int], place: ScenePlace) -> None:

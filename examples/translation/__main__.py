@@ -15,6 +15,7 @@ from rich.table import Table
 from examples.gta5_to_cityscapes.data import DatasetError, SegmentationDataset, open_dataset
 from examples.gta5_to_cityscapes.records.checkpoints import CheckpointError, digest_of_weights
 from examples.gta5_to_cityscapes.records.run_folder import RunFolderError
+from examples.gta5_to_cityscapes.records.standard_streams import escape_unprintable
 from examples.gta5_to_cityscapes.records.stopping import Stopped
 from examples.gta5_to_cityscapes.records.written_files import DamagedFileError, FullDiskError, read_json
 
@@ -213,4 +214,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    escape_unprintable()
     main()

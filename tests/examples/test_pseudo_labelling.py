@@ -17,13 +17,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from examples.gta5_to_cityscapes.batches.pseudo_labelled import PseudoLabelled, read_label_map
-from examples.gta5_to_cityscapes.batches.training_data import Folders, fingerprint, open_target, open_training_data
+from examples.gta5_to_cityscapes.batches.training_data import Folders, files_of, open_target, open_training_data
 from examples.gta5_to_cityscapes.data import DatasetError, SegmentationDataset
 from examples.gta5_to_cityscapes.experiments.carrying_out import carry_out, refuse_another_run
 from examples.gta5_to_cityscapes.experiments.jobs import Job, plan
 from examples.gta5_to_cityscapes.networks import SegmentationNetwork
 from examples.gta5_to_cityscapes.recipes import compose_recipe
 from examples.gta5_to_cityscapes.recipes.settings import PseudoLabels
+from examples.gta5_to_cityscapes.records.input_files import InputFiles
 from examples.gta5_to_cityscapes.records.progress import Tick, silent
 from examples.gta5_to_cityscapes.records.run_folder import RunFolder, RunFolderError
 from examples.gta5_to_cityscapes.records.written_files import write_json
@@ -64,7 +65,7 @@ def label(
     tick: Tick = silent,
 ) -> Kept:
     """Label with one network, which sees the pictures as they are."""
-    belongs_to = {"weights_sha256": sha256, "target": fingerprint(dataset)}
+    belongs_to = {"weights_sha256": sha256, **InputFiles({"target": files_of(dataset)}).identity()}
     views = [View(network, dataset)]
     return write_pseudo_labels(views, folder, settings, space, CPU, belongs_to=belongs_to, batch=batch, tick=tick)
 
@@ -256,5 +257,5 @@ def test_folders_of_an_earlier_version_are_read_or_refused_in_clear_words(
     write_json(second.run.path / "data.json", kept)
     refuse_another_run(second, streets)
     (second.run.path / "result.json").unlink()
-    with pytest.raises(RunFolderError, match="as an earlier version did"):
+    with pytest.raises(RunFolderError, match="is of an earlier version, without digests"):
         carry_out(second, streets, CPU)

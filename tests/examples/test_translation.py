@@ -255,7 +255,7 @@ def test_a_folder_of_other_settings_is_refused(streets: Folders, checkpoint: Pat
     with pytest.raises(RunFolderError, match="seed: 0 -> 1"):
         train(other, source, target, checkpoint.parent, device=CPU)
     source.leave_out(["00001"])
-    with pytest.raises(RunFolderError, match=r"source.pictures: 6 -> 5"):
+    with pytest.raises(RunFolderError, match=r"data\.source\.images: 1 of 6 images are gone, such as 00001"):
         train(TINY, source, target, checkpoint.parent, device=CPU)
     with pytest.raises(ValueError, match="give both, or neither"):
         train(TINY, source, target, tmp_path, device=CPU, segment=small_network(19))

@@ -15,7 +15,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 def write_whole(path: Path, content: bytes | str) -> None:
     """Replace ``path`` at once: an interrupted report leaves the previous one as it was."""
     with written_beside(path) as beside:
-        beside.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+        beside.write_bytes(content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content)
 
 
 def embedded(data: bytes, kind: str = "png") -> str:
