@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from examples.gta5_to_cityscapes.data import DatasetError, SegmentationDataset, open_dataset
+from examples.gta5_to_cityscapes.ranks.group import local_device
 from examples.gta5_to_cityscapes.records.checkpoints import CheckpointError, digest_of_weights
 from examples.gta5_to_cityscapes.records.run_folder import RunFolderError
 from examples.gta5_to_cityscapes.records.standard_streams import escape_unprintable
@@ -42,7 +43,7 @@ EXPECTED = (
 Source = Annotated[Path, typer.Option(help="Source folder, in GTA5's layout.")]
 Target = Annotated[Path, typer.Option(help="Target folder, in Cityscapes' layout.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
-Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0 leaves the number to torch.")]
+Threads = Annotated[int, typer.Option(min=0, max=1024, help="CPU threads; 0 leaves the number to torch.")]
 Splits = Annotated[str, typer.Option(help="Splits of the target folder, set apart by commas.")]
 
 
@@ -174,11 +175,10 @@ def _towards(text: str) -> Towards:
 def _device(name: str, threads: int) -> torch.device:
     if threads > 0:
         torch.set_num_threads(threads)
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise typer.BadParameter(f"--device {name}: this machine has no CUDA device; use --device cpu")
-    return torch.device(name)
+    try:
+        return local_device(name)
+    except ValueError as error:
+        raise typer.BadParameter(f"--device {name}: {error}") from error
 
 
 class _Display(Progress):
