@@ -54,9 +54,12 @@ def benchmark(
     parts: Annotated[list[str] | None, typer.Argument(help=f"Of {', '.join(PARTS)}; all where none is named.")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the results. [default: benchmarks/results; a new one for --quick]")
+        Path | None,
+        typer.Option(
+            file_okay=False, help="Folder of the results. [default: benchmarks/results; a new one for --quick]"
+        ),
     ] = None,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads of torch and OpenCV.")] = 2,
+    threads: Annotated[int, typer.Option(min=1, max=1024, help="CPU threads of torch and OpenCV.")] = 2,
     repeats: Annotated[int, typer.Option(min=3, help="Calls of a way; slow ways are called less.")] = 21,
     images: Annotated[int, typer.Option(min=16, help="Maps that stream through the thresholds.")] = 240,
     quick: Annotated[bool, typer.Option("--quick", help="Small and few: whether it runs, not how fast.")] = False,

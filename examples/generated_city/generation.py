@@ -21,6 +21,7 @@ from .statistics import CAMERA_CITY, GAME_CITY
 VERSION = 1  # raise it when the same seed gives other pictures
 MANIFEST = "city.json"
 MINIMUM_SIZE = 32
+MOST_PIXELS = 2**26  # larger pictures are not read
 SourceLayout = Literal["gta5", "synthia"]
 SOURCE_PLACES = {"gta5": gta5_places, "synthia": synthia_places}
 
@@ -81,8 +82,11 @@ def _check(source: int, train: int, val: int, size: tuple[int, int], seed: int, 
             raise ValueError(f"{name} must be a whole number of at least 0, got {value}.")
     if workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers}. 1 draws in this process.")
-    if len(size) != 2 or min(size) < MINIMUM_SIZE:
-        raise ValueError(f"size must be (width, height) in pixels, each at least {MINIMUM_SIZE}, got {tuple(size)}.")
+    if len(size) != 2 or min(size) < MINIMUM_SIZE or size[0] * size[1] > MOST_PIXELS:
+        raise ValueError(
+            f"size must be (width, height) in pixels, each at least {MINIMUM_SIZE} and together at most {MOST_PIXELS}, "
+            f"got {tuple(size)}."
+        )
 
 
 def _claim(out: Path, settings: dict[str, object]) -> None:
@@ -134,5 +138,5 @@ def _drawn(draw: Callable[[ScenePlace], None], places: list[ScenePlace], workers
             cv2.setNumThreads(threads)
         return
     context = multiprocessing.get_context("spawn")
-    with context.Pool(workers, initializer=_begin_to_draw) as pool:
+    with context.Pool(min(workers, len(places)), initializer=_begin_to_draw) as pool:
         yield from pool.imap_unordered(draw, places, chunksize=4)

@@ -18,7 +18,7 @@ from examples.gta5_to_cityscapes.records.checkpoints import CheckpointError, dig
 from examples.gta5_to_cityscapes.records.run_folder import RunFolderError
 from examples.gta5_to_cityscapes.records.standard_streams import escape_unprintable
 from examples.gta5_to_cityscapes.records.stopping import Stopped
-from examples.gta5_to_cityscapes.records.written_files import DamagedFileError, FullDiskError, read_json
+from examples.gta5_to_cityscapes.records.written_files import DamagedFileError, read_json
 
 from .applying import NOTE, write_restyled
 from .comparing import STATISTICS, spread, write_sheet
@@ -34,9 +34,8 @@ EXPECTED = (
     CheckpointError,
     DamagedFileError,
     DatasetError,
-    FileNotFoundError,
     FloatingPointError,
-    FullDiskError,
+    OSError,  # a full disk, a file or folder that is not there or cannot be written
     RunFolderError,
 )
 
@@ -122,12 +121,23 @@ def compare(
     note = read_json(restyled / NOTE) if (restyled / NOTE).is_file() else None
     if note is None:
         raise typer.BadParameter(f"--restyled {restyled}: expected a folder that `apply` wrote, with {NOTE} in it")
-    towards, size = _towards(note["towards"]), (int(note["size"][0]), int(note["size"][1]))
+    try:
+        towards, size = _towards(note["towards"]), (int(note["size"][0]), int(note["size"][1]))
+    except (IndexError, KeyError, TypeError, ValueError) as error:
+        raise DamagedFileError(
+            f"{restyled / NOTE}: expected towards and size, as `apply` writes them, got {', '.join(note)}. Apply again "
+            "into another --out."
+        ) from error
     other: Towards = "source" if towards == "target" else "target"
     roots: dict[Towards, Path] = {"source": source, "target": target}
     ours = _originals(towards, roots[other], size, splits)
     theirs = _originals(other, roots[towards], size, splits)
     count = min(pictures, sum(map(len, ours)), sum(map(len, theirs)) // 2)
+    if count < 2:
+        raise typer.BadParameter(
+            f"--pictures {pictures}: expected at least 2 pictures of the {other} and 4 of the {towards}, got "
+            f"{sum(map(len, ours))} and {sum(map(len, theirs))}"
+        )
     before, after, reference = spread(ours, count), spread(ours, count, restyled / "images"), spread(theirs, 2 * count)
     table = Table(title=f"distance to the {towards}, {count} pictures")
     table.add_column("")

@@ -36,7 +36,7 @@ from ..records.written_files import write_json
 from ..training.evaluation import evaluate_recipe
 from ..training.loop import train
 from ..training.pseudo_labelling import Kept, View, write_pseudo_labels
-from ..training.recipe_network import trained_network
+from ..training.recipe_network import start_network, trained_network
 from .jobs import Job
 
 
@@ -60,6 +60,8 @@ def carry_out(
     """
     recipe, run = job.recipe, job.run
     watch = _named(job, watch) if is_first() else unwatched
+    if recipe.network.weights is not None and not run.recipe_file.is_file():
+        start_network(recipe, torch.device("cpu"))  # weights that do not fit leave no folder of a run behind
     if not (recipe.start or recipe.labelled_by or recipe.fused_of):
         return train(recipe, run, _opened(job, folders), device=device, watch=watch)
     finished = from_first(run.result)
