@@ -29,6 +29,8 @@ from benchmarks.measurement import (
 from benchmarks.plots import write_plots
 from benchmarks.results_page import results_page
 from benchmarks.targets import verdicts
+from examples.gta5_to_cityscapes.records.standard_streams import escape_unprintable
+from examples.gta5_to_cityscapes.records.written_files import written_beside
 
 PARTS = {
     "components": "benchmarks.components",
@@ -52,9 +54,12 @@ def benchmark(
     parts: Annotated[list[str] | None, typer.Argument(help=f"Of {', '.join(PARTS)}; all where none is named.")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the results. [default: benchmarks/results; a new one for --quick]")
+        Path | None,
+        typer.Option(
+            file_okay=False, help="Folder of the results. [default: benchmarks/results; a new one for --quick]"
+        ),
     ] = None,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads of torch and OpenCV.")] = 2,
+    threads: Annotated[int, typer.Option(min=1, max=1024, help="CPU threads of torch and OpenCV.")] = 2,
     repeats: Annotated[int, typer.Option(min=3, help="Calls of a way; slow ways are called less.")] = 21,
     images: Annotated[int, typer.Option(min=16, help="Maps that stream through the thresholds.")] = 240,
     quick: Annotated[bool, typer.Option("--quick", help="Small and few: whether it runs, not how fast.")] = False,
@@ -112,7 +117,8 @@ def measure(parts: list[str], settings: Settings, out: Path) -> list[Verdict]:
     rows = verdicts(everything, settings.device)
     plots = write_plots(everything, out / name)
     in_order = {part: held[part] for part in PARTS if part in held}
-    (out / f"{name}.md").write_text(results_page(in_order, rows, [plot.name for plot in plots]))
+    with written_beside(out / f"{name}.md") as beside:
+        beside.write_text(results_page(in_order, rows, [plot.name for plot in plots]), encoding="utf-8")
     return rows
 
 
@@ -133,4 +139,5 @@ def _verdict_table(rows: list[Verdict]) -> Table:
 
 
 if __name__ == "__main__":
+    escape_unprintable()
     app()

@@ -15,6 +15,8 @@ from typing import Any, Literal
 
 import torch
 
+from examples.gta5_to_cityscapes.records.written_files import written_beside
+
 PACKAGES = (
     "torch",
     "numpy",
@@ -158,18 +160,18 @@ def slug(name: str) -> str:
 
 def write_measurements(path: Path, parts: Mapping[str, tuple[dict[str, Any], Sequence[Measurement]]]) -> None:
     """Write ``{benchmark: (environment, measurements)}``; parts that the file holds already and these lack stay."""
-    held = json.loads(path.read_text()) if path.exists() else {}
+    held = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     for benchmark, (where, measurements) in parts.items():
         held[benchmark] = {"environment": where, "measurements": [_plain(asdict(one)) for one in measurements]}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(held, indent=1, allow_nan=False) + "\n")
+    with written_beside(path) as beside:
+        beside.write_text(json.dumps(held, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def read_measurements(path: Path) -> dict[str, tuple[dict[str, Any], list[Measurement]]]:
     """What :func:`write_measurements` wrote: ``{benchmark: (environment, measurements)}``."""
     return {
         benchmark: (part["environment"], [_measurement(one) for one in part["measurements"]])
-        for benchmark, part in json.loads(path.read_text()).items()
+        for benchmark, part in json.loads(path.read_text(encoding="utf-8")).items()
     }
 
 
@@ -203,7 +205,7 @@ def _version(package: str) -> str:
 
 def _git(root: Path, *words: str) -> str | None:
     try:
-        done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=True)
+        done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, encoding="utf-8", check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()
@@ -211,5 +213,5 @@ def _git(root: Path, *words: str) -> str | None:
 
 def _cpu_model() -> str:
     cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
 from benchmarks.measurement import Measurement, Timing
+from examples.gta5_to_cityscapes.records.written_files import written_beside
 from examples.gta5_to_cityscapes.report.charts import INK, NEUTRAL, draw
 
 _OURS, _RELEASED, _BOUND = "#009e73", "#d55e00", "#0072b2"
@@ -94,7 +95,8 @@ _CHOICES: Mapping[str, Callable[[Sequence[Measurement]], Panels]] = {
 
 def _write(prefix: Path, name: str, size: tuple[float, float], paint: Callable[[Figure], None]) -> Path:
     path = prefix.with_name(f"{prefix.name}_{name}.png")
-    path.write_bytes(draw(name, f"Times of {name}.", size, paint).png)
+    with written_beside(path) as beside:
+        beside.write_bytes(draw(name, f"Times of {name}.", size, paint).png)
     return path
 
 

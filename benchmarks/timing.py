@@ -75,7 +75,7 @@ def peak_memory(call: Callable[[], object], device: torch.device) -> float:
         return (torch.cuda.max_memory_allocated(device) - before) / 2**20
     try:
         ctypes.CDLL(None).malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
         held = _resident_mib("VmRSS")
         call()
         return max(0.0, _resident_mib("VmHWM") - held)
@@ -141,7 +141,7 @@ def timing_of(milliseconds: list[float]) -> Timing:
 
 
 def _resident_mib(field: str) -> float:
-    for line in Path("/proc/self/status").read_text().splitlines():
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
         if line.startswith(field + ":"):
             return int(line.split()[1]) / 1024
     raise OSError(f"/proc/self/status holds no {field}")

@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from examples.gta5_to_cityscapes.records.standard_streams import escape_unprintable
+
 from .generation import SourceLayout, generate_city
 
 
@@ -48,4 +50,5 @@ def main(
 
 
 if __name__ == "__main__":
+    escape_unprintable()
     typer.run(main)

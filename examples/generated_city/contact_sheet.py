@@ -10,6 +10,9 @@ import numpy as np
 import typer
 from PIL import Image
 
+from examples.gta5_to_cityscapes.records.standard_streams import escape_unprintable
+from examples.gta5_to_cityscapes.records.written_files import written_beside
+
 from .canvas import Bytes
 from .label_ids import palette
 from .rendering import render_scene
@@ -36,11 +39,12 @@ def main(
 ) -> None:
     """Write one sheet per city."""
     cv2.setNumThreads(1)
-    out.mkdir(parents=True, exist_ok=True)
     for stats in (GAME_CITY, CAMERA_CITY):
         sheet = contact_sheet(stats, seed, rows, columns, (width, width // 2))
-        Image.fromarray(sheet).save(out / f"city_{stats.name}.jpg", quality=80)
+        with written_beside(out / f"city_{stats.name}.jpg") as beside:
+            Image.fromarray(sheet).save(beside, "JPEG", quality=80)
 
 
 if __name__ == "__main__":
+    escape_unprintable()
     typer.run(main)

@@ -15,6 +15,8 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
+from examples.gta5_to_cityscapes.records.standard_streams import escape_unprintable
+
 from .rendering import render_scene
 from .statistics import CAMERA_CITY, GAME_CITY
 
@@ -79,4 +81,5 @@ def main(scenes: Annotated[int, typer.Option(min=8, help="Pictures per city.")] 
 
 
 if __name__ == "__main__":
+    escape_unprintable()
     typer.run(main)

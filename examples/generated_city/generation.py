@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 import signal
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -13,6 +12,8 @@ from typing import Literal
 
 import cv2
 
+from examples.gta5_to_cityscapes.records.written_files import remove_unfinished, write_json
+
 from .layouts import ScenePlace, cityscapes_places, gta5_places, synthia_places, write_scene
 from .rendering import render_scene
 from .statistics import CAMERA_CITY, GAME_CITY
@@ -20,6 +21,7 @@ from .statistics import CAMERA_CITY, GAME_CITY
 VERSION = 1  # raise it when the same seed gives other pictures
 MANIFEST = "city.json"
 MINIMUM_SIZE = 32
+MOST_PIXELS = 2**26  # larger pictures are not read
 SourceLayout = Literal["gta5", "synthia"]
 SOURCE_PLACES = {"gta5": gta5_places, "synthia": synthia_places}
 
@@ -80,8 +82,11 @@ def _check(source: int, train: int, val: int, size: tuple[int, int], seed: int, 
             raise ValueError(f"{name} must be a whole number of at least 0, got {value}.")
     if workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers}. 1 draws in this process.")
-    if len(size) != 2 or min(size) < MINIMUM_SIZE:
-        raise ValueError(f"size must be (width, height) in pixels, each at least {MINIMUM_SIZE}, got {tuple(size)}.")
+    if len(size) != 2 or min(size) < MINIMUM_SIZE or size[0] * size[1] > MOST_PIXELS:
+        raise ValueError(
+            f"size must be (width, height) in pixels, each at least {MINIMUM_SIZE} and together at most {MOST_PIXELS}, "
+            f"got {tuple(size)}."
+        )
 
 
 def _claim(out: Path, settings: dict[str, object]) -> None:
@@ -89,7 +94,7 @@ def _claim(out: Path, settings: dict[str, object]) -> None:
     manifest = out / MANIFEST
     if manifest.exists():
         try:
-            found = json.loads(manifest.read_text())
+            found = json.loads(manifest.read_text(encoding="utf-8"))
         except ValueError as problem:
             raise FileExistsError(
                 f"{manifest} is not readable JSON ({problem}). Delete the folder or choose another one."
@@ -99,17 +104,13 @@ def _claim(out: Path, settings: dict[str, object]) -> None:
                 f"{out} holds a city made with {found}, asked for was {settings}. "
                 "Choose another folder, or delete this one first."
             )
-        for leftover in out.rglob(".*.part"):  # of a run that was killed
-            leftover.unlink(missing_ok=True)
+        remove_unfinished(out)
         return
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(
             f"{out} is not empty and has no {MANIFEST}, so it is not a generated city. Choose another folder."
         )
-    out.mkdir(parents=True, exist_ok=True)
-    beside = out / f".{MANIFEST}.{os.getpid()}.part"
-    beside.write_text(json.dumps(settings, indent=2) + "\n")
-    beside.replace(manifest)
+    write_json(manifest, settings)
 
 
 def _draw(seed: int, size: tuple[int, int], place: ScenePlace) -> None:
@@ -137,5 +138,5 @@ def _drawn(draw: Callable[[ScenePlace], None], places: list[ScenePlace], workers
             cv2.setNumThreads(threads)
         return
     context = multiprocessing.get_context("spawn")
-    with context.Pool(workers, initializer=_begin_to_draw) as pool:
+    with context.Pool(min(workers, len(places)), initializer=_begin_to_draw) as pool:
         yield from pool.imap_unordered(draw, places, chunksize=4)

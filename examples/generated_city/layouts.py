@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,6 +9,8 @@ from typing import Literal
 import cv2
 import numpy as np
 from PIL import Image
+
+from examples.gta5_to_cityscapes.records.written_files import written_beside
 
 from .canvas import Bytes
 from .label_ids import palette, synthia_ids
@@ -70,7 +70,8 @@ def cityscapes_places(root: Path, stats: DomainStatistics, split: str, count: in
 def write_scene(place: ScenePlace, picture: Bytes, ids: Bytes) -> None:
     """Labels first, picture last: a picture that exists always has its labels."""
     if place.labelling == "synthia":
-        _write_beside(place.labels, lambda beside: beside.write_bytes(_synthia_png(ids)))
+        with written_beside(place.labels) as beside:
+            beside.write_bytes(_synthia_png(ids))
     else:
         labels = Image.fromarray(ids)
         if place.labelling == "indexed":
@@ -87,14 +88,5 @@ def _synthia_png(ids: Bytes) -> bytes:
 
 
 def _write_png(path: Path, picture: Image.Image) -> None:
-    _write_beside(path, lambda beside: picture.save(beside, "PNG", compress_level=1))
-
-
-def _write_beside(path: Path, write: Callable[[Path], object]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        write(beside)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    with written_beside(path) as beside:
+        picture.save(beside, "PNG", compress_level=1)

@@ -13,10 +13,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from examples.gta5_to_cityscapes.data import DatasetError, SegmentationDataset, open_dataset
+from examples.gta5_to_cityscapes.ranks.group import local_device
 from examples.gta5_to_cityscapes.records.checkpoints import CheckpointError, digest_of_weights
 from examples.gta5_to_cityscapes.records.run_folder import RunFolderError
+from examples.gta5_to_cityscapes.records.standard_streams import escape_unprintable
 from examples.gta5_to_cityscapes.records.stopping import Stopped
-from examples.gta5_to_cityscapes.records.written_files import DamagedFileError, FullDiskError, read_json
+from examples.gta5_to_cityscapes.records.written_files import DamagedFileError, read_json
 
 from .applying import NOTE, write_restyled
 from .comparing import STATISTICS, spread, write_sheet
@@ -32,16 +34,15 @@ EXPECTED = (
     CheckpointError,
     DamagedFileError,
     DatasetError,
-    FileNotFoundError,
     FloatingPointError,
-    FullDiskError,
+    OSError,  # a full disk, a file or folder that is not there or cannot be written
     RunFolderError,
 )
 
 Source = Annotated[Path, typer.Option(help="Source folder, in GTA5's layout.")]
 Target = Annotated[Path, typer.Option(help="Target folder, in Cityscapes' layout.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
-Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0 leaves the number to torch.")]
+Threads = Annotated[int, typer.Option(min=0, max=1024, help="CPU threads; 0 leaves the number to torch.")]
 Splits = Annotated[str, typer.Option(help="Splits of the target folder, set apart by commas.")]
 
 
@@ -120,12 +121,23 @@ def compare(
     note = read_json(restyled / NOTE) if (restyled / NOTE).is_file() else None
     if note is None:
         raise typer.BadParameter(f"--restyled {restyled}: expected a folder that `apply` wrote, with {NOTE} in it")
-    towards, size = _towards(note["towards"]), (int(note["size"][0]), int(note["size"][1]))
+    try:
+        towards, size = _towards(note["towards"]), (int(note["size"][0]), int(note["size"][1]))
+    except (IndexError, KeyError, TypeError, ValueError) as error:
+        raise DamagedFileError(
+            f"{restyled / NOTE}: expected towards and size, as `apply` writes them, got {', '.join(note)}. Apply again "
+            "into another --out."
+        ) from error
     other: Towards = "source" if towards == "target" else "target"
     roots: dict[Towards, Path] = {"source": source, "target": target}
     ours = _originals(towards, roots[other], size, splits)
     theirs = _originals(other, roots[towards], size, splits)
     count = min(pictures, sum(map(len, ours)), sum(map(len, theirs)) // 2)
+    if count < 2:
+        raise typer.BadParameter(
+            f"--pictures {pictures}: expected at least 2 pictures of the {other} and 4 of the {towards}, got "
+            f"{sum(map(len, ours))} and {sum(map(len, theirs))}"
+        )
     before, after, reference = spread(ours, count), spread(ours, count, restyled / "images"), spread(theirs, 2 * count)
     table = Table(title=f"distance to the {towards}, {count} pictures")
     table.add_column("")
@@ -173,11 +185,10 @@ def _towards(text: str) -> Towards:
 def _device(name: str, threads: int) -> torch.device:
     if threads > 0:
         torch.set_num_threads(threads)
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise typer.BadParameter(f"--device {name}: this machine has no CUDA device; use --device cpu")
-    return torch.device(name)
+    try:
+        return local_device(name)
+    except ValueError as error:
+        raise typer.BadParameter(f"--device {name}: {error}") from error
 
 
 class _Display(Progress):
@@ -213,4 +224,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    escape_unprintable()
     main()

@@ -14,6 +14,7 @@ from examples.gta5_to_cityscapes.data import DatasetError, SegmentationDataset, 
 from examples.gta5_to_cityscapes.data.listing import visible_entries
 from examples.gta5_to_cityscapes.data.pictures import resize_ids
 from examples.gta5_to_cityscapes.records.checkpoints import digest_of_weights
+from examples.gta5_to_cityscapes.records.input_files import InputFiles, read_digests, write_digests
 from examples.gta5_to_cityscapes.records.run_folder import RunFolderError, differences
 from examples.gta5_to_cityscapes.records.written_files import read_json, write_json, written_beside
 
@@ -22,6 +23,7 @@ from .settings import Settings, Towards, domain_of
 from .training import Tell, untold
 
 NOTE = "translation.json"
+ORIGINALS = "data_files.jsonl"  # beside the note, the digests of the files that what lies there was made of
 
 
 def restyle(generator: Generator, pixels: npt.NDArray[np.uint8], towards: Towards) -> npt.NDArray[np.uint8]:
@@ -47,7 +49,7 @@ def write_restyled(
 
     Pictures have the size that the generator was trained at; label maps of another size are taken to it, nearest,
     the others are copied. With labels the folder is a data set in GTA5's layout. What is there already from the same
-    generator is kept.
+    generator and from files of the same content is kept.
 
     Args:
         settings: Of the generator.
@@ -72,6 +74,7 @@ def write_restyled(
             "Restyle one split at a time, each into its own folder."
         )
     _claim(out, settings, generator, towards)
+    _remove_outdated(out, datasets)
     for done, entry in enumerate(entries):
         tell(done, len(entries), entry.name)
         picture = out / "images" / f"{entry.name}.png"
@@ -84,6 +87,21 @@ def write_restyled(
             Image.fromarray(restyle(generator, pixels, towards)).save(beside, "PNG")
     tell(len(entries), len(entries), "")
     return out / "images"
+
+
+def _remove_outdated(out: Path, datasets: list[SegmentationDataset]) -> None:
+    """Remove what was made of files whose content was another; what they are now is kept."""
+    files = [entry for dataset in datasets for entry in dataset.files]
+    images = {entry.name: entry.image for entry in files}
+    labels = {entry.name: entry.labels for entry in files if entry.labels is not None}
+    kept = read_digests(out / ORIGINALS)
+    now = InputFiles({"originals": {"images": images, "labels": labels}}, kept).digests
+    for key, digest in now.items():
+        before = kept.get(key)
+        if before is None or before.digest != digest.digest:
+            for folder in ("images", "labels"):
+                (out / folder / f"{key[2]}.png").unlink(missing_ok=True)
+    write_digests(out / ORIGINALS, {**kept, **now})
 
 
 def _write_labels(stored: Path, path: Path, size: tuple[int, int]) -> None:

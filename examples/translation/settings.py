@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
+from examples.gta5_to_cityscapes.data.pictures import MAX_PIXELS
 from stuffinstance.losses.adversarial import SOURCE, TARGET
 
 Towards = Literal["source", "target"]
@@ -56,24 +58,27 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "width", "blocks"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        if self.seed < 0:
-            raise ValueError(f"seed must be a whole number of at least 0, got {self.seed}.")
-        if not self.lr > 0:
-            raise ValueError(f"lr must be above 0, got {self.lr}.")
+            if not 1 <= getattr(self, name) < 2**31:
+                raise ValueError(f"{name} must be at least 1 and below 2^31, got {getattr(self, name)}.")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed must be a whole number of at least 0 and below 2^32, got {self.seed}.")
+        if not 0 < self.lr < math.inf:
+            raise ValueError(f"lr must be above 0 and finite, got {self.lr}.")
         if not 0 <= self.average <= 1:
             raise ValueError(f"average must be between 0 and 1, got {self.average}.")
         for name in ("real_fake", "domain", "reconstruction", "identity", "consistency", "noise"):
-            if not getattr(self, name) >= 0:
+            if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(
-                    f"{name} is the weight of a loss, or of noise, and must be at least 0, got {getattr(self, name)}."
+                    f"{name} is the weight of a loss, or of noise, and must be at least 0 and finite, got "
+                    f"{getattr(self, name)}."
                 )
         if min(self.size) < SMALLEST or (self.crop is not None and min(self.crop) < SMALLEST):
             raise ValueError(
                 f"size and crop must be (height, width), at least {SMALLEST} pixels each, got {self.size} and "
                 f"{self.crop}."
             )
+        if self.size[0] * self.size[1] > MAX_PIXELS:
+            raise ValueError(f"size must be (height, width) of at most {MAX_PIXELS} pixels, got {self.size}.")
         if self.crop is not None and (self.crop[0] > self.size[0] or self.crop[1] > self.size[1]):
             raise ValueError(f"crop {self.crop} must fit into size {self.size}, both (height, width).")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Callable
@@ -11,8 +10,10 @@ from typing import Any
 
 import torch
 
+from examples.gta5_to_cityscapes.batches.training_data import files_of
 from examples.gta5_to_cityscapes.data import SegmentationDataset
 from examples.gta5_to_cityscapes.records.checkpoints import CheckpointError, load_checkpoint, seed_everything
+from examples.gta5_to_cityscapes.records.input_files import InputFiles, changes, read_digests, write_digests
 from examples.gta5_to_cityscapes.records.kept_checkpoints import KeptCheckpoints
 from examples.gta5_to_cityscapes.records.metrics import Metrics
 from examples.gta5_to_cityscapes.records.run_folder import RunFolderError, differences
@@ -26,6 +27,7 @@ from .step import Segment, TranslationStep
 
 LOG_EVERY = 20
 SAVE_EVERY = 100
+INPUTS = "data_files.jsonl"  # beside settings.json, the digests of the images
 KEPT_CHECKPOINTS = 2  # the last one, and the one before for when that is damaged
 
 Tell = Callable[[int, int, str], None]  # (done, in all, remark)
@@ -62,7 +64,7 @@ def train(
         The checkpoint.
 
     Raises:
-        RunFolderError: If ``out`` holds a translation of other settings or pictures.
+        RunFolderError: If ``out`` holds a translation of other settings, or of images of other content.
         Stopped: After Ctrl-C, once the state is saved.
         CheckpointError: If there are checkpoints, all of them damaged.
         FullDiskError: If there is no room for what is written.
@@ -182,18 +184,25 @@ class _Training:
 
 
 def _claim(out: Path, settings: Settings, source: SegmentationDataset, target: SegmentationDataset) -> None:
-    """Take the folder for these settings and pictures, or say in what it differs."""
-    asked: dict[str, Any] = settings.as_plain() | {"source": _identity(source), "target": _identity(target)}
-    file = out / "settings.json"
-    found = differences(read_json(file), asked) if file.is_file() else []
+    """Take the folder for these settings and the content of these images, or say in what it differs."""
+    known = read_digests(out / INPUTS)
+    sets = {name: {"images": files_of(dataset)["images"]} for name, dataset in (("source", source), ("target", target))}
+    inputs = InputFiles(sets, known)
+    file, plain = out / "settings.json", settings.as_plain()
+    kept = read_json(file) if file.is_file() else {}
+    if any("images" not in kept[name] for name in sets if isinstance(kept.get(name), dict)):
+        raise RunFolderError(
+            f"folder {out}: expected digests of the images in settings.json, an earlier version wrote it without: "
+            "whether images have changed since it began is not known. Choose another --out, or delete that folder."
+        )
+    asked = plain | inputs.identity()
+    found = differences(kept, asked) if kept else []
+    if known and any(each.startswith(tuple(sets)) for each in found):
+        found = [each for each in found if not each.startswith(tuple(sets))] + changes(known, inputs)
     if found:
         raise RunFolderError(
             f"folder {out}: expected a translation of the settings that are asked for, it holds one that differs "
             f"(folder -> asked): {'; '.join(found)}. Choose another --out, ask for the same, or delete that folder."
         )
+    write_digests(out / INPUTS, inputs.digests)
     write_json(file, asked)
-
-
-def _identity(dataset: SegmentationDataset) -> dict[str, Any]:
-    names = hashlib.sha256("\n".join(dataset.names).encode()).hexdigest()
-    return {"pictures": len(dataset), "names_sha256": names}

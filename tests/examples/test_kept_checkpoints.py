@@ -302,7 +302,7 @@ def test_a_vanished_folder_or_a_corrupt_picture_stops_a_run_that_then_goes_on(
     with pytest.raises(DatasetError, match=r"\.png: expected a complete picture.*copy it again.*same command goes on"):
         opened_and_trained(recipe, folders, run, corrupt)
     assert load_checkpoint(run.checkpoint)["step"] >= kept
-    with pytest.raises(RunFolderError, match="Put the pictures back as they were"):
+    with pytest.raises(RunFolderError, match="put the files back as they were"):
         opened_and_trained(recipe, folders, run)
     for path, whole_file in pictures.items():
         path.write_bytes(whole_file)

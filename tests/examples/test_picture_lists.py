@@ -162,14 +162,15 @@ def test_lists_change_the_training_pictures_and_their_fingerprints_alone(
     }
     part = open_training_data(chosen, replace(streets, **lists))
     assert part.validation.names == whole.validation.names
-    assert part.identity["validation"] == whole.identity["validation"]
+    identity, of_all = part.inputs.identity(), whole.inputs.identity()
+    assert identity["validation"] == of_all["validation"]
     labelled = ["00001", "00003"] if recipe == "aa" else [TARGET(i) for i in (0, 1, 3)]
     assert part.labelled.names == labelled
-    assert part.identity["labelled"]["pictures"] == len(labelled)
-    assert part.identity["labelled"]["digest"] != whole.identity["labelled"]["digest"]
+    assert identity["labelled"]["pictures"] == len(labelled)
+    assert identity["labelled"]["images"] != of_all["labelled"]["images"]
     if part.target is not None:
         assert part.target.names == [TARGET(i) for i in (0, 1, 3)]
-        assert part.identity["target"] != whole.identity["target"]
+        assert identity["target"] != of_all["target"]
 
 
 def test_commands_take_lists(streets: Folders, quiet: list[str], tmp_path: Path) -> None:

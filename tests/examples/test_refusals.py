@@ -26,7 +26,7 @@ REPOSITORY = Path(__file__).parents[2]
         (["train", "source", "--seed", "-1"], "--seed"),
         (["train", "source", "--restyle", "wat"], "--restyle wat says how a recipe with"),
         (["train", "source", "--out", "a_file"], "is a file"),
-        (["train", "source", "--device", "gpu"], "--device expects auto, cpu, cuda or one GPU"),
+        (["train", "source", "--device", "gpu"], "--device gpu: expected auto, cpu, cuda or one GPU"),
         (["ablation", "--seeds=0,-1"], "--seeds expects numbers from 0 up"),
         (["ablation", "--recipes", "source,aa", "--restyle", "lab"], "--restyle lab says how a recipe with"),
         (["pseudo-label", "nowhere.pt", "--quantile", "3"], "--quantile"),

@@ -251,10 +251,10 @@ def test_another_recipe_in_the_folder_is_refused(streets: Folders, tmp_path: Pat
     other = compose_recipe("source", "smoke", overrides=[*few, "optimiser.lr=0.5", "schedule.horizon=24"])
     with pytest.raises(RunFolderError, match=r"optimiser.lr: 0.003 -> 0.5; schedule.horizon: 12 -> 24"):
         train(other, run, open_training_data(other, streets), device=CPU)
-    data = open_training_data(recipe, streets)
-    data.identity["labelled"] = {"pictures": 7}
-    with pytest.raises(RunFolderError, match=r"data\.labelled"):
-        train(recipe, run, data, device=CPU)
+    others = Folders(streets.source, streets.target, source_list=tmp_path / "list.txt")
+    (tmp_path / "list.txt").write_text("00001\n", encoding="utf-8")
+    with pytest.raises(RunFolderError, match=r"data\.labelled\.images: 5 of 6 images are gone, such as 00002"):
+        train(recipe, run, open_training_data(recipe, others), device=CPU)
 
 
 def test_a_loss_that_is_no_number_stops_the_run(

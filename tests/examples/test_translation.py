@@ -255,7 +255,7 @@ def test_a_folder_of_other_settings_is_refused(streets: Folders, checkpoint: Pat
     with pytest.raises(RunFolderError, match="seed: 0 -> 1"):
         train(other, source, target, checkpoint.parent, device=CPU)
     source.leave_out(["00001"])
-    with pytest.raises(RunFolderError, match=r"source.pictures: 6 -> 5"):
+    with pytest.raises(RunFolderError, match=r"data\.source\.images: 1 of 6 images are gone, such as 00001"):
         train(TINY, source, target, checkpoint.parent, device=CPU)
     with pytest.raises(ValueError, match="give both, or neither"):
         train(TINY, source, target, tmp_path, device=CPU, segment=small_network(19))
@@ -270,6 +270,11 @@ def test_a_folder_of_other_settings_is_refused(streets: Folders, checkpoint: Pat
         ({"steps": 0}, "steps must be at least 1"),
         ({"seed": -1}, "seed must be"),
         ({"lr": float("nan")}, "lr must be above 0"),
+        ({"lr": float("inf")}, "lr must be above 0 and finite"),
+        ({"reconstruction": float("inf")}, "reconstruction is the weight"),
+        ({"steps": 2**31}, r"steps must be at least 1 and below 2\^31"),
+        ({"seed": 2**40}, "seed must be"),
+        ({"size": (100_000, 100_000), "crop": None}, "size must be .* at most 67108864 pixels"),
         ({"average": 1.5}, "average must be between"),
         ({"identity": -1.0}, "identity is the weight of a loss, or of noise"),
         ({"size": (8, 64)}, r"size and crop must be \(height, width\)"),

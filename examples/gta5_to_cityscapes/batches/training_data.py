@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from torch.utils.data import Dataset
 
 from ..data import Sample, SegmentationDataset, open_dataset, require_labels
+from ..networks import weights_file
 from ..recipes import Recipe
-from ..records.run_folder import FIRST_STEP
+from ..records.input_files import FileDigest, InputFiles, Key
+from ..records.run_folder import FIRST_STEP, START_WEIGHTS
 from .pseudo_labelled import PseudoLabelled
 from .restyling import RestyledPictures, RestyledTowards, restyled_folder
 from .streams import Samples
@@ -48,7 +48,7 @@ class TrainingData:
     labelled: Samples
     target: Samples | None
     validation: Samples
-    identity: dict[str, Any]
+    inputs: InputFiles
     restyled: Samples | None = None
     label_maps: Mapping[str, tuple[SegmentationDataset, Collection[str]]] = field(default_factory=dict)
 
@@ -96,7 +96,11 @@ def open_validation(recipe: Recipe, folders: Folders) -> SegmentationDataset:
 
 
 def open_training_data(
-    recipe: Recipe, folders: Folders, pseudo_labels: Path | None = None, first_step_weights: str | None = None
+    recipe: Recipe,
+    folders: Folders,
+    pseudo_labels: Path | None = None,
+    first_step_weights: str | None = None,
+    known: Mapping[Key, FileDigest] | None = None,
 ) -> TrainingData:
     """Everything a run reads, with what identifies it wherever it lies.
 
@@ -106,30 +110,32 @@ def open_training_data(
         pseudo_labels: Folder of the target's pseudo-labels, once they are written.
         first_step_weights: Digest of the weights that write them, from
             :func:`~..records.checkpoints.digest_of_weights`.
+        known: What the run's folder knows of these files, which spares reading those that have not changed.
     """
     labelled = open_labelled(recipe, folders)
     target = open_target(recipe, folders) if recipe.needs_target else None
     validation = open_validation(recipe, folders)
-    identity: dict[str, Any] = {"labelled": fingerprint(labelled), "validation": fingerprint(validation)}
-    if target is not None:
-        identity["target"] = fingerprint(target)
-    if first_step_weights is not None:
-        identity[FIRST_STEP] = first_step_weights
     folder = restyled_folder(recipe.restyle)
     restyled = RestyledPictures(labelled, folder) if folder else None
     # A step restyles its own target pictures, each time towards others; from a folder they come as they are.
     second: Samples | None = target
     if target is not None and restyled_folder(recipe.restyle_target):
         second = as_seen(recipe, target, labelled)
+    scored = as_seen(recipe, validation, labelled)
+    sets = {"labelled": files_of(labelled, restyled), "validation": files_of(validation, scored)}
+    if target is not None:
+        sets["target"] = files_of(target, second)
+    if (weights := _start_weights(recipe)) is not None:
+        sets[START_WEIGHTS] = {"weights": {"network.weights": weights}}
+    also = {} if first_step_weights is None else {FIRST_STEP: first_step_weights}
     if pseudo_labels is not None and second is not None:
         second = PseudoLabelled(second, pseudo_labels)
     keep = recipe.running.cache
-    scored = as_seen(recipe, validation, labelled)
     return TrainingData(
         DecodedPictures(labelled) if keep else labelled,
         DecodedPictures(second) if keep and second is not None else second,
         DecodedPictures(scored) if keep else scored,
-        identity,
+        InputFiles(sets, known or {}, also),
         DecodedPictures(restyled) if keep and restyled is not None else restyled,
         {
             "labelled pictures": (labelled, recipe.label_space.names),
@@ -171,9 +177,23 @@ class DecodedPictures(Dataset[Sample]):
         return self._kept[index]
 
 
-def fingerprint(dataset: SegmentationDataset) -> dict[str, Any]:
-    """How many pictures, and a digest of their names and file sizes: other pictures, other digest."""
-    digest = hashlib.sha256()
-    for name, files in zip(dataset.names, dataset.files, strict=True):
-        digest.update(f"{name}\0{files.image.stat().st_size}\n".encode())
-    return {"pictures": len(dataset), "digest": digest.hexdigest()[:16]}
+def files_of(dataset: SegmentationDataset, seen: Samples | None = None) -> dict[str, dict[str, Path]]:
+    """The files of a data set by kind and name; of pictures that are seen restyled from a folder those as well."""
+    files = {"images": {entry.name: entry.image for entry in dataset.files}}
+    labels = {entry.name: entry.labels for entry in dataset.files if entry.labels is not None}
+    if labels:
+        files["labels"] = labels
+    if isinstance(seen, RestyledPictures):
+        files["restyled"] = {name: path for name, path in zip(seen.names, seen.files, strict=True) if path is not None}
+    return files
+
+
+def _start_weights(recipe: Recipe) -> Path | None:
+    """The file that training starts from; None where it starts from random weights or the file is gone.
+
+    A run that has ended does not need it; one that goes on or begins reports its absence when it builds the network.
+    """
+    if recipe.network.weights is None:
+        return None
+    file = weights_file(Path(recipe.network.weights))
+    return file if file.is_file() else None

@@ -80,7 +80,23 @@ def main() -> None:
             who = "" if is_first() else f"rank {rank()}: "
             typer.echo(f"{typer.style('error:', fg='red')} {who}{error}", err=True)
         sys.exit(1)
+    except (MemoryError, RuntimeError) as error:
+        if not _lacks_memory(error):
+            raise
+        typer.echo(
+            f"{typer.style('error:', fg='red')} rank {rank()}: expected memory for what the settings ask for, got none "
+            f"({str(error).splitlines()[0] if str(error) else type(error).__name__}). Lower pictures.batch, the sizes, "
+            "matching.capacity or network.options, set running.accumulate, or give --jobs 1.",
+            err=True,
+        )
+        sys.exit(1)
     except Stopped as stop:
         if is_first():
             typer.echo(str(stop), err=True)
         sys.exit(130)
+
+
+def _lacks_memory(error: Exception) -> bool:
+    """Whether an allocation failed; torch says so of the CPU's memory in a plain RuntimeError."""
+    said = ("allocate memory", "not enough memory", "out of memory")
+    return isinstance(error, MemoryError) or any(each in str(error) for each in said)

@@ -146,7 +146,7 @@ def evaluate(
             where,
             picture_size=size,
             flip=recipe.evaluation.flip if flip is None else flip,
-            scales=recipe.evaluation.scales if scales is None else factors(scales),
+            scales=recipe.evaluation.scales if scales is None else factors(scales, size),
             batch=1 if whole else recipe.evaluation.batch,
             tick=lambda done, total: display(Event("evaluation", done, total)),
         )

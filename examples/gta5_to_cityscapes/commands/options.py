@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +15,7 @@ from rich.table import Table
 from ..batches.training_data import Folders
 from ..data import Layout
 from ..ranks.group import local_device, world
-from ..recipes import Recipe
+from ..recipes import Recipe, refuse_scales
 from ..records.checkpoints import CheckpointError
 from ..records.run_folder import Result, RunFolder
 from ..records.step_cost import time_of_a_step
@@ -40,7 +40,7 @@ GenerateCity = Annotated[
 ]
 CitySeed = Annotated[int, typer.Option(min=0, help="Seed of the city that --generate draws.")]
 Seeds = Annotated[str, typer.Option(help="Seeds set apart by commas.")]
-Jobs = Annotated[int, typer.Option(min=1, help="Runs at a time, each with its share of the cores.")]
+Jobs = Annotated[int, typer.Option(min=1, max=1024, help="Runs at a time, each with its share of the cores.")]
 SizeName = Annotated[str, typer.Option(help="full (the authors'), full-vgg16, small (two CPU cores) or smoke.")]
 Out = Annotated[Path, typer.Option(file_okay=False, help="Experiment folder; runs go to OUT/RECIPE/seedK/.")]
 Classes = Annotated[str, typer.Option(help="Classes to score: all, 16, 13, or names set apart by commas.")]
@@ -52,7 +52,7 @@ Restyle = Annotated[
     str | None, typer.Option(help="lab, fourier, lab+fourier, or a folder of source pictures already restyled.")
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
-Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0 leaves the number to torch.")]
+Threads = Annotated[int, typer.Option(min=0, max=1024, help="CPU threads; 0 leaves the number to torch.")]
 
 
 def folders_given(
@@ -86,16 +86,23 @@ def numbers(text: str) -> list[int]:
         raise typer.BadParameter(f"--seeds expects numbers set apart by commas, got {text!r}") from error
     if min(found) < 0:
         raise typer.BadParameter(f"--seeds expects numbers from 0 up, got {text!r}")
+    if len({*found}) < len(found):
+        raise typer.BadParameter(f"--seeds expects each seed once, got {text!r}")
     return found
 
 
-def factors(text: str) -> tuple[float, ...]:
+def factors(text: str, size: Sequence[int]) -> tuple[float, ...]:
+    """Scales of pictures of ``size`` (height, width)."""
     try:
         found = tuple(float(part) for part in text.split(","))
     except ValueError as error:
         raise typer.BadParameter(f"--scales expects numbers set apart by commas, got {text!r}") from error
     if not all(0 < factor < math.inf for factor in found):
         raise typer.BadParameter(f"--scales expects numbers above 0, got {text!r}")
+    try:
+        refuse_scales(found, size, "--scales")
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
     return found
 
 
@@ -108,18 +115,12 @@ def refuse_restyling_without_effect(restyle: str | None, recipes: Iterable[Recip
 
 
 def device_named(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise typer.BadParameter(f"--device {name}: this machine has no CUDA device; use --device cpu")
     if world() > 1 and name.startswith("cuda:"):
         raise typer.BadParameter(f"--device {name}: with torchrun each process has a GPU of its own; use --device cuda")
     try:
         return local_device(name)
     except ValueError as error:
         raise typer.BadParameter(f"--device {name}: {error}") from error
-    except RuntimeError as error:
-        raise typer.BadParameter(f"--device expects auto, cpu, cuda or one GPU such as cuda:1, got {name!r}") from error
 
 
 def use_threads(threads: int) -> None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from ..batches.restyling import RestyledPictures, RestyledTowards
 from ..batches.streams import Samples
 from ..batches.training_data import (
     Folders,
+    TrainingData,
     as_seen,
-    fingerprint,
+    files_of,
     open_labelled,
     open_target,
     open_training_data,
@@ -25,6 +28,7 @@ from ..recipes import Recipe, stands_on
 from ..recipes.settings import PseudoLabels
 from ..records.checkpoints import CheckpointError, digest_of_weights
 from ..records.environment import peak_memory_bytes
+from ..records.input_files import InputFiles
 from ..records.metrics import Metrics
 from ..records.progress import Event, Tick, Watch, unwatched
 from ..records.run_folder import Result, RunFolder
@@ -32,7 +36,7 @@ from ..records.written_files import write_json
 from ..training.evaluation import evaluate_recipe
 from ..training.loop import train
 from ..training.pseudo_labelling import Kept, View, write_pseudo_labels
-from ..training.recipe_network import trained_network
+from ..training.recipe_network import start_network, trained_network
 from .jobs import Job
 
 
@@ -56,24 +60,26 @@ def carry_out(
     """
     recipe, run = job.recipe, job.run
     watch = _named(job, watch) if is_first() else unwatched
+    if recipe.network.weights is not None and not run.recipe_file.is_file():
+        start_network(recipe, torch.device("cpu"))  # weights that do not fit leave no folder of a run behind
     if not (recipe.start or recipe.labelled_by or recipe.fused_of):
-        return train(recipe, run, open_training_data(recipe, folders), device=device, watch=watch)
+        return train(recipe, run, _opened(job, folders), device=device, watch=watch)
     finished = from_first(run.result)
     if finished is not None and (checkpoint is None or not checkpoint.is_file()):
         # What it stands on need not be there any more.
-        run.check(recipe, open_training_data(recipe, folders).identity)
+        from_first(lambda: run.check(recipe, _opened(job, folders).inputs))
         return finished
     checkpoints = _checkpoints(job, checkpoint)
     trained = _trained(recipe, checkpoints, device)
     digest = "+".join(digest_of_weights(network.state_dict()) for _, network in trained)
     if finished is not None:
-        run.check(recipe, open_training_data(recipe, folders, first_step_weights=digest).identity)
+        from_first(lambda: run.check(recipe, _opened(job, folders, digest).inputs))
         return finished
 
     def claim() -> None:
-        data = open_training_data(recipe, folders, first_step_weights=digest)
+        data = _opened(job, folders, digest)
         data.require_labels()
-        run.claim(recipe, data.identity)
+        run.claim(recipe, data.inputs)
 
     from_first(claim)  # before the first file is written, not after: a folder may hold another run
     if recipe.fused_of:
@@ -91,8 +97,15 @@ def carry_out(
         )
     trained.clear()  # training needs their memory
     labels = run.pseudo_labels if recipe.pseudo_labels else None
-    data = open_training_data(recipe, folders, labels, digest)
+    data = _opened(job, folders, digest, labels)
     return train(recipe, run, data, device=device, watch=watch, start=checkpoints[0] if recipe.start else None)
+
+
+def _opened(
+    job: Job, folders: Folders, first_step_weights: str | None = None, pseudo_labels: Path | None = None
+) -> TrainingData:
+    """What the run reads; files that are as its folder knows them are not read again to compare them."""
+    return open_training_data(job.recipe, folders, pseudo_labels, first_step_weights, job.run.known_inputs())
 
 
 def _trained(
@@ -161,13 +174,24 @@ def label_target(
     """
     target = open_target(recipe, folders)
     views = [View(network, seen_by(each, target, folders)) for each, network in networks]
+
+    def identity() -> dict[str, Any]:
+        """The pictures as each network sees them, and for one that restyles them as the source the source's too."""
+        sets = {"target": files_of(target)}
+        for place, ((each, _), view) in enumerate(zip(networks, views, strict=True)):
+            if isinstance(view.pictures, RestyledPictures):
+                sets[f"target of {place}"] = files_of(target, view.pictures)
+            elif isinstance(view.pictures, RestyledTowards):
+                sets[f"source of {place}"] = {"images": files_of(open_labelled(each, folders))["images"]}
+        return InputFiles(sets, run.known_inputs()).identity()
+
     kept = write_pseudo_labels(
         views,
         run.pseudo_labels,
         settings,
         recipe.label_space,
         device,
-        belongs_to={"weights_sha256": weights_sha256, "target": fingerprint(target)},
+        belongs_to={"weights_sha256": weights_sha256, **from_first(identity)},
         batch=recipe.evaluation.batch,
         tick=tick,
     )
@@ -229,15 +253,9 @@ def refuse_another_run(job: Job, folders: Folders, checkpoint: Path | None = Non
     """
     if not job.run.recipe_file.is_file():
         return
-    if checkpoint is not None:
-        job.run.check(job.recipe)
-        return
-    if not job.needs:
-        job.run.check(job.recipe, open_training_data(job.recipe, folders).identity)
-        return
-    digests = [None if (result := run.result()) is None else result.weights_sha256 for run in job.needs]
-    if any(digest is None for digest in digests):
-        job.run.check(job.recipe)
-    else:
-        digest = "+".join(map(str, digests))
-        job.run.check(job.recipe, open_training_data(job.recipe, folders, first_step_weights=digest).identity)
+    digests: list[str | None] = [None]  # of a checkpoint that stands in, it is compared once it is read
+    if checkpoint is None:
+        digests = [None if (result := run.result()) is None else result.weights_sha256 for run in job.needs]
+    known = [digest for digest in digests if digest is not None]
+    digest = "+".join(known) if known and len(known) == len(digests) else None
+    job.run.check(job.recipe, _opened(job, folders, digest).inputs)

@@ -9,6 +9,7 @@ from pathlib import Path
 from ..recipes import Recipe, canonical, compose_recipe, stands_on
 from ..recipes.settings import Layouts
 from ..records.run_folder import RunFolder
+from ..training.recipe_network import refuse_unfit_network
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,9 @@ def plan(
         layouts: How the data sets are laid out.
         classes: What is scored.
         overrides: Settings of the size.
+
+    Raises:
+        RecipeError: If a recipe cannot be.
     """
 
     def composed(names: Sequence[str]) -> list[Recipe]:
@@ -81,6 +85,8 @@ def plan(
     # Their order keeps a pair of workers busy: what others wait for goes first.
     depth = {name: max((_height(other, name) for other in wanted), default=0) for name in wanted}
     recipes = sorted(composed(list(wanted)), key=lambda recipe: (-depth[recipe.name], not stands_on(recipe.name).names))
+    for recipe in recipes:
+        refuse_unfit_network(recipe)
     return [
         Job(
             recipe,

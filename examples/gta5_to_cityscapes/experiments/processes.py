@@ -28,6 +28,7 @@ from ..ranks.group import world
 from ..records.progress import Event, Watch
 from ..records.run_folder import RunFolder
 from ..records.stopping import STOPPING, Stopped, StopRequest, ignores_sigint
+from ..records.written_files import written_beside
 from .carrying_out import carry_out, refuse_another_run
 from .jobs import Job
 
@@ -269,8 +270,8 @@ def _child(job: Job, folders: Folders, device: torch.device, events: Connection,
         text = f"{type(error).__name__}: {error}"
         where = Path(job.run.path, TRACEBACK)
         with suppress(OSError):  # a disk may be full, which is what the text then says
-            where.parent.mkdir(parents=True, exist_ok=True)
-            where.write_text(traceback.format_exc(), encoding="utf-8")
+            with written_beside(where) as beside:
+                beside.write_text(traceback.format_exc(), encoding="utf-8", errors="backslashreplace")
             text += f" (traceback in {where})"
         events.send(Event(job.name, 0, 1, text, "failed"))
     events.close()

@@ -2,6 +2,7 @@
 
 from .building import NetworkName, build_network, network_options
 from .network import NetworkOutput, SegmentationNetwork
+from .segformer import weights_file
 from .weights import WeightsError, WeightsReport
 
 __all__ = [
@@ -12,4 +13,5 @@ __all__ = [
     "WeightsReport",
     "build_network",
     "network_options",
+    "weights_file",
 ]

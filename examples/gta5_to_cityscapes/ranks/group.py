@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import importlib
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -103,7 +104,25 @@ def _is_about_others(error: RuntimeError) -> bool:
 
 
 def local_device(kind: str) -> torch.device:
-    """The device of this rank: its own GPU of those of its machine, or the CPU that all share."""
+    """The device of this rank: its own GPU of those of its machine, or the CPU that all share.
+
+    Args:
+        kind: ``auto``, ``cpu``, ``cuda`` or one GPU such as ``cuda:1``.
+
+    Raises:
+        ValueError: If it is something else, or this machine does not have it.
+    """
+    if kind == "auto":
+        kind = "cuda" if torch.cuda.is_available() else "cpu"
+    match = re.fullmatch(r"cpu|cuda(?::(\d{1,4}))?", kind)
+    if match is None:
+        raise ValueError(f"expected auto, cpu, cuda or one GPU such as cuda:1, got {kind!r}.")
+    if kind == "cpu":
+        return torch.device(kind)
+    if not torch.cuda.is_available():
+        raise ValueError("this machine has no CUDA device; use cpu.")
+    if match[1] is not None and int(match[1]) >= torch.cuda.device_count():
+        raise ValueError(f"expected one of the {torch.cuda.device_count()} GPUs of this machine, counted from 0.")
     if kind != "cuda" or world() == 1:
         return torch.device(kind)
     index, present = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()

@@ -1,5 +1,6 @@
 """What a run is asked to do: settings in groups, sizes that fill them in, recipes that switch parts on."""
 
+from .fitting_settings import refuse_scales
 from .paper_experiments import PAPER_EXPERIMENTS, PaperExperiment, Variant
 from .parts import PARTS, RecipeError, canonical, stands_on
 from .recipe import ABLATION, Recipe, class_names, compose_recipe
@@ -15,5 +16,6 @@ __all__ = [
     "canonical",
     "class_names",
     "compose_recipe",
+    "refuse_scales",
     "stands_on",
 ]

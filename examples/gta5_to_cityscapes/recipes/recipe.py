@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 import stuffinstance as si
 
 from ..networks import network_options
+from .fitting_settings import refuse_missing_heads, refuse_other_label_rules, refuse_scales, refuse_small_pictures
 from .parts import PARTS, Chosen, RecipeError, canonical, parts_of, stands_on
 from .settings import (
     Adversarial,
@@ -48,7 +49,7 @@ class Recipe(Shared):
 
     name: str
     size: str
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**32)  # numpy's generators take no larger one
     layouts: Layouts = Layouts()
     space: SpaceName = "cityscapes"
     classes: tuple[str, ...] = si.CITYSCAPES.names
@@ -103,6 +104,24 @@ class Recipe(Shared):
                 f"{list(pictures.target_size)}, which must be of one size; set augmentation.crop"
             )
         return self
+
+    @model_validator(mode="after")
+    def _settings_fit_each_other(self) -> Recipe:
+        refuse_small_pictures(self)
+        refuse_scales(self.evaluation.scales, self.pictures.target_size, "evaluation.scales")
+        refuse_missing_heads(self)
+        refuse_other_label_rules(self)
+        return self
+
+    @property
+    def trained_sizes(self) -> dict[str, tuple[int, int]]:
+        """(height, width) of the pictures of a step as the network sees them, by the setting that they follow from."""
+        labelled = "source_size" if self.labelled == "source" else "target_size"
+        sizes = {labelled: self.augmentation.crop or getattr(self.pictures, labelled)}
+        if self.needs_target:
+            crop = None if self.augmentation.target == "none" else self.augmentation.crop
+            sizes["target_size"] = crop or self.pictures.target_size
+        return sizes
 
     @property
     def title(self) -> str:
@@ -264,4 +283,6 @@ def class_names(wanted: str, space: si.LabelSpace) -> tuple[str, ...]:
         raise RecipeError(
             f"classes must be 'all', '16', '13' or names out of {', '.join(space.names)}; got {', '.join(unknown)}."
         )
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise RecipeError(f"classes must name each class once, got {', '.join(repeated)} again.")
     return tuple(names)

@@ -9,17 +9,22 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from ..data import Layout
+from ..data.pictures import MAX_PIXELS
 from ..networks import NetworkName, network_options
 
 RESTYLING_METHODS = ("lab", "fourier", "lab+fourier")  # anything else is a folder
-Side = Annotated[int, Field(ge=1)]  # of a picture, in pixels
-Count = Annotated[int, Field(ge=1)]
-Weight = Annotated[float, Field(ge=0.0)]
-Rate = Annotated[float, Field(gt=0.0)]
+LARGEST = 2**31 - 1  # what every kernel takes as a count
+LARGEST_FACTOR = 1e6  # beyond it float32 overflows within a step or two
+Side = Annotated[int, Field(ge=1, le=LARGEST)]  # of a picture, in pixels
+Count = Annotated[int, Field(ge=1, le=LARGEST)]
+Step = Annotated[int, Field(ge=0, le=LARGEST)]
+Weight = Annotated[float, Field(ge=0.0, le=LARGEST_FACTOR)]
+Rate = Annotated[float, Field(gt=0.0, le=LARGEST_FACTOR)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Part = Annotated[float, Field(gt=0.0, le=1.0)]
 Decay = Annotated[float, Field(ge=0.0, lt=1.0)]  # what an exponential mean keeps in one step
 SpaceName = Literal["cityscapes", "synthia16", "synthia13"]
 
@@ -66,7 +71,14 @@ class Pictures(Settings):
 
     source_size: tuple[Side, Side] = (720, 1280)
     target_size: tuple[Side, Side] = (512, 1024)
-    batch: int = Field(default=1, ge=1)
+    batch: int = Field(default=1, ge=1, le=2**16)
+
+    @field_validator("source_size", "target_size")
+    @classmethod
+    def _size_can_be_read(cls, size: tuple[int, int]) -> tuple[int, int]:
+        if size[0] * size[1] > MAX_PIXELS:
+            raise ValueError(f"must be at most {MAX_PIXELS} pixels, as much as is read of a file, got {list(size)}")
+        return size
 
 
 class Augmentation(Settings):
@@ -76,8 +88,8 @@ class Augmentation(Settings):
     """
 
     crop: tuple[Side, Side] | None = None
-    area: tuple[float, float] = (1.0, 1.0)
-    stretch: float = Field(default=1.0, ge=1.0)
+    area: tuple[Part, Part] = (1.0, 1.0)
+    stretch: float = Field(default=1.0, ge=1.0, le=100.0)
     flip: Share = 0.0
     colour: Share = 0.0
     brightness: Share = 0.4
@@ -86,10 +98,17 @@ class Augmentation(Settings):
     hue: float = Field(default=0.08, ge=0.0, le=0.5)
     grey: Share = 0.0
     blur: Share = 0.0
-    blur_sigma: tuple[float, float] = (0.1, 1.5)
+    blur_sigma: tuple[Rate, Rate] = (0.1, 1.5)
     noise: Share = 0.0
     noise_deviation: Weight = 0.04
     target: Literal["none", "geometry", "all"] = "all"
+
+    @field_validator("area", "blur_sigma")
+    @classmethod
+    def _range_is_in_order(cls, bounds: tuple[float, float]) -> tuple[float, float]:
+        if bounds[0] > bounds[1]:
+            raise ValueError(f"must be (lowest, highest), got {list(bounds)}")
+        return bounds
 
 
 class Optimiser(Settings):
@@ -102,17 +121,23 @@ class Optimiser(Settings):
     weight_decay: Weight = 5e-4
     head_factor: Rate = 10.0
 
+    @model_validator(mode="after")
+    def _nesterov_has_momentum(self) -> Optimiser:
+        if self.kind == "sgd" and self.nesterov and not self.momentum:
+            raise ValueError("nesterov needs a momentum above 0; set momentum, or leave nesterov out")
+        return self
+
 
 class Schedule(Settings):
     """Learning rates fall as (1 - step / horizon) ** power; training stops at ``steps``."""
 
-    steps: int = Field(default=200_000, ge=1)
-    horizon: int = Field(default=250_000, ge=1)
+    steps: Count = 200_000
+    horizon: Count = 250_000
     power: Weight = 0.9
-    warmup: int = Field(default=0, ge=0)
-    log_every: int = Field(default=50, ge=1)
-    evaluate_every: int = Field(default=5_000, ge=1)
-    save_every: int = Field(default=5_000, ge=1)
+    warmup: Step = 0
+    log_every: Count = 50
+    evaluate_every: Count = 5_000
+    save_every: Count = 5_000
 
 
 class Restyling(Settings):
@@ -150,7 +175,7 @@ class Adversarial(Settings):
     lr: Rate = 1e-4
     betas: tuple[Decay, Decay] = (0.9, 0.99)
     scale: float = Field(default=1.0, gt=0.0, le=1.0)
-    begin: int = Field(default=0, ge=0)
+    begin: Step = 0
 
 
 class Matching(Settings):
@@ -161,7 +186,7 @@ class Matching(Settings):
     capacity: Count = 50
     max_instances: Count = 10
     agreement: bool = True
-    begin: int = Field(default=0, ge=0)
+    begin: Step = 0
 
 
 class PseudoLabels(Settings):
@@ -204,13 +229,13 @@ class FineGrained(Settings):
     """FADA: a discriminator of domains and classes on the features; the source is trained at ``temperature`` too."""
 
     weight: Weight = 0.001
-    width: int = Field(default=256, ge=2, multiple_of=2)
+    width: int = Field(default=256, ge=2, le=LARGEST, multiple_of=2)
     lr: Rate = 1e-4
     betas: tuple[Decay, Decay] = (0.9, 0.99)
     temperature: Rate = 1.8
     clip: float = Field(default=0.9, gt=0.0, le=1.0)
     encoding: Literal["soft", "hard"] = "soft"
-    begin: int = Field(default=0, ge=0)
+    begin: Step = 0
 
 
 class Anchors(Settings):
@@ -256,14 +281,14 @@ class Evaluation(Settings):
     at: Literal["labels", "pictures"] = "labels"
     flip: bool = False
     scales: tuple[Rate, ...] = Field(default=(1.0,), min_length=1)
-    batch: int = Field(default=1, ge=1)
+    batch: int = Field(default=1, ge=1, le=2**16)
     previews: int = Field(default=6, ge=0, le=6)
 
 
 class Running(Settings):
     """What decides how a run is carried out but not what it computes; never compared between runs."""
 
-    workers: int = Field(default=4, ge=0)
+    workers: int = Field(default=4, ge=0, le=1024)
     accumulate: Count = 1  # parts that each process goes through a step's pictures in, to need less memory
     cache: bool = False
     tensorboard: bool = True

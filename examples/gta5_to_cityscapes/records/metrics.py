@@ -25,7 +25,6 @@ class Metrics:
     """
 
     def __init__(self, path: Path, tensorboard: Path | None, last_step: int) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         kept = []
         for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
             try:
@@ -36,7 +35,8 @@ class Metrics:
         with written_beside(path) as beside:
             beside.write_text("".join(f"{text}\n" for text in kept), encoding="utf-8")
         self.path = path
-        self._file = path.open("a", encoding="utf-8")
+        with room_needed(path):
+            self._file = path.open("a", encoding="utf-8")
         self._curves: SummaryWriter | None = None
         if tensorboard is not None:
             from torch.utils.tensorboard import SummaryWriter  # takes seconds to import

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written beside their place, then renamed into it; and what a full disk says."""
+"""Files that are whole or absent: written beside their place, then renamed into it; and errors that name the file."""
 
 from __future__ import annotations
 
@@ -6,15 +6,42 @@ import errno
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 # No space, a quota, a limit on the size of files.
 NO_ROOM = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+# What file systems answer that cannot sync a folder, or not open one to sync it: SMB, VirtualBox, some FUSE mounts.
+CANNOT_SYNC_FOLDERS = {
+    errno.EINVAL,
+    errno.ENOSYS,
+    errno.ENOTSUP,
+    errno.EOPNOTSUPP,
+    errno.EPERM,
+    errno.EACCES,
+    errno.EBADF,
+    errno.EISDIR,
+    errno.ENOTTY,
+}
+_ADVICE = {
+    errno.EACCES: "Allow writing there, or choose another --out.",
+    errno.EPERM: "Allow writing there, or choose another --out.",
+    errno.EROFS: "Mount it for writing, or choose another --out.",
+    errno.ENOENT: "Its folder is gone: put it back or mount it again, then give the same command again.",
+    errno.ENOTDIR: "One of the folders in its path is a file: move it away, or choose another --out.",
+    errno.EEXIST: "One of the folders in its path is a file: move it away, or choose another --out.",
+    errno.EISDIR: "A folder is in its place: move it away, or choose another --out.",
+    errno.EXDEV: "Something is mounted over the file itself: mount the folder instead, or choose another --out.",
+    errno.EBUSY: "Something is mounted over the file itself, or holds it open: end that, or choose another --out.",
+}
 
 
-class FullDiskError(OSError):
+class UnwritableError(OSError):
+    """A file cannot be written where it belongs; the message names it and says what to do."""
+
+
+class FullDiskError(UnwritableError):
     """There is no room for a file; the message names it and says what to do."""
 
 
@@ -24,20 +51,34 @@ class DamagedFileError(ValueError):
 
 @contextmanager
 def room_needed(path: Path) -> Iterator[None]:
-    """A disk that is full while ``path`` is written in the block says what to do.
+    """Where ``path`` cannot be written in the block, the error names it and says what to do.
 
     Raises:
-        FullDiskError: If it is.
+        FullDiskError: If there is no room.
+        UnwritableError: If its folder is gone or read-only, or the device fails.
     """
     try:
         yield
     except Exception as error:
-        if isinstance(error, FullDiskError) or (reason := _no_room(error)) is None:
+        if isinstance(error, UnwritableError):
             raise
-        raise FullDiskError(
-            f"{path}: expected room to write it, got none ({os.strerror(reason)}). What was written before is kept: "
-            "free some space, then give the same command again."
+        if (reason := _no_room(error)) is not None:
+            raise FullDiskError(
+                f"{path}: expected room to write it, got none ({os.strerror(reason)}). What was written before is "
+                "kept: free some space, then give the same command again."
+            ) from error
+        if not isinstance(error, OSError) or error.errno is None or not _is_about(error, path):
+            raise
+        raise UnwritableError(
+            f"{path}: expected a place where it can be written, got: {os.strerror(error.errno)}. "
+            f"{_ADVICE.get(error.errno, 'Look at the device, then give the same command again.')}"
         ) from error
+
+
+def _is_about(error: OSError, path: Path) -> bool:
+    """Whether an error is about a file in its folder or about one of its folders, not about a file that is copied."""
+    named = [Path(os.fsdecode(name)) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
+    return not named or any(name.parent == path.parent or name in path.parents for name in named)
 
 
 def _no_room(error: BaseException | None) -> int | None:
@@ -53,10 +94,12 @@ def _no_room(error: BaseException | None) -> int | None:
 def written_beside(path: Path, *, durable: bool = False) -> Iterator[Path]:
     """A path to write to; it becomes ``path`` when the block ends well and vanishes when it does not.
 
-    A process that is killed leaves ``path`` as it was. With ``durable`` so does a power cut; that waits for the disk.
+    A process that is killed leaves ``path`` as it was. With ``durable`` so does a power cut, where the file system can
+    sync a folder; that waits for the disk.
 
     Raises:
         FullDiskError: If there is no room for it.
+        UnwritableError: If its folder is gone or read-only, or the device fails.
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -67,9 +110,10 @@ def written_beside(path: Path, *, durable: bool = False) -> Iterator[Path]:
                 _to_disk(beside, os.O_RDWR)
             beside.replace(path)
             if durable and os.name == "posix":  # elsewhere folders cannot be opened
-                _to_disk(path.parent, os.O_RDONLY)
+                _folder_to_disk(path.parent)
     finally:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):  # what is wrong with the folder is the error above
+            beside.unlink(missing_ok=True)
 
 
 def _to_disk(path: Path, flags: int) -> None:
@@ -78,6 +122,15 @@ def _to_disk(path: Path, flags: int) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _folder_to_disk(folder: Path) -> None:
+    """Let the new name of a file outlast a power cut; the file itself is in place where this cannot be done."""
+    try:
+        _to_disk(folder, os.O_RDONLY)
+    except OSError as error:
+        if error.errno not in CANNOT_SYNC_FOLDERS:
+            raise
 
 
 def remove_unfinished(folder: Path) -> None:

@@ -113,6 +113,12 @@ def evaluate(
         for together in own_batches(total, batch):
             seen = [[dataset[i] for i in together] for dataset in datasets]
             samples = seen[0]
+            sizes = sorted({tuple(sample.labels.shape) for sample in samples})
+            if len(sizes) > 1:
+                raise DatasetError(
+                    f"label maps that are scored {len(samples)} at once must have one size, got {sizes} (H, W), the "
+                    f"first of {samples[0].name}. Set evaluation.batch=1, or evaluation.at=pictures."
+                )
             labels = torch.stack([sample.labels for sample in samples]).to(device)
             outputs = (
                 logits

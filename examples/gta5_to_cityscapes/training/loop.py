@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -31,7 +32,7 @@ from ..records.progress import Event, Watch, unwatched
 from ..records.run_folder import Result, RunFolder
 from ..records.step_cost import StepCost
 from ..records.stopping import STOPPING, Stopped, StopRequest
-from ..records.written_files import FullDiskError
+from ..records.written_files import UnwritableError
 from .evaluation import Scores, evaluate_recipe
 from .optimisers import learning_rate_factor, set_learning_rates
 from .random_draws import draw_apart, draws_of_all_ranks, restore_draws
@@ -71,14 +72,14 @@ def train(
     Raises:
         Stopped: After Ctrl-C, once the state is saved.
         DatasetError: If a picture is damaged or gone, or, before the first step, if no label map shows a class.
-        FullDiskError: If there is no room for what is written.
+        UnwritableError: If there is no room for what is written, or its folder is gone or read-only.
         CheckpointError: If there are checkpoints, all of them damaged.
         TooFewPicturesError: If a step has fewer pictures than there are ranks and parts.
         RankLostError: If another rank has ended or does not answer.
     """
     own_share(recipe.running.accumulate, recipe.pictures.batch)
     from_first(lambda: None if run.result() else data.require_labels())
-    from_first(lambda: run.claim(recipe, data.identity))
+    from_first(lambda: run.claim(recipe, data.inputs))
     finished = from_first(run.result)
     if finished is not None:
         return finished
@@ -150,7 +151,10 @@ class _Training:
                 if stop:
                     self._stop()
             return self._finish(scores or self._evaluate())
-        except (DatasetError, FullDiskError) as error:
+        except (DatasetError, UnwritableError) as error:
+            if isinstance(error, DatasetError):
+                with suppress(OSError):  # a note for later must not hide what is wrong now
+                    self.run.note_unreadable(self.data.inputs, str(error))
             # The same error goes on: which of several processes says it is noted on it.
             error.args = (
                 f"{self.recipe.title}, after step {self.step}: {error} {self._kept()}; once that is put right, the "

@@ -9,7 +9,8 @@ those of all ranks together.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,14 @@ from ..batches.streams import Samples, as_unit_floats, collate
 from ..ranks.group import from_first, sum_of_ranks
 from ..ranks.shares import own_batches
 from ..recipes.settings import PseudoLabels
+from ..records.input_files import sampled_digest
 from ..records.progress import Tick, silent
 from ..records.written_files import read_json, write_json
 from .label_rules import ONLINE, RULES, relevant_settings
 
+logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
+DIGESTS = "files"  # in the manifest, once all are written: a digest of each
 
 
 @dataclass(frozen=True)
@@ -80,8 +84,8 @@ def write_pseudo_labels(
     """Write ``<name>.png`` for every picture, and ``manifest.json``, which says what they belong to.
 
     The manifest is written once the thresholds are known and completed at the end. Where it is already about the same
-    weights, settings, classes and pictures, only the files that are missing are written, with its thresholds; where it
-    is about others or there is none, everything is written again.
+    weights, settings, classes and pictures, only the files that are missing, or are not those that were written, are
+    written, with its thresholds; where it is about others or there is none, everything is written again.
 
     Args:
         views: The networks that label, each with the same pictures as it sees them; as many as the rule takes.
@@ -101,10 +105,11 @@ def write_pseudo_labels(
         "size": list(views[0].pictures[0].image.shape[-2:]),
     }
     manifest = folder / MANIFEST
-    found, missing = from_first(
-        lambda: (read_json(manifest) if manifest.is_file() else {}, bool(_missing(folder, names)))
-    )
+    found = from_first(lambda: read_json(manifest) if manifest.is_file() else {})
     begun = all(found.get(key) == value for key, value in wanted.items())
+    if begun:
+        from_first(lambda: _remove_changed(folder, found.get(DIGESTS, {})))
+    missing = from_first(lambda: bool(_missing(folder, names)))
     if begun and "kept" in found and not missing:
         return _kept(found)
     labelling = _Labelling(views, folder, settings, space, device, batch, tick)
@@ -123,7 +128,7 @@ def write_pseudo_labels(
     finally:
         for view, training in zip(views, were_training, strict=True):
             view.network.train(training)
-    from_first(lambda: write_json(manifest, found))
+    from_first(lambda: write_json(manifest, {**found, DIGESTS: _digests(folder, names)}))
     return _kept(found)
 
 
@@ -210,6 +215,28 @@ class _Labelling:
 
 def _kept(manifest: dict[str, Any]) -> Kept:
     return Kept(**{field: manifest[field] for field in Kept.__dataclass_fields__})
+
+
+def _digests(folder: Path, names: Sequence[str]) -> dict[str, str]:
+    return {name: sampled_digest(_file(folder, name)) for name in names}
+
+
+def _remove_changed(folder: Path, digests: Mapping[str, str]) -> None:
+    """Remove the files that are not what was written, so that they are written again."""
+    changed = [
+        name
+        for name, digest in digests.items()
+        if (file := _file(folder, name)).is_file() and sampled_digest(file) != digest
+    ]
+    if changed:
+        logger.warning(
+            "pseudo-labels %s: %d files have changed since they were written, such as %s.png; they are written again.",
+            folder,
+            len(changed),
+            min(changed),
+        )
+    for name in changed:
+        _file(folder, name).unlink()
 
 
 def _missing(folder: Path, names: Sequence[str]) -> set[str]:

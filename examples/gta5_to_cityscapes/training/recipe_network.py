@@ -2,14 +2,81 @@
 
 from __future__ import annotations
 
+import json
+from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
-from ..networks import SegmentationNetwork, build_network
+from ..networks import NetworkName, SegmentationNetwork, build_network
 from ..networks.shared_statistics import share_statistics
-from ..recipes import Recipe
+from ..ranks.group import world
+from ..recipes import Recipe, RecipeError
 from ..records.checkpoints import CheckpointError, load_checkpoint, restore_network, seed_everything
+
+
+class _Shown(NamedTuple):
+    """Pictures that a network is to take: how many at once, and the settings that their size follows from."""
+
+    named: str
+    count: int
+    size: tuple[int, int]
+    training: bool
+
+
+def refuse_unfit_network(recipe: Recipe) -> None:
+    """Find out before anything is read or written whether the network can be built and take its pictures.
+
+    Shapes alone are computed, on the meta device, in milliseconds.
+
+    Raises:
+        RecipeError: If its options do not fit each other, or the pictures of a step or of an evaluation are too small.
+    """
+    if recipe.fused_of:
+        return
+    parts = recipe.running.accumulate * (1 if recipe.network.shared_statistics else world())
+    count = max(1, recipe.pictures.batch // parts)
+    shown = [
+        _Shown(f"pictures.{field}, augmentation.crop and pictures.batch", count, size, True)
+        for field, size in recipe.trained_sizes.items()
+    ]
+    for scale in recipe.evaluation.scales:
+        height, width = (max(1, round(scale * side)) for side in recipe.pictures.target_size)
+        shown.append(_Shown("pictures.target_size and evaluation.scales", 1, (height, width), False))
+    options = json.dumps(recipe.network.options, sort_keys=True)
+    _try_network(recipe.network.name, recipe.label_space.num_classes, options, tuple(shown))
+
+
+@lru_cache(maxsize=64)
+def _try_network(name: NetworkName, num_classes: int, options: str, shown: tuple[_Shown, ...]) -> None:
+    try:
+        with torch.device("meta"):
+            network = build_network(name, num_classes, **json.loads(options))
+    except NotImplementedError:  # a network that reads values where it is built
+        return
+    except (ArithmeticError, MemoryError, RuntimeError, TypeError, ValueError) as error:
+        raise RecipeError(
+            f"network.options {options} do not make a network {name}: {_first_line(error)} Leave out or correct what "
+            "--set network.options... says."
+        ) from error
+    for each in shown:
+        network.train(each.training)
+        try:
+            with torch.no_grad():
+                network(torch.empty(each.count, 3, *each.size, device="meta"))
+        except NotImplementedError:
+            continue
+        except (RuntimeError, ValueError) as error:
+            raise RecipeError(
+                f"network {name} cannot take {each.count} of {list(each.size)} (height, width) at once, from "
+                f"{each.named}: {_first_line(error)} Set these larger."
+            ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    line = (str(error) or type(error).__name__).splitlines()[0]
+    return line if line.endswith(".") else f"{line}."
 
 
 def start_network(recipe: Recipe, device: torch.device, start: Path | None = None) -> SegmentationNetwork:

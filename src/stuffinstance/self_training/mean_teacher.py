@@ -9,12 +9,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.parameter import is_lazy
 
+from stuffinstance.arguments import check_kind, checked_fraction
 from stuffinstance.self_training.detached_copy import detached_copy
 
 _Tensors = tuple[list[Tensor], list[Tensor]]  # the teacher's, and those of the network in the same order
 _Assigned = list[tuple[nn.Module, str, Tensor | None]]  # a teacher's buffer and what it becomes
-
-from stuffinstance.arguments import check_kind, checked_fraction
 
 
 class MeanTeacher(nn.Module):
