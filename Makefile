@@ -8,8 +8,9 @@ DOCS_READY := $(VENV)/.docs-ready
 DEMO ?= runs/demo
 CONSTRAINTS ?= constraints.txt
 OLDEST := .venv-oldest
+TRAINERS := .venv-trainers
 
-.PHONY: demo smoke test test-oldest lint docs docs-check build check-install signatures clean help
+.PHONY: demo smoke test test-oldest test-trainers lint docs docs-check build check-install signatures clean help
 .DELETE_ON_ERROR:
 
 help: ## list these commands
@@ -63,6 +64,12 @@ test-oldest: ## run the library's tests with the lower bounds of pyproject.toml 
 		--deselect tests/test_compile.py::test_region_mean_through_the_whole_compiler \
 		tests/contracts/test_docstrings.py tests/contracts/test_imports.py tests/contracts/test_public_names.py
 
+# The how-to pages with the trainers themselves, their versions pinned; downloads some GB.
+test-trainers: ## run the how-to pages with the real trainers, in .venv-trainers (10 minutes on 2 cores)
+	$(PYTHON) -m venv $(TRAINERS)
+	$(TRAINERS)/bin/python -m pip install --quiet --requirement requirements-trainers.txt --editable .
+	$(TRAINERS)/bin/python -m pytest tests/howto
+
 build: $(READY) ## build sdist and wheel in dist and check their metadata
 	rm -rf dist
 	$(BIN)/python -m build
@@ -75,4 +82,4 @@ signatures: $(READY) ## write the list of public names and arguments anew
 	$(BIN)/python -m tests.contracts.public_signatures
 
 clean: ## delete what the others made, the environment and all runs among it
-	rm -rf $(VENV) $(OLDEST) runs dist docs/_build docs/tutorials .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(OLDEST) $(TRAINERS) runs dist docs/_build docs/tutorials .pytest_cache .mypy_cache .ruff_cache

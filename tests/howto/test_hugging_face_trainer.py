@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch.utils.data import Dataset
 
 from tests.howto.trainer_page import TrainerPage, banks, check_training, run, seeded, weights
@@ -18,6 +17,12 @@ transformers = pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
 pytestmark = pytest.mark.filterwarnings("ignore:.pin_memory. argument")
 PAGE = TrainerPage("hugging_face_trainer")
+SMALL = (
+    "SegformerConfig(depths=(1, 1, 1, 1), hidden_sizes=(8, 8, 16, 16), num_attention_heads=(1, 1, 2, 2), "
+    "decoder_hidden_size=16, "
+)
+TRAINER = PAGE.trainer.replace("SegformerConfig(", SMALL)
+WITHOUT_THE_LINE = "\n".join(line for line in TRAINER.splitlines() if "save_original_format" not in line)
 
 
 class Items(Dataset[Any]):
@@ -35,50 +40,66 @@ class Items(Dataset[Any]):
 
 
 @pytest.fixture
-def names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    sizes = {"hidden_sizes": (8, 8, 16, 16), "num_attention_heads": (1, 1, 2, 2), "decoder_hidden_size": 16}
-    small = partial(transformers.SegformerConfig, depths=(1, 1, 1, 1), **sizes)
-    monkeypatch.setattr(transformers, "SegformerConfig", small)
+def names(tmp_path: Path) -> dict[str, Any]:
     data = {"source_dataset": Items(Pictures(64, "source")), "target_dataset": Items(Pictures(24, "target"))}
     return {**data, "space": SPACE, "steps": 16, "folder": tmp_path}
 
 
 def test_it_trains_with_the_lines_and_without(names: dict[str, Any]) -> None:
     PAGE.check_count()
-    start = seeded(PAGE.trainer_before.split("dataset =")[0], names)["model"]
-    without = seeded(PAGE.trainer_before, names)["model"]
-    after = seeded(PAGE.trainer, names)
+    before = PAGE.trainer_before.replace("SegformerConfig(", SMALL)
+    start = seeded(before.split("dataset =")[0], names)["model"]
+    without = seeded(before, names)["model"]
+    after = seeded(TRAINER, names)
+    assert after["model"].config.decoder_hidden_size == 16
     check_training(after["sim"], after["model"], weights(start), weights(without))
 
 
 def test_evaluation_does_not_write_into_the_banks(names: dict[str, Any]) -> None:
-    after = seeded(PAGE.trainer, {**names, "steps": 4})
+    after = seeded(TRAINER, {**names, "steps": 4})
     before = banks(after["sim"])
     score = after["trainer"].evaluate(names["source_dataset"])
     assert 0 < score["eval_loss"] < 2
     torch.testing.assert_close(banks(after["sim"]), before, rtol=0, atol=0)
 
 
-def test_a_resumed_run_has_its_banks(names: dict[str, Any]) -> None:
+def resumed(trainer: str, again: str, names: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """``trainer`` after four steps, and ``again`` resumed from its checkpoint of the second step."""
     _, resume = PAGE.further
-    seeded(PAGE.trainer, {**names, "steps": 4})
-    saved = load_file(names["folder"] / "checkpoint-4" / "model.safetensors")
-    expected = {name.removeprefix("sim."): value for name, value in saved.items() if name.startswith("sim.")}
-    fresh = seeded(PAGE.trainer.replace("trainer.train()", ""), {**names, "steps": 5})
-    seen = {}
-
-    class Seen(transformers.TrainerCallback):  # type: ignore[misc]
-        def on_train_begin(self, *arguments: object, **words: object) -> None:
-            seen.update(banks(fresh["sim"]))
-
-    fresh["trainer"].add_callback(Seen())
+    whole = seeded(trainer, {**names, "steps": 4})
+    shutil.rmtree(names["folder"] / "checkpoint-4")
+    fresh = seeded(again.replace("trainer.train()", ""), {**names, "steps": 4})
+    assert int(fresh["sim"].stuff_bank.written.sum()) == 0
+    assert not torch.equal(weights(fresh["model"]), weights(whole["model"]))
+    torch.rand(7)  # random numbers come from the checkpoint
     run(resume, fresh)
-    torch.testing.assert_close(seen, expected, rtol=0, atol=0)
-    assert int(fresh["sim"].stuff_bank.written.sum()) > int(seen["stuff_bank.written"].sum()) > 0
+    return whole, fresh
+
+
+def test_a_resumed_run_is_the_uninterrupted_one(names: dict[str, Any]) -> None:
+    whole, fresh = resumed(TRAINER, TRAINER, names)
+    assert int(fresh["sim"].stuff_bank.written.sum()) > 0
+    torch.testing.assert_close(fresh["model"].state_dict(), whole["model"].state_dict(), rtol=0, atol=0)
+
+
+def test_a_checkpoint_in_the_hub_s_names_is_resumed_after_from_pretrained(names: dict[str, Any]) -> None:
+    reading = "model = SegformerForSemanticSegmentation.from_pretrained(checkpoint)"
+    assert f"`{reading}`" in PAGE.text
+    made = "model = SegformerForSemanticSegmentation(configuration)"
+    checkpoint = names["folder"] / "checkpoint-2"
+    again = WITHOUT_THE_LINE.replace(made, reading)
+    whole, fresh = resumed(WITHOUT_THE_LINE, again, {**names, "checkpoint": checkpoint})
+    torch.testing.assert_close(fresh["model"].state_dict(), whole["model"].state_dict(), rtol=0, atol=0)
+
+
+def test_from_pretrained_reads_the_last_checkpoint(names: dict[str, Any]) -> None:
+    after = seeded(TRAINER, {**names, "steps": 2})
+    read = transformers.SegformerForSemanticSegmentation.from_pretrained(names["folder"] / "checkpoint-2")
+    assert torch.equal(weights(read), weights(after["model"]))
 
 
 def test_the_agreement_filter_lets_right_rows_through(names: dict[str, Any]) -> None:
-    after = seeded(PAGE.trainer, {**names, "steps": 4})
+    after = seeded(TRAINER, {**names, "steps": 4})
     run(PAGE.further[0], after)
     after["trainer"].train()
     assert int(after["sim"].stuff_bank.written.sum()) > 0

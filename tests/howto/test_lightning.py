@@ -30,17 +30,22 @@ def test_it_trains_with_the_lines_and_without(tmp_path: Path) -> None:
 def test_a_resumed_run_has_its_banks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = run(PAGE.trainer, {**given(), "folder": tmp_path})
     saved = banks(names["model"].sim)
-    found = {}
+    learned = weights(names["network"])
+    names["network"] = given()["network"]  # a fresh one, as in a new process
+    assert not torch.equal(weights(names["network"]), learned)
+    found, loaded = {}, []
 
     class Seen(names["L"].Callback):  # type: ignore[name-defined, misc]
         def on_train_start(self, trainer: object, module: torch.nn.Module) -> None:
             found.update(banks(module.sim))
+            loaded.append(weights(module.network))
 
     trainer = names["L"].Trainer
     monkeypatch.setattr(names["L"], "Trainer", lambda **words: trainer(callbacks=[Seen()], **words))
     agreement, _, resume = PAGE.further
     run(resume, names)
     torch.testing.assert_close(found, saved, rtol=0, atol=0)
+    assert torch.equal(loaded[0], learned)
     assert int(names["resumed"].sim.stuff_bank.written.sum()) > int(saved["stuff_bank.written"].sum())
     run(agreement, names)
     assert names["model"].sim.classifier is not None

@@ -73,9 +73,14 @@ def write_page(page: Page, folder: Path, name: str, markdown: str, sections: Seq
     folder.mkdir(parents=True, exist_ok=True)
     for chart in (block["chart"] for blocks in page.sections.values() for block in blocks if "chart" in block):
         _replace(folder / f"{chart.name}.png", chart.png)
-    _replace(folder / f"{markdown}.md", as_markdown(page, sections or tuple(page.sections)).encode())
-    _replace(folder / f"{name}.html", as_html(page, f"{markdown}.md").encode())
+    _replace(folder / f"{markdown}.md", _bytes(as_markdown(page, sections or tuple(page.sections))))
+    _replace(folder / f"{name}.html", _bytes(as_html(page, f"{markdown}.md")))
     return folder / f"{name}.html"
+
+
+def _bytes(text: str) -> bytes:
+    """UTF-8; a path of the file system that is not readable as text is shown by its bytes."""
+    return text.encode("utf-8", "backslashreplace")
 
 
 def _replace(path: Path, content: bytes) -> None:
