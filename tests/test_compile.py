@@ -14,6 +14,7 @@ import stuffinstance as si
 from tests.label_maps import IGNORE, blocks
 from tests.test_adaptation import batch, make
 
+OLD = not hasattr(torch.compiler, "set_stance")  # before torch 2.6
 IDS = (0, 1, 3, 4, IGNORE)
 
 
@@ -94,7 +95,7 @@ def test_update_with_a_classifier(preset: str) -> None:
         torch.testing.assert_close(sim.state_dict()[name], value)
 
 
-@pytest.mark.skipif(not hasattr(torch.compiler, "set_stance"), reason="torch is too old to refuse another compilation")
+@pytest.mark.skipif(OLD, reason="torch is too old to refuse another compilation")
 def test_another_bank_content_needs_no_other_code() -> None:
     sim = warm("paper")
     loss = compiled(sim.stuff_loss)
@@ -115,21 +116,18 @@ def test_region_mean_through_the_whole_compiler() -> None:
 
 
 class Batch(NamedTuple):
-    """Inputs of one size: RGB images, features, logits, and labels; 3, 6 and 5 channels."""
+    """Inputs of one size: RGB images, features, logits and their softmax, and labels; 3, 6 and 5 channels."""
 
     images: Tensor
     features: Tensor
     logits: Tensor
+    probabilities: Tensor
     labels: Tensor
-
-    @property
-    def probabilities(self) -> Tensor:
-        return self.logits.softmax(1)
 
 
 def drawn(batch_size: int, height: int, width: int) -> Batch:
-    maps = [torch.rand(batch_size, channels, height, width) for channels in (3, 6, 5)]
-    return Batch(*maps, torch.randint(5, (batch_size, height, width)))
+    images, features, logits = (torch.rand(batch_size, channels, height, width) for channels in (3, 6, 5))
+    return Batch(images, features, logits, logits.softmax(1), torch.randint(5, (batch_size, height, width)))
 
 
 HALVES = torch.full((5,), 0.5)
@@ -226,7 +224,9 @@ VARYING: dict[str, tuple[Callable[[], Any], Callable[[Any, Batch], Any]]] = {
 
 @pytest.mark.parametrize("name", VARYING)
 def test_sizes_vary_in_one_compiled_function(name: str) -> None:
-    check_sizes(name, dynamic=True)
+    if OLD and name == "restyle_fourier":
+        pytest.skip("this torch compiles no Fourier transform of a size that varies")
+    check_sizes(name, dynamic=None if OLD else True)  # old ones cannot take the logarithm of a K that varies
 
 
 @pytest.mark.parametrize("name", ["mask_blocks", "class_mix", "SoftNeighbourhoodDensity"])

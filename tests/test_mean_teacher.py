@@ -179,9 +179,9 @@ def test_hooks_from_outside_are_not_run_by_the_teacher() -> None:
     student[3].register_forward_hook(partial(lambda name, *_: ran.append(name), "partial"))
     student.register_full_backward_pre_hook(lambda *_: ran.append("backward"))
     student.register_full_backward_hook(lambda *_: ran.append("backward"))
-    student.register_state_dict_post_hook(lambda *_: ran.append("saved"))
+    student._register_state_dict_hook(lambda *_: ran.append("saved"))
     student.register_state_dict_pre_hook(lambda *_: ran.append("saves"))
-    student.register_load_state_dict_pre_hook(lambda *_: ran.append("loads"))
+    student._register_load_state_dict_pre_hook(lambda *_: ran.append("loads"))
     student.register_load_state_dict_post_hook(lambda *_: ran.append("loaded"))
     images = torch.randn(2, 3, 6, 5)
     student(images)
@@ -219,7 +219,7 @@ class WithOwnHooks(nn.Module):
         self.body, self.collected = nn.Conv2d(3, 4, 1), self.Collected()
         self.body.register_forward_hook(partial(self.collected.collect, "body"))
         self.body.register_forward_pre_hook(self.halve)
-        self.body.register_load_state_dict_pre_hook(self.count_load)
+        self.body._register_load_state_dict_pre_hook(self.count_load)
         self.loads = 0
 
     def halve(self, module: nn.Module, images: tuple[Tensor]) -> Tensor:
