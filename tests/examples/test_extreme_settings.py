@@ -175,6 +175,28 @@ def test_settings_that_do_not_fit_are_named(recipe: str, overrides: list[str], s
         planned(recipe, *overrides)
 
 
+@pytest.mark.parametrize(
+    "item",
+    [
+        "",
+        "=",
+        "x",
+        "..=1",
+        "network=5",
+        "network.options=5",
+        "network.options.width.deep=1",
+        "schedule.steps.deep=1",
+        "pictures.source_size.0=5",
+        "schedule.steps=" + 5000 * "9",
+        "schedule.steps=" + 100_000 * "[",
+    ],
+    ids=lambda item: item[:30],
+)
+def test_what_is_not_a_setting_is_refused(item: str) -> None:
+    with pytest.raises(RecipeError, match=r"--set"):
+        planned("source", item)
+
+
 @pytest.mark.parametrize("seed", [-1, 2**32, 2**70])
 def test_seeds_are_those_of_every_generator(seed: int) -> None:
     with pytest.raises(RecipeError, match="seed"):
