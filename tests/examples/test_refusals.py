@@ -31,6 +31,7 @@ REPOSITORY = Path(__file__).parents[2]
         (["ablation", "--recipes", "source,aa", "--restyle", "lab"], "--restyle lab says how a recipe with"),
         (["pseudo-label", "nowhere.pt", "--quantile", "3"], "--quantile"),
         (["pseudo-label", "nowhere.pt", "--cap", "3"], "--cap"),
+        (["pseudo-label", "nowhere.pt", "--quantile", "nan"], "--quantile"),
         (["demo", "--seed", "-1"], "--seed"),
     ],
 )

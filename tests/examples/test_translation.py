@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from examples.gta5_to_cityscapes.records.checkpoints import (
 )
 from examples.gta5_to_cityscapes.records.run_folder import RunFolderError
 from examples.gta5_to_cityscapes.records.stopping import Stopped
+from examples.gta5_to_cityscapes.records.written_files import write_json
 from examples.translation.__main__ import app
 from examples.translation.applying import restyle, write_restyled
 from examples.translation.comparing import compare, distances
@@ -406,3 +408,35 @@ def test_commands_name_what_is_wrong(streets: Folders, tmp_path: Path) -> None:
     refused = CliRunner().invoke(app, ["train", *both, "--steps", "0"])
     assert refused.exit_code == 2
     assert "steps must be at least 1" in " ".join(refused.output.replace("│", " ").split())
+
+
+def test_other_content_of_an_image_is_refused_or_applied_again(
+    streets: Folders, checkpoint: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(streets.source.parent, tmp_path / "data")
+    own = Folders(tmp_path / "data" / "gta5", tmp_path / "data" / "cityscapes")
+    begun = tmp_path / "begun"
+    with pytest.raises(Stopped):
+        train(TINY, *opened(own), begun, device=CPU, stop_after=2)
+    settings, generator = trained_generator(checkpoint, CPU)
+    source, out = open_dataset("gta5", own.source, size=settings.size), tmp_path / "restyled"
+    write_restyled(settings, generator, [source], "target", out)
+    changed, kept = out / "images/00002.png", out / "images/00003.png"
+    before, written = changed.read_bytes(), kept.stat().st_mtime_ns
+    shutil.copy(own.source / "images/00004.png", own.source / "images/00002.png")
+    shutil.copy(own.source / "labels/00004.png", own.source / "labels/00002.png")
+    write_restyled(settings, generator, [source], "target", out)
+    assert changed.read_bytes() == (out / "images/00004.png").read_bytes() != before
+    assert (out / "labels/00002.png").read_bytes() == (out / "labels/00004.png").read_bytes()
+    assert kept.stat().st_mtime_ns == written
+    with pytest.raises(RunFolderError, match=r"data\.source\.images: 1 of 6 images have changed, such as 00002"):
+        train(TINY, *opened(own), begun, device=CPU)
+    shutil.copy(streets.source / "images/00002.png", own.source / "images/00002.png")
+    train(TINY, *opened(own), begun, device=CPU)
+
+
+def test_a_translation_of_an_earlier_version_is_refused(streets: Folders, tmp_path: Path) -> None:
+    names = {"pictures": 6, "names_sha256": "0123"}
+    write_json(tmp_path / "settings.json", {**TINY.as_plain(), "source": names, "target": names})
+    with pytest.raises(RunFolderError, match="an earlier version wrote it without"):
+        train(TINY, *opened(streets), tmp_path, device=CPU)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 
 from ..batches.training_data import Folders, open_target
 from ..data import (
@@ -69,6 +70,12 @@ def pseudo_label(
     """Label the target's training pictures with a trained network; labels are one byte per pixel."""
     use_threads(threads)
     where = device_named(device)
+    try:
+        settings = PseudoLabels(quantile=quantile, cap=cap)
+    except ValidationError as error:  # NaN is neither below nor above a bound
+        raise typer.BadParameter(
+            f"--quantile and --cap expect numbers from 0 to 1, got {quantile} and {cap}"
+        ) from error
     run = RunFolder(out)
     if run.recipe_file.is_file():
         raise typer.BadParameter(
@@ -84,7 +91,7 @@ def pseudo_label(
         kept = label_target(
             [(recipe, network)],
             recipe,
-            PseudoLabels(quantile=quantile, cap=cap),
+            settings,
             run,
             folders,
             where,

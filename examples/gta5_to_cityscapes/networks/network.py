@@ -64,6 +64,28 @@ class PixelNormalisation(nn.Module):
         return images.index_select(1, self.order) * self.multiplier - self.offset
 
 
+def check_whole(name: str, value: object, *, least: int) -> None:
+    """An option of a network that counts something.
+
+    Raises:
+        ValueError: If it is not a whole number of at least that.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}.")
+
+
+def check_dilations(name: str, dilations: Sequence[int], *, least: int) -> None:
+    """Dilations of convolutions, at least one.
+
+    Raises:
+        ValueError: If they are none, or one is not a whole number of at least that.
+    """
+    if isinstance(dilations, str) or not isinstance(dilations, Sequence) or not dilations:
+        raise ValueError(f"{name} must be a list of at least one whole number, got {dilations!r}.")
+    for each in dilations:
+        check_whole(f"each of {name}", each, least=least)
+
+
 class DilatedHead(nn.Module):
     """Sum of parallel 3×3 convolutions of different dilation: the classifier of DeepLabV2.
 
@@ -75,6 +97,8 @@ class DilatedHead(nn.Module):
 
     def __init__(self, feature_dim: int, num_classes: int, dilations: Sequence[int] = (6, 12, 18, 24)) -> None:
         super().__init__()
+        check_whole("feature_dim", feature_dim, least=1)
+        check_dilations("head_dilations", dilations, least=0)
         self.dilations = tuple(dilations)
         self.branches = nn.ModuleList(_branch(feature_dim, num_classes, dilation) for dilation in dilations)
 
@@ -140,6 +164,8 @@ class SegmentationNetwork(nn.Module):
         auxiliary: bool = False,
     ) -> None:
         super().__init__()
+        if not isinstance(auxiliary, bool):
+            raise ValueError(f"auxiliary must be true or false, got {auxiliary!r}.")
         self.normalisation = PixelNormalisation(style)
         self.backbone = backbone
         self.head = head

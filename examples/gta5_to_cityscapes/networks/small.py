@@ -11,7 +11,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from .network import DilatedHead, SegmentationNetwork, TwoLevelBackbone
+from .network import DilatedHead, SegmentationNetwork, TwoLevelBackbone, check_dilations, check_whole
 
 Norm = Literal["group", "batch"]
 
@@ -97,8 +97,11 @@ def small_network(
         norm: ``"group"`` or ``"batch"``.
         auxiliary: Add a second head, on the middle of the residual blocks.
     """
-    if width < 4 or width % 4:
+    check_whole("width", width, least=4)
+    if width % 4:
         raise ValueError(f"width must be a positive multiple of 4, got {width}.")
+    check_whole("feature_dim", feature_dim, least=1)
+    check_dilations("dilations", dilations, least=1)
     backbone = SmallBackbone(width, feature_dim, dilations, norm)
     head = DilatedHead(feature_dim, num_classes, head_dilations)
     return SegmentationNetwork(

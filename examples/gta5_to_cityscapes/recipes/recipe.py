@@ -258,7 +258,7 @@ def _another_network(size: Size, overrides: Sequence[str]) -> bool:
 def _value(text: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # a number of too many digits, or nested too deeply
         return text
 
 

@@ -21,6 +21,7 @@ from ..ranks.shares import own_batches
 from ..recipes import Recipe
 from ..records.progress import Tick, silent
 from ..records.written_files import written_beside
+from .finite_logits import finite_logits
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Scores:
 @torch.no_grad()
 def upsampled_logits(network: nn.Module, images: Tensor, size: Sequence[int]) -> Tensor:
     """Logits (B, K, H, W) at ``size`` of float images in [0, 1]."""
-    logits: Tensor = network(images).logits.float()
+    logits = finite_logits(network, images)
     return F.interpolate(logits, tuple(size), mode="bilinear", align_corners=True)
 
 

@@ -29,6 +29,7 @@ from ..recipes.settings import PseudoLabels
 from ..records.input_files import sampled_digest
 from ..records.progress import Tick, silent
 from ..records.written_files import read_json, write_json
+from .finite_logits import finite_logits
 from .label_rules import ONLINE, RULES, relevant_settings
 
 logger = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ class Kept:
 @torch.no_grad()
 def upsampled_probabilities(network: nn.Module, images: Tensor) -> Tensor:
     """Softmax first, then bilinear to picture size, in the order the authors have it: (B, K, H, W)."""
-    probabilities = network(images).logits.float().softmax(1)
+    probabilities = finite_logits(network, images).softmax(1)
     return F.interpolate(probabilities, images.shape[-2:], mode="bilinear", align_corners=True)
 
 

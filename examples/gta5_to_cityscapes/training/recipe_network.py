@@ -55,7 +55,9 @@ def _try_network(name: NetworkName, num_classes: int, options: str, shown: tuple
             network = build_network(name, num_classes, **json.loads(options))
     except NotImplementedError:  # a network that reads values where it is built
         return
-    except (ArithmeticError, MemoryError, RuntimeError, TypeError, ValueError) as error:
+    except ImportError:
+        raise
+    except Exception as error:  # builders and torch raise many kinds for one thing: these options make no network
         raise RecipeError(
             f"network.options {options} do not make a network {name}: {_first_line(error)} Leave out or correct what "
             "--set network.options... says."
@@ -67,7 +69,7 @@ def _try_network(name: NetworkName, num_classes: int, options: str, shown: tuple
                 network(torch.empty(each.count, 3, *each.size, device="meta"))
         except NotImplementedError:
             continue
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, TypeError, ValueError) as error:
             raise RecipeError(
                 f"network {name} cannot take {each.count} of {list(each.size)} (height, width) at once, from "
                 f"{each.named}: {_first_line(error)} Set these larger."
