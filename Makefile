@@ -65,7 +65,7 @@ test-oldest: ## run the library's tests with the lower bounds of pyproject.toml 
 		tests/contracts/test_docstrings.py tests/contracts/test_imports.py tests/contracts/test_public_names.py
 
 # The how-to pages with the trainers themselves, their versions pinned; downloads some GB.
-test-trainers: ## run the how-to pages with the real trainers, in .venv-trainers (10 minutes on 2 cores)
+test-trainers: ## run the how-to pages with the real trainers, in .venv-trainers (some GB)
 	$(PYTHON) -m venv $(TRAINERS)
 	$(TRAINERS)/bin/python -m pip install --quiet --requirement requirements-trainers.txt --editable .
 	$(TRAINERS)/bin/python -m pytest tests/howto
