@@ -1,1 +1,1 @@
-"""What the library costs, beside the released code's way, other libraries and what no way can be faster than."""
+"""What the library costs, beside the reference implementation's way, other libraries and what no way can be faster than."""

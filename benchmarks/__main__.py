@@ -29,8 +29,8 @@ from benchmarks.measurement import (
 from benchmarks.plots import write_plots
 from benchmarks.results_page import results_page
 from benchmarks.targets import verdicts
-from examples.gta5_to_cityscapes.records.standard_streams import escape_unprintable
-from examples.gta5_to_cityscapes.records.written_files import written_beside
+from examples.gta5_to_cityscapes.atomic_io import written_beside
+from examples.gta5_to_cityscapes.console import escape_unprintable
 
 PARTS = {
     "components": "benchmarks.components",
@@ -64,7 +64,7 @@ def benchmark(
     images: Annotated[int, typer.Option(min=16, help="Maps that stream through the thresholds.")] = 240,
     quick: Annotated[bool, typer.Option("--quick", help="Small and few: whether it runs, not how fast.")] = False,
 ) -> None:
-    """Time the library beside the released code's way, other libraries, and what no way can be faster than."""
+    """Time the library beside the reference implementation's way, other libraries, and what no way can be faster than."""
     unknown = [name for name in parts or () if name not in PARTS]
     if unknown:
         raise typer.BadParameter(f"parts must be of {', '.join(PARTS)}, got {', '.join(unknown)}.")

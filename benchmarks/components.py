@@ -10,7 +10,7 @@ from torch import Tensor
 
 import stuffinstance as si
 from benchmarks.label_maps import city_labels, noise_labels, worst_cases
-from benchmarks.labelling_ways import WAYS
+from benchmarks.labeling_ways import WAYS
 from benchmarks.measurement import Floor, Measurement, Settings, WrongResult
 from benchmarks.region_oracle import Expected, expected_regions, fault, fault_of_largest, fault_of_numbers
 from benchmarks.timing import Timing, captured_in_graph, peak_memory, time_in_turn

@@ -17,7 +17,7 @@ from benchmarks.label_maps import city_labels
 from benchmarks.measurement import Floor, Measurement, Settings
 from benchmarks.step import StepInputs, matching_step, warm_matching
 from benchmarks.timing import time_in_turn
-from stuffinstance.matching import nearest_distance
+from stuffinstance.losses.distances import nearest_distance
 from stuffinstance.regions import join_regions
 
 STEP = "whole step"
@@ -34,15 +34,15 @@ class Case(NamedTuple):
     pools_all: bool = False
 
 
-def blocks(rows: int, columns: int, colours: Tensor, height: int = _HEIGHT, width: int = _WIDTH) -> Tensor:
-    """A map (1, H, W) of ``rows * columns`` rectangles with the class ids ``colours`` (rows, columns).
+def blocks(rows: int, columns: int, colors: Tensor, height: int = _HEIGHT, width: int = _WIDTH) -> Tensor:
+    """A map (1, H, W) of ``rows * columns`` rectangles with the class ids ``colors`` (rows, columns).
 
     >>> blocks(1, 2, torch.tensor([[5, 7]]), 1, 4)
     tensor([[[5, 5, 7, 7]]])
     """
     down = torch.arange(height) * rows // height
     across = torch.arange(width) * columns // width
-    return colours[down[:, None], across][None]
+    return colors[down[:, None], across][None]
 
 
 def with_batch(batch: int) -> Case:
@@ -61,12 +61,12 @@ def with_regions(count: int) -> Case:
 def with_classes(count: int) -> Case:
     """512 rectangles of random classes, half of them stuff."""
     generator = torch.Generator().manual_seed(0)
-    colours = torch.randint(count, (16, 32), generator=generator)
+    colors = torch.randint(count, (16, 32), generator=generator)
     names = tuple(f"class {k}" for k in range(count))
     half = count // 2
     # 255 is a class of its own in a larger space.
     space = si.LabelSpace(names=names, stuff=tuple(range(half)), things=tuple(range(half, count)), ignore_index=65535)
-    return Case(blocks(16, 32, colours), space)
+    return Case(blocks(16, 32, colors), space)
 
 
 def with_capacity(rows: int) -> Case:

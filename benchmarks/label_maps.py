@@ -1,4 +1,4 @@
-"""The label maps that benchmarks run on: drawn streets as a user has them, and maps on which labelling is hard."""
+"""The label maps that benchmarks run on: drawn streets as a user has them, and maps on which labeling is hard."""
 
 from functools import lru_cache
 
@@ -9,7 +9,7 @@ from torch import Tensor
 import stuffinstance as si
 from examples.generated_city.rendering import render_scene
 from examples.generated_city.statistics import CAMERA_CITY
-from examples.gta5_to_cityscapes.data.label_tables import CITYSCAPES_IDS, build_label_table
+from examples.gta5_to_cityscapes.data.label_ids import CITYSCAPES_IDS, build_label_table
 
 STRIDE = 8
 """Of the feature map that SIM resizes labels to."""
@@ -74,7 +74,7 @@ def comb(height: int, width: int) -> Tensor:
 
 
 def checkerboard(height: int, width: int) -> Tensor:
-    """Pixels that touch at corners alone, (H, W) bool: one region of 8 neighbours, each its own of 4."""
+    """Pixels that touch at corners alone, (H, W) bool: one region of 8 neighbors, each its own of 4."""
     return (torch.arange(height)[:, None] + torch.arange(width)) % 2 == 0
 
 

@@ -1,6 +1,6 @@
-"""Pictures at their true sizes: what each stage of one takes, and how many a second come through the pipeline's loader.
+"""Images at their true sizes: what each stage of one takes, and how many a second come through the pipeline's loader.
 
-The generated city is drawn at the sizes that GTA5 and Cityscapes are stored in, a few pictures which come again and
+The generated city is drawn at the sizes that GTA5 and Cityscapes are stored in, a few images which come again and
 again, so files lie in the system's cache: reading from a slow disk is not in these times. Everything here runs on the
 CPU, whatever ``--device`` says.
 """
@@ -22,19 +22,19 @@ from PIL import Image
 from benchmarks.measurement import Measurement, Settings, WrongResult
 from benchmarks.timing import time_in_turn, timing_of
 from examples.generated_city import generate_city
-from examples.gta5_to_cityscapes.batches.streams import BatchStream
 from examples.gta5_to_cityscapes.data import SegmentationDataset, open_dataset
-from examples.gta5_to_cityscapes.data.pictures import read_id_map, read_image, resize_ids
-from examples.gta5_to_cityscapes.data.samples import picture_tensor
+from examples.gta5_to_cityscapes.data.image_files import read_id_map, read_image, resize_ids
+from examples.gta5_to_cityscapes.data.loader import BatchStream
+from examples.gta5_to_cityscapes.data.samples import image_tensor
 
 PICTURES = 3  # of each domain, drawn once
 WORKERS = (0, 1, 2)
-WHOLE = "one picture"
+WHOLE = "one image"
 _ROUNDS, _DRAWS = 5, 12
 
 
 class Sizes(NamedTuple):
-    """(width, height) as a data set stores its pictures, and as a network gets them."""
+    """(width, height) as a data set stores its images, and as a network gets them."""
 
     stored: tuple[int, int]
     wanted: tuple[int, int]
@@ -50,7 +50,7 @@ _QUICK = Sizes((192, 96), (128, 64)), Sizes((192, 96), (96, 48))
 
 
 def run(settings: Settings) -> list[Measurement]:
-    """Draw the pictures, then time the stages of one and the streams.
+    """Draw the images, then time the stages of one and the streams.
 
     Raises:
         WrongResult: If a stream gives other pixels than its data set, or a decoder other pixels than the pipeline's.
@@ -62,7 +62,7 @@ def run(settings: Settings) -> list[Measurement]:
         found: list[Measurement] = []
         for case, (dataset,) in cases.items():
             found += stages(case, dataset, settings)
-        cases["a step, one picture of each"] = [game, camera]
+        cases["a step, one image of each"] = [game, camera]
         for case, datasets in cases.items():
             found += streams(case, datasets, settings)
     return found
@@ -80,19 +80,19 @@ def draw_domains(folder: Path, source: Sizes, target: Sizes) -> tuple[Segmentati
 
 
 def stages(case: str, dataset: SegmentationDataset, settings: Settings) -> list[Measurement]:
-    """The stages of one picture, each on its own, and all of them; calls go through the pictures in turn."""
+    """The stages of one image, each on its own, and all of them; calls go through the images in turn."""
     check_decoders(dataset)
     assert dataset.size is not None
     height, width = dataset.size
     stored = [read_image(entry.image)[0] for entry in dataset.files]
-    pictures = [Image.fromarray(pixels) for pixels in stored]
+    images = [Image.fromarray(pixels) for pixels in stored]
     resized = [read_image(entry.image, dataset.size)[0] for entry in dataset.files]
     ways: dict[str, Callable[[], object]] = {
         WHOLE: over(dataset.__getitem__, range(len(dataset))),
         "decode": over(read_image, [entry.image for entry in dataset.files]),
         "decode by OpenCV, not used": over(decode_by_opencv, [entry.image for entry in dataset.files]),
-        "resize": over(lambda one: one.resize((width, height), Image.Resampling.BICUBIC), pictures),
-        "to a tensor": over(picture_tensor, resized),
+        "resize": over(lambda one: one.resize((width, height), Image.Resampling.BICUBIC), images),
+        "to a tensor": over(image_tensor, resized),
     }
     labels = [entry.labels for entry in dataset.files if entry.labels is not None]
     if labels:
@@ -101,14 +101,14 @@ def stages(case: str, dataset: SegmentationDataset, settings: Settings) -> list[
     mib = [entry.image.stat().st_size / 2**20 for entry in dataset.files]
     timings = time_in_turn(ways, settings)
     extra: dict[str, float | int | str] = {
-        "pictures_per_second_and_worker": 1e3 / timings[WHOLE].median_ms,
+        "images_per_second_and_worker": 1e3 / timings[WHOLE].median_ms,
         "mean_mib_of_a_file": sum(mib) / len(mib),
     }
     return [Measurement("loader", case, way, one, None, extra if way == WHOLE else {}) for way, one in timings.items()]
 
 
 def streams(case: str, datasets: Sequence[SegmentationDataset], settings: Settings) -> list[Measurement]:
-    """One batch of one picture from each data set in turn, as fast as the loaders give them.
+    """One batch of one image from each data set in turn, as fast as the loaders give them.
 
     A round starts loaders anew and lets go by what they have prepared meanwhile; then their workers set the pace. In
     each round every number of workers, which each data set has for itself, has its turn.
@@ -128,7 +128,7 @@ def streams(case: str, datasets: Sequence[SegmentationDataset], settings: Settin
                     next(loader)
             milliseconds.append((time.perf_counter() - started) * 1e3 / draws)
             del loaders, loader
-    rate = "pictures_per_second" if len(datasets) == 1 else "steps_per_second"
+    rate = "images_per_second" if len(datasets) == 1 else "steps_per_second"
     timings = {workers: timing_of(milliseconds) for workers, milliseconds in taken.items()}
     return [
         Measurement("loader", case, f"stuffinstance, workers={workers}", one, None, {rate: 1e3 / one.median_ms})
@@ -154,7 +154,7 @@ def check_decoders(dataset: SegmentationDataset) -> None:
 
 
 def check_streams(datasets: Sequence[SegmentationDataset]) -> None:
-    """Look whether a loader with workers gives what the data set holds under a picture's name.
+    """Look whether a loader with workers gives what the data set holds under an image's name.
 
     Raises:
         WrongResult: If it does not.

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import torch
 
-from examples.gta5_to_cityscapes.records.written_files import written_beside
+from examples.gta5_to_cityscapes.atomic_io import written_beside
 
 PACKAGES = (
     "torch",

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
 from benchmarks.measurement import Measurement, Timing
-from examples.gta5_to_cityscapes.records.written_files import written_beside
+from examples.gta5_to_cityscapes.atomic_io import written_beside
 from examples.gta5_to_cityscapes.report.charts import INK, NEUTRAL, draw
 
 _OURS, _RELEASED, _BOUND = "#009e73", "#d55e00", "#0072b2"
@@ -134,9 +134,11 @@ def _paint_case(axes: Axes, case: str, ways: Sequence[Measurement]) -> None:
     """Dots, not bars: a logarithmic axis has no zero that a bar could start from."""
     timed = sorted(((m.way, m.timing) for m in ways if m.timing is not None), key=lambda pair: pair[1].median_ms)
     for row, (way, timing) in enumerate(timed):
-        colour = _OURS if way.startswith("stuffinstance") else _RELEASED if "released way" in way else NEUTRAL
-        axes.plot([timing.low_ms, timing.high_ms], [row, row], color=colour, linewidth=3, alpha=0.4)
-        axes.plot([timing.median_ms], [row], "o", color=colour, markersize=5)
+        color = (
+            _OURS if way.startswith("stuffinstance") else _RELEASED if "reference implementation" in way else NEUTRAL
+        )
+        axes.plot([timing.low_ms, timing.high_ms], [row, row], color=color, linewidth=3, alpha=0.4)
+        axes.plot([timing.median_ms], [row], "o", color=color, markersize=5)
         axes.annotate(
             in_words(timing.median_ms),
             (timing.high_ms, row),
@@ -185,9 +187,9 @@ def _paint_growth(measurements: Sequence[Measurement], figure: Figure) -> None:
 
 
 def _paint_axis(axes: Axes, axis: str, points: Sequence[Measurement]) -> None:
-    for way, (colour, marker) in _GROWTH_LINES.items():
+    for way, (color, marker) in _GROWTH_LINES.items():
         line = [(float(m.extra["value"]), m.timing.median_ms) for m in points if m.way == way and m.timing is not None]
-        axes.plot(*zip(*line, strict=True), marker=marker, markersize=4, linewidth=1.5, color=colour, label=way)
+        axes.plot(*zip(*line, strict=True), marker=marker, markersize=4, linewidth=1.5, color=color, label=way)
     bound = [(float(m.extra["value"]), m.floor.ms) for m in points if m.floor is not None]
     label = "floor of the step: both feature maps\nread once, the gradient written once"
     axes.plot(*zip(*bound, strict=True), "--", linewidth=1.2, color=_BOUND, label=label)

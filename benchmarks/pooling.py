@@ -18,7 +18,7 @@ from benchmarks.label_maps import city_labels
 from benchmarks.measurement import Floor, Measurement, Settings, WrongResult
 from benchmarks.released_way import masked_mean
 from benchmarks.timing import peak_memory, time_in_turn
-from stuffinstance.matching import nearest_distance, resolve_distance
+from stuffinstance.losses.distances import nearest_distance, resolve_distance
 from stuffinstance.regions import join_regions
 
 OURS = "stuffinstance"
@@ -28,7 +28,7 @@ Pool = Callable[[Tensor, Tensor, int], Tensor]
 
 
 def masked_passes(features: Tensor, region_map: Tensor, num_regions: int) -> Tensor:
-    """The released code's way: a pass over the whole map for every region that there is."""
+    """The reference implementation's way: a pass over the whole map for every region that there is."""
     rows = []
     for number in range(1, num_regions + 1):
         mask = region_map[0] == number
@@ -83,11 +83,11 @@ TORCH_WAYS: Mapping[str, Pool] = {
     "torch segment_reduce": segment_reduce,
     "torch embedding_bag": embedding_bag,
 }
-MASKED_PASSES = "masked passes (released way)"
+MASKED_PASSES = "masked passes (reference implementation)"
 
 
 def pooling_ways(device: torch.device) -> dict[str, Pool]:
-    """The library's, the released way's and torch's, by name."""
+    """The library's, the reference implementation's and torch's, by name."""
     ours: dict[str, Pool] = {OURS: si.region_mean}
     if device.type == "cuda":
         ours[f"{OURS} triton"] = partial(si.region_mean, backend="triton")

@@ -1,4 +1,4 @@
-"""The regions of a label map by a graph search that knows nothing of labelling: what every timed way must find."""
+"""The regions of a label map by a graph search that knows nothing of labeling: what every timed way must find."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from scipy.sparse.csgraph import connected_components as graph_components
 from torch import Tensor
 
 import stuffinstance as si
-from benchmarks.labelling_ways import Found
+from benchmarks.labeling_ways import Found
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Expected:
 
 
 def expected_regions(labels: NDArray[np.int64], classes: Sequence[int]) -> Expected:
-    """Pixels are nodes, neighbours of one class are joined, regions are the graph's components."""
+    """Pixels are nodes, neighbors of one class are joined, regions are the graph's components."""
     height, width = labels.shape
     wanted = np.isin(labels, list(classes))
     node = np.arange(height * width).reshape(height, width)

@@ -1,4 +1,4 @@
-"""The matching step as the released code does it: one masked pass over the features per class and region.
+"""The matching step as the reference implementation does it: one masked pass over the features per class and region.
 
 Written from the equations and from what is known of that code's cost, not from its text. It loops over classes and
 regions, labels one class at a time on the host, counts areas one by one, asks the device before each decision and
@@ -26,7 +26,7 @@ def masked_mean(features: Tensor, mask: Tensor) -> Tensor:
 def largest_masks(labels: Tensor, k: int, most: int) -> list[Tensor]:
     """Masks (h, w) of the largest 8-connected regions of class ``k`` in ``labels`` (h, w), by falling area.
 
-    Equal areas come in raster order (the released code leaves them in no fixed order).
+    Equal areas come in raster order (the reference implementation leaves them in no fixed order).
     """
     on_host = (labels == k).cpu().numpy().astype(np.uint8)
     numbers, count = label_regions(on_host, connectivity=2, return_num=True)  # type: ignore[no-untyped-call]
@@ -69,8 +69,8 @@ class ReleasedWay:
     def update(self, features: Tensor, labels: Tensor, logits: Tensor) -> None:
         """Eq. 4, Eq. 5 and Algorithm 1: features (1, D, h, w), labels (1, H, W), logits (1, K, h, w)."""
         size = (features.shape[2], features.shape[3])
-        truth = F.interpolate(labels[:, None].float(), size, mode="nearest")[0, 0].to(torch.int64)
-        correct = torch.where(truth == logits.argmax(1)[0], truth, self.space.ignore_index)
+        ground_truth = F.interpolate(labels[:, None].float(), size, mode="nearest")[0, 0].to(torch.int64)
+        correct = torch.where(ground_truth == logits.argmax(1)[0], ground_truth, self.space.ignore_index)
         for k in self.space.stuff:
             mask = correct == k
             if bool(mask.any()):

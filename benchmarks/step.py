@@ -1,4 +1,4 @@
-"""The whole matching step of one training iteration, beside the released code's way, its floor and the network's step.
+"""The whole matching step of one training iteration, beside the reference implementation's way, its floor and the network's step.
 
 A step is ``update`` with the source's features and labels, then both losses of the target and their gradient with
 respect to the target's features. Sizes are the published ones: source 720x1280 and target 512x1024, features at an
@@ -20,12 +20,12 @@ from benchmarks.label_maps import city_labels
 from benchmarks.measurement import Floor, Measurement, Settings, WrongResult
 from benchmarks.released_way import ReleasedWay
 from benchmarks.timing import Timing, peak_memory, time_in_turn
-from examples.gta5_to_cityscapes.networks.deeplab_v2 import deeplab_v2_resnet
+from examples.gta5_to_cityscapes.models.deeplab_v2 import deeplab_v2_resnet
 from stuffinstance.label_maps import resize_labels
 
 PUBLISHED = ((720, 1280), (512, 1024), 2048)
 NETWORK_STEP = "DeepLabV2 ResNet-101"
-RELEASED = "released way"
+RELEASED = "reference implementation"
 OURS = "stuffinstance"
 
 # What torch's profiler calls the launch of a kernel, by whichever interface it was launched.
@@ -45,7 +45,7 @@ class StepInputs(NamedTuple):
 
 
 def run(settings: Settings) -> list[Measurement]:
-    """Time the step; first make sure that the released way computes the same.
+    """Time the step; first make sure that the reference implementation computes the same.
 
     Raises:
         WrongResult: If losses, gradients or banks of the two differ by more than 1e-5.
@@ -117,7 +117,7 @@ def city_inputs(
     """City scenes as labels and as logits that are mostly right; features are random and not negative, as after ReLU.
 
     Args:
-        source, target: (H, W) of the pictures; features have an eighth of that.
+        source, target: (H, W) of the images; features have an eighth of that.
         feature_dim: D.
         device: Where the tensors are made.
         batch: B, every image another scene.
@@ -194,11 +194,13 @@ def check_same_step(sim: si.StuffInstanceMatching, released: ReleasedWay, inputs
     for name, (ours, theirs) in found.items():
         scale, error = float(theirs.abs().max()), float((ours - theirs).abs().max())
         if not error <= 1e-5 * scale:
-            raise WrongResult(f"{name}: the library differs from the released way by {error:.3g}, largest {scale:.3g}.")
+            raise WrongResult(
+                f"{name}: the library differs from the reference implementation by {error:.3g}, largest {scale:.3g}."
+            )
 
 
 def content(inputs: StepInputs) -> dict[str, float | int | str]:
-    """What is in the pictures: how many regions are pooled, and which share of the source is right."""
+    """What is in the images: how many regions are pooled, and which share of the source is right."""
     known = resize_labels(inputs.source_labels, (inputs.source_logits.shape[2], inputs.source_logits.shape[3]))
     known_pixels = int((known != si.CITYSCAPES.ignore_index).sum())
     labels = si.correct_labels(inputs.source_labels, inputs.source_logits)
@@ -231,22 +233,22 @@ def memory_and_launches(call: Callable[[], object], device: torch.device) -> dic
 
 
 def network_step(source: tuple[int, int], target: tuple[int, int], settings: Settings) -> Timing:
-    """Forward and backward of DeepLabV2 on ResNet-101 for one source and one target picture, random weights.
+    """Forward and backward of DeepLabV2 on ResNet-101 for one source and one target image, random weights.
 
-    Cross-entropy on logits upsampled to the picture, as in the source's loss and that of pseudo-labels; no optimiser.
+    Cross-entropy on logits upsampled to the image, as in the source's loss and that of pseudo-labels; no optimizer.
     On a CPU it takes most of a minute and is run once.
     """
     smaller: dict[str, Any] = {"blocks": (1, 1, 1, 1), "width": 8} if settings.quick else {}
     network = deeplab_v2_resnet(19, **smaller).to(settings.device)
-    pictures = [torch.rand(1, 3, *size, device=settings.device) for size in (source, target)]
+    images = [torch.rand(1, 3, *size, device=settings.device) for size in (source, target)]
     labels = [torch.randint(0, 19, (1, *size), device=settings.device) for size in (source, target)]
 
     def step() -> None:
         network.zero_grad(set_to_none=True)
-        for picture, truth in zip(pictures, labels, strict=True):
-            logits = network(picture).logits
-            upsampled = F.interpolate(logits, truth.shape[1:], mode="bilinear", align_corners=True)
-            F.cross_entropy(upsampled, truth).backward()  # type: ignore[no-untyped-call]
+        for image, ground_truth in zip(images, labels, strict=True):
+            logits = network(image).logits
+            upsampled = F.interpolate(logits, ground_truth.shape[1:], mode="bilinear", align_corners=True)
+            F.cross_entropy(upsampled, ground_truth).backward()  # type: ignore[no-untyped-call]
 
     if settings.device.type == "cuda" or settings.quick:
         return time_in_turn({NETWORK_STEP: step}, settings)[NETWORK_STEP]

@@ -15,7 +15,7 @@ from benchmarks.timing import held_memory, peak_memory, time_in_turn
 
 CLASSES, MAPS = 19, 4
 FLOOR = "max and argmax alone"
-_BYTES_SORTED = 16  # a pixel's confidence and label as the released code keeps them, both float64
+_BYTES_SORTED = 16  # a pixel's confidence and label as the reference implementation keeps them, both float64
 _QUARTERS = 4
 
 

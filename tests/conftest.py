@@ -19,7 +19,7 @@ HERE = Path(__file__).parent
 
 @pytest.fixture(autouse=True)
 def reproducible(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Seed torch; for the library's own tests also fill uninitialised memory with NaN."""
+    """Seed torch; for the library's own tests also fill uninitialized memory with NaN."""
     torch.manual_seed(0)
     if HERE / "examples" in request.node.path.parents:
         yield

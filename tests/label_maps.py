@@ -1,6 +1,6 @@
 """The gallery of label maps on which every way to find regions must agree.
 
-Each map is (B, H, W) int64 with 255 for ignored pixels. The shapes are those on which labelling goes wrong:
+Each map is (B, H, W) int64 with 255 for ignored pixels. The shapes are those on which labeling goes wrong:
 long winding paths, regions that meet late, corners that touch, and almost nothing at all.
 """
 
@@ -78,7 +78,7 @@ def rings(size: int) -> Tensor:
 
 
 def diagonals(height: int, width: int) -> Tensor:
-    """Lines that 8 neighbours join and 4 neighbours do not."""
+    """Lines that 8 neighbors join and 4 neighbors do not."""
     third = (torch.arange(height)[:, None] + torch.arange(width)) % 3
     return torch.tensor([4, 5, IGNORE])[third][None]
 

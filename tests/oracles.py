@@ -53,7 +53,7 @@ def components(
     labels: Labels, connectivity: int = 8, classes: tuple[int, ...] | None = None, ignore: int = IGNORE
 ) -> NDArray[np.int32]:
     """Flood fill from each pixel in raster order that has no number yet."""
-    neighbours = EDGES if connectivity == 4 else EDGES + CORNERS
+    neighbors = EDGES if connectivity == 4 else EDGES + CORNERS
     height, width = labels.shape
     numbers = np.zeros((height, width), dtype=np.int32)
     count = 0
@@ -66,7 +66,7 @@ def components(
         queue = deque([start])
         while queue:
             i, j = queue.popleft()
-            for di, dj in neighbours:
+            for di, dj in neighbors:
                 p = (i + di, j + dj)
                 if 0 <= p[0] < height and 0 <= p[1] < width and not numbers[p] and labels[p] == label:
                     numbers[p] = count
@@ -263,16 +263,16 @@ def class_thresholds(probabilities: list[Array], quantile: float = 0.5, cap: flo
 
 
 def confusion(predictions: Labels, labels: Labels, classes: int, ignore: int = IGNORE) -> Labels:
-    """Rows are the truth, columns the prediction."""
+    """Rows are the ground truth, columns the prediction."""
     matrix = np.zeros((classes, classes), dtype=np.int64)
-    for truth, guess in zip(labels.ravel().tolist(), predictions.ravel().tolist(), strict=True):
-        if truth != ignore:
-            matrix[truth, guess] += 1
+    for ground_truth, guess in zip(labels.ravel().tolist(), predictions.ravel().tolist(), strict=True):
+        if ground_truth != ignore:
+            matrix[ground_truth, guess] += 1
     return matrix
 
 
 def iou(matrix: Labels) -> Array:
-    """Per class; NaN where the class is neither in the truth nor predicted."""
+    """Per class; NaN where the class is neither in the ground truth nor predicted."""
     result = np.full(len(matrix), np.nan)
     for k in range(len(matrix)):
         union = matrix[k].sum() + matrix[:, k].sum() - matrix[k, k]

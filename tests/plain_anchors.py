@@ -26,8 +26,8 @@ def batch(seed: int, images: int = 3, height: int = 8, width: int = 10) -> tuple
 
 
 def agreed(labels: Tensor, logits: Tensor) -> Array:
-    truth, predicted = labels.numpy(), logits.numpy().argmax(1)
-    return np.where(truth == predicted, truth, IGNORE)
+    ground_truth, predicted = labels.numpy(), logits.numpy().argmax(1)
+    return np.where(ground_truth == predicted, ground_truth, IGNORE)
 
 
 class PlainAnchors:
@@ -39,9 +39,9 @@ class PlainAnchors:
         self.min_pixels, self.max_count = min_pixels, max_count
 
     def update(self, features: Array, labels: Array) -> None:
-        for image, truth in zip(features.astype(np.float64), labels, strict=True):
+        for image, ground_truth in zip(features.astype(np.float64), labels, strict=True):
             for c in range(len(self.count)):
-                pixels = [image[:, y, x] for y, x in zip(*np.nonzero(truth == c), strict=True)]
+                pixels = [image[:, y, x] for y, x in zip(*np.nonzero(ground_truth == c), strict=True)]
                 if len(pixels) < self.min_pixels:
                     continue
                 row = sum(pixels) / len(pixels)
@@ -67,19 +67,19 @@ def check_state(anchors: CategoryAnchors, plain: PlainAnchors, atol: float = 1e-
         np.testing.assert_allclose(anchors.anchors_in(torch.float64)[c], plain.mean.get(c, np.zeros(D)), atol=atol)
 
 
-def plain_loss(features: Array, labels: Array, plain: PlainAnchors, soften_above: float | None) -> tuple[float, Array]:
+def plain_loss(features: Array, labels: Array, plain: PlainAnchors, damp_above: float | None) -> tuple[float, Array]:
     """The code's form and its scaled gradient, region by region."""
     terms, slopes = [], []
     pixels = features.shape[2] * features.shape[3]
-    for b, truth in enumerate(labels):
+    for b, ground_truth in enumerate(labels):
         for c, anchor in plain.mean.items():
-            inside = truth == c
+            inside = ground_truth == c
             if inside.sum() < plain.min_pixels:
                 continue
             apart = features[b][:, inside].mean(1) - anchor
             term = np.where(abs(apart) < 1, apart**2 / 2, abs(apart) - 0.5).mean()
             slope = np.clip(apart, -1, 1) / len(apart)
-            while soften_above is not None and term > soften_above:
+            while damp_above is not None and term > damp_above:
                 term, slope = term / 10, slope / 10
             terms.append(term)
             spread = np.zeros_like(features)

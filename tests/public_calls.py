@@ -57,7 +57,7 @@ def losses(dtype: torch.dtype = torch.float32) -> dict[str, Loss]:
     """Every public loss. What they are called with beside the tensor is made here, once."""
     code, paper = matching("code", dtype), matching("paper", dtype)
     held, table, scores = anchors(dtype), torch.randn(K, D, dtype=dtype), logits(dtype)
-    truth, some, weights = labels(), labels() != 3, torch.rand(B, H, W, dtype=dtype)
+    ground_truth, some, weights = labels(), labels() != 3, torch.rand(B, H, W, dtype=dtype)
     region = labels() + 1
     seen_by_class = torch.ones(B, K, dtype=torch.bool)
     patches, seen = si.OutputDiscriminator(K, width=2), si.FineGrainedDiscriminator(D, K, width=4)
@@ -71,17 +71,19 @@ def losses(dtype: torch.dtype = torch.float32) -> dict[str, Loss]:
     soft = scores.softmax(1)
     return {
         "StuffInstanceMatching, paper": Loss(D, lambda x: sum(paper(x, scores))),  # type: ignore[arg-type, return-value]
-        "StuffInstanceMatching, code": Loss(D, lambda x: sum(code(x, scores, truth))),  # type: ignore[arg-type, return-value]
-        "StuffMatchingLoss": Loss(D, lambda x: si.StuffMatchingLoss(paper.stuff_bank, "l2")(x, truth)),
-        "InstanceMatchingLoss": Loss(D, lambda x: si.InstanceMatchingLoss(paper.instance_bank, "cosine")(x, truth)),
-        "AnchorDistanceLoss, code": Loss(D, lambda x: si.AnchorDistanceLoss(held)(x, truth, scores)),
-        "AnchorDistanceLoss, paper": Loss(D, lambda x: si.AnchorDistanceLoss(held, form="paper")(x, truth)),
+        "StuffInstanceMatching, code": Loss(D, lambda x: sum(code(x, scores, ground_truth))),  # type: ignore[arg-type, return-value]
+        "StuffMatchingLoss": Loss(D, lambda x: si.StuffMatchingLoss(paper.stuff_bank, "l2")(x, ground_truth)),
+        "InstanceMatchingLoss": Loss(
+            D, lambda x: si.InstanceMatchingLoss(paper.instance_bank, "cosine")(x, ground_truth)
+        ),
+        "AnchorDistanceLoss, code": Loss(D, lambda x: si.AnchorDistanceLoss(held)(x, ground_truth, scores)),
+        "AnchorDistanceLoss, paper": Loss(D, lambda x: si.AnchorDistanceLoss(held, form="paper")(x, ground_truth)),
         "stuff_matching_loss": Loss(1, lambda x: stuff_matching_loss(x.flatten(1), some.flatten(1))),
         "instance_matching_loss": Loss(1, lambda x: instance_matching_loss(x[:, 0], some, some.any(2).any(0))),
         "anchor_distance_loss": Loss(
             D, lambda x: anchor_distance_loss(si.region_mean(x, region, K), seen_by_class, table)
         ),
-        "pixel_anchor_distance_loss": Loss(D, lambda x: pixel_anchor_distance_loss(x, truth, some, table)),
+        "pixel_anchor_distance_loss": Loss(D, lambda x: pixel_anchor_distance_loss(x, ground_truth, some, table)),
         "region_mean": Loss(D, lambda x: si.region_mean(x, region, K).square().sum()),
         "EntropyLoss": Loss(K, lambda x: si.EntropyLoss()(x, some)),
         "entropy_map": Loss(K, lambda x: si.entropy_map(x.softmax(1)).square().sum()),
@@ -93,11 +95,11 @@ def losses(dtype: torch.dtype = torch.float32) -> dict[str, Loss]:
         ),
         "FineGrainedAdversarialLoss, soft": Loss(D, lambda x: fine.generator(seen(x), scores)),
         "FineGrainedAdversarialLoss, hard": Loss(D, lambda x: hard.discriminator(seen(x), scores, seen(x), scores)),
-        "weighted_cross_entropy": Loss(K, lambda x: si.weighted_cross_entropy(x, truth, weights)),
+        "weighted_cross_entropy": Loss(K, lambda x: si.weighted_cross_entropy(x, ground_truth, weights)),
         "soft_cross_entropy": Loss(K, lambda x: si.soft_cross_entropy(x, soft, some)),
-        "mrkld_regulariser": Loss(K, lambda x: si.mrkld_regulariser(x, some)),
-        "mask_blocks": Loss(
-            3, lambda x: si.mask_blocks(x, 2, generator=torch.Generator().manual_seed(1)).square().sum()
+        "mrkld_regularizer": Loss(K, lambda x: si.mrkld_regularizer(x, some)),
+        "random_block_mask": Loss(
+            3, lambda x: si.random_block_mask(x, 2, generator=torch.Generator().manual_seed(1)).square().sum()
         ),
     }
 
@@ -105,28 +107,28 @@ def losses(dtype: torch.dtype = torch.float32) -> dict[str, Loss]:
 def others(dtype: torch.dtype = torch.float32) -> dict[str, Callable[[], object]]:
     """Public calls without a gradient, of functions and of modules without statistics of their own."""
     images, features, scores = torch.rand(B, 3, H, W, dtype=dtype), torch.randn(B, D, H, W, dtype=dtype), logits(dtype)
-    truth, probabilities = labels(), logits(dtype).softmax(1)
+    ground_truth, probabilities = labels(), logits(dtype).softmax(1)
     network = nn.Conv2d(3, K, 1, dtype=dtype)
     thresholds = torch.full((K,), 0.5, dtype=dtype)
     return {
-        "StuffInstanceMatching.update": lambda: matching("paper", dtype).update(features, truth, scores),
-        "StuffBank": lambda: si.StuffBank((0, 1), D).update(features, truth),
-        "InstanceBank": lambda: si.InstanceBank((2, 3), D).update(features, truth),
-        "matches": lambda: si.StuffMatchingLoss(matching("paper", dtype).stuff_bank).matches(features, truth),
+        "StuffInstanceMatching.update": lambda: matching("paper", dtype).update(features, ground_truth, scores),
+        "StuffBank": lambda: si.StuffBank((0, 1), D).update(features, ground_truth),
+        "InstanceBank": lambda: si.InstanceBank((2, 3), D).update(features, ground_truth),
+        "matches": lambda: si.StuffMatchingLoss(matching("paper", dtype).stuff_bank).matches(features, ground_truth),
         "a distance of one's own": lambda: si.StuffMatchingLoss(
             si.StuffBank((0,), D), lambda a, b: (a - b).abs().mean(-1)
-        )(features, truth),
-        "class_center_distance": lambda: si.class_center_distance(features, truth, K),
-        "class_mix": lambda: si.class_mix(images, truth, images, truth),
-        "confident_share": lambda: si.confident_share(probabilities),
+        )(features, ground_truth),
+        "class_center_distance": lambda: si.class_center_distance(features, ground_truth, K),
+        "class_mix": lambda: si.class_mix(images, ground_truth, images, ground_truth),
+        "confident_fraction": lambda: si.confident_fraction(probabilities),
         "soft_labels": lambda: si.soft_labels(probabilities, thresholds),
-        "restyle_fourier": lambda: si.restyle_fourier(images, images.flip(0)),
-        "restyle_lab": lambda: si.restyle_lab(images, images.flip(0)),
+        "fourier_amplitude_transfer": lambda: si.fourier_amplitude_transfer(images, images.flip(0)),
+        "lab_color_transfer": lambda: si.lab_color_transfer(images, images.flip(0)),
         "MeanTeacher": lambda: (lambda teacher: (teacher.update(network), teacher(images)))(si.MeanTeacher(network)),
-        "correct_labels": lambda: si.correct_labels(truth, scores),
-        "merge_pseudo_labels": lambda: si.merge_pseudo_labels(truth, truth),
-        "resize_labels": lambda: si.resize_labels(truth, (3, 3)),
-        "connected_components": lambda: si.connected_components(truth),
-        "instance_regions": lambda: si.instance_regions(truth, (2, 3)),
-        "stuff_regions": lambda: si.stuff_regions(truth, (0, 1)),
+        "correct_labels": lambda: si.correct_labels(ground_truth, scores),
+        "merge_pseudo_labels": lambda: si.merge_pseudo_labels(ground_truth, ground_truth),
+        "resize_labels": lambda: si.resize_labels(ground_truth, (3, 3)),
+        "connected_components": lambda: si.connected_components(ground_truth),
+        "instance_regions": lambda: si.instance_regions(ground_truth, (2, 3)),
+        "stuff_regions": lambda: si.stuff_regions(ground_truth, (0, 1)),
     }

@@ -135,5 +135,5 @@ class Scene:
 
     def logits(self, labels: NDArray[np.int64]) -> NDArray[np.float32]:
         """Predictions that agree with the labels on most pixels."""
-        truth = np.eye(self.classes)[np.where(labels == IGNORE, 0, labels)].transpose(0, 3, 1, 2)
-        return (self.rng.normal(size=truth.shape) + 3 * truth).astype(np.float32)
+        ground_truth = np.eye(self.classes)[np.where(labels == IGNORE, 0, labels)].transpose(0, 3, 1, 2)
+        return (self.rng.normal(size=ground_truth.shape) + 3 * ground_truth).astype(np.float32)

@@ -237,9 +237,9 @@ def test_pseudo_labels_change_what_is_matched() -> None:
     nothing = torch.full_like(labels, IGNORE)
     plain = sim(features, logits)
     assert torch.equal(torch.stack(sim(features, logits, nothing)), torch.stack(plain))
-    relabelled = sim(features, logits, torch.full_like(labels, 3))
-    assert relabelled.instance.item() == 0
-    assert relabelled.stuff.item() > 0
+    relabeled = sim(features, logits, torch.full_like(labels, 3))
+    assert relabeled.instance.item() == 0
+    assert relabeled.stuff.item() > 0
 
 
 def test_classifier_weights_are_not_saved_with_the_banks() -> None:

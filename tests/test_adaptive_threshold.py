@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from stuffinstance.pseudo_labels import AdaptiveThreshold, ClassBalancedThreshold, confidences, threshold_rule
+from stuffinstance.pseudo_labels import ClassBalancedThreshold, IASTThreshold
+from stuffinstance.pseudo_labels import threshold as confidences
+from stuffinstance.pseudo_labels import threshold as threshold_rule
 
 CLOSE = 1e-6  # of float32 thresholds, and of percentiles whose place is a float32 share of the pixels
 
@@ -34,7 +36,7 @@ def oracle_step(
 @pytest.mark.parametrize("options", [{}, {"alpha": 0.5, "beta": 0.5, "gamma": 1.0}, {"alpha": 1.0, "beta": 0.0}])
 @pytest.mark.parametrize("size", [(1, 1), (3, 4), (9, 17)])
 def test_every_step_equals_the_oracles(options: dict[str, float], size: tuple[int, int]) -> None:
-    threshold = AdaptiveThreshold(7, **options)
+    threshold = IASTThreshold(7, **options)
     theta = [0.9] * 7
     for step in range(12):
         probabilities = random_probabilities(2, 7, *size, scale=1.0 + step / 3)
@@ -50,13 +52,13 @@ def test_a_value_by_hand() -> None:
     """Of four confidences and the start 0.9 the percentile 100 (1 - 0.5 * 0.9^0) is the middle one."""
     p = torch.tensor([0.5625, 0.625, 0.75, 0.8125], dtype=torch.float64)
     probabilities = torch.stack([p, 1 - p])[None, :, None]
-    threshold = AdaptiveThreshold(2, alpha=0.5, gamma=0)
+    threshold = IASTThreshold(2, alpha=0.5, gamma=0)
     threshold.update(probabilities)
     assert threshold.compute().tolist() == pytest.approx([0.9 * 0.9 + 0.1 * 0.75, 0.9], abs=CLOSE)
 
 
 def test_present_thresholds_make_the_labels() -> None:
-    threshold = AdaptiveThreshold(3)
+    threshold = IASTThreshold(3)
     probabilities = random_probabilities(2, 3, 16, 16, scale=4)
     confidence, predicted = probabilities.double().max(1)
     before = threshold.pseudo_labels(probabilities)
@@ -69,7 +71,7 @@ def test_present_thresholds_make_the_labels() -> None:
 
 
 def test_a_class_that_is_not_in_the_batch_keeps_its_threshold_to_the_bit() -> None:
-    threshold = AdaptiveThreshold(3, start=0.7)
+    threshold = IASTThreshold(3, start=0.7)
     threshold.update(random_probabilities(1, 3, 5, 5))
     before = threshold.compute()
     for _ in range(20):
@@ -82,7 +84,7 @@ def test_a_class_that_is_not_in_the_batch_keeps_its_threshold_to_the_bit() -> No
 
 
 def test_a_threshold_of_one_comes_down() -> None:
-    threshold = AdaptiveThreshold(2, start=1.0, alpha=0.0)
+    threshold = IASTThreshold(2, start=1.0, alpha=0.0)
     certain = torch.tensor([1.0, 0.0]).view(1, 2, 1, 1)
     threshold.update(certain)
     assert threshold.thresholds.tolist() == [0.999, 1.0]
@@ -90,7 +92,7 @@ def test_a_threshold_of_one_comes_down() -> None:
 
 
 def test_what_was_read_does_not_move_later() -> None:
-    threshold = AdaptiveThreshold(2)
+    threshold = IASTThreshold(2)
     read, seen = threshold.compute(), threshold.counts()
     threshold.update(random_probabilities(1, 2, 8, 8))
     assert torch.equal(read, torch.tensor([0.9, 0.9]))
@@ -100,14 +102,14 @@ def test_what_was_read_does_not_move_later() -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_other_precisions(dtype: torch.dtype) -> None:
     probabilities = random_probabilities(1, 4, 12, 12).to(dtype)
-    threshold = AdaptiveThreshold(4)
+    threshold = IASTThreshold(4)
     threshold.update(probabilities)
     np.testing.assert_allclose(threshold.compute(), oracle_step([0.9] * 4, probabilities), rtol=0, atol=CLOSE)
 
 
 def test_state_continues_identically_and_can_be_forgotten() -> None:
     first, second = random_probabilities(2, 5, 8, 8), random_probabilities(2, 5, 8, 8)
-    threshold, loaded = AdaptiveThreshold(5), AdaptiveThreshold(5)
+    threshold, loaded = IASTThreshold(5), IASTThreshold(5)
     threshold.update(first)
     loaded.load_state_dict(threshold.state_dict())
     copied = copy.deepcopy(threshold)
@@ -123,7 +125,7 @@ def test_state_continues_identically_and_can_be_forgotten() -> None:
 
 def test_streams_cannot_be_merged() -> None:
     with pytest.raises(NotImplementedError, match=r"cannot be merged.*sync='auto'"):
-        AdaptiveThreshold(2).merge(AdaptiveThreshold(2))
+        IASTThreshold(2).merge(IASTThreshold(2))
 
 
 def test_where_values_are_not_read_a_broken_pixel_moves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,7 +133,7 @@ def test_where_values_are_not_read_a_broken_pixel_moves_nothing(monkeypatch: pyt
     broken = torch.cat([probabilities, torch.full((1, 3, 6, 2), float("nan"))], 3)
     for module in (confidences, threshold_rule):
         monkeypatch.setattr(module, "may_read", lambda *_: False)
-    clean, threshold = AdaptiveThreshold(3), AdaptiveThreshold(3)
+    clean, threshold = IASTThreshold(3), IASTThreshold(3)
     clean.update(probabilities)
     threshold.update(broken)
     assert torch.equal(clean.compute(), threshold.compute())
@@ -142,7 +144,7 @@ def test_compiled_in_one_graph() -> None:
     torch.use_deterministic_algorithms(False)
     torch.compiler.reset()
     probabilities = random_probabilities(2, 5, 6, 7)
-    plain, compiled = AdaptiveThreshold(5), AdaptiveThreshold(5)
+    plain, compiled = IASTThreshold(5), IASTThreshold(5)
     plain.update(probabilities)
     torch.compile(compiled.update, fullgraph=True, backend="aot_eager")(probabilities)
     torch.testing.assert_close(compiled.compute(), plain.compute())
@@ -153,8 +155,8 @@ def test_compiled_in_one_graph() -> None:
 SCORES, CLASSES = torch.full((1, 2, 3), 0.5), torch.zeros(1, 2, 3, dtype=torch.int64)
 
 
-@pytest.mark.parametrize("make", [AdaptiveThreshold, ClassBalancedThreshold])
-def test_scores_of_ones_own_move_thresholds_too(make: type[AdaptiveThreshold]) -> None:
+@pytest.mark.parametrize("make", [IASTThreshold, ClassBalancedThreshold])
+def test_scores_of_ones_own_move_thresholds_too(make: type[IASTThreshold]) -> None:
     probabilities = random_probabilities(2, 4, 8, 8)
     scores, predicted = probabilities.max(1)
     by_probabilities, by_scores = make(4), make(4)
@@ -191,7 +193,7 @@ def test_scores_that_cannot_be_are_refused(
     method: str, scores: Tensor, predicted: Tensor, error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
-        getattr(AdaptiveThreshold(2), method)(scores, predicted)
+        getattr(IASTThreshold(2), method)(scores, predicted)
 
 
 @pytest.mark.parametrize(("options", "message"), [
@@ -203,12 +205,12 @@ def test_scores_that_cannot_be_are_refused(
 ])  # fmt: skip
 def test_settings_that_cannot_be_are_refused(options: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        AdaptiveThreshold(**{"num_classes": 4, **options})  # type: ignore[arg-type]
+        IASTThreshold(**{"num_classes": 4, **options})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("method", ["update", "pseudo_labels"])
 def test_what_are_no_probabilities_is_refused(method: str) -> None:
-    threshold = AdaptiveThreshold(4)
+    threshold = IASTThreshold(4)
     with pytest.raises(ValueError, match=r"probabilities must be .*softmax"):
         getattr(threshold, method)(torch.randn(1, 4, 6, 6))
     assert threshold.thresholds.tolist() == [0.9] * 4

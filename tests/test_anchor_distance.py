@@ -27,14 +27,14 @@ def test_loss_and_gradient_are_the_recorded_ones(golden_baselines: dict[str, Arr
     np.testing.assert_allclose(gradient, expected, atol=1e-5 * abs(expected).max())
 
 
-@pytest.mark.parametrize("soften_above", [5.0, 0.02, None])
+@pytest.mark.parametrize("damp_above", [5.0, 0.02, None])
 @pytest.mark.parametrize("scale", [1.0, 200.0, 3000.0])
-def test_value_and_scaled_gradient_equal_the_plain_version(scale: float, soften_above: float | None) -> None:
+def test_value_and_scaled_gradient_equal_the_plain_version(scale: float, damp_above: float | None) -> None:
     anchors, plain = filled()
     features, labels, logits = batch(9)
     features = (scale * features.double()).requires_grad_()
-    value = AnchorDistanceLoss(anchors, soften_above=soften_above)(features, labels, logits)
-    expected, slope = plain_loss(features.detach().numpy(), agreed(labels, logits), plain, soften_above)
+    value = AnchorDistanceLoss(anchors, damp_above=damp_above)(features, labels, logits)
+    expected, slope = plain_loss(features.detach().numpy(), agreed(labels, logits), plain, damp_above)
     assert value.item() == pytest.approx(expected, rel=1e-9)
     assert value.item() > 0
     (gradient,) = torch.autograd.grad(value, features)
@@ -66,7 +66,7 @@ def test_the_papers_form_equals_the_plain_version() -> None:
 
 
 @pytest.mark.parametrize("options", [
-    {"scale_gradient": False}, {"scale_gradient": False, "soften_above": 0.1}, {"form": "paper"}
+    {"scale_gradient": False}, {"scale_gradient": False, "damp_above": 0.1}, {"form": "paper"}
 ])  # fmt: skip
 def test_gradcheck(options: dict[str, Any]) -> None:
     loss = AnchorDistanceLoss(filled()[0], **options)
@@ -76,7 +76,7 @@ def test_gradcheck(options: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("form", ["code", "paper"])
-def test_without_logits_all_labelled_pixels_count(form: Any) -> None:
+def test_without_logits_all_labeled_pixels_count(form: Any) -> None:
     loss = AnchorDistanceLoss(filled()[0], form)
     features, labels, _ = batch(9)
     sure = torch.nn.functional.one_hot(labels.clamp(max=K - 1), K).movedim(3, 1).float()
@@ -157,5 +157,5 @@ def test_options_that_cannot_be_are_refused() -> None:
         AnchorDistanceLoss(anchors.anchors)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"form must be one of 'code', 'paper', got 'l2'"):
         AnchorDistanceLoss(anchors, "l2")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="soften_above must be a number above 0"):
-        AnchorDistanceLoss(anchors, soften_above=0.0)
+    with pytest.raises(ValueError, match="damp_above must be a number above 0"):
+        AnchorDistanceLoss(anchors, damp_above=0.0)

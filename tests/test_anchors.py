@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from stuffinstance.banks import CategoryAnchors
-from stuffinstance.banks.running_mean import running_mean
+from stuffinstance.banks.class_anchors import running_mean
 from stuffinstance.losses import AnchorDistanceLoss
 from tests.label_maps import IGNORE
 from tests.plain_anchors import Array, D, K, PlainAnchors, agreed, batch, check_state, filled, recorded_anchors

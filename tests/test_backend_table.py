@@ -7,8 +7,7 @@ import importlib.util
 import pytest
 import torch
 
-from stuffinstance.backend_table import Backend, resolve
-from stuffinstance.errors import BackendUnavailableError
+from stuffinstance._backends import Backend, BackendUnavailableError, resolve
 
 CPU = torch.device("cpu")
 TABLE = {"fast": Backend("nowhere", "run", ("cpu",), "no_such_package"), "plain": Backend("nowhere", "run")}

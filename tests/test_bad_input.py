@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import stuffinstance as si
-from stuffinstance.arguments import checked_ignore_index
+from stuffinstance._checks import checked_ignore_index
 from tests.label_maps import IGNORE
 
 SPACE = si.LabelSpace(names=("a", "b", "c"), stuff=(0,), things=(1, 2))

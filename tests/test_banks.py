@@ -24,13 +24,13 @@ def stream(images: int, seed: int, dim: int = 4) -> tuple[Tensor, Tensor]:
 
 
 def fill_oracle(bank: oracles.ListBank, features: Tensor, labels: Tensor, most: int | None) -> None:
-    for image, truth in zip(features.double().numpy(), labels.numpy(), strict=True):
+    for image, ground_truth in zip(features.double().numpy(), labels.numpy(), strict=True):
         if most is None:
             for k in bank.classes:
-                if (truth == k).any():
-                    bank.append(k, oracles.mean_of(image, truth == k))
+                if (ground_truth == k).any():
+                    bank.append(k, oracles.mean_of(image, ground_truth == k))
             continue
-        for k, found in zip(bank.classes, oracles.largest_regions(truth, bank.classes, most), strict=True):
+        for k, found in zip(bank.classes, oracles.largest_regions(ground_truth, bank.classes, most), strict=True):
             for region in found:
                 bank.append(k, oracles.mean_of(image, region.mask))
 

@@ -17,7 +17,7 @@ from benchmarks import thresholds, timing
 from benchmarks.__main__ import PARTS, app, measure
 from benchmarks.components import THINGS, cases, compare
 from benchmarks.label_maps import city_labels, comb, spiral
-from benchmarks.labelling_ways import WAYS, Found
+from benchmarks.labeling_ways import WAYS, Found
 from benchmarks.measurement import Floor, Measurement, Settings, Timing, WrongResult, read_measurements
 from benchmarks.measurement import write_measurements as write
 from benchmarks.region_oracle import expected_regions, fault, fault_of_largest, fault_of_numbers

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from stuffinstance.best_class import best_class
+from stuffinstance._numerics import best_class
 
 GENERATOR = torch.Generator().manual_seed(0)
 MAPS = {

@@ -1,4 +1,4 @@
-"""Class centre distance: the formula, streaming, absent classes, and what cannot be."""
+"""Class center distance: the formula, streaming, absent classes, and what cannot be."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stuffinstance.class_centers import ClassCenterDistance, class_center_distance
+from stuffinstance.metrics.class_center_distance import ClassCenterDistance, class_center_distance
 from tests.label_maps import IGNORE, blocks
 
 K, D = 5, 3
@@ -51,7 +51,7 @@ def test_equals_the_plain_version(ids: tuple[int, ...]) -> None:
 
 
 def test_by_hand() -> None:
-    """Centres 0, 3 and 4; the spread of class 0 is (1 + 1) / 2, so CCD(0) = (1/3 + 1/4) / 2."""
+    """Centers 0, 3 and 4; the spread of class 0 is (1 + 1) / 2, so CCD(0) = (1/3 + 1/4) / 2."""
     features = torch.tensor([[[[-1.0, 1.0, 3.0, 4.0]]]])
     actual = class_center_distance(features, torch.tensor([[[0, 0, 1, 2]]]), 3)
     torch.testing.assert_close(actual, torch.tensor([7 / 24, 0, 0]))
@@ -68,7 +68,7 @@ def test_far_from_the_origin_nothing_is_lost() -> None:
 
 def test_streaming_in_any_parts_equals_all_images_at_once() -> None:
     features, labels = batch(3, 6)
-    features += torch.arange(6)[:, None, None, None]  # the centres move on from image to image
+    features += torch.arange(6)[:, None, None, None]  # the centers move on from image to image
     streamed, first, second = (ClassCenterDistance(K, D) for _ in range(3))
     for start, stop in ((0, 1), (1, 1), (1, 4), (4, 6)):
         streamed.update(features[start:stop], labels[start:stop])
@@ -101,7 +101,7 @@ def test_pixels_that_are_not_finite_are_left_out() -> None:
     assert np.isfinite(expected).any()
 
 
-def test_nothing_seen_is_nan_and_same_centres_are_infinitely_bad() -> None:
+def test_nothing_seen_is_nan_and_same_centers_are_infinitely_bad() -> None:
     distance = ClassCenterDistance(K, D)
     assert distance.compute().isnan().all()
     distance.update(*batch(0, 0))
@@ -159,5 +159,5 @@ def test_modules_that_cannot_be_are_refused() -> None:
             ClassCenterDistance(**{"num_classes": K, "feature_dim": D} | options)
     with pytest.raises(ValueError, match=r"features must have D = 3 .*got 2"):
         ClassCenterDistance(K, D).update(torch.zeros(1, 2, 4, 4), torch.zeros(1, 4, 4, dtype=torch.int64))
-    with pytest.raises(ValueError, match=r"other must have centres .*\(5, 3\), got \(5, 2\)"):
+    with pytest.raises(ValueError, match=r"other must have centers .*\(5, 3\), got \(5, 2\)"):
         ClassCenterDistance(K, D).merge(ClassCenterDistance(K, 2))

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 import stuffinstance as si
-from stuffinstance.arguments import INTEGER_DTYPES
-from stuffinstance.regions.class_table import class_positions, searched_positions
-from stuffinstance.regions.runs import find_runs
+from stuffinstance._checks import INTEGER_DTYPES
+from stuffinstance.regions.class_lookup import class_positions, find_runs, searched_positions
 from tests import oracles
 from tests.label_maps import GALLERY, IGNORE, blocks, noise, street
 

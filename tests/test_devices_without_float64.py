@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import kornia.color  # noqa: F401  (its import makes constants on the CPU; restyle_lab would do it under watch)
+import kornia.color  # noqa: F401  (its import makes constants on the CPU; lab_color_transfer would do it under watch)
 import numpy as np
 import pytest
 import torch
@@ -57,17 +57,17 @@ def test_float64_stays_float64(name: str) -> None:
     assert call(torch.randn(B, channels, H, W, dtype=torch.float64)).dtype == torch.float64
 
 
-@pytest.mark.parametrize("soften_above", [5.0, 0.7, 1e-3])
-def test_softening_is_right_for_terms_of_any_size(soften_above: float) -> None:
+@pytest.mark.parametrize("damp_above", [5.0, 0.7, 1e-3])
+def test_softening_is_right_for_terms_of_any_size(damp_above: float) -> None:
     """Also at powers of ten, where a rounded logarithm could divide once too often."""
-    for term in (*(soften_above * 10.0**k for k in range(-3, 9)), *np.geomspace(1e-3, 1e8, 200).tolist()):
+    for term in (*(damp_above * 10.0**k for k in range(-3, 9)), *np.geomspace(1e-3, 1e8, 200).tolist()):
         exact = float(np.float32(term + 0.5) - np.float32(0.5))  # what SmoothL1 makes of the row below
         expected = exact
-        while expected > soften_above * (1 + 1e-6):
+        while expected > damp_above * (1 + 1e-6):
             expected /= 10
         row = torch.tensor([[[term + 0.5]]], requires_grad=True)
         if exact > 1:
-            value = anchor_distance_loss(row, torch.tensor([[True]]), torch.zeros(1, 1), soften_above)
+            value = anchor_distance_loss(row, torch.tensor([[True]]), torch.zeros(1, 1), damp_above)
             assert value.item() == pytest.approx(10 * expected, rel=1e-5)
 
 
@@ -78,4 +78,4 @@ def test_a_share_is_counted_at_the_threshold_that_was_asked_for(dtype: torch.dty
     threshold = 0.968
     bound = np.float32(threshold) if dtype == torch.float32 else threshold
     expected = (best.double() >= float(bound)).double().mean()
-    assert si.confident_share(probabilities, threshold).item() == pytest.approx(expected.item())
+    assert si.confident_fraction(probabilities, threshold).item() == pytest.approx(expected.item())

@@ -15,7 +15,7 @@ import torch
 
 import stuffinstance as si
 from stuffinstance import __main__ as report
-from stuffinstance.backend_table import Backend
+from stuffinstance._backends import Backend
 from stuffinstance.pooling.backends import BACKENDS as POOLING
 from stuffinstance.regions.backends import BACKENDS as COMPONENTS
 
@@ -76,7 +76,7 @@ def test_what_is_missing_comes_with_its_installation(monkeypatch: pytest.MonkeyP
     assert "  triton     missing, for cuda: pip install triton" in lines
     assert "connected_components: backend='auto' is plain on cpu" in lines
     assert r"torch: 2.0 f\xfcr Z\xfcge" in lines
-    assert "drawing (matplotlib): missing: pip install 'stuffinstance[draw]'" in lines
+    assert "plotting (matplotlib): missing: pip install 'stuffinstance[draw]'" in lines
 
 
 def test_accelerators_are_listed_and_one_that_does_not_work_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:

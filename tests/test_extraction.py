@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 import stuffinstance as si
-from stuffinstance.arguments import INTEGER_DTYPES
-from stuffinstance.regions import by_pixels
+from stuffinstance._checks import INTEGER_DTYPES
+from stuffinstance.regions import device_table as by_pixels
 from tests import oracles
 from tests.label_maps import GALLERY, IGNORE, blocks, noise
 

@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import stuffinstance as si
-from stuffinstance.label_free import _on_grid
+from stuffinstance.metrics.unsupervised import _on_grid
 from tests.distributed.ranks import on_two_ranks
 
 Array = NDArray[np.float64]
-Score = si.PredictionEntropy | si.SoftNeighbourhoodDensity
+Score = si.PredictionEntropy | si.SoftNeighborhoodDensity
 SCORES: dict[str, Callable[[], Score]] = {
     "entropy": lambda: si.PredictionEntropy(4),
-    "density": lambda: si.SoftNeighbourhoodDensity(sample=12),
+    "density": lambda: si.SoftNeighborhoodDensity(sample=12),
 }
 
 
@@ -79,7 +79,7 @@ def test_entropy_equals_the_oracle(dtype: torch.dtype, close: float) -> None:
 @pytest.mark.parametrize("size", [(5, 9), (9, 5), (1, 40), (40, 1), (2, 3), (16, 32)])
 @pytest.mark.parametrize(("dtype", "close"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
 def test_density_equals_the_oracle(size: tuple[int, int], dtype: torch.dtype, close: float) -> None:
-    exact, score = predictions(2, *size), si.SoftNeighbourhoodDensity(0.1, 12)
+    exact, score = predictions(2, *size), si.SoftNeighborhoodDensity(0.1, 12)
     score.update(exact.to(dtype))
     expected = [density_of_image(sampled(image, 12), 0.1) for image in exact.numpy()]
     assert score.compute() == pytest.approx(sum(expected) / 2, rel=close)
@@ -103,7 +103,7 @@ def test_the_grid_is_even_and_never_larger_than_asked(size: tuple[int, int], sam
 
 def test_values_by_hand() -> None:
     sure = torch.eye(2).view(1, 2, 1, 2).repeat(1, 1, 2, 2)  # (1, 2, 2, 4): four pixels of each class
-    entropy, density = si.PredictionEntropy(2), si.SoftNeighbourhoodDensity(temperature=0.01)
+    entropy, density = si.PredictionEntropy(2), si.SoftNeighborhoodDensity(temperature=0.01)
     entropy.update(sure)
     density.update(sure)
     assert entropy.compute() == 0
@@ -121,7 +121,7 @@ def test_classes_that_lie_apart_are_denser_than_noise() -> None:
     noisy = torch.rand(4, 4, 20, 20).pow(3)
     values = []
     for maps in (tidy, noisy / noisy.sum(1, keepdim=True)):
-        score = si.SoftNeighbourhoodDensity()
+        score = si.SoftNeighborhoodDensity()
         score.update(maps)
         values.append(score.compute())
     assert values[0] > values[1]
@@ -152,7 +152,7 @@ def test_the_mean_is_of_the_data_set_not_of_batches(make: Callable[[], Score]) -
 def test_images_of_two_sizes_count_by_pixels_or_by_images() -> None:
     sure, unsure = torch.zeros(1, 2, 1, 3), torch.full((1, 2, 1, 9), 0.5)
     sure[:, 0] = 1
-    entropy, density = si.PredictionEntropy(2), si.SoftNeighbourhoodDensity()
+    entropy, density = si.PredictionEntropy(2), si.SoftNeighborhoodDensity()
     for maps in (sure, unsure):
         entropy.update(maps)
         density.update(maps)
@@ -168,8 +168,8 @@ def test_nothing_is_not_a_number(make: Callable[[], Score]) -> None:
     assert int(score.count) == 0
 
 
-def test_a_single_pixel_has_no_neighbour() -> None:
-    score = si.SoftNeighbourhoodDensity()
+def test_a_single_pixel_has_no_neighbor() -> None:
+    score = si.SoftNeighborhoodDensity()
     score.update(predictions(2, 1, 1))
     assert math.isnan(score.compute())
 
@@ -178,7 +178,7 @@ def test_what_was_not_looked_at_and_is_not_finite_is_left_out(
     make: Callable[[], Score], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on a GPU, where values are not read."""
-    monkeypatch.setattr("stuffinstance.pseudo_labels.confidences.may_read", lambda *_: False)
+    monkeypatch.setattr("stuffinstance.pseudo_labels.threshold.may_read", lambda *_: False)
     maps = predictions(2, 3, 4)
     broken = maps.clone()
     broken[0, 1, 0, 0] = torch.nan
@@ -207,7 +207,7 @@ def test_autocast_does_not_reach_the_similarities(make: Callable[[], Score]) -> 
 def scores_of(rank: int, sync: str) -> list[float]:
     generator = torch.Generator().manual_seed(rank)
     entropy = si.PredictionEntropy(4, sync=sync)  # type: ignore[arg-type]
-    density = si.SoftNeighbourhoodDensity(sync=sync)  # type: ignore[arg-type]
+    density = si.SoftNeighborhoodDensity(sync=sync)  # type: ignore[arg-type]
     for _ in range(rank):  # the first rank sees nothing
         maps = torch.randn(2, 4, 6, 8, generator=generator).softmax(1)
         entropy.update(maps)
@@ -258,15 +258,15 @@ def test_what_cannot_be_right_is_refused(
     (lambda: si.PredictionEntropy(1), r"num_classes must be at least 2, got 1"),
     (lambda: si.PredictionEntropy(3).update(MAPS), r"probabilities must have K = 3 .*got 4"),
     (lambda: si.PredictionEntropy(3, sync="on"), r"sync must be"),  # type: ignore[arg-type]
-    (lambda: si.SoftNeighbourhoodDensity(0), r"temperature must .*0"),
-    (lambda: si.SoftNeighbourhoodDensity(math.nan), r"temperature must .*nan"),
-    (lambda: si.SoftNeighbourhoodDensity(math.inf), r"temperature must .*inf"),
-    (lambda: si.SoftNeighbourhoodDensity("warm"), r"temperature must .*'warm'"),  # type: ignore[arg-type]
-    (lambda: si.SoftNeighbourhoodDensity(sample=1), r"sample must be at least 2 pixels, got 1"),
-    (lambda: si.SoftNeighbourhoodDensity(sample=2.5), r"sample must .*2.5"),  # type: ignore[arg-type]
+    (lambda: si.SoftNeighborhoodDensity(0), r"temperature must .*0"),
+    (lambda: si.SoftNeighborhoodDensity(math.nan), r"temperature must .*nan"),
+    (lambda: si.SoftNeighborhoodDensity(math.inf), r"temperature must .*inf"),
+    (lambda: si.SoftNeighborhoodDensity("warm"), r"temperature must .*'warm'"),  # type: ignore[arg-type]
+    (lambda: si.SoftNeighborhoodDensity(sample=1), r"sample must be at least 2 pixels, got 1"),
+    (lambda: si.SoftNeighborhoodDensity(sample=2.5), r"sample must .*2.5"),  # type: ignore[arg-type]
     (lambda: si.PredictionEntropy(3).merge(si.PredictionEntropy(4)), r"other must be .*num_classes=3.*num_classes=4"),
-    (lambda: si.SoftNeighbourhoodDensity().merge(si.SoftNeighbourhoodDensity(0.1)), r"other must .*0.05.*0.1"),
-    (lambda: si.SoftNeighbourhoodDensity().merge(si.PredictionEntropy(4)), r"other must .*Soft.*PredictionEntropy"),
+    (lambda: si.SoftNeighborhoodDensity().merge(si.SoftNeighborhoodDensity(0.1)), r"other must .*0.05.*0.1"),
+    (lambda: si.SoftNeighborhoodDensity().merge(si.PredictionEntropy(4)), r"other must .*Soft.*PredictionEntropy"),
 ])  # fmt: skip
 def test_settings_that_cannot_be_right_are_refused(build: Callable[[], object], message: str) -> None:
     with pytest.raises((TypeError, ValueError), match=message):

@@ -46,8 +46,8 @@ def test_correct_labels_equal_the_oracle(size: tuple[int, int], into: tuple[int,
     labels, logits = labels_of((3, *size)), torch.randn(3, 6, *into)
     corrected = si.correct_labels(labels.to(dtype), logits)
     assert corrected.dtype == torch.int64
-    for image, truth, scores in zip(corrected, labels, logits, strict=True):
-        np.testing.assert_array_equal(image.numpy(), oracles.correct_labels(truth.numpy(), scores.numpy()))
+    for image, ground_truth, scores in zip(corrected, labels, logits, strict=True):
+        np.testing.assert_array_equal(image.numpy(), oracles.correct_labels(ground_truth.numpy(), scores.numpy()))
 
 
 def test_correct_labels_never_need_a_gradient() -> None:

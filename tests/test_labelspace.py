@@ -41,8 +41,8 @@ def test_synthia_is_cityscapes_without_some_classes(space: si.LabelSpace, missin
     assert {space.names[k] for k in space.things} == set(CITYSCAPES_NAMES) - set(STUFF) - set(missing)
     assert space.palette is not None
     assert si.CITYSCAPES.palette is not None
-    for name, colour in zip(space.names, space.palette, strict=True):
-        assert colour == si.CITYSCAPES.palette[CITYSCAPES_NAMES.index(name)]
+    for name, color in zip(space.names, space.palette, strict=True):
+        assert color == si.CITYSCAPES.palette[CITYSCAPES_NAMES.index(name)]
 
 
 def test_a_custom_space_of_any_size() -> None:
@@ -80,6 +80,6 @@ def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
         si.CITYSCAPES.ids(["lorry"])
 
 
-def test_colours_of_another_scale_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"palette must hold K = 1 colours .* of whole numbers 0\.\.255, got .*0\.5"):
+def test_colors_of_another_scale_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"palette must hold K = 1 colors .* of whole numbers 0\.\.255, got .*0\.5"):
         si.LabelSpace(names=("road",), stuff=(0,), things=(), palette=((0.5, 0.5, 0.9),))  # type: ignore[arg-type]

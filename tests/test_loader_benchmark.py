@@ -8,8 +8,8 @@ import torch
 
 from benchmarks import loader
 from benchmarks.measurement import Settings, WrongResult
-from examples.gta5_to_cityscapes.batches.streams import Batch, BatchStream
 from examples.gta5_to_cityscapes.data import SegmentationDataset
+from examples.gta5_to_cityscapes.data.loader import Batch, BatchStream
 
 QUICK = Settings(torch.device("cpu"), threads=1, quick=True, repeats=3, seconds_per_way=0.01)
 SIZES = loader.Sizes((64, 40), (48, 32)), loader.Sizes((72, 36), (36, 18))
@@ -20,7 +20,7 @@ def domains(tmp_path_factory: pytest.TempPathFactory) -> tuple[SegmentationDatas
     return loader.draw_domains(tmp_path_factory.mktemp("loader"), *SIZES)
 
 
-def test_pictures_have_the_sizes_that_are_told(domains: tuple[SegmentationDataset, SegmentationDataset]) -> None:
+def test_images_have_the_sizes_that_are_told(domains: tuple[SegmentationDataset, SegmentationDataset]) -> None:
     for dataset, sizes in zip(domains, SIZES, strict=True):
         assert len(dataset) == loader.PICTURES
         assert dataset[0].image.shape == (3, *sizes.wanted[::-1])
@@ -35,16 +35,16 @@ def test_every_stage_and_number_of_workers_is_timed(
     monkeypatch.setattr(loader, "draw_domains", lambda *_: domains)
     found = loader.run(QUICK)
     ways = {case: {one.way: one for one in found if one.case == case} for case in {one.case for one in found}}
-    assert set(ways) == {"GTA5 192x96 to 128x64", "Cityscapes 192x96 to 96x48", "a step, one picture of each"}
+    assert set(ways) == {"GTA5 192x96 to 128x64", "Cityscapes 192x96 to 96x48", "a step, one image of each"}
     streams = {f"stuffinstance, workers={workers}" for workers in (0, 1, 2)}
-    parts = {"one picture", "decode", "decode by OpenCV, not used", "resize", "to a tensor"}
+    parts = {"one image", "decode", "decode by OpenCV, not used", "resize", "to a tensor"}
     labels = {"decode labels", "resize labels"}
     assert set(ways["GTA5 192x96 to 128x64"]) == streams | parts | labels
     assert set(ways["Cityscapes 192x96 to 96x48"]) == streams | parts
-    assert set(ways["a step, one picture of each"]) == streams
+    assert set(ways["a step, one image of each"]) == streams
     for one in found:
         assert one.timing is not None
-    step = ways["a step, one picture of each"]["stuffinstance, workers=2"]
+    step = ways["a step, one image of each"]["stuffinstance, workers=2"]
     assert step.timing is not None
     assert step.extra["steps_per_second"] == pytest.approx(1e3 / step.timing.median_ms)
 

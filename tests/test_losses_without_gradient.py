@@ -134,5 +134,5 @@ def test_losses_of_logits_may_be_looked_at() -> None:
     logits = torch.randn(1, 2, 2, 3)
     si.EntropyLoss()(logits), si.MaxSquareLoss()(logits)
     si.weighted_cross_entropy(logits, LABELS, torch.ones(1))
-    si.mrkld_regulariser(logits, LABELS >= 0)
+    si.mrkld_regularizer(logits, LABELS >= 0)
     si.soft_cross_entropy(logits, logits.softmax(1), LABELS >= 0)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import stuffinstance as si
-from stuffinstance.matching import DISTANCES, nearest_distance, resolve_distance
+from stuffinstance.losses.distances import DISTANCES, nearest_distance, resolve_distance
 
 
 class LargestTensor(TorchDispatchMode):
@@ -67,7 +67,7 @@ def test_no_tensor_of_descriptors_by_slots_by_channels_is_built(
     name: str, select: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Memory: a few (C, N, S) and (C, N, D), a buffer, and a copy of the bank for the cosine; never (C, N, S, D)."""
-    monkeypatch.setattr("stuffinstance.matching._BUFFER_ELEMENTS", 3 * 20 * 64 * 1)  # a slot at a time
+    monkeypatch.setattr("stuffinstance.losses.distances._BUFFER_ELEMENTS", 3 * 20 * 64 * 1)  # a slot at a time
     rows, bank, filled, _ = case(1, classes=3, descriptors=20, slots=30, dim=64)
     filled[:] = True
     rows.requires_grad_()
@@ -80,7 +80,7 @@ def test_no_tensor_of_descriptors_by_slots_by_channels_is_built(
 @pytest.mark.parametrize(("name", "p"), [("l1_mean", 1.0), ("l2", 2.0)])
 @pytest.mark.parametrize("elements", [1, 1000, 2**21])
 def test_the_cpu_ranks_as_cdist_does(name: str, p: float, elements: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stuffinstance.matching._BUFFER_ELEMENTS", elements)
+    monkeypatch.setattr("stuffinstance.losses.distances._BUFFER_ELEMENTS", elements)
     rows, bank, _, _ = case(2, dim=64)
     scores = resolve_distance(name).ranking(rows, bank)
     exact = torch.cdist(rows, bank, p=p, compute_mode="donot_use_mm_for_euclid_dist")
@@ -88,7 +88,7 @@ def test_the_cpu_ranks_as_cdist_does(name: str, p: float, elements: int, monkeyp
 
 
 def test_a_callable_distance_sees_the_bank_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stuffinstance.matching._BLOCK_ELEMENTS", 3 * 20 * 64 * 4)  # four slots at a time
+    monkeypatch.setattr("stuffinstance.losses.distances._BLOCK_ELEMENTS", 3 * 20 * 64 * 4)  # four slots at a time
     rows, bank, filled, _ = case(1, classes=3, descriptors=20, slots=30, dim=64)
     distance = resolve_distance(lambda a, b: (a - b).abs().mean(-1))
     with LargestTensor() as largest:

@@ -33,9 +33,9 @@ def pair(kind: str, distance: object = "l1_mean", dim: int = 3, warm_up: bool = 
     features = torch.randn(4, dim, 6, 6, generator=generator, dtype=torch.float64)
     labels = blocks(6, 6, (2, 5, 0, IGNORE), 12, 4, cell=2)
     bank.update(features, labels)
-    for image, truth in zip(features.numpy(), labels.numpy(), strict=True):
-        everywhere = np.eye(6)[np.where(truth == IGNORE, 0, truth)].transpose(2, 0, 1)
-        sim.update(image, truth, everywhere)
+    for image, ground_truth in zip(features.numpy(), labels.numpy(), strict=True):
+        everywhere = np.eye(6)[np.where(ground_truth == IGNORE, 0, ground_truth)].transpose(2, 0, 1)
+        sim.update(image, ground_truth, everywhere)
     for plain in (sim.stuff_bank, sim.instance_bank):  # rows are kept in single precision
         for k, rows in plain.slots.items():
             plain.slots[k] = [row if row is None else row.astype(np.float32).astype(np.float64) for row in rows]

@@ -18,8 +18,8 @@ def test_recorded_scores(golden_baselines: dict[str, np.ndarray]) -> None:
     predictions = torch.from_numpy(golden_baselines["miou_predictions"])
     labels = torch.from_numpy(golden_baselines["miou_labels"])
     score = si.MeanIoU(19)
-    for one, truth in zip(predictions, labels, strict=True):
-        score.update(one[None], truth[None])
+    for one, ground_truth in zip(predictions, labels, strict=True):
+        score.update(one[None], ground_truth[None])
     np.testing.assert_array_equal(score.confusion.numpy(), golden_baselines["miou_confusion"])
     mean, per_class = score.compute()
     expected = golden_baselines["miou_per_class"]

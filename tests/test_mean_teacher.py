@@ -23,12 +23,12 @@ def network() -> nn.Sequential:
 
 
 def trained(student: nn.Sequential, steps: int) -> Iterator[nn.Sequential]:
-    """The student after each step of a real optimiser."""
-    optimiser = torch.optim.SGD(student.parameters(), lr=0.1)
+    """The student after each step of a real optimizer."""
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.1)
     for _ in range(steps):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         student(torch.randn(2, 3, 6, 5)).square().mean().backward()
-        optimiser.step()
+        optimizer.step()
         yield student
 
 

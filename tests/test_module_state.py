@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import stuffinstance as si
-from stuffinstance.pseudo_labels import confidences
+from stuffinstance.pseudo_labels import threshold as confidences
 
 K, D = 3, 4
 Feed = Callable[[Any], object]
@@ -102,9 +102,9 @@ CASES = {
     "ClassBalancedThreshold": Case(
         sized(si.ClassBalancedThreshold, K), feed_probabilities, {"bins": 100}, "bins=65536.*bins=100"
     ),
-    "PortionThreshold": Case(sized(si.PortionThreshold, K), feed_probabilities, {"bins": 100}, "bins=65536.*bins=100"),
-    "AdaptiveThreshold": Case(
-        lambda num_classes=K: si.AdaptiveThreshold(num_classes),
+    "CBSTThreshold": Case(sized(si.CBSTThreshold, K), feed_probabilities, {"bins": 100}, "bins=65536.*bins=100"),
+    "IASTThreshold": Case(
+        lambda num_classes=K: si.IASTThreshold(num_classes),
         feed_probabilities,
         {"num_classes": 4},
         "num_classes=3.*num_classes=4",
@@ -128,8 +128,8 @@ CASES = {
         {"num_classes": 4},
         "num_classes=3.*num_classes=4",
     ),
-    "SoftNeighbourhoodDensity": Case(
-        lambda sample=50: si.SoftNeighbourhoodDensity(sample=sample),
+    "SoftNeighborhoodDensity": Case(
+        lambda sample=50: si.SoftNeighborhoodDensity(sample=sample),
         feed_probabilities,
         {"sample": 60},
         "sample=50.*sample=60",
@@ -160,7 +160,7 @@ def on_meta(case: Case) -> Any:
 
 def test_every_stateful_module_of_the_package_has_a_case() -> None:
     stateful = {name for name in si.__all__ if hasattr(getattr(si, name), "reset_parameters")}
-    assert stateful - {"ThresholdRule"} == set(CASES)
+    assert stateful - {"PseudoLabelThreshold"} == set(CASES)
 
 
 # ------------------------------------------------------------------ start and meta device
@@ -337,14 +337,14 @@ def test_what_is_not_such_a_state_is_an_error(name: str) -> None:
 
 def test_counts_of_another_kind_are_refused() -> None:
     with pytest.raises(RuntimeError, match=r"state of MeanIoU must be .*confusion.*got one of .*fixed"):
-        si.MeanIoU(3).load_state_dict(si.AdaptiveThreshold(3).state_dict())
+        si.MeanIoU(3).load_state_dict(si.IASTThreshold(3).state_dict())
     bank = si.StuffBank((0,), 4, 5)
     with pytest.raises(RuntimeError, match=r"size mismatch for features: the state of StuffBank .*\(1, 5, 4\), got"):
         bank.load_state_dict({**bank.state_dict(), "features": torch.zeros(1, 5, 3)})
 
 
 def test_counts_are_not_buffers_and_move_with_the_module() -> None:
-    for name in ("MeanIoU", "ClassBalancedThreshold", "AdaptiveThreshold", "PredictionEntropy", "ClassCenterDistance"):
+    for name in ("MeanIoU", "ClassBalancedThreshold", "IASTThreshold", "PredictionEntropy", "ClassCenterDistance"):
         assert not list(CASES[name].make().buffers())
     score = CASES["MeanIoU"].fed()
     assert score.to("meta").confusion.is_meta
@@ -450,7 +450,7 @@ def test_no_operation_makes_float64(name: str, monkeypatch: pytest.MonkeyPatch) 
         for method in ("compute", "counts"):
             if hasattr(module, method):
                 getattr(module, method)()
-        if hasattr(module, "merge") and name != "AdaptiveThreshold":
+        if hasattr(module, "merge") and name != "IASTThreshold":
             module.merge(CASES[name].fed())
         module.load_state_dict(module.state_dict())
     assert seen.found == []
@@ -520,12 +520,12 @@ GROUPED = {
     "StuffInstanceMatching": lambda group: si.StuffInstanceMatching(SPACE, 2, group=group).stuff_bank,
     "CategoryAnchors": lambda group: si.CategoryAnchors(2, 2, group=group),
     "ClassBalancedThreshold": lambda group: si.ClassBalancedThreshold(2, group=group),
-    "PortionThreshold": lambda group: si.PortionThreshold(2, group=group),
-    "AdaptiveThreshold": lambda group: si.AdaptiveThreshold(2, group=group),
+    "CBSTThreshold": lambda group: si.CBSTThreshold(2, group=group),
+    "IASTThreshold": lambda group: si.IASTThreshold(2, group=group),
     "MeanIoU": lambda group: si.MeanIoU(2, group=group),
     "ClassCenterDistance": lambda group: si.ClassCenterDistance(2, 2, group=group),
     "PredictionEntropy": lambda group: si.PredictionEntropy(2, group=group),
-    "SoftNeighbourhoodDensity": lambda group: si.SoftNeighbourhoodDensity(group=group),
+    "SoftNeighborhoodDensity": lambda group: si.SoftNeighborhoodDensity(group=group),
 }
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import stuffinstance as si
-from stuffinstance import drawing
+from stuffinstance import plotting
 from tests.label_maps import IGNORE
 
 K, D = 3, 4
@@ -199,7 +199,7 @@ CALLS: dict[str, Call] = {
     "CategoryAnchors.assign": method(filled_anchors, "assign", features=features(), margin=0.1),
     # losses
     "AnchorDistanceLoss": function(
-        si.AnchorDistanceLoss, anchors=filled_anchors(), form="code", soften_above=5.0, scale_gradient=True
+        si.AnchorDistanceLoss, anchors=filled_anchors(), form="code", damp_above=5.0, scale_gradient=True
     ),
     "AnchorDistanceLoss.forward": method(
         lambda: si.AnchorDistanceLoss(filled_anchors()), "forward", **_MAPS, logits=features(K)
@@ -278,8 +278,8 @@ CALLS: dict[str, Call] = {
     "ClassBalancedThreshold.merge": method(
         lambda: seen(si.ClassBalancedThreshold(K, bins=100)), "merge", other=si.ClassBalancedThreshold(K, bins=100)
     ),
-    "AdaptiveThreshold": function(
-        si.AdaptiveThreshold,
+    "IASTThreshold": function(
+        si.IASTThreshold,
         num_classes=K,
         start=0.9,
         alpha=0.2,
@@ -289,9 +289,9 @@ CALLS: dict[str, Call] = {
         sync="auto",
         validate=False,
     ),
-    "AdaptiveThreshold.update": method(lambda: si.AdaptiveThreshold(K), "update", probabilities=probabilities()),
-    "PortionThreshold": function(
-        si.PortionThreshold,
+    "IASTThreshold.update": method(lambda: si.IASTThreshold(K), "update", probabilities=probabilities()),
+    "CBSTThreshold": function(
+        si.CBSTThreshold,
         num_classes=K,
         portion=0.2,
         step=0.05,
@@ -301,10 +301,10 @@ CALLS: dict[str, Call] = {
         sync="auto",
         validate=False,
     ),
-    "PortionThreshold.compute": method(lambda: seen(si.PortionThreshold(K, bins=100)), "compute", round_number=1),
-    "PortionThreshold.portion_at": method(lambda: si.PortionThreshold(K, bins=100), "portion_at", round_number=1),
-    "PortionThreshold.pseudo_labels": method(
-        lambda: seen(si.PortionThreshold(K, bins=100)),
+    "CBSTThreshold.compute": method(lambda: seen(si.CBSTThreshold(K, bins=100)), "compute", round_number=1),
+    "CBSTThreshold.portion_at": method(lambda: si.CBSTThreshold(K, bins=100), "portion_at", round_number=1),
+    "CBSTThreshold.pseudo_labels": method(
+        lambda: seen(si.CBSTThreshold(K, bins=100)),
         "pseudo_labels",
         probabilities=probabilities(),
         thresholds=torch.full((K,), 0.5),
@@ -312,8 +312,8 @@ CALLS: dict[str, Call] = {
     "SymmetricConsistency": function(
         si.SymmetricConsistency, rule=si.ClassBalancedThreshold(K, bins=100), consistency="l1"
     ),
-    "SymmetricConsistency.forward": method(symmetric, "forward", p_a=probabilities(), p_b=probabilities()),
-    "SymmetricConsistency.update": method(symmetric, "update", p_a=probabilities(), p_b=probabilities()),
+    "SymmetricConsistency.forward": method(symmetric, "forward", probs_a=probabilities(), probs_b=probabilities()),
+    "SymmetricConsistency.update": method(symmetric, "update", probs_a=probabilities(), probs_b=probabilities()),
     "SymmetricConsistency.merge": method(symmetric, "merge", other=symmetric()),
     "soft_labels": function(
         si.soft_labels,
@@ -323,7 +323,7 @@ CALLS: dict[str, Call] = {
         validate=False,
     ),
     "soft_cross_entropy": function(si.soft_cross_entropy, logits=features(K), soft=probabilities(), keep=mask()),
-    "mrkld_regulariser": function(si.mrkld_regulariser, logits=features(K), keep=mask(), weight=0.1),
+    "mrkld_regularizer": function(si.mrkld_regularizer, logits=features(K), keep=mask(), weight=0.1),
     # self-training
     "MeanTeacher": function(si.MeanTeacher, network=network(), alpha=0.9),
     "MeanTeacher.update": method(lambda: si.MeanTeacher(network()), "update", network=network()),
@@ -337,10 +337,10 @@ CALLS: dict[str, Call] = {
         ignore_index=IGNORE,
         generator=torch.Generator(),
     ),
-    "mask_blocks": function(
-        si.mask_blocks, images=images(), block=2, ratio=0.5, fill=(0.1, 0.2, 0.3), generator=torch.Generator()
+    "random_block_mask": function(
+        si.random_block_mask, images=images(), block=2, ratio=0.5, fill=(0.1, 0.2, 0.3), generator=torch.Generator()
     ),
-    "confident_share": function(si.confident_share, probabilities=probabilities(), threshold=0.9),
+    "confident_fraction": function(si.confident_fraction, probabilities=probabilities(), threshold=0.9),
     "weighted_cross_entropy": function(
         si.weighted_cross_entropy,
         logits=features(K),
@@ -348,9 +348,9 @@ CALLS: dict[str, Call] = {
         weights=torch.ones(2, *SIZE),
         ignore_index=IGNORE,
     ),
-    # restyling
-    "restyle_fourier": function(si.restyle_fourier, source=images(), target=images(), window=0.1),
-    "restyle_lab": function(si.restyle_lab, source=images(), target=images()),
+    # style transfer
+    "fourier_amplitude_transfer": function(si.fourier_amplitude_transfer, source=images(), target=images(), window=0.1),
+    "lab_color_transfer": function(si.lab_color_transfer, source=images(), target=images()),
     # metrics
     "MeanIoU": function(si.MeanIoU, num_classes=K, ignore_index=IGNORE, sync="auto", validate=False),
     "MeanIoU.update": method(lambda: si.MeanIoU(K), "update", predictions=labels() % K, labels=labels()),
@@ -370,10 +370,10 @@ CALLS: dict[str, Call] = {
     "PredictionEntropy": function(si.PredictionEntropy, num_classes=K, sync="auto", validate=False),
     "PredictionEntropy.update": method(lambda: si.PredictionEntropy(K), "update", probabilities=probabilities()),
     "PredictionEntropy.merge": method(lambda: si.PredictionEntropy(K), "merge", other=si.PredictionEntropy(K)),
-    "SoftNeighbourhoodDensity": function(
-        si.SoftNeighbourhoodDensity, temperature=0.05, sample=10, sync="auto", validate=False
+    "SoftNeighborhoodDensity": function(
+        si.SoftNeighborhoodDensity, temperature=0.05, sample=10, sync="auto", validate=False
     ),
-    "SoftNeighbourhoodDensity.update": method(si.SoftNeighbourhoodDensity, "update", probabilities=probabilities()),
+    "SoftNeighborhoodDensity.update": method(si.SoftNeighborhoodDensity, "update", probabilities=probabilities()),
 }
 
 NOT_CALLED = {
@@ -382,12 +382,12 @@ NOT_CALLED = {
     "CITYSCAPES",
     "IoU",
     "MatchingLosses",
-    "MixedDomains",
+    "ClassMixOutput",
     "Regions",
     "SYNTHIA_13",
     "SYNTHIA_16",
-    "SymmetricPrediction",
-    "ThresholdRule",
+    "FusedPrediction",
+    "PseudoLabelThreshold",
     "EntropyLoss",  # takes no argument but those of forward
 }
 
@@ -599,13 +599,13 @@ def test_a_wrong_argument_is_an_error_that_names_it(name: str) -> None:
     assert not faults, "\n".join(faults)
 
 
-# A picture takes longer than all other calls of this file: only what is of the wrong kind is tried.
+# An image takes longer than all other calls of this file: only what is of the wrong kind is tried.
 PICTURES: dict[str, Call] = {
-    "draw_label_map": function(
-        drawing.draw_label_map, labels=labels(), space=SPACE, image=images(), item=0, opacity=0.5, legend=True, ax=None
+    "plot_label_map": function(
+        plotting.plot_label_map, labels=labels(), space=SPACE, image=images(), item=0, opacity=0.5, legend=True, ax=None
     ),
-    "draw_regions": function(
-        drawing.draw_regions,
+    "plot_regions": function(
+        plotting.plot_regions,
         regions=si.stuff_regions(labels(), (0, 1)),
         image=images(),
         item=0,
@@ -613,8 +613,8 @@ PICTURES: dict[str, Call] = {
         opacity=0.5,
         ax=None,
     ),
-    "draw_matches": function(
-        drawing.draw_matches,
+    "plot_matches": function(
+        plotting.plot_matches,
         matches=filled_matching().instance_loss.matches(features(), labels()),
         bank=filled_matching().instance_bank,
         space=SPACE,
@@ -623,33 +623,33 @@ PICTURES: dict[str, Call] = {
         most=3,
         ax=None,
     ),
-    "draw_bank_fill": function(drawing.draw_bank_fill, banks=filled_matching().stuff_bank, space=SPACE, ax=None),
-    "draw_bank_rows": function(
-        drawing.draw_bank_rows,
+    "plot_bank_fill": function(plotting.plot_bank_fill, banks=filled_matching().stuff_bank, space=SPACE, ax=None),
+    "plot_bank_rows": function(
+        plotting.plot_bank_rows,
         banks=filled_matching().stuff_bank,
         space=SPACE,
         projection="pca",
         rows_per_class=3,
         ax=None,
     ),
-    "draw_confidences": function(
-        drawing.draw_confidences,
+    "plot_confidences": function(
+        plotting.plot_confidences,
         rule=seen(si.ClassBalancedThreshold(K, bins=100)),
         space=SPACE,
         thresholds=torch.full((K,), 0.5),
         classes=(0, "car"),
         ax=None,
     ),
-    "draw_iou": function(
-        drawing.draw_iou,
+    "plot_iou": function(
+        plotting.plot_iou,
         scores=si.IoU(0.5, torch.full((K,), 0.5)),
         space=SPACE,
         classes=(0, "car"),
         styles=None,
         ax=None,
     ),
-    "draw_kept_shares": function(
-        drawing.draw_kept_shares,
+    "plot_kept_fractions": function(
+        plotting.plot_kept_fractions,
         thresholds=torch.full((K,), 0.5),
         kept=torch.full((K,), 0.5),
         space=SPACE,
@@ -661,7 +661,7 @@ WRONG_KINDS = (255.5, "car", [3], {"a": 1}, object(), np.ones((2, 2)), torch.one
 
 
 @pytest.mark.parametrize("name", PICTURES)
-def test_a_picture_of_a_wrong_argument_is_an_error_that_names_it(name: str) -> None:
+def test_a_image_of_a_wrong_argument_is_an_error_that_names_it(name: str) -> None:
     call = PICTURES[name]
     function = call.make()
     assert function(**call.arguments) is not None
@@ -690,14 +690,14 @@ SHAPES_ALONE = (
     "FineGrainedAdversarialLoss.discriminator",
     "soft_labels",
     "soft_cross_entropy",
-    "mrkld_regulariser",
+    "mrkld_regularizer",
     "class_mix",
-    "mask_blocks",
-    "confident_share",
+    "random_block_mask",
+    "confident_fraction",
     "weighted_cross_entropy",
     "class_center_distance",
-    "restyle_fourier",
-    "restyle_lab",
+    "fourier_amplitude_transfer",
+    "lab_color_transfer",
 )
 MODULES_ALONE = (
     "StuffBank.update",
@@ -711,12 +711,12 @@ MODULES_ALONE = (
     "FineGrainedDiscriminator.forward",
     "ClassBalancedThreshold.update",
     "ClassBalancedThreshold.pseudo_labels",
-    "AdaptiveThreshold.update",
-    "PortionThreshold.pseudo_labels",
+    "IASTThreshold.update",
+    "CBSTThreshold.pseudo_labels",
     "MeanIoU.update",
     "ClassCenterDistance.update",
     "PredictionEntropy.update",
-    "SoftNeighbourhoodDensity.update",
+    "SoftNeighborhoodDensity.update",
 )
 
 
@@ -825,4 +825,4 @@ def is_label_map(value: Any) -> bool:
 
 def test_every_public_name_is_called() -> None:
     assert {name.split(".")[0] for name in CALLS} | NOT_CALLED == set(si.__all__)
-    assert set(PICTURES) == set(drawing.__all__)
+    assert set(PICTURES) == set(plotting.__all__)

@@ -44,7 +44,7 @@ def test_threshold_oracle_repeats_the_recorded_ones(golden_baselines: dict[str, 
 
 def test_iou_oracle_repeats_the_recorded_one(golden_baselines: dict[str, np.ndarray]) -> None:
     pairs = zip(golden_baselines["miou_predictions"], golden_baselines["miou_labels"], strict=True)
-    matrix = sum(oracles.confusion(p, truth, 19) for p, truth in pairs)
+    matrix = sum(oracles.confusion(p, ground_truth, 19) for p, ground_truth in pairs)
     np.testing.assert_array_equal(matrix, golden_baselines["miou_confusion"])
     np.testing.assert_allclose(oracles.iou(matrix), golden_baselines["miou_per_class"])
 

@@ -183,7 +183,7 @@ def test_beside_the_result_no_more_memory_than_the_features(
 
 
 def test_the_product_takes_three_times_the_features_at_most() -> None:
-    """The copy, masks of as many numbers for up to D regions at a time, and the same masks as truth values."""
+    """The copy, masks of as many numbers for up to D regions at a time, and the same masks as ground truth values."""
     features, number = torch.randn(1, 256, 32, 64), torch.arange(1, 2049).view(1, -1)
     with PeakMemory() as memory:
         sums = torch_sums.multiplied_sums(features, number, 2048)

@@ -10,7 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from stuffinstance.pseudo_labels import ClassBalancedThreshold, PortionThreshold, confidences, threshold_rule
+from stuffinstance.pseudo_labels import CBSTThreshold, ClassBalancedThreshold
+from stuffinstance.pseudo_labels import threshold as confidences
+from stuffinstance.pseudo_labels import threshold as threshold_rule
 
 BOUND = 1 / 65536 + 1e-7  # documented: one bin, never above; and float32 of the softmax
 
@@ -45,7 +47,7 @@ def test_recorded_thresholds_and_labels(golden_baselines: dict[str, np.ndarray])
     probabilities = torch.from_numpy(golden_baselines["cbst_logits"]).softmax(1)
     expected = torch.from_numpy(golden_baselines["cbst_thresholds"]).double()
     recorded = torch.from_numpy(golden_baselines["cbst_labels"]).long()
-    threshold = PortionThreshold(19, float(golden_baselines["cbst_portion"]))
+    threshold = CBSTThreshold(19, float(golden_baselines["cbst_portion"]))
     for image in probabilities:
         threshold.update(image[None])
     below = expected - threshold.compute()
@@ -60,7 +62,7 @@ def test_recorded_thresholds_and_labels(golden_baselines: dict[str, np.ndarray])
 @pytest.mark.parametrize("size", [(1, 1), (3, 4), (9, 17)])
 def test_thresholds_and_labels_equal_the_oracles(portion: float, size: tuple[int, int]) -> None:
     probabilities = random_probabilities(2, 6, *size)
-    threshold = PortionThreshold(6, portion, max_portion=1.0)
+    threshold = CBSTThreshold(6, portion, max_portion=1.0)
     threshold.update(probabilities)
     exact = oracle_thresholds(probabilities, portion)
     below = torch.tensor(exact, dtype=torch.float64) - threshold.compute()
@@ -75,7 +77,7 @@ def test_thresholds_and_labels_equal_the_oracles(portion: float, size: tuple[int
 @pytest.mark.parametrize("bins", [50, 1000])
 def test_coarse_bins_lose_no_pixel_and_change_only_what_the_bound_says(bins: int) -> None:
     probabilities = random_probabilities(2, 4, 12, 12)
-    threshold = PortionThreshold(4, 0.3, bins=bins)
+    threshold = CBSTThreshold(4, 0.3, bins=bins)
     threshold.update(probabilities)
     exact = oracle_thresholds(probabilities, 0.3)
     smallest = float(threshold.compute().min())
@@ -89,7 +91,7 @@ def test_coarse_bins_lose_no_pixel_and_change_only_what_the_bound_says(bins: int
 
 
 def test_a_label_may_be_another_class_than_the_most_probable() -> None:
-    threshold = PortionThreshold(2)
+    threshold = CBSTThreshold(2)
     probabilities = torch.tensor([[[[0.625]], [[0.375]]]])
     assert threshold.pseudo_labels(probabilities, torch.tensor([0.9, 0.3])).item() == 1
     assert ClassBalancedThreshold(2).pseudo_labels(probabilities, torch.tensor([0.5, 0.3])).item() == 0
@@ -101,11 +103,11 @@ def test_a_probability_on_the_threshold_is_kept_and_one_below_is_not() -> None:
         for p, label in ((value, 0), (torch.nextafter(value, torch.tensor(0.0)), 255)):
             probabilities = torch.stack([p, 1 - p])[None, :, None, None]
             thresholds = torch.tensor([float(value), 1.0], dtype=torch.float64)
-            assert PortionThreshold(2).pseudo_labels(probabilities, thresholds).item() == label
+            assert CBSTThreshold(2).pseudo_labels(probabilities, thresholds).item() == label
 
 
 def test_the_portion_grows_round_by_round_and_stops() -> None:
-    threshold = PortionThreshold(4)
+    threshold = CBSTThreshold(4)
     for number in range(20):
         assert threshold.portion_at(number) == pytest.approx(min(0.2 + 0.05 * number, 0.5))
     probabilities = random_probabilities(2, 4, 20, 20)
@@ -117,7 +119,7 @@ def test_the_portion_grows_round_by_round_and_stops() -> None:
 
 
 def test_a_class_never_predicted_gets_one() -> None:
-    threshold = PortionThreshold(3)
+    threshold = CBSTThreshold(3)
     assert threshold.compute().tolist() == [1, 1, 1]
     threshold.update(torch.zeros(0, 3, 4, 4))
     assert threshold.counts().tolist() == [0, 0, 0]
@@ -129,7 +131,7 @@ def test_a_class_never_predicted_gets_one() -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_other_precisions(dtype: torch.dtype) -> None:
     probabilities = random_probabilities(1, 4, 12, 12).to(dtype)
-    threshold = PortionThreshold(4)
+    threshold = CBSTThreshold(4)
     threshold.update(probabilities)
     exact = oracle_thresholds(probabilities, 0.2)
     np.testing.assert_allclose(threshold.compute(), exact, atol=BOUND)
@@ -140,10 +142,10 @@ def test_other_precisions(dtype: torch.dtype) -> None:
 
 def test_a_stream_in_parts_equals_one_batch_and_state_continues() -> None:
     probabilities = random_probabilities(6, 5, 10, 14)
-    whole, first, second = (PortionThreshold(5) for _ in range(3))
+    whole, first, second = (CBSTThreshold(5) for _ in range(3))
     whole.update(probabilities)
     first.update(probabilities[:2])
-    loaded, copied = PortionThreshold(5), copy.deepcopy(first)
+    loaded, copied = CBSTThreshold(5), copy.deepcopy(first)
     loaded.load_state_dict(first.state_dict())
     second.update(probabilities[2:])
     for one in (first, loaded, copied):
@@ -159,7 +161,7 @@ def test_compiled_in_one_graph() -> None:
     torch.use_deterministic_algorithms(False)
     torch.compiler.reset()
     probabilities = random_probabilities(2, 5, 6, 7)
-    plain, compiled = PortionThreshold(5), PortionThreshold(5)
+    plain, compiled = CBSTThreshold(5), CBSTThreshold(5)
     plain.update(probabilities)
     torch.compile(compiled.update, fullgraph=True, backend="aot_eager")(probabilities)
     assert torch.equal(plain.histogram, compiled.histogram)
@@ -172,7 +174,7 @@ def test_where_values_are_not_read_a_broken_pixel_is_ignored(monkeypatch: pytest
     probabilities[0, 0, 0, 1] = float("nan")
     for module in (confidences, threshold_rule):
         monkeypatch.setattr(module, "may_read", lambda *_: False)
-    threshold = PortionThreshold(2)
+    threshold = CBSTThreshold(2)
     threshold.update(probabilities)
     assert threshold.counts().tolist() == [2, 0]
     assert threshold.pseudo_labels(probabilities, torch.tensor([0.5, 0.5])).tolist() == [[[0, 255, 0]]]
@@ -189,13 +191,13 @@ def test_where_values_are_not_read_a_broken_pixel_is_ignored(monkeypatch: pytest
 ])  # fmt: skip
 def test_settings_that_cannot_be_are_refused(options: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        PortionThreshold(**{"num_classes": 4, **options})  # type: ignore[arg-type]
+        CBSTThreshold(**{"num_classes": 4, **options})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("number", [-1, 1.5, True, None])
 def test_rounds_are_whole_numbers_from_0(number: object) -> None:
     with pytest.raises((TypeError, ValueError), match="round_number must be a whole number"):
-        PortionThreshold(2).portion_at(number)  # type: ignore[arg-type]
+        CBSTThreshold(2).portion_at(number)  # type: ignore[arg-type]
 
 
 PROBABILITIES = torch.full((1, 4, 6, 6), 0.25)
@@ -212,7 +214,7 @@ POISONED[0, 2, 101, 77] = float("nan")
 @pytest.mark.parametrize("method", ["update", "pseudo_labels"])
 def test_what_are_no_probabilities_is_refused(method: str, probabilities: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        getattr(PortionThreshold(4), method)(probabilities)
+        getattr(CBSTThreshold(4), method)(probabilities)
 
 
 @pytest.mark.parametrize(("thresholds", "error", "message"), [
@@ -223,11 +225,11 @@ def test_what_are_no_probabilities_is_refused(method: str, probabilities: Tensor
 ])  # fmt: skip
 def test_thresholds_that_cannot_be_are_refused(thresholds: Tensor, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
-        PortionThreshold(4).pseudo_labels(PROBABILITIES, thresholds)
+        CBSTThreshold(4).pseudo_labels(PROBABILITIES, thresholds)
 
 
 def test_rules_of_another_kind_cannot_be_merged() -> None:
-    with pytest.raises(TypeError, match="other must be a PortionThreshold, as this one is, got ClassBalanced"):
-        PortionThreshold(4).merge(ClassBalancedThreshold(4))
+    with pytest.raises(TypeError, match="other must be a CBSTThreshold, as this one is, got ClassBalanced"):
+        CBSTThreshold(4).merge(ClassBalancedThreshold(4))
     with pytest.raises(ValueError, match=r"other must count \(K, bins\)"):
-        PortionThreshold(4).merge(PortionThreshold(4, bins=7))
+        CBSTThreshold(4).merge(CBSTThreshold(4, bins=7))

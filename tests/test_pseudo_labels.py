@@ -70,7 +70,7 @@ def test_the_median_is_the_upper_one_with_bankers_rounding(count: int) -> None:
 
 
 def test_labels_are_kept_from_the_threshold_on() -> None:
-    """The released code keeps S >= y; a class that was never predicted has threshold 0 and keeps all."""
+    """The reference implementation keeps S >= y; a class that was never predicted has threshold 0 and keeps all."""
     probabilities = torch.tensor([[[[0.75, 0.625, 0.875]], [[0.25, 0.375, 0.125]]]])
     threshold = si.ClassBalancedThreshold(2)
     threshold.update(probabilities)
@@ -103,8 +103,8 @@ def test_other_precisions(dtype: torch.dtype) -> None:
     assert float((threshold.compute() - oracle_thresholds(probabilities)).abs().max()) <= BOUND
 
 
-@pytest.mark.parametrize("rule", [si.ClassBalancedThreshold, si.PortionThreshold, si.AdaptiveThreshold])
-def test_scores_and_classes_in_any_memory_layout(rule: type[si.ThresholdRule]) -> None:
+@pytest.mark.parametrize("rule", [si.ClassBalancedThreshold, si.CBSTThreshold, si.IASTThreshold])
+def test_scores_and_classes_in_any_memory_layout(rule: type[si.PseudoLabelThreshold]) -> None:
     scores, predicted = torch.rand(2, 5, 7), torch.randint(3, (2, 5, 7))
     straight, turned = rule(num_classes=3), rule(num_classes=3)
     straight.update_scores(scores, predicted)

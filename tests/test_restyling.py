@@ -1,4 +1,4 @@
-"""Restyling: source structure, target colours, any sizes, values in range."""
+"""Style transfer: source structure, target colors, any sizes, values in range."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from torch import Tensor
 import stuffinstance as si
 
 Restyle = Callable[[Tensor, Tensor], Tensor]
-BOTH = pytest.mark.parametrize("restyle", [si.restyle_fourier, si.restyle_lab], ids=["fourier", "lab"])
+BOTH = pytest.mark.parametrize(
+    "restyle", [si.fourier_amplitude_transfer, si.lab_color_transfer], ids=["fourier", "lab"]
+)
 
 
 def scene(seed: int, height: int = 24, width: int = 40, batch: int = 1, low: float = 0.0, high: float = 1.0) -> Tensor:
@@ -30,7 +32,7 @@ def test_an_image_restyled_as_itself_is_itself(restyle: Restyle) -> None:
 
 @BOTH
 @pytest.mark.parametrize("target_size", [(24, 40), (17, 31), (64, 48)])
-def test_colours_move_towards_the_target(restyle: Restyle, target_size: tuple[int, int]) -> None:
+def test_colors_move_towards_the_target(restyle: Restyle, target_size: tuple[int, int]) -> None:
     source, target = scene(1, low=0.35, high=0.5), scene(2, *target_size, low=0.5, high=0.75)
     restyled = restyle(source, target)
     assert restyled.shape == source.shape
@@ -78,7 +80,7 @@ def test_half_precision_comes_back_as_such(restyle: Restyle) -> None:
 
 def test_the_window_swaps_these_frequencies_and_no_others() -> None:
     source, target = scene(9, 32, 32, low=0.4, high=0.6), scene(10, 32, 32, low=0.4, high=0.6)
-    restyled = si.restyle_fourier(source, target, window=0.1)  # up to 3 cycles
+    restyled = si.fourier_amplitude_transfer(source, target, window=0.1)  # up to 3 cycles
     amplitude = [torch.fft.fft2(x.double()).abs() for x in (source, target, restyled)]
     cycles = torch.fft.fftfreq(32, 1 / 32).abs()
     low = (cycles[:, None] <= 3) & (cycles <= 3)
@@ -106,4 +108,4 @@ def test_what_are_no_images_is_refused(restyle: Restyle, source: Tensor, target:
 @pytest.mark.parametrize("window", [-0.1, 0.6])
 def test_a_window_outside_the_spectrum_is_refused(window: float) -> None:
     with pytest.raises(ValueError, match=r"window must be"):
-        si.restyle_fourier(IMAGE, IMAGE, window=window)
+        si.fourier_amplitude_transfer(IMAGE, IMAGE, window=window)

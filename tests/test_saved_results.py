@@ -53,12 +53,12 @@ def matches() -> Any:
     return sim.instance_loss.matches(features, labels)
 
 
-def mixed() -> si.MixedDomains:
+def mixed() -> si.ClassMixOutput:
     images, labels = torch.rand(1, 3, 2, 2), torch.tensor([[[0, 1], [1, 2]]])
     return si.class_mix(images, labels, images + 1, labels)
 
 
-def fused() -> si.SymmetricPrediction:
+def fused() -> si.FusedPrediction:
     first, second = torch.randn(2, 1, 3, 2, 2).softmax(2)
     return si.SymmetricConsistency(si.ClassBalancedThreshold(3))(first, second)
 

@@ -9,13 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stuffinstance.self_training import (
-    MeanTeacher,
-    class_mix,
-    confident_share,
-    mask_blocks,
-    weighted_cross_entropy,
-)
+from stuffinstance.losses import cross_entropy as weighted_cross_entropy
+from stuffinstance.self_training import MeanTeacher, confident_fraction, random_block_mask
+from stuffinstance.self_training import mixing as class_mix
 
 IGNORE = 255
 
@@ -65,7 +61,7 @@ def test_every_set_of_classes_is_drawn_equally_often() -> None:
     assert int(counts.max()) < 250
 
 
-def test_one_class_is_pasted_whole_and_nothing_labelled_pastes_nothing() -> None:
+def test_one_class_is_pasted_whole_and_nothing_labeled_pastes_nothing() -> None:
     images = torch.ones(2, 1, 2, 2)
     labels = torch.tensor([[[4, 4], [4, 4]], [[IGNORE, IGNORE], [IGNORE, IGNORE]]])
     mixed = class_mix(images, labels, images * 0, torch.full((2, 2, 2), 9))
@@ -109,7 +105,7 @@ def test_what_cannot_be_mixed_is_refused() -> None:
 @pytest.mark.parametrize(("height", "width", "block"), [(8, 8, 4), (9, 13, 4), (5, 3, 8), (1, 7, 3)])
 def test_blocks_are_hidden_whole_whatever_the_size(height: int, width: int, block: int) -> None:
     images = torch.rand(4, 3, height, width) + 1
-    masked = mask_blocks(images, block, 0.5, generator=seeded(1))
+    masked = random_block_mask(images, block, 0.5, generator=seeded(1))
     draws = torch.rand(4, -(-height // block), -(-width // block), generator=seeded(1))
     for b in range(4):
         for y in range(height):
@@ -121,41 +117,41 @@ def test_blocks_are_hidden_whole_whatever_the_size(height: int, width: int, bloc
 
 def test_the_ratio_is_the_hidden_share() -> None:
     images = torch.ones(8, 1, 256, 256)
-    assert float(mask_blocks(images, 8, generator=seeded()).mean()) == pytest.approx(0.3, abs=0.02)
-    assert torch.equal(mask_blocks(images, 8, 0.0), images)
-    assert not mask_blocks(images, 8, 1.0).any()
+    assert float(random_block_mask(images, 8, generator=seeded()).mean()) == pytest.approx(0.3, abs=0.02)
+    assert torch.equal(random_block_mask(images, 8, 0.0), images)
+    assert not random_block_mask(images, 8, 1.0).any()
 
 
-def test_hidden_pixels_take_the_colour_and_pass_no_gradient() -> None:
+def test_hidden_pixels_take_the_color_and_pass_no_gradient() -> None:
     images = torch.rand(2, 3, 12, 12, requires_grad=True)
-    colour = (0.485, 0.456, 0.406)
-    masked = mask_blocks(images, 4, 0.5, fill=colour, generator=seeded(2))
-    hidden = mask_blocks(torch.ones(2, 3, 12, 12), 4, 0.5, generator=seeded(2)) == 0
-    assert torch.equal(masked[hidden], torch.tensor(colour).view(1, 3, 1, 1).expand_as(masked)[hidden])
+    color = (0.485, 0.456, 0.406)
+    masked = random_block_mask(images, 4, 0.5, fill=color, generator=seeded(2))
+    hidden = random_block_mask(torch.ones(2, 3, 12, 12), 4, 0.5, generator=seeded(2)) == 0
+    assert torch.equal(masked[hidden], torch.tensor(color).view(1, 3, 1, 1).expand_as(masked)[hidden])
     assert torch.equal(masked[~hidden], images[~hidden])
     masked.sum().backward()
     assert torch.equal(images.grad, (~hidden).float())
     assert torch.equal(
-        mask_blocks(images, 4, 0.5, fill=0.25, generator=seeded(2))[hidden].unique(), torch.tensor([0.25])
+        random_block_mask(images, 4, 0.5, fill=0.25, generator=seeded(2))[hidden].unique(), torch.tensor([0.25])
     )
 
 
 def test_what_is_hidden_cannot_spoil() -> None:
-    assert not mask_blocks(torch.full((1, 3, 4, 4), float("nan")), 2, 1.0).any()
-    assert mask_blocks(torch.ones(1, 3, 4, 4, dtype=torch.bfloat16)).dtype == torch.bfloat16
-    assert mask_blocks(torch.ones(0, 3, 4, 4)).shape == (0, 3, 4, 4)
+    assert not random_block_mask(torch.full((1, 3, 4, 4), float("nan")), 2, 1.0).any()
+    assert random_block_mask(torch.ones(1, 3, 4, 4, dtype=torch.bfloat16)).dtype == torch.bfloat16
+    assert random_block_mask(torch.ones(0, 3, 4, 4)).shape == (0, 3, 4, 4)
 
 
 def test_blocks_that_cannot_be_are_refused() -> None:
     images = torch.ones(1, 3, 4, 4)
     with pytest.raises(ValueError, match="block must be a whole number of at least 1, got 0"):
-        mask_blocks(images, 0)
+        random_block_mask(images, 0)
     with pytest.raises(ValueError, match=r"ratio must be between 0 and 1, got 1\.1"):
-        mask_blocks(images, 2, 1.1)
+        random_block_mask(images, 2, 1.1)
     with pytest.raises(ValueError, match="fill must be one number or C = 3 of them, got 2"):
-        mask_blocks(images, 2, fill=(0.1, 0.2))
+        random_block_mask(images, 2, fill=(0.1, 0.2))
     with pytest.raises(ValueError, match="images must be a floating-point tensor"):
-        mask_blocks(images.byte(), 2)
+        random_block_mask(images.byte(), 2)
 
 
 # --- confidence and loss ---
@@ -168,26 +164,26 @@ def test_confident_share_counts_pixels_by_image() -> None:
             sum(float(image[:, y, x].max()) >= threshold for y in range(9) for x in range(11)) / 99
             for image in probabilities
         ]
-        assert confident_share(probabilities, threshold).tolist() == pytest.approx(expected)
+        assert confident_fraction(probabilities, threshold).tolist() == pytest.approx(expected)
     whole = (probabilities.amax(1) >= 0.968).float().mean()
     assert 0 < float(whole) < 1
-    torch.testing.assert_close(confident_share(probabilities).mean(), whole)
+    torch.testing.assert_close(confident_fraction(probabilities).mean(), whole)
 
 
 def test_confident_share_at_its_edges() -> None:
-    assert confident_share(torch.tensor([[[[0.5]], [[0.5]]]]), 0.5).tolist() == [1.0]
+    assert confident_fraction(torch.tensor([[[[0.5]], [[0.5]]]]), 0.5).tolist() == [1.0]
     broken = torch.full((1, 2, 1, 4), float("nan"))
     broken[..., 0] = torch.tensor([1.0, 0.0]).view(1, 2, 1)
-    assert confident_share(broken).tolist() == [0.25]
-    assert confident_share(torch.zeros(0, 2, 3, 3)).shape == (0,)
+    assert confident_fraction(broken).tolist() == [0.25]
+    assert confident_fraction(torch.zeros(0, 2, 3, 3)).shape == (0,)
     # bf16 knows 0.96875 and nothing nearer to 0.968; the threshold itself is not rounded to it
     sure = torch.tensor([0.96875, 0.03125], dtype=torch.bfloat16).view(1, 2, 1, 1)
-    assert confident_share(sure, 0.968).tolist() == [1.0]
-    assert confident_share(sure, 0.969).tolist() == [0.0]
+    assert confident_fraction(sure, 0.968).tolist() == [1.0]
+    assert confident_fraction(sure, 0.969).tolist() == [0.0]
     with pytest.raises(ValueError, match=r"probabilities must be within 0\.\.1.*logits.softmax"):
-        confident_share(torch.randn(1, 3, 8, 8) * 5)
+        confident_fraction(torch.randn(1, 3, 8, 8) * 5)
     with pytest.raises(ValueError, match="threshold must be between 0 and 1, got 2"):
-        confident_share(sure, 2)
+        confident_fraction(sure, 2)
 
 
 def loss_case(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
@@ -231,7 +227,7 @@ def test_gradient_of_weighted_cross_entropy() -> None:
 
 
 @pytest.mark.parametrize("batch", [0, 2])
-def test_nothing_labelled_costs_an_exact_zero_on_the_graph(batch: int) -> None:
+def test_nothing_labeled_costs_an_exact_zero_on_the_graph(batch: int) -> None:
     logits = torch.randn(batch, 4, 3, 5, requires_grad=True)
     loss = weighted_cross_entropy(logits, torch.full((batch, 3, 5), IGNORE), torch.ones(batch))
     assert loss.item() == 0
@@ -278,10 +274,10 @@ def compiling() -> Iterator[None]:
 def whole_step(student: nn.Module, teacher: MeanTeacher, inputs: tuple[Tensor, Tensor, Tensor]) -> Tensor:
     source, labels, target = inputs
     probabilities = teacher(target).softmax(1)
-    pseudo, share = probabilities.argmax(1), confident_share(probabilities, 0.5)
+    pseudo, share = probabilities.argmax(1), confident_fraction(probabilities, 0.5)
     mixed = class_mix(source, labels, target, pseudo)
     weights = torch.where(mixed.mask, 1.0, share[:, None, None])
-    masked = student(mask_blocks(target, 2))
+    masked = student(random_block_mask(target, 2))
     return weighted_cross_entropy(student(mixed.images), mixed.labels, weights) + weighted_cross_entropy(
         masked, pseudo, share
     )
@@ -308,9 +304,9 @@ def test_no_value_is_read_on_the_way() -> None:
     teacher.update(student)
     images, labels = torch.rand(2, 3, 8, 8, device="meta"), torch.zeros(2, 8, 8, dtype=torch.int64, device="meta")
     logits = teacher(images)
-    assert confident_share(logits.softmax(1)).shape == (2,)
+    assert confident_fraction(logits.softmax(1)).shape == (2,)
     mixed = class_mix(images, labels, images, logits.argmax(1))
-    assert mask_blocks(mixed.images, 3).shape == mixed.images.shape
+    assert random_block_mask(mixed.images, 3).shape == mixed.images.shape
     assert (mixed.labels.device.type, mixed.mask.shape) == ("meta", (2, 8, 8))
 
 

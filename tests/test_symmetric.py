@@ -11,13 +11,13 @@ from torch import Tensor
 
 import stuffinstance as si
 from stuffinstance.pseudo_labels import (
-    AdaptiveThreshold,
-    PortionThreshold,
+    CBSTThreshold,
+    IASTThreshold,
+    PseudoLabelThreshold,
     SymmetricConsistency,
-    ThresholdRule,
-    confidences,
     symmetric,
 )
+from stuffinstance.pseudo_labels import threshold as confidences
 from tests import oracles
 
 BOUND = 2e-5
@@ -29,16 +29,16 @@ def random_pair(batch: int = 2, classes: int = 5, height: int = 9, width: int = 
     return first.softmax(1), second.softmax(1)
 
 
-def make(consistency: str = "l1", rule: ThresholdRule | None = None) -> SymmetricConsistency:
+def make(consistency: str = "l1", rule: PseudoLabelThreshold | None = None) -> SymmetricConsistency:
     return SymmetricConsistency(rule or si.ClassBalancedThreshold(5), consistency)  # type: ignore[arg-type]
 
 
-def oracle(p_a: Tensor, p_b: Tensor, consistency: str) -> tuple[np.ndarray, np.ndarray]:
+def oracle(probs_a: Tensor, probs_b: Tensor, consistency: str) -> tuple[np.ndarray, np.ndarray]:
     """Label and M_final, pixel by pixel."""
-    batch, _, height, width = p_a.shape
+    batch, _, height, width = probs_a.shape
     labels, scores = np.zeros((batch, height, width), dtype=np.int64), np.zeros((batch, height, width))
     for b, i, j in np.ndindex(batch, height, width):
-        one, other = p_a[b, :, i, j].tolist(), p_b[b, :, i, j].tolist()
+        one, other = probs_a[b, :, i, j].tolist(), probs_b[b, :, i, j].tolist()
         fused = [(x + y) / 2 for x, y in zip(one, other, strict=True)]
         labels[b, i, j] = fused.index(max(fused))
         if consistency == "l1":
@@ -51,12 +51,12 @@ def oracle(p_a: Tensor, p_b: Tensor, consistency: str) -> tuple[np.ndarray, np.n
 
 @pytest.mark.parametrize("consistency", ["l1", "agreement"])
 def test_maps_equal_the_oracles(consistency: str) -> None:
-    p_a, p_b = random_pair()
-    found = make(consistency)(p_a, p_b)
-    labels, scores = oracle(p_a, p_b, consistency)
+    probs_a, probs_b = random_pair()
+    found = make(consistency)(probs_a, probs_b)
+    labels, scores = oracle(probs_a, probs_b, consistency)
     assert torch.equal(found.labels, torch.from_numpy(labels))
     np.testing.assert_allclose(found.score, scores, atol=1e-6)
-    torch.testing.assert_close(found.probabilities, (p_a + p_b) / 2)
+    torch.testing.assert_close(found.probabilities, (probs_a + probs_b) / 2)
     torch.testing.assert_close(found.score, (found.probability + found.consistency) / 2)
     assert float(found.score.min()) >= 0
     assert float(found.score.max()) <= 1 + 1e-6
@@ -64,11 +64,11 @@ def test_maps_equal_the_oracles(consistency: str) -> None:
 
 @pytest.mark.parametrize("consistency", ["l1", "agreement"])
 def test_thresholds_and_labels_are_the_estimators_on_the_score(consistency: str) -> None:
-    p_a, p_b = random_pair(4)
+    probs_a, probs_b = random_pair(4)
     module = make(consistency, si.ClassBalancedThreshold(5, quantile=0.4, cap=0.95))
     for b in range(4):
-        module.update(p_a[b : b + 1], p_b[b : b + 1])
-    labels, scores = oracle(p_a, p_b, consistency)
+        module.update(probs_a[b : b + 1], probs_b[b : b + 1])
+    labels, scores = oracle(probs_a, probs_b, consistency)
     expected = []
     for k in range(5):
         found = sorted(scores[labels == k].tolist())
@@ -77,8 +77,8 @@ def test_thresholds_and_labels_are_the_estimators_on_the_score(consistency: str)
     assert module.counts().tolist() == [int((labels == k).sum()) for k in range(5)]
     given = torch.tensor([0.3, 0.5, 0.7, 0.8, 0.9], dtype=torch.float64)
     kept = np.where(scores >= given.numpy()[labels], labels, 255)
-    assert torch.equal(module.pseudo_labels(p_a, p_b, given), torch.from_numpy(kept))
-    share = float((module.pseudo_labels(p_a, p_b) != 255).double().mean())
+    assert torch.equal(module.pseudo_labels(probs_a, probs_b, given), torch.from_numpy(kept))
+    share = float((module.pseudo_labels(probs_a, probs_b) != 255).double().mean())
     assert 0.55 < share < 0.75  # a quantile of 0.4 keeps six of ten
 
 
@@ -96,39 +96,39 @@ def test_a_network_that_agrees_with_itself_gives_sims_labels() -> None:
 
 
 def test_the_order_of_the_networks_does_not_matter() -> None:
-    p_a, p_b = random_pair()
-    one, other = make()(p_a, p_b), make()(p_b, p_a)
+    probs_a, probs_b = random_pair()
+    one, other = make()(probs_a, probs_b), make()(probs_b, probs_a)
     for first, second in zip(one, other, strict=True):
         assert torch.equal(first, second)
 
 
 def test_where_they_contradict_each_other_nothing_is_consistent() -> None:
-    p_a = torch.tensor([1.0, 0, 0, 0, 0]).view(1, 5, 1, 1)
-    p_b = p_a.flip(1)
+    probs_a = torch.tensor([1.0, 0, 0, 0, 0]).view(1, 5, 1, 1)
+    probs_b = probs_a.flip(1)
     for consistency in ("l1", "agreement"):
-        found = make(consistency)(p_a, p_b)
+        found = make(consistency)(probs_a, probs_b)
         assert found.consistency.item() == 0
         assert found.score.item() == 0.25
 
 
-@pytest.mark.parametrize("rule", [PortionThreshold(5), AdaptiveThreshold(5, start=0.6)], ids=["portion", "adaptive"])
-def test_every_rule_can_give_the_thresholds(rule: ThresholdRule) -> None:
-    p_a, p_b = random_pair(3)
+@pytest.mark.parametrize("rule", [CBSTThreshold(5), IASTThreshold(5, start=0.6)], ids=["portion", "adaptive"])
+def test_every_rule_can_give_the_thresholds(rule: PseudoLabelThreshold) -> None:
+    probs_a, probs_b = random_pair(3)
     module, alone = make(rule=copy.deepcopy(rule)), copy.deepcopy(rule)
-    module.update(p_a, p_b)
-    fused = module(p_a, p_b)
+    module.update(probs_a, probs_b)
+    fused = module(probs_a, probs_b)
     alone.update_scores(fused.score, fused.labels)
     assert torch.equal(module.compute(), alone.compute())
     assert not torch.equal(module.compute(), rule.compute())
-    assert torch.equal(module.pseudo_labels(p_a, p_b), alone.keep(fused.score, fused.labels))
+    assert torch.equal(module.pseudo_labels(probs_a, probs_b), alone.keep(fused.score, fused.labels))
 
 
 def test_parts_merge_and_state_continues() -> None:
-    p_a, p_b = random_pair(4)
+    probs_a, probs_b = random_pair(4)
     whole, first, second, loaded = make(), make(), make(), make()
-    whole.update(p_a, p_b)
-    first.update(p_a[:1], p_b[:1])
-    second.update(p_a[1:], p_b[1:])
+    whole.update(probs_a, probs_b)
+    first.update(probs_a[:1], probs_b[:1])
+    second.update(probs_a[1:], probs_b[1:])
     loaded.load_state_dict(first.state_dict())
     for one in (copy.deepcopy(first), loaded, first):
         one.merge(second)
@@ -139,10 +139,10 @@ def test_parts_merge_and_state_continues() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_other_precisions(dtype: torch.dtype) -> None:
-    p_a, p_b = (p.to(dtype) for p in random_pair())
-    found = make()(p_a, p_b)
+    probs_a, probs_b = (p.to(dtype) for p in random_pair())
+    found = make()(probs_a, probs_b)
     assert found.score.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
-    np.testing.assert_allclose(found.score, oracle(p_a, p_b, "l1")[1], atol=1e-6)
+    np.testing.assert_allclose(found.score, oracle(probs_a, probs_b, "l1")[1], atol=1e-6)
 
 
 def test_a_probability_that_rounding_carried_beyond_one_is_a_sure_one() -> None:
@@ -166,53 +166,53 @@ def test_nothing_seen_and_no_image() -> None:
 @pytest.mark.parametrize("consistency", ["l1", "agreement"])
 def test_where_values_are_not_read_a_broken_pixel_is_ignored(monkeypatch: pytest.MonkeyPatch, consistency: str) -> None:
     monkeypatch.setattr(confidences, "may_read", lambda *_: False)
-    p_a, p_b = random_pair(1)
-    p_b[0, 2, 3, 4] = float("nan")
+    probs_a, probs_b = random_pair(1)
+    probs_b[0, 2, 3, 4] = float("nan")
     module = make(consistency)
-    module.update(p_a, p_b)
+    module.update(probs_a, probs_b)
     assert int(module.counts().sum()) == 9 * 11 - 1
-    assert module.pseudo_labels(p_a, p_b, torch.zeros(5))[0, 3, 4] == 255
+    assert module.pseudo_labels(probs_a, probs_b, torch.zeros(5))[0, 3, 4] == 255
 
 
 def test_compiled_in_one_graph() -> None:
     torch.use_deterministic_algorithms(False)
     torch.compiler.reset()
-    p_a, p_b = random_pair()
+    probs_a, probs_b = random_pair()
     plain, module = make(), make()
-    plain.update(p_a, p_b)
-    torch.compile(module.update, fullgraph=True, backend="aot_eager")(p_a, p_b)
+    plain.update(probs_a, probs_b)
+    torch.compile(module.update, fullgraph=True, backend="aot_eager")(probs_a, probs_b)
     assert torch.equal(module.compute(), plain.compute())
     label = torch.compile(module.pseudo_labels, fullgraph=True, backend="aot_eager")
-    assert torch.equal(label(p_a, p_b), plain.pseudo_labels(p_a, p_b))
+    assert torch.equal(label(probs_a, probs_b), plain.pseudo_labels(probs_a, probs_b))
 
 
 P = torch.full((1, 5, 4, 4), 0.2)
 
 
 @pytest.mark.parametrize("method", ["forward", "update", "pseudo_labels"])
-@pytest.mark.parametrize(("p_a", "p_b", "message"), [
-    (P, P[..., :3], r"p_b must have the size .*\(1, 5, 4, 4\), got \(1, 5, 4, 3\)"),
-    (P, P.repeat(2, 1, 1, 1), r"p_b and p_a must hold the same B"),
-    (P[:, :4], P, r"p_a must have K = 5 .*got 4"),
-    (P, P.log(), r"p_b must be .*softmax"),
-    (P, P * float("nan"), r"p_b must be finite"),
-    (P, P.to("meta"), r"p_b and p_a must be on one device"),
+@pytest.mark.parametrize(("probs_a", "probs_b", "message"), [
+    (P, P[..., :3], r"probs_b must have the size .*\(1, 5, 4, 4\), got \(1, 5, 4, 3\)"),
+    (P, P.repeat(2, 1, 1, 1), r"probs_b and probs_a must hold the same B"),
+    (P[:, :4], P, r"probs_a must have K = 5 .*got 4"),
+    (P, P.log(), r"probs_b must be .*softmax"),
+    (P, P * float("nan"), r"probs_b must be finite"),
+    (P, P.to("meta"), r"probs_b and probs_a must be on one device"),
 ], ids=["size", "batch", "classes", "logits", "nan", "device"])  # fmt: skip
-def test_predictions_that_do_not_fit_are_refused(method: str, p_a: Tensor, p_b: Tensor, message: str) -> None:
+def test_predictions_that_do_not_fit_are_refused(method: str, probs_a: Tensor, probs_b: Tensor, message: str) -> None:
     module = make()
     with pytest.raises(ValueError, match=message):
-        getattr(module, method)(p_a, p_b)
+        getattr(module, method)(probs_a, probs_b)
     assert not module.counts().any()
 
 
 def test_settings_that_cannot_be_are_refused() -> None:
-    with pytest.raises(TypeError, match=r"rule must be a ThresholdRule .*got float"):
+    with pytest.raises(TypeError, match=r"rule must be a PseudoLabelThreshold .*got float"):
         symmetric.SymmetricConsistency(0.5)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="consistency must be one of 'l1', 'agreement', got 'l2'"):
         make("l2")
     with pytest.raises(ValueError, match="other must score by 'l1'"):
         make("l1").merge(make("agreement"))
-    with pytest.raises(TypeError, match=r"other must be a SymmetricConsistency, .*got PortionThreshold"):
-        make().merge(PortionThreshold(5))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"other must be a SymmetricConsistency, .*got CBSTThreshold"):
+        make().merge(CBSTThreshold(5))  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="other must be a ClassBalancedThreshold"):
-        make().merge(make(rule=PortionThreshold(5)))
+        make().merge(make(rule=CBSTThreshold(5)))

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 import stuffinstance as si
-from stuffinstance.backend_table import resolve
-from stuffinstance.errors import BackendUnavailableError
+from stuffinstance._backends import BackendUnavailableError, resolve
 from stuffinstance.pooling.backends import BACKENDS
 from tests import oracles
 

@@ -8,16 +8,16 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from examples.gta5_to_cityscapes.records.standard_streams import escape_unprintable
+from examples.gta5_to_cityscapes.console import escape_unprintable
 
 from .generation import SourceLayout, generate_city
 
 
 def main(
     out: Annotated[Path, typer.Option(help="Folder to write; gta5/ or synthia/, and cityscapes/ appear in it.")],
-    train: Annotated[int, typer.Option(min=0, help="Pictures of the source, and of the target's train split.")] = 200,
-    val: Annotated[int, typer.Option(min=0, help="Pictures of the target's val split.")] = 50,
-    source: Annotated[int | None, typer.Option(min=0, help="Pictures of the source, when not --train.")] = None,
+    train: Annotated[int, typer.Option(min=0, help="Images of the source, and of the target's train split.")] = 200,
+    val: Annotated[int, typer.Option(min=0, help="Images of the target's val split.")] = 50,
+    source: Annotated[int | None, typer.Option(min=0, help="Images of the source, when not --train.")] = None,
     size: Annotated[str, typer.Option(help="WIDTHxHEIGHT in pixels.")] = "480x240",
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same bytes.")] = 0,
     source_layout: Annotated[

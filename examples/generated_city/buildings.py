@@ -28,12 +28,12 @@ class Building:
     slot: int
     tint: tuple[float, float, float]
     roof: float  # rise of the ridge, 0 for a flat roof
-    roof_colour: tuple[float, float, float]
+    roof_color: tuple[float, float, float]
     chimneys: int
 
     @property
     def eaves(self) -> float:
-        """Height of the front wall in metres."""
+        """Height of the front wall in meters."""
         return 3.0 * self.floors + GROUND_EXTRA
 
     def footprint(self) -> list[Spot]:
@@ -58,12 +58,12 @@ class Building:
         if self.roof > 0:
             self._paint_roof(painter, corners)
         for _, k, a, b, normal in sorted(faces, key=lambda face: -face[0]):
-            picture = self._front(painter, a, b, blank=k in (1, 3) and self.slot % 3 != 0)
+            image = self._front(painter, a, b, blank=k in (1, 3) and self.slot % 3 != 0)
             a, b = _left_to_right(painter, a, b)
-            painter.wall(a, b, (0.0, self.eaves), picture, BUILDING, painter.light.on(normal) * self.tint)
+            painter.wall(a, b, (0.0, self.eaves), image, BUILDING, painter.light.on(normal) * self.tint)
 
     def _front(self, painter: Painter, a: Spot, b: Spot, *, blank: bool) -> Bytes:
-        """The picture for one wall, at about the resolution in which it will be seen."""
+        """The image for one wall, at about the resolution in which it will be seen."""
         nearest = max(min(painter.camera.depth(*a), painter.camera.depth(*b)), 2.0)
         level = int(np.clip(np.log2(PIXELS_PER_METRE * nearest / painter.camera.focal), 0, 5))
         whole = facade(painter.domain, self.style, self.slot, level, blank)
@@ -79,10 +79,10 @@ class Building:
             self._paint_chimney(painter, middle_start + share * (middle_end - middle_start))
         inward = np.array([self.back[0], 0, self.back[1]])
         slope = UP * self.deep / 2 - inward * self.roof
-        colour = painter.lit(np.array(self.roof_colour), slope / np.linalg.norm(slope))
+        color = painter.lit(np.array(self.roof_color), slope / np.linalg.norm(slope))
         over = -0.3 * inward
-        painter.flat(np.array([fs + over, fe + over, middle_end, middle_start]), colour, BUILDING)
-        dark = (colour[0] * 0.85, colour[1] * 0.85, colour[2] * 0.85)
+        painter.flat(np.array([fs + over, fe + over, middle_end, middle_start]), color, BUILDING)
+        dark = (color[0] * 0.85, color[1] * 0.85, color[2] * 0.85)
         for k in range(1, 6):
             low, high = k / 6, k / 6 + 0.03
             painter.flat(
@@ -119,7 +119,7 @@ def _outward(a: Spot, b: Spot, corners: list[Spot]) -> np.ndarray:
 
 
 def _left_to_right(painter: Painter, a: Spot, b: Spot) -> tuple[Spot, Spot]:
-    """Order two ends so that a picture between them is not mirrored: by the side of the line of sight."""
+    """Order two ends so that an image between them is not mirrored: by the side of the line of sight."""
     va, vb = painter.camera.view(np.array([[a[0], 0, a[1]], [b[0], 0, b[1]]]))
     return (a, b) if va[0] * vb[2] < vb[0] * va[2] else (b, a)
 

@@ -1,7 +1,7 @@
 """Pinhole camera over a flat ground plane: every object goes through it, so perspective agrees everywhere.
 
-World axes: x to the right, y up, z along the street; metres; the camera stands at (0, eye, 0). Pitch is
-modelled as a shift of the horizon row, which keeps verticals vertical as rectified street pictures have them.
+World axes: x to the right, y up, z along the street; meters; the camera stands at (0, eye, 0). Pitch is
+modeled as a shift of the horizon row, which keeps verticals vertical as rectified street images have them.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.floating]
-NEAR = 0.7  # metres; anything closer is behind the windscreen
+NEAR = 0.7  # meters; anything closer is behind the windscreen
 
 
 @dataclass(frozen=True)
 class Camera:
-    """Where the picture is taken from; pixels are those of the canvas it draws on."""
+    """Where the image is taken from; pixels are those of the canvas it draws on."""
 
     width: int
     height: int
@@ -41,7 +41,7 @@ class Camera:
         return np.array([[cos, 0.0, sin], [0.0, 1.0, 0.0], [-sin, 0.0, cos]])
 
     @cached_property
-    def _centre(self) -> NDArray[np.float64]:
+    def _center(self) -> NDArray[np.float64]:
         return np.array([self.width / 2, self.horizon])
 
     @cached_property
@@ -50,7 +50,7 @@ class Camera:
 
     def pixels(self, view: Floats) -> NDArray[np.float64]:
         """Points already in front of the camera as columns and rows (N, 2)."""
-        return self._centre + view[:, :2] / view[:, 2:] * self._zoom
+        return self._center + view[:, :2] / view[:, 2:] * self._zoom
 
     def polygon(self, points: Floats) -> tuple[NDArray[np.float64], float] | None:
         """Outline of a world polygon cut at the near plane and its mean depth, or None if all is behind."""
@@ -62,7 +62,7 @@ class Camera:
         return self.pixels(view), float(view[:, 2].mean())
 
     def sees(self, x: float, z: float, radius: float) -> bool:
-        """Whether something this wide at a ground position can reach into the picture."""
+        """Whether something this wide at a ground position can reach into the image."""
         right = float(np.cos(self.yaw) * x - np.sin(self.yaw) * z)
         ahead = self.depth(x, z) + radius
         return ahead > NEAR and abs(right) - radius < ahead * self.width / (2 * self.focal)

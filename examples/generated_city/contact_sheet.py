@@ -1,4 +1,4 @@
-"""Sheets of pictures over their labels, to look at: ``python -m examples.generated_city.contact_sheet DIR``."""
+"""Sheets of images over their labels, to look at: ``python -m examples.generated_city.contact_sheet DIR``."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 import typer
 from PIL import Image
 
-from examples.gta5_to_cityscapes.records.standard_streams import escape_unprintable
-from examples.gta5_to_cityscapes.records.written_files import written_beside
+from examples.gta5_to_cityscapes.atomic_io import written_beside
+from examples.gta5_to_cityscapes.console import escape_unprintable
 
 from .canvas import Bytes
 from .label_ids import palette
@@ -20,13 +20,13 @@ from .statistics import CAMERA_CITY, GAME_CITY, DomainStatistics
 
 
 def contact_sheet(stats: DomainStatistics, seed: int, rows: int, columns: int, size: tuple[int, int]) -> Bytes:
-    """Scenes of one city in a grid, each picture above its labels."""
-    colours = np.array(palette(), np.uint8).reshape(256, 3)
+    """Scenes of one city in a grid, each image above its labels."""
+    colors = np.array(palette(), np.uint8).reshape(256, 3)
     lines = []
     for row in range(rows):
         scenes = [render_scene((seed, stats.seed_key, 0, row * columns + k), stats, size) for k in range(columns)]
-        lines.append(np.hstack([picture for picture, _ in scenes]))
-        lines.append(np.hstack([colours[ids] for _, ids in scenes]))
+        lines.append(np.hstack([image for image, _ in scenes]))
+        lines.append(np.hstack([colors[ids] for _, ids in scenes]))
     return np.vstack(lines)
 
 

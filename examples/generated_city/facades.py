@@ -1,4 +1,4 @@
-"""House fronts as flat pictures: walls, window grids, shops, cornices, in a style per city.
+"""House fronts as flat images: walls, window grids, shops, cornices, in a style per city.
 
 Fronts are drawn once per library slot and reused with another tint, cut and light: drawing one takes as long as
 warping a dozen.
@@ -17,7 +17,7 @@ from .noise import noise_patch
 
 Bytes = NDArray[np.uint8]
 PIXELS_PER_METRE = 26
-GROUND_EXTRA = 0.6  # metres that the ground floor is higher than the others
+GROUND_EXTRA = 0.6  # meters that the ground floor is higher than the others
 WALLS = {
     "game": [(176, 92, 66), (150, 74, 58), (205, 178, 140), (222, 210, 190), (128, 120, 112), (92, 78, 70),
              (190, 186, 180), (232, 230, 226), (110, 60, 50), (164, 140, 104), (70, 66, 66), (120, 96, 78)],
@@ -27,10 +27,10 @@ WALLS = {
 
 
 SLOTS = 20  # fronts per style
-TALLEST = {"centre": 6, "residential": 4, "green": 6, "modern": 12}
+TALLEST = {"center": 6, "residential": 4, "green": 6, "modern": 12}
 
 
-WindowPainter = Callable[[NDArray[np.float32], int, int], None]  # picture, left, top of the cell
+WindowPainter = Callable[[NDArray[np.float32], int, int], None]  # image, left, top of the cell
 
 
 @lru_cache(maxsize=640)
@@ -51,33 +51,33 @@ def facade(domain: str, style: str, slot: int, level: int, blank: bool = False) 
     height, width = round((3.0 * floors + GROUND_EXTRA) * PIXELS_PER_METRE), bays * bay_px
     ground_px = height - (floors - 1) * floor_px
     wall = np.array(WALLS[domain][int(rng.integers(len(WALLS[domain])))], np.float32)
-    picture = _wall(rng, domain, height, width, wall)
+    image = _wall(rng, domain, height, width, wall)
     if blank:
-        return picture.clip(0, 255).astype(np.uint8)
+        return image.clip(0, 255).astype(np.uint8)
     cell = _window_maker(rng, domain, style, bay_px, floor_px)
     for floor in range(floors - 1):
         for column in range(bays):
-            cell(picture, column * bay_px, floor * floor_px)
-    _ground_floor(rng, domain, style, picture, height - ground_px, bays, bay_px)
-    return picture.clip(0, 255).astype(np.uint8)
+            cell(image, column * bay_px, floor * floor_px)
+    _ground_floor(rng, domain, style, image, height - ground_px, bays, bay_px)
+    return image.clip(0, 255).astype(np.uint8)
 
 
 def _wall(
-    rng: np.random.Generator, domain: str, height: int, width: int, colour: NDArray[np.float32]
+    rng: np.random.Generator, domain: str, height: int, width: int, color: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     """Brick courses, panels or plaster with stains: the fine texture that tells the two cities apart."""
     grain = 1 + 0.05 * noise_patch(rng, height, width, 0.5) + 0.06 * noise_patch(rng, height, width, 1.4, 2)
-    picture = colour[None, None] * grain[:, :, None]
+    image = color[None, None] * grain[:, :, None]
     if domain == "game" and rng.random() < 0.5:  # brick
         bricks = rng.normal(1, 0.09, (height // 3 + 1, width // 8 + 1)).astype(np.float32)
-        picture *= np.repeat(np.repeat(bricks, 3, 0), 8, 1)[:height, :width, None]
-        picture[2::3] *= 0.86
+        image *= np.repeat(np.repeat(bricks, 3, 0), 8, 1)[:height, :width, None]
+        image[2::3] *= 0.86
     elif domain == "camera":
         streaks = cv2.GaussianBlur(rng.normal(0, 1, (1, width)).astype(np.float32), (0, 0), 3)
-        picture *= 1 + 0.12 * streaks[:, :, None] * np.linspace(1, 0.2, height, dtype=np.float32)[:, None, None]
+        image *= 1 + 0.12 * streaks[:, :, None] * np.linspace(1, 0.2, height, dtype=np.float32)[:, None, None]
         if rng.random() < 0.5:  # horizontal render joints
-            picture[:: PIXELS_PER_METRE // 2] *= 0.82
-    return picture
+            image[:: PIXELS_PER_METRE // 2] *= 0.82
+    return image
 
 
 def _window_maker(rng: np.random.Generator, domain: str, style: str, bay_px: int, floor_px: int) -> WindowPainter:
@@ -95,45 +95,45 @@ def _window_maker(rng: np.random.Generator, domain: str, style: str, bay_px: int
     )
     lintel, sill = rng.random() < 0.5, rng.random() < 0.6
     shutters = domain == "camera" and style != "modern" and rng.random() < 0.4
-    balcony = style != "centre" and rng.random() < (0.5 if domain == "camera" else 0.15)
+    balcony = style != "center" and rng.random() < (0.5 if domain == "camera" else 0.15)
     mullions = int(rng.integers(1, 4))
     transom = rng.random() < 0.6
 
-    def paint(picture: NDArray[np.float32], x: int, y: int) -> None:
+    def paint(image: NDArray[np.float32], x: int, y: int) -> None:
         y0, x0 = y + top, x + left
-        picture[y0 - 1 : y0 + h + 1, max(x0 - 1, 0) : x0 + w + 1] = frame
+        image[y0 - 1 : y0 + h + 1, max(x0 - 1, 0) : x0 + w + 1] = frame
         pane = glass * rng.uniform(0.6, 1.5)
         if rng.random() < 0.25:
             pane = pane * 0.4 + np.array([190, 185, 170], np.float32) * rng.uniform(0.3, 0.6)
         fade = np.linspace(rng.uniform(1.0, 1.7), rng.uniform(0.6, 1.0), h - 2, dtype=np.float32)
-        picture[y0 + 1 : y0 + h - 1, x0 + 1 : x0 + w - 1] = pane * fade[:, None, None]
+        image[y0 + 1 : y0 + h - 1, x0 + 1 : x0 + w - 1] = pane * fade[:, None, None]
         for k in range(1, mullions):
-            picture[y0 : y0 + h, x0 + k * w // mullions] = frame
+            image[y0 : y0 + h, x0 + k * w // mullions] = frame
         if transom:
-            picture[y0 + h // 3, x0 : x0 + w] = frame
+            image[y0 + h // 3, x0 : x0 + w] = frame
         if lintel:
-            picture[max(y0 - 4, 0) : max(y0 - 1, 0), max(x0 - 2, 0) : x0 + w + 2] *= 1.3
+            image[max(y0 - 4, 0) : max(y0 - 1, 0), max(x0 - 2, 0) : x0 + w + 2] *= 1.3
         if sill:
-            picture[y0 + h + 1 : y0 + h + 3, max(x0 - 2, 0) : x0 + w + 2] *= 1.3
-            picture[y0 + h + 3 : y0 + h + 5, x0 : x0 + w] *= 0.75
+            image[y0 + h + 1 : y0 + h + 3, max(x0 - 2, 0) : x0 + w + 2] *= 1.3
+            image[y0 + h + 3 : y0 + h + 5, x0 : x0 + w] *= 0.75
         if shutters:
             for at in (x0 - w // 3, x0 + w + 1):
-                picture[y0 : y0 + h, max(at, 0) : at + w // 3] *= np.array([0.5, 0.62, 0.55], np.float32)
+                image[y0 : y0 + h, max(at, 0) : at + w // 3] *= np.array([0.5, 0.62, 0.55], np.float32)
         if balcony:
             at = y0 + h * 2 // 3
-            picture[at : y0 + h + 4, x + 2 : x + bay_px - 2] *= 0.55
-            picture[at : at + 2, x + 2 : x + bay_px - 2] = frame * 0.8
+            image[at : y0 + h + 4, x + 2 : x + bay_px - 2] *= 0.55
+            image[at : at + 2, x + 2 : x + bay_px - 2] = frame * 0.8
 
     return paint
 
 
 def _ground_floor(
-    rng: np.random.Generator, domain: str, style: str, picture: NDArray[np.float32], top: int, bays: int, bay_px: int
+    rng: np.random.Generator, domain: str, style: str, image: NDArray[np.float32], top: int, bays: int, bay_px: int
 ) -> None:
-    """Shops with signs in the centre, doors and low windows elsewhere."""
-    shops = rng.random() < {"centre": 0.75, "modern": 0.5, "green": 0.15, "residential": 0.1}[style]
-    height = picture.shape[0]
-    picture[top:] *= rng.uniform(0.7, 1.1)
+    """Shops with signs in the center, doors and low windows elsewhere."""
+    shops = rng.random() < {"center": 0.75, "modern": 0.5, "green": 0.15, "residential": 0.1}[style]
+    height = image.shape[0]
+    image[top:] *= rng.uniform(0.7, 1.1)
     door_at = int(rng.integers(bays))
     sign = rng.uniform(20, 235, 3) if domain == "game" else rng.uniform(70, 170, 3)
     for k in range(bays):
@@ -141,20 +141,20 @@ def _ground_floor(
         if shops:
             if k % 3 == 0:
                 sign = rng.uniform(20, 235, 3) if domain == "game" else rng.uniform(70, 170, 3)
-            picture[top + 8 : top + 20, k * bay_px : (k + 1) * bay_px] = sign
+            image[top + 8 : top + 20, k * bay_px : (k + 1) * bay_px] = sign
             for letter in range(k * bay_px + 6, (k + 1) * bay_px - 6, 4):
                 if rng.random() < 0.5:
-                    picture[top + 11 : top + 17, letter : letter + 2] = 255 - sign
+                    image[top + 11 : top + 17, letter : letter + 2] = 255 - sign
             glass = rng.uniform(20, 90) * np.array([0.95, 1.0, 1.05])
             patch = noise_patch(rng, height - 9 - top - 24, x1 - x0, 1.2)[:, :, None]
-            picture[top + 24 : height - 9, x0:x1] = glass + 22 * patch
+            image[top + 24 : height - 9, x0:x1] = glass + 22 * patch
         elif k == door_at:
             paint = rng.uniform(20, 150, 3)
             middle = (x0 + x1) // 2
-            picture[height - 56 : height, middle - 12 : middle + 12] = paint
-            picture[height - 60 : height - 56, middle - 14 : middle + 14] *= 1.3
+            image[height - 56 : height, middle - 12 : middle + 12] = paint
+            image[height - 60 : height - 56, middle - 14 : middle + 14] *= 1.3
         else:
             y0 = top + 26
-            picture[y0 - 2 : height - 24, x0 - 2 : x1 + 2] = 215
-            picture[y0 : height - 26, x0:x1] = rng.uniform(30, 80) * np.array([0.95, 1.0, 1.05])
-            picture[y0 : height - 26, (x0 + x1) // 2] = 215
+            image[y0 - 2 : height - 24, x0 - 2 : x1 + 2] = 215
+            image[y0 : height - 26, x0:x1] = rng.uniform(30, 80) * np.array([0.95, 1.0, 1.05])
+            image[y0 : height - 26, (x0 + x1) // 2] = 215

@@ -1,4 +1,4 @@
-"""Tree and bush pictures with ragged outlines: clumps of leaves over fractal noise, or bare branches."""
+"""Tree and bush images with ragged outlines: clumps of leaves over fractal noise, or bare branches."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SIZE = 224
 def tree(domain: str, kind: str, slot: int, level: int, mirrored: bool) -> Bytes:
     """RGBA crown with trunk, standing on the lower edge; kinds are leafy, conifer, bare and bush.
 
-    ``level`` halves the picture that often, so that a distant tree is averaged once and not in every scene.
+    ``level`` halves the image that often, so that a distant tree is averaged once and not in every scene.
     """
     if level:
         side = SIZE >> level
@@ -53,13 +53,13 @@ def _leafy(rng: np.random.Generator, domain: str, kind: str) -> Bytes:
             spread = 0.36 * np.sqrt(max(0.05, 1 - (2 * share - 0.9) ** 2)) if kind == "leafy" else 0.42
         x = 0.5 + spread * rng.uniform(-1, 1)
         r = rng.uniform(0.05, 0.12) if domain == "game" else rng.uniform(0.04, 0.09)
-        centre, axes = (round(x * width), round(y * height)), (round(r * width), round(r * width * rng.uniform(0.6, 1)))
+        center, axes = (round(x * width), round(y * height)), (round(r * width), round(r * width * rng.uniform(0.6, 1)))
         brightness = 0.65 + 0.5 * (1 - y) + rng.uniform(-0.14, 0.14)
-        cv2.ellipse(density, centre, axes, 0, 0, 360, 1.0, -1)
-        cv2.ellipse(lit, centre, axes, 0, 0, 360, brightness, -1)
+        cv2.ellipse(density, center, axes, 0, 0, 360, 1.0, -1)
+        cv2.ellipse(lit, center, axes, 0, 0, 360, brightness, -1)
         if k % 2:
             cv2.ellipse(
-                lit, (centre[0] + 2, centre[1] + axes[1] // 2), (axes[0], axes[1] // 2), 0, 0, 360, brightness * 0.7, -1
+                lit, (center[0] + 2, center[1] + axes[1] // 2), (axes[0], axes[1] // 2), 0, 0, 360, brightness * 0.7, -1
             )
     density = np.asarray(cv2.GaussianBlur(density, (0, 0), 5), np.float32)
     ragged = density + 0.2 * noise_patch(rng, height, width, 0.8) + 0.13 * noise_patch(rng, height, width, 0.3)
@@ -89,9 +89,9 @@ def _with_trunk(
         cv2.line(trunk, fork, tip, 1.0, thick // 2)
     bark = rng.uniform(50, 95) * np.array([1.05, 0.95, 0.85], np.float32)
     shade = np.linspace(1.2, 0.6, width, dtype=np.float32)[None, :, None]
-    colour = bark * shade * (1 + 0.2 * noise_patch(rng, height, width, 0.6)[:, :, None])
+    color = bark * shade * (1 + 0.2 * noise_patch(rng, height, width, 0.6)[:, :, None])
     under = (trunk > 0) & (alpha < 0.6)
-    rgb = np.where(under[:, :, None], colour, rgb)
+    rgb = np.where(under[:, :, None], color, rgb)
     return rgb, np.where(under, 1.0, alpha)
 
 

@@ -1,6 +1,6 @@
 """How far apart the two renderings are, with and without matching their channel statistics.
 
-A linear classifier has to tell the cities apart from a handful of numbers per picture. Given channel means and
+A linear classifier has to tell the cities apart from a handful of numbers per image. Given channel means and
 deviations it must fall to chance once those are matched; given local texture it must not. Run it with
 ``python -m examples.generated_city.gap``.
 """
@@ -15,32 +15,32 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from examples.gta5_to_cityscapes.records.standard_streams import escape_unprintable
+from examples.gta5_to_cityscapes.console import escape_unprintable
 
 from .rendering import render_scene
 from .statistics import CAMERA_CITY, GAME_CITY
 
-Picture = NDArray[np.uint8] | NDArray[np.float64]
+Image = NDArray[np.uint8] | NDArray[np.float64]
 
 
-def match_channels(picture: Picture, like: Picture) -> NDArray[np.float64]:
-    """The picture with the channel means and deviations of another."""
-    x, y = picture.astype(np.float64), like.astype(np.float64)
+def match_channels(image: Image, like: Image) -> NDArray[np.float64]:
+    """The image with the channel means and deviations of another."""
+    x, y = image.astype(np.float64), like.astype(np.float64)
     scale = y.std(axis=(0, 1)) / x.std(axis=(0, 1)).clip(1e-6)
     return np.asarray((x - x.mean(axis=(0, 1))) * scale + y.mean(axis=(0, 1)))
 
 
-def channel_statistics(picture: Picture) -> NDArray[np.float64]:
+def channel_statistics(image: Image) -> NDArray[np.float64]:
     """Mean and deviation of each channel (6,)."""
-    return np.concatenate([picture.mean(axis=(0, 1)), picture.std(axis=(0, 1))])
+    return np.concatenate([image.mean(axis=(0, 1)), image.std(axis=(0, 1))])
 
 
-def local_statistics(picture: Picture) -> NDArray[np.float64]:
-    """Energy of brightness and colour differences in four bands (12,): what channel statistics leave untouched."""
-    values = picture.astype(np.float64)
-    grey = values.mean(axis=2)
+def local_statistics(image: Image) -> NDArray[np.float64]:
+    """Energy of brightness and color differences in four bands (12,): what channel statistics leave untouched."""
+    values = image.astype(np.float64)
+    gray = values.mean(axis=2)
     energies = []
-    for plane in (grey, values[:, :, 0] - grey, values[:, :, 2] - grey):
+    for plane in (gray, values[:, :, 0] - gray, values[:, :, 2] - gray):
         blurred = [plane, *(cv2.GaussianBlur(plane, (0, 0), sigma) for sigma in (0.6, 1.2, 2.4, 4.8))]
         for fine, coarse in pairwise(blurred):
             energies.append(np.log(np.abs(fine - coarse).mean() + 1e-3))
@@ -62,14 +62,14 @@ def separability(source: list[NDArray[np.uint8]], target: list[NDArray[np.uint8]
     """Held-out accuracy by channel and by local statistics, as rendered and with channels matched in pairs."""
     matched = [match_channels(s, t) for s, t in zip(source, reversed(target), strict=True)]
     result = {}
-    for name, pictures in (("as rendered", source), ("channels matched", matched)):
+    for name, images in (("as rendered", source), ("channels matched", matched)):
         for kind, describe in (("channel statistics", channel_statistics), ("local statistics", local_statistics)):
-            rows = np.array([describe(p) for p in pictures]), np.array([describe(p) for p in target])
+            rows = np.array([describe(p) for p in images]), np.array([describe(p) for p in target])
             result[f"{kind}, {name}"] = held_out_accuracy(*rows)
     return result
 
 
-def main(scenes: Annotated[int, typer.Option(min=8, help="Pictures per city.")] = 120, seed: int = 0) -> None:
+def main(scenes: Annotated[int, typer.Option(min=8, help="Images per city.")] = 120, seed: int = 0) -> None:
     """Print how well two kinds of statistics tell the cities apart."""
     cv2.setNumThreads(1)
     source, target = (

@@ -12,16 +12,16 @@ from typing import Literal
 
 import cv2
 
-from examples.gta5_to_cityscapes.records.written_files import remove_unfinished, write_json
+from examples.gta5_to_cityscapes.atomic_io import remove_unfinished, write_json
 
 from .layouts import ScenePlace, cityscapes_places, gta5_places, synthia_places, write_scene
 from .rendering import render_scene
 from .statistics import CAMERA_CITY, GAME_CITY
 
-VERSION = 1  # raise it when the same seed gives other pictures
+VERSION = 1  # raise it when the same seed gives other images
 MANIFEST = "city.json"
 MINIMUM_SIZE = 32
-MOST_PIXELS = 2**26  # larger pictures are not read
+MOST_PIXELS = 2**26  # larger images are not read
 SourceLayout = Literal["gta5", "synthia"]
 SOURCE_PLACES = {"gta5": gta5_places, "synthia": synthia_places}
 
@@ -45,9 +45,9 @@ def generate_city(
 
     Args:
         out: Folder to write into; made if missing.
-        source_images: Pictures of the game city.
-        target_train: Training pictures of the camera city.
-        target_val: Validation pictures of the camera city.
+        source_images: Images of the game city.
+        target_train: Training images of the camera city.
+        target_val: Validation images of the camera city.
         size: Width and height in pixels.
         seed: Another seed, other streets.
         source_layout: Whose folders, files and label ids the game city has; its scenes are the same.
@@ -116,8 +116,8 @@ def _claim(out: Path, settings: dict[str, object]) -> None:
 def _draw(seed: int, size: tuple[int, int], place: ScenePlace) -> None:
     domain, split, number = place.key
     stats = GAME_CITY if domain == GAME_CITY.seed_key else CAMERA_CITY
-    picture, ids = render_scene((seed, domain, split, number), stats, size)
-    write_scene(place, picture, ids)
+    image, ids = render_scene((seed, domain, split, number), stats, size)
+    write_scene(place, image, ids)
 
 
 def _begin_to_draw() -> None:

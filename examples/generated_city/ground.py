@@ -19,13 +19,13 @@ Floats32 = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class GroundLook:
-    """Colours of this scene's surfaces."""
+    """Colors of this scene's surfaces."""
 
     asphalt: NDArray[np.float64]
     paving: NDArray[np.float64]
     grass: NDArray[np.float64]
     kerb: NDArray[np.float64]
-    slab: float  # metres between paving joints
+    slab: float  # meters between paving joints
     variant: int
     roughness: float
     lot_label: int
@@ -35,7 +35,7 @@ class GroundLook:
 
 
 def sample_ground_look(rng: np.random.Generator, domain: str) -> GroundLook:
-    """Broad ranges in the game, a narrow grey band in the camera city."""
+    """Broad ranges in the game, a narrow gray band in the camera city."""
     if domain == "game":
         asphalt = rng.uniform(62, 135) * np.array([1.0, 1.0, 1.0]) + rng.normal(0, 4, 3)
         paving = rng.uniform(85, 175) * np.array([1.03, 1.0, 0.95]) + rng.normal(0, 8, 3)
@@ -76,13 +76,13 @@ def paint_ground(painter: Painter, street: Street, look: GroundLook) -> None:
     for top, bottom, step in ((first, split, 1), (split, height, 2)):
         if bottom <= top:
             continue
-        colours, labels, depth = _ground_band(painter, street, look, top, bottom, step)
+        colors, labels, depth = _ground_band(painter, street, look, top, bottom, step)
         if step > 1:
             size = (painter.camera.width, bottom - top)
-            colours = np.asarray(cv2.resize(colours, size, interpolation=cv2.INTER_LINEAR), np.uint8)
+            colors = np.asarray(cv2.resize(colors, size, interpolation=cv2.INTER_LINEAR), np.uint8)
             labels = np.asarray(cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST), np.uint8)
             depth = np.asarray(cv2.resize(depth, size, interpolation=cv2.INTER_NEAREST), np.float32)
-        painter.canvas.rgb[top:bottom] = colours
+        painter.canvas.rgb[top:bottom] = colors
         painter.canvas.ids[top:bottom] = labels
         painter.canvas.depth[top:bottom] = depth
 
@@ -90,12 +90,12 @@ def paint_ground(painter: Painter, street: Street, look: GroundLook) -> None:
 def _ground_band(
     painter: Painter, street: Street, look: GroundLook, top: int, bottom: int, step: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], Floats32]:
-    """Colours, labels and depth of some rows, at every ``step``-th pixel."""
+    """Colors, labels and depth of some rows, at every ``step``-th pixel."""
     x, z, depth = painter.camera.ground(top, bottom, step)
     offset = x - street.bend(z)
-    u = offset - np.float32(street.centre)
+    u = offset - np.float32(street.center)
     labels = _plan(street, u, z, look.lot_label)
-    along = depth * depth * np.float32(step / (painter.camera.focal * painter.camera.eye))  # metres per pixel
+    along = depth * depth * np.float32(step / (painter.camera.focal * painter.camera.eye))  # meters per pixel
     across = depth * np.float32(step / painter.camera.focal)
     is_road, is_paved = labels == ROAD, (labels == SIDEWALK) | (labels == PARKING)
     base = np.where(is_road[:, :, None], look.asphalt.astype(np.float32), look.grass.astype(np.float32))
@@ -213,13 +213,13 @@ def _markings(
         if street.zebra:
             bars = (np.mod(u, np.float32(1.0)) < 0.5) & (np.abs(z - at) < 1.6)
             cover = np.where(np.abs(z - at) < 2.0, bars, cover)
-        stop = _stripe(np.abs(z - at + np.float32(2.8)), 0.35, along) * (u * np.float32(-np.sign(street.centre)) > 0)
+        stop = _stripe(np.abs(z - at + np.float32(2.8)), 0.35, along) * (u * np.float32(-np.sign(street.center)) > 0)
         cover = np.maximum(cover, stop)
     return cover.astype(np.float32)
 
 
-def _blend(base: Floats32, share: Floats32, colour: NDArray[np.float64]) -> None:
+def _blend(base: Floats32, share: Floats32, color: NDArray[np.float64]) -> None:
     rows = np.flatnonzero(share.any(axis=1))
     if rows.size:
         part, cover = base[rows[0] : rows[-1] + 1], share[rows[0] : rows[-1] + 1, :, None]
-        part += cover * (colour.astype(np.float32) - part)
+        part += cover * (color.astype(np.float32) - part)

@@ -12,7 +12,7 @@ VEGETATION, TERRAIN, SKY = 21, 22, 23
 PERSON, RIDER = 24, 25
 CAR, TRUCK, BUS, TRAIN, MOTORCYCLE, BICYCLE = 26, 27, 28, 31, 32, 33
 
-COLOURS: dict[int, tuple[int, int, int]] = {
+COLORS: dict[int, tuple[int, int, int]] = {
     UNLABELED: (0, 0, 0),
     EGO_VEHICLE: (0, 0, 0),
     STATIC: (0, 0, 0),
@@ -40,7 +40,7 @@ COLOURS: dict[int, tuple[int, int, int]] = {
     BICYCLE: (119, 11, 32),
 }
 VOID_IDS = frozenset({UNLABELED, EGO_VEHICLE, STATIC, DYNAMIC, GROUND, PARKING})
-TRAINING_IDS = tuple(i for i in COLOURS if i not in VOID_IDS)  # the 19 classes
+TRAINING_IDS = tuple(i for i in COLORS if i not in VOID_IDS)  # the 19 classes
 
 SYNTHIA_IDS = {  # anything else is SYNTHIA's void, 0
     **{SKY: 1, BUILDING: 2, ROAD: 3, SIDEWALK: 4, FENCE: 5, VEGETATION: 6, POLE: 7, CAR: 8, TRAFFIC_SIGN: 9},
@@ -57,8 +57,8 @@ def synthia_ids(ids: NDArray[np.uint8]) -> NDArray[np.uint16]:
 
 
 def palette() -> list[int]:
-    """Flat RGB palette for the indexed label pictures."""
+    """Flat RGB palette for the indexed label images."""
     flat = [0] * 768
-    for label, colour in COLOURS.items():
-        flat[3 * label : 3 * label + 3] = colour
+    for label, color in COLORS.items():
+        flat[3 * label : 3 * label + 3] = color
     return flat

@@ -1,4 +1,4 @@
-"""The three published folder layouts, and writing into them so that a killed run leaves no half picture."""
+"""The three published folder layouts, and writing into them so that a killed run leaves no half image."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from examples.gta5_to_cityscapes.records.written_files import written_beside
+from examples.gta5_to_cityscapes.atomic_io import written_beside
 
 from .canvas import Bytes
 from .label_ids import palette, synthia_ids
 from .statistics import DomainStatistics
 
-Labelling = Literal["indexed", "grey", "synthia"]  # palette PNG, grey PNG, 16-bit PNG of SYNTHIA's ids
+Labeling = Literal["indexed", "gray", "synthia"]  # palette PNG, gray PNG, 16-bit PNG of SYNTHIA's ids
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class ScenePlace:
     key: tuple[int, int, int]
     image: Path
     labels: Path
-    labelling: Labelling
+    labeling: Labeling
 
 
 def gta5_places(root: Path, stats: DomainStatistics, count: int) -> list[ScenePlace]:
@@ -61,32 +61,32 @@ def cityscapes_places(root: Path, stats: DomainStatistics, split: str, count: in
                 (stats.seed_key, 1 + ("train", "val").index(split), k),
                 base / "leftImg8bit" / split / city / f"{name}_leftImg8bit.png",
                 base / "gtFine" / split / city / f"{name}_gtFine_labelIds.png",
-                "grey",
+                "gray",
             )
         )
     return places
 
 
-def write_scene(place: ScenePlace, picture: Bytes, ids: Bytes) -> None:
-    """Labels first, picture last: a picture that exists always has its labels."""
-    if place.labelling == "synthia":
+def write_scene(place: ScenePlace, image: Bytes, ids: Bytes) -> None:
+    """Labels first, image last: an image that exists always has its labels."""
+    if place.labeling == "synthia":
         with written_beside(place.labels) as beside:
             beside.write_bytes(_synthia_png(ids))
     else:
         labels = Image.fromarray(ids)
-        if place.labelling == "indexed":
+        if place.labeling == "indexed":
             labels.putpalette(palette())
         _write_png(place.labels, labels)
-    _write_png(place.image, Image.fromarray(picture))
+    _write_png(place.image, Image.fromarray(image))
 
 
 def _synthia_png(ids: Bytes) -> bytes:
-    """16-bit colour, the class in the first channel; the second is for instances, which the city does not number."""
+    """16-bit color, the class in the first channel; the second is for instances, which the city does not number."""
     channels = np.zeros((*ids.shape, 3), np.uint16)
     channels[..., 2] = synthia_ids(ids)  # OpenCV orders channels blue, green, red
     return cv2.imencode(".png", channels, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()
 
 
-def _write_png(path: Path, picture: Image.Image) -> None:
+def _write_png(path: Path, image: Image.Image) -> None:
     with written_beside(path) as beside:
-        picture.save(beside, "PNG", compress_level=1)
+        image.save(beside, "PNG", compress_level=1)

@@ -12,7 +12,7 @@ Vector = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Light:
-    """``to_sun`` is a unit vector in world axes; colours are multipliers on surface colour."""
+    """``to_sun`` is a unit vector in world axes; colors are multipliers on surface color."""
 
     to_sun: Vector
     sun: Vector

@@ -37,7 +37,7 @@ def sample_building(
 ) -> Building:
     """A house on a street front."""
     floors = min(int(rng.integers(stats.floors[style][0], stats.floors[style][1] + 1)), TALLEST[style])
-    pitched = rng.random() < {"centre": 0.5, "residential": 0.95, "green": 0.5, "modern": 0.0}[style]
+    pitched = rng.random() < {"center": 0.5, "residential": 0.95, "green": 0.5, "modern": 0.0}[style]
     tint = rng.uniform(0.7, 1.55 if stats.name == "game" else 1.2) * (
         1 + rng.normal(0, 0.05 if stats.name == "game" else 0.02, 3)
     )
@@ -60,8 +60,8 @@ def sample_building(
 def _side(rng: np.random.Generator, stats: DomainStatistics, street: Street, side: int) -> list[Placed]:
     placed: list[Placed] = []
     z, edge = -12.0, street.lot(side)
-    set_back = {"centre": 0.0, "residential": 5.0, "green": 6.0, "modern": 2.0}[street.style] * rng.uniform(0.5, 1.6)
-    green_share = {"centre": 0.06, "residential": 0.15, "green": 0.5, "modern": 0.2}[street.style]
+    set_back = {"center": 0.0, "residential": 5.0, "green": 6.0, "modern": 2.0}[street.style] * rng.uniform(0.5, 1.6)
+    green_share = {"center": 0.06, "residential": 0.15, "green": 0.5, "modern": 0.2}[street.style]
     border = str(rng.choice(["none", "fence", "wall", "hedge"], p=_border_shares(stats, street.style)))
     slot, height = int(rng.integers(16)), float(rng.uniform(0.8, 1.8))
     while z < 150:
@@ -90,12 +90,12 @@ def _side(rng: np.random.Generator, stats: DomainStatistics, street: Street, sid
                 tint = rng.uniform(0.3, 1.3) if kind == "fence" else rng.uniform(0.85, 1.15)
                 tall = height if kind != "hedge" else height * 1.3
                 placed.append((BORDER, *_middle(a, b), Barrier(kind, a, b, tall, slot, (tint, tint, tint))))
-        z += wide + (0.0 if street.style == "centre" else float(rng.uniform(0, 4)))
+        z += wide + (0.0 if street.style == "center" else float(rng.uniform(0, 4)))
     return placed
 
 
 def _border_shares(stats: DomainStatistics, style: str) -> list[float]:
-    if style == "centre":
+    if style == "center":
         return [0.7, 0.2, 0.1, 0.0]
     fence, wall = stats.fence_share, stats.wall_share
     return (
@@ -145,10 +145,10 @@ def sample_tree(
             kind = "conifer"
         height = rng.uniform(5, 13) * scale
         width = height * (rng.uniform(0.4, 0.6) if kind == "conifer" else rng.uniform(0.75, 1.1))
-    grey = (
+    gray = (
         rng.uniform(0, 0.7) if stats.name == "game" and kind != "bare" else 0.0
-    )  # leaves reach from lush to winter grey
-    tint = rng.uniform(0.6, 1.5) * (1 + rng.normal(0, 0.07, 3)) * (1 + grey * np.array([0.2, -0.05, 0.45]))
+    )  # leaves reach from lush to winter gray
+    tint = rng.uniform(0.6, 1.5) * (1 + rng.normal(0, 0.07, 3)) * (1 + gray * np.array([0.2, -0.05, 0.45]))
     return Tree(
         at[0],
         at[1],
@@ -165,7 +165,7 @@ def _facing_row(
 ) -> list[Placed]:
     """Houses along the far side of a side street, which face the camera; ``gap`` leaves the main street open."""
     placed: list[Placed] = []
-    middle = float(street.bend(z)) + street.centre
+    middle = float(street.bend(z)) + street.center
     open_half = street.half_width + max(street.sidewalks) + max(street.verges) + 10
     for side in (-1, 1):
         x = open_half if gap else 0.0

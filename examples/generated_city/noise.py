@@ -39,7 +39,7 @@ def noise_patch(
 def noise_at(
     x: NDArray[np.float32], y: NDArray[np.float32], slope: float, variant: int, pixels_per_metre: float
 ) -> NDArray[np.float32]:
-    """The tile sampled at ground positions in metres, wrapping round."""
+    """The tile sampled at ground positions in meters, wrapping round."""
     # remap counts in 16 bits; ground as far out as 30000 pixels of tile has no visible texture any more
     limit = np.float32(30000)
     columns = np.maximum(np.minimum(x * np.float32(pixels_per_metre), limit), -limit)

@@ -12,7 +12,7 @@ from .statistics import DomainStatistics
 from .street import Street
 
 Placed = tuple[float, float, Paintable]
-REACH = 90.0  # metres of street that are furnished
+REACH = 90.0  # meters of street that are furnished
 SEEDS = 1 << 30
 SIGN_SHARES = (0.14, 0.2, 0.2, 0.14, 0.1, 0.1, 0.12)  # in the order of SIGN_SHAPES
 
@@ -27,7 +27,7 @@ def sample_pavement(rng: np.random.Generator, stats: DomainStatistics, street: S
     placed += _signals(rng, stats, street)
     for _ in range(int(rng.poisson(0.5))):
         placed += _group(
-            rng, stats, street, rng.uniform(-0.9, 0.9) * street.half_width + street.centre, rng.uniform(9, 50)
+            rng, stats, street, rng.uniform(-0.9, 0.9) * street.half_width + street.center, rng.uniform(9, 50)
         )
     return placed
 
@@ -35,12 +35,12 @@ def sample_pavement(rng: np.random.Generator, stats: DomainStatistics, street: S
 def _furniture(rng: np.random.Generator, stats: DomainStatistics, street: Street, side: int) -> list[Placed]:
     placed: list[Placed] = []
     kerb = street.kerb(side)
-    grey = float(rng.uniform(50, 150))
+    gray = float(rng.uniform(50, 150))
     thick = float(rng.uniform(0.09, 0.16))
     tall, arm = float(rng.uniform(5, 9)), float(rng.uniform(0.8, 2.5)) if rng.random() < 0.6 else 0.0
     for z in _along(rng, street, rng.uniform(*stats.pole_gap), 4.0):
         at = street.place(kerb + side * 0.5, z)
-        placed.append((*at, Pole(*at, tall, thick, -side * arm, True, (grey, grey, grey * 0.97))))
+        placed.append((*at, Pole(*at, tall, thick, -side * arm, True, (gray, gray, gray * 0.97))))
     if rng.random() < stats.street_tree_share:
         for z in _along(rng, street, rng.uniform(*stats.tree_gap), 5.0):
             at = street.place(kerb + side * rng.uniform(0.8, 1.3), z)
@@ -67,12 +67,12 @@ def _furniture(rng: np.random.Generator, stats: DomainStatistics, street: Street
                 )
             )
     if rng.random() < stats.guardrail_share:
-        start, high, grey_rail = float(rng.uniform(4, 15)), float(rng.uniform(0.9, 1.2)), float(rng.uniform(0.4, 1.6))
+        start, high, gray_rail = float(rng.uniform(4, 15)), float(rng.uniform(0.9, 1.2)), float(rng.uniform(0.4, 1.6))
         for part in range(int(rng.integers(4, 16))):
             at_z = start + 2.0 * part
             if not street.is_crossed(at_z, 3.0):
                 a, b = (street.place(kerb + side * 0.3, at_z + k) for k in (0.0, 2.0))
-                rail = Barrier("fence", a, b, high, 0, (grey_rail, grey_rail, grey_rail))
+                rail = Barrier("fence", a, b, high, 0, (gray_rail, gray_rail, gray_rail))
                 placed.append(((a[0] + b[0]) / 2, (a[1] + b[1]) / 2, rail))
     elif rng.random() < 0.25:
         for z in _along(rng, street, rng.uniform(1.5, 3), 3.0, reach=35):

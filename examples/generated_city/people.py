@@ -73,16 +73,16 @@ class _Figure:
     def at(self, points: list[tuple[float, float]]) -> Points:
         return np.asarray(self.origin + np.array(points) * np.array([self.size, -self.size]))
 
-    def limb(self, points: list[tuple[float, float]], thick: float, colour: Points) -> None:
+    def limb(self, points: list[tuple[float, float]], thick: float, color: Points) -> None:
         """A limb, with its unlit side darker."""
         canvas, line = self.painter.canvas, self.at(points)
-        canvas.stroke(line, self.painter.shaded(colour, 0.72), thick * self.size, self.label, self.depth)
+        canvas.stroke(line, self.painter.shaded(color, 0.72), thick * self.size, self.label, self.depth)
         if self.size > 30:
             shift = np.array([self.lit_side * thick * self.size * 0.22, 0])
-            canvas.stroke(line + shift, self.painter.shaded(colour, 1.08), thick * self.size * 0.5, None)
+            canvas.stroke(line + shift, self.painter.shaded(color, 1.08), thick * self.size * 0.5, None)
 
-    def patch(self, points: list[tuple[float, float]], colour: Points, share: float = 1.0) -> None:
-        self.painter.canvas.fill(self.at(points), self.painter.shaded(colour, share), self.label, self.depth)
+    def patch(self, points: list[tuple[float, float]], color: Points, share: float = 1.0) -> None:
+        self.painter.canvas.fill(self.at(points), self.painter.shaded(color, share), self.label, self.depth)
 
     def legs(self, steps: tuple[float, float], lift: float) -> None:
         for k, step in enumerate(steps):
@@ -149,9 +149,9 @@ class Cycle:
         spot = painter.foot(self.x, self.z)
         if spot is None:
             return
-        colour = np.array([rng.uniform(20, 200), rng.uniform(20, 140), rng.uniform(20, 160)])
+        color = np.array([rng.uniform(20, 200), rng.uniform(20, 140), rng.uniform(20, 160)])
         if painter.domain == "camera":
-            colour = colour * 0.4 + 40
+            color = color * 0.4 + 40
         self._paint_wheels(painter, label, motor, spot[2])
         frame = self._world(np.array([[-0.5, 0.35], [-0.15, 0.82], [0.4, 0.85], [0.0, 0.35]]))
         outline = painter.camera.polygon(frame)
@@ -162,19 +162,19 @@ class Cycle:
                         [[-0.75, 0.6], [-0.7, 0.85], [0.1, 0.8], [0.45, 0.95], [0.55, 0.7], [0.2, 0.3], [-0.4, 0.3]]
                     )
                 )
-                painter.flat(body, painter.shaded(colour), label)
+                painter.flat(body, painter.shaded(color), label)
                 painter.flat(
                     self._world(np.array([[-0.3, 0.3], [-0.3, 0.6], [0.25, 0.6], [0.2, 0.3]])),
                     painter.shaded(np.array([48.0, 48, 50])),
                     label,
                 )
             painter.canvas.stroke(
-                np.concatenate([outline[0], outline[0][:1]]), painter.shaded(colour), 0.06 * spot[2], label, outline[1]
+                np.concatenate([outline[0], outline[0][:1]]), painter.shaded(color), 0.06 * spot[2], label, outline[1]
             )
             for bar in ([[-0.15, 0.8], [-0.2, 0.98]], [[0.4, 0.85], [0.36, 1.05]], [[0.52, 0.35], [0.38, 0.95]]):
                 ends = painter.camera.polygon(self._world(np.array([*bar, bar[1]])))
                 if ends is not None:
-                    painter.canvas.stroke(ends[0], painter.shaded(colour * 0.7), 0.05 * spot[2], label, ends[1])
+                    painter.canvas.stroke(ends[0], painter.shaded(color * 0.7), 0.05 * spot[2], label, ends[1])
         side = np.array([-np.cos(self.heading), np.sin(self.heading)]) * 0.3
         for end in (-1, 1):  # handlebar seen from the front or rear
             bar_foot = painter.foot(
@@ -183,10 +183,10 @@ class Cycle:
                 1.05,
             )
             if bar_foot is not None and not motor:
-                centre = painter.foot(self.x + 0.36 * np.sin(self.heading), self.z + 0.36 * np.cos(self.heading), 1.05)
-                if centre is not None:
-                    line = np.array([[bar_foot[0], bar_foot[1]], [centre[0], centre[1]]])
-                    painter.canvas.stroke(line, (30, 30, 32), 0.045 * spot[2], label, centre[3])
+                center = painter.foot(self.x + 0.36 * np.sin(self.heading), self.z + 0.36 * np.cos(self.heading), 1.05)
+                if center is not None:
+                    line = np.array([[bar_foot[0], bar_foot[1]], [center[0], center[1]]])
+                    painter.canvas.stroke(line, (30, 30, 32), 0.045 * spot[2], label, center[3])
         if self.ridden:
             self._paint_rider(painter, rng, spot)
 

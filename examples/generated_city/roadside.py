@@ -19,7 +19,7 @@ Spot = tuple[float, float]
 
 @dataclass(frozen=True)
 class Tree:
-    """A tree or bush of a library picture; ``tint`` varies it."""
+    """A tree or bush of a library image; ``tint`` varies it."""
 
     x: float
     z: float
@@ -38,15 +38,15 @@ class Tree:
         if column + half < 0 or column - half > painter.camera.width:
             return
         level = int(np.clip(np.log2(SIZE / max(self.height * scale, 1.0)), 0, 5))
-        picture = tree(painter.domain, self.kind, self.slot // 2, level, bool(self.slot % 2))
+        image = tree(painter.domain, self.kind, self.slot // 2, level, bool(self.slot % 2))
         gain = (painter.light.ambient + 0.6 * painter.light.sun) * self.tint
         box = (column - half, row - self.height * scale, column + half, row)
-        painter.canvas.sprite(box, picture, VEGETATION, depth, gain)
+        painter.canvas.sprite(box, image, VEGETATION, depth, gain)
 
 
 @dataclass(frozen=True)
 class Pole:
-    """A post; ``arm`` reaches out over the road (metres, signed), ``lamp`` ends it with a lantern."""
+    """A post; ``arm`` reaches out over the road (meters, signed), ``lamp`` ends it with a lantern."""
 
     x: float
     z: float
@@ -54,7 +54,7 @@ class Pole:
     thick: float
     arm: float
     lamp: bool
-    colour: tuple[float, float, float]
+    color: tuple[float, float, float]
 
     def paint(self, painter: Painter) -> None:
         spot = painter.foot(self.x, self.z)
@@ -62,8 +62,8 @@ class Pole:
             return
         column, row, scale, depth = spot
         top, width = row - self.height * scale, max(self.thick * scale, 2.0)
-        lit = painter.shaded(np.array(self.colour), 1.1)
-        dark = painter.shaded(np.array(self.colour), 0.6)
+        lit = painter.shaded(np.array(self.color), 1.1)
+        dark = painter.shaded(np.array(self.color), 0.6)
         canvas = painter.canvas
         canvas.stroke(np.array([[column, row], [column, top]]), dark, width, POLE, depth)
         if width > 3:
@@ -111,9 +111,9 @@ class TrafficLight:
         lamps = ((60, 22, 18), (64, 50, 16), (20, 54, 28))
         bright = ((255, 50, 30), (255, 190, 40), (60, 255, 150))
         for k in range(3):
-            centre = np.array([[column, row - tall * (0.83 - 0.33 * k)]])
+            center = np.array([[column, row - tall * (0.83 - 0.33 * k)]])
             tone = bright[k] if k == self.state else lamps[k]
-            painter.canvas.stroke(np.repeat(centre, 2, axis=0), tone, 0.26 * scale, None)
+            painter.canvas.stroke(np.repeat(center, 2, axis=0), tone, 0.26 * scale, None)
 
 
 SIGN_SHAPES = ("disc", "ring", "triangle", "square", "board", "arrow", "back")
@@ -152,7 +152,7 @@ class Sign:
             "arrow": square * [0.7, 1.2],
             "back": disc if rng.random() < 0.5 else square,
         }
-        blue, red, white, grey = (30.0, 70, 165), (190.0, 30, 35), (235.0, 235, 230), (120.0, 122, 122)
+        blue, red, white, gray = (30.0, 70, 165), (190.0, 30, 35), (235.0, 235, 230), (120.0, 122, 122)
         green, yellow = (20.0, 100, 70), (235.0, 190, 40)
         faces = {
             "disc": (blue, white),
@@ -161,7 +161,7 @@ class Sign:
             "square": (blue, white),
             "board": ((blue, green, white, yellow)[int(rng.integers(4))], white),
             "arrow": (blue, white),
-            "back": (grey, grey),
+            "back": (gray, gray),
         }
         outer, inner = faces[self.shape]
         outline = outlines[self.shape]
@@ -203,9 +203,9 @@ class Barrier:
             normal = -normal
         gain = painter.light.on(normal) * self.tint
         label = WALL if self.kind == "wall" else VEGETATION
-        picture = barrier_picture(painter.domain, self.kind, self.slot)
+        image = barrier_image(painter.domain, self.kind, self.slot)
         count = max(1, round(length / 4))
-        painter.wall(a, b, (0.0, self.height), np.concatenate([picture] * min(count, 6), axis=1), label, gain)
+        painter.wall(a, b, (0.0, self.height), np.concatenate([image] * min(count, 6), axis=1), label, gain)
         if self.kind == "wall":
             top = np.array(
                 [
@@ -248,8 +248,8 @@ class Barrier:
 
 
 @lru_cache(maxsize=64)
-def barrier_picture(domain: str, kind: str, slot: int) -> Bytes:
-    """Four metres of wall or hedge."""
+def barrier_image(domain: str, kind: str, slot: int) -> Bytes:
+    """Four meters of wall or hedge."""
     rng = np.random.default_rng([61, 1 if domain == "game" else 2, len(kind), slot])
     height, width = 64, 128
     if kind == "hedge":
@@ -257,16 +257,16 @@ def barrier_picture(domain: str, kind: str, slot: int) -> Bytes:
         texture = 1 + 0.3 * noise_patch(rng, height, width, 0.5) + 0.2 * noise_patch(rng, height, width, 1.2)
         texture *= np.linspace(1.25, 0.65, height, dtype=np.float32)[:, None]
         return (leaf * rng.uniform(0.6, 1.2) * texture[:, :, None]).clip(0, 255).astype(np.uint8)
-    colours = [(150, 84, 62), (168, 160, 148), (198, 190, 176), (120, 112, 104)]
-    colour: NDArray[np.float64] = np.array(colours[int(rng.integers(4))], float)
+    colors = [(150, 84, 62), (168, 160, 148), (198, 190, 176), (120, 112, 104)]
+    color: NDArray[np.float64] = np.array(colors[int(rng.integers(4))], float)
     if domain == "camera":
-        colour = 0.35 * colour + 92
+        color = 0.35 * color + 92
     texture = 1 + 0.07 * noise_patch(rng, height, width, 0.6) + 0.07 * noise_patch(rng, height, width, 1.4)
     if slot % 2 == 0:
         stones = rng.normal(1, 0.1, (16, 16)).astype(np.float32)
         texture = texture * np.repeat(np.repeat(stones, 4, 0), 8, 1)
         texture[3::4] *= 0.85
-    return (colour * texture[:, :, None]).clip(0, 255).astype(np.uint8)
+    return (color * texture[:, :, None]).clip(0, 255).astype(np.uint8)
 
 
 @dataclass(frozen=True)
@@ -276,7 +276,7 @@ class Bin:
     x: float
     z: float
     height: float
-    colour: tuple[float, float, float]
+    color: tuple[float, float, float]
 
     def paint(self, painter: Painter) -> None:
         spot = painter.foot(self.x, self.z)
@@ -285,6 +285,6 @@ class Bin:
         column, row, scale, depth = spot
         half, tall, spot_at = 0.28 * scale, self.height * scale, np.array([column, row])
         box = np.array([[-half, 0], [half, 0], [half, -tall], [-half, -tall]]) + spot_at
-        painter.canvas.fill(box, painter.shaded(np.array(self.colour)), STATIC, depth)
+        painter.canvas.fill(box, painter.shaded(np.array(self.color)), STATIC, depth)
         lid = np.array([[-half, -tall * 0.9], [half, -tall * 0.9], [half, -tall], [-half, -tall]]) + spot_at
-        painter.canvas.fill(lid, painter.shaded(np.array(self.colour), 1.4), None)
+        painter.canvas.fill(lid, painter.shaded(np.array(self.color), 1.4), None)

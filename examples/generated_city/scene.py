@@ -28,7 +28,7 @@ class Scene:
 
 
 def sample_scene(rng: np.random.Generator, stats: DomainStatistics, size: tuple[int, int]) -> Scene:
-    """A whole scene for a picture of ``size`` (width, height)."""
+    """A whole scene for an image of ``size`` (width, height)."""
     turned = rng.random() < stats.turned_share
     street = sample_street(rng, stats, turned=turned)
     yaw = rng.normal(0, stats.yaw_deviation)

@@ -14,7 +14,7 @@ from .vehicles import Vehicle
 
 
 def paint_shadows(painter: Painter, objects: list[object]) -> None:
-    """Darken the painted ground; called before anything stands on it."""
+    """Darken the painted ground; called before anything depends on it."""
     canvas, camera = painter.canvas, painter.camera
     first = max(int(camera.horizon) + 1, 0)
     if first >= camera.height - 2:

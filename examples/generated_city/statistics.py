@@ -1,6 +1,6 @@
 """What is where, how often and how big: the numbers in which the two cities differ before any pixel is drawn.
 
-The game city is broad on purpose (domain randomisation): a network that learns from it must not lean on one
+The game city is broad on purpose (domain randomization): a network that learns from it must not lean on one
 light, one palette or one camera. The camera city is narrower and sits elsewhere.
 """
 
@@ -29,10 +29,10 @@ class DomainStatistics:
     curve_share: float
     crossing_share: float
     junction_end_share: float
-    styles: dict[str, float]  # centre, residential, green, modern
+    styles: dict[str, float]  # center, residential, green, modern
     floors: dict[str, tuple[int, int]]
     parked_share: float
-    traffic_gap: Range  # metres between moving vehicles of one lane
+    traffic_gap: Range  # meters between moving vehicles of one lane
     vehicle_mix: dict[str, float]
     tram_share: float
     people_rate: Range  # groups per 10 m of sidewalk, per scene
@@ -50,8 +50,8 @@ class DomainStatistics:
     guardrail_share: float  # sides of the street with a railing at the kerb
     wall_share: float
     bonnet_share: float
-    car_colours: tuple[tuple[int, int, int], ...] = field(repr=False)
-    tree_library: int = 48  # pictures per kind, mirrored ones counted
+    car_colors: tuple[tuple[int, int, int], ...] = field(repr=False)
+    tree_library: int = 48  # images per kind, mirrored ones counted
 
 
 GAME_CITY = DomainStatistics(
@@ -69,8 +69,8 @@ GAME_CITY = DomainStatistics(
     curve_share=0.4,
     crossing_share=0.45,
     junction_end_share=0.2,
-    styles={"centre": 0.33, "residential": 0.32, "green": 0.23, "modern": 0.12},
-    floors={"centre": (2, 6), "residential": (1, 3), "green": (2, 5), "modern": (2, 12)},
+    styles={"center": 0.33, "residential": 0.32, "green": 0.23, "modern": 0.12},
+    floors={"center": (2, 6), "residential": (1, 3), "green": (2, 5), "modern": (2, 12)},
     parked_share=0.5,
     traffic_gap=(7.0, 40.0),
     vehicle_mix={"sedan": 0.24, "hatch": 0.24, "estate": 0.12, "suv": 0.14, "van": 0.1, "truck": 0.13, "bus": 0.11},
@@ -90,7 +90,7 @@ GAME_CITY = DomainStatistics(
     guardrail_share=0.15,
     wall_share=0.25,
     bonnet_share=0.15,
-    car_colours=(
+    car_colors=(
         (205, 30, 30), (25, 70, 175), (235, 235, 235), (25, 25, 28), (150, 152, 155), (95, 98, 102),
         (240, 190, 30), (20, 110, 70), (120, 30, 40), (205, 205, 200), (60, 70, 90), (190, 170, 140),
     ),
@@ -111,8 +111,8 @@ CAMERA_CITY = DomainStatistics(
     curve_share=0.3,
     crossing_share=0.35,
     junction_end_share=0.1,
-    styles={"centre": 0.3, "residential": 0.15, "green": 0.4, "modern": 0.15},
-    floors={"centre": (4, 6), "residential": (2, 4), "green": (3, 6), "modern": (4, 9)},
+    styles={"center": 0.3, "residential": 0.15, "green": 0.4, "modern": 0.15},
+    floors={"center": (4, 6), "residential": (2, 4), "green": (3, 6), "modern": (4, 9)},
     parked_share=0.8,
     traffic_gap=(12.0, 50.0),
     vehicle_mix={"sedan": 0.12, "hatch": 0.36, "estate": 0.26, "suv": 0.1, "van": 0.08, "truck": 0.08, "bus": 0.06},
@@ -132,7 +132,7 @@ CAMERA_CITY = DomainStatistics(
     guardrail_share=0.05,
     wall_share=0.25,
     bonnet_share=1.0,
-    car_colours=(
+    car_colors=(
         (70, 72, 76), (30, 31, 34), (120, 123, 128), (165, 168, 170), (45, 52, 70), (200, 200, 198),
         (75, 30, 32), (52, 60, 54), (90, 88, 84),
     ),

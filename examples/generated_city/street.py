@@ -14,10 +14,10 @@ Floats32 = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Street:
-    """Offsets ``u`` are metres to the right of a curve through the camera; ``z`` is metres ahead."""
+    """Offsets ``u`` are meters to the right of a curve through the camera; ``z`` is meters ahead."""
 
     style: str
-    centre: float
+    center: float
     half_width: float
     sidewalks: tuple[float, float]
     verges: tuple[float, float]
@@ -45,7 +45,7 @@ class Street:
 
     def kerb(self, side: int) -> float:
         """Offset of the left (-1) or right (1) edge of the carriageway."""
-        return self.centre + side * self.half_width
+        return self.center + side * self.half_width
 
     def lot(self, side: int) -> float:
         """Offset where pavement ends and lots begin."""

@@ -21,7 +21,7 @@ def sample_traffic(rng: np.random.Generator, stats: DomainStatistics, street: St
     if street.tram:
         side = 1 if rng.random() < 0.5 else -1
         z = float(rng.uniform(22, 50))
-        at = street.place(street.centre + side * 1.65, z)
+        at = street.place(street.center + side * 1.65, z)
         placed.append(
             (
                 at[0],
@@ -65,7 +65,7 @@ def _without_collisions(placed: list[Placed]) -> list[Placed]:
 
 def _is_ours(street: Street, side: int) -> bool:
     """Whether traffic on this side drives away from the camera."""
-    return side * street.centre < 0
+    return side * street.center < 0
 
 
 def _kind(rng: np.random.Generator, stats: DomainStatistics) -> str:
@@ -76,12 +76,12 @@ def _kind(rng: np.random.Generator, stats: DomainStatistics) -> str:
 def _vehicle(
     rng: np.random.Generator, stats: DomainStatistics, kind: str, at: tuple[float, float], heading: float
 ) -> Vehicle:
-    colour = np.array(stats.car_colours[int(rng.integers(len(stats.car_colours)))], float) * rng.uniform(0.8, 1.15)
+    color = np.array(stats.car_colors[int(rng.integers(len(stats.car_colors)))], float) * rng.uniform(0.8, 1.15)
     if kind in ("bus", "tram", "truck") and rng.random() < 0.7:
         bright = ((210, 40, 30), (235, 190, 40), (230, 230, 225), (40, 90, 170), (60, 140, 80))
-        colour = np.array(bright[int(rng.integers(5))], float) * (1.0 if stats.name == "game" else 0.8)
+        color = np.array(bright[int(rng.integers(5))], float) * (1.0 if stats.name == "game" else 0.8)
     # 64 shapes per kind: a profile is worth caching
-    return Vehicle(kind, at[0], at[1], float(heading), (float(colour[0]), float(colour[1]), float(colour[2])),
+    return Vehicle(kind, at[0], at[1], float(heading), (float(color[0]), float(color[1]), float(color[2])),
                    int(rng.integers(64)), rng.random() < 0.3, stats.name)  # fmt: skip
 
 
@@ -114,7 +114,7 @@ def _lane(
         kind = _kind(rng, stats)
         length = LENGTHS.get(kind, 4.7)
         at = street.place(
-            street.centre + side * (lanes[int(rng.integers(len(lanes)))] + rng.normal(0, 0.15)), z + length / 2
+            street.center + side * (lanes[int(rng.integers(len(lanes)))] + rng.normal(0, 0.15)), z + length / 2
         )
         too_near = kind in ("bus", "truck") and z < 10
         if not too_near and not (street.end is not None and z > street.end - 3):
@@ -134,7 +134,7 @@ def _cross_traffic(rng: np.random.Generator, stats: DomainStatistics, street: St
         x = -street.half_width - 6 + rng.uniform(0, 8)
         while x < street.half_width + 6:
             if rng.random() < 0.55:
-                at = (street.centre + float(street.bend(middle)) + x, middle - direction * 1.9)
+                at = (street.center + float(street.bend(middle)) + x, middle - direction * 1.9)
                 placed.append(
                     (*at, _vehicle(rng, stats, _kind(rng, stats), at, direction * np.pi / 2 + rng.normal(0, 0.06)))
                 )

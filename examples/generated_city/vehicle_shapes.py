@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 
-Station = tuple[float, float, float]  # forward, up, half width, in metres
+Station = tuple[float, float, float]  # forward, up, half width, in meters
 Box = tuple[float, float, float, float]  # part of a strip: across from, to, along from, to
 
 
@@ -16,7 +16,7 @@ class Decal:
     """A patch on a strip of the profile; lamps shine by themselves."""
 
     box: Box
-    colour: tuple[float, float, float]
+    color: tuple[float, float, float]
     lamp: bool = False
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .camera import NEAR
-from .canvas import as_colour
+from .canvas import as_color
 from .label_ids import BUS, CAR, TRAIN, TRUCK
 from .noise import noise_patch
 from .painter import Painter
@@ -32,7 +32,7 @@ class Vehicle:
     x: float
     z: float
     heading: float
-    colour: tuple[float, float, float]
+    color: tuple[float, float, float]
     seed: int
     braking: bool = False
     domain: str = "game"
@@ -93,7 +93,7 @@ class Vehicle:
             if view[:, 2].min() < NEAR:
                 continue
             hull = np.asarray(cv2.convexHull(painter.camera.pixels(view).astype(np.float32))[:, 0], np.float32)
-            tone = painter.shaded(np.array(self.colour), 0.8)
+            tone = painter.shaded(np.array(self.color), 0.8)
             painter.canvas.fill(hull, tone, label, float(view[:, 2].mean()))
 
     def _reflect_street(self, painter: Painter, label: int) -> None:
@@ -117,32 +117,32 @@ class Vehicle:
 
     def _paint_strip(self, painter: Painter, label: int, k: int, quad: Points, normal: Points) -> None:
         material = self.shape.materials[k]
-        body = painter.lit(np.array(self.colour), normal)
+        body = painter.lit(np.array(self.color), normal)
         if normal[1] > 0.5:  # what faces up mirrors the sky
-            body = as_colour(0.72 * np.array(body) + 0.28 * np.array([200.0, 210, 220]))
+            body = as_color(0.72 * np.array(body) + 0.28 * np.array([200.0, 210, 220]))
         if material == "trim":
             body = painter.lit(np.array([42.0, 42, 45]), normal)
         painter.flat(quad, body, label)
         if material == "glass":
             tone = painter.shaded(np.array(self.shape.glass))
             painter.flat(_inset(quad, 0.07, 0.93, 0.06, 0.94), tone, None)
-            painter.flat(_inset(quad, 0.07, 0.93, 0.5, 0.94), as_colour(1.5 * np.array(tone) + 22), None)
+            painter.flat(_inset(quad, 0.07, 0.93, 0.5, 0.94), as_color(1.5 * np.array(tone) + 22), None)
         for decal in self.shape.decals.get(k, ()):
-            colour: NDArray[np.float64] = np.array(decal.colour, np.float64)
+            color: NDArray[np.float64] = np.array(decal.color, np.float64)
             if decal.lamp:
-                tone = as_colour(colour * (1.0 if self.braking or decal.colour[2] > 99 else 0.6))
+                tone = as_color(color * (1.0 if self.braking or decal.color[2] > 99 else 0.6))
             else:
-                tone = painter.lit(colour, normal)
+                tone = painter.lit(color, normal)
             painter.flat(_inset(quad, *decal.box), tone, None)
 
     def _paint_side(self, painter: Painter, label: int, side: int, normal: Points) -> None:
         shape = self.shape
-        body = painter.lit(np.array(self.colour), normal)
-        low = painter.lit(np.array(self.colour) * 0.68, normal)
+        body = painter.lit(np.array(self.color), normal)
+        low = painter.lit(np.array(self.color) * 0.68, normal)
         glass = painter.shaded(np.array(shape.glass))
         tones = {"body": body, "low": low, "glass": glass, "trim": painter.lit(np.array([40.0, 40, 42]), normal)}
         tones["stripe"] = painter.lit(np.array(shape.stripe), normal)
-        tones["shine"] = as_colour(0.8 * np.array(body) + 45)
+        tones["shine"] = as_color(0.8 * np.array(body) + 45)
         for material, outline, is_silhouette in shape.sides:
             local = np.array([[s, y, side * w] for s, y, w in outline])
             painter.flat(self.world(local), tones[material], label if is_silhouette else None)
@@ -158,7 +158,7 @@ class Vehicle:
                         quad = [[at, 0, w - 0.1], [at, 0, w + 0.1], [at, 0.35, w + 0.1], [at, 0.35, w - 0.1]]
                         painter.flat(self.world(np.array(quad)), (16, 16, 17), label)
                 continue
-            for radius, colour in (
+            for radius, color in (
                 (shape.wheel, (20.0, 20, 22)),
                 (shape.wheel * 0.62, shape.hub),
                 (0.08, (30, 30, 30)),
@@ -171,7 +171,7 @@ class Vehicle:
                     ],
                     axis=1,
                 )
-                painter.flat(self.world(rim), painter.shaded(np.array(colour)), label)
+                painter.flat(self.world(rim), painter.shaded(np.array(color)), label)
 
 
 def _inset(quad: Points, a0: float, a1: float, b0: float, b1: float) -> Points:

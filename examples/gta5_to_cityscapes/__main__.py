@@ -2,14 +2,14 @@
 
 import sys
 
-from .records.standard_streams import escape_unprintable
+from .console import escape_unprintable
 
 
 def start() -> None:
     """Import and run the commands; a stop during the imports and a package that is absent need no traceback."""
     escape_unprintable()
     try:
-        from .commands.app import main
+        from .cli.app import main
 
         main()
     except KeyboardInterrupt:

@@ -1,1 +1,1 @@
-"""Restyle pictures of two domains as each other, with one generator for both directions, trained without labels."""
+"""Restyle images of two domains as each other, with one generator for both directions, trained without labels."""

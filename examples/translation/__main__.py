@@ -12,13 +12,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from examples.gta5_to_cityscapes.atomic_io import DamagedFileError, read_json
+from examples.gta5_to_cityscapes.checkpoint import CheckpointError, digest_of_weights
+from examples.gta5_to_cityscapes.console import escape_unprintable
 from examples.gta5_to_cityscapes.data import DatasetError, SegmentationDataset, open_dataset
-from examples.gta5_to_cityscapes.ranks.group import local_device
-from examples.gta5_to_cityscapes.records.checkpoints import CheckpointError, digest_of_weights
-from examples.gta5_to_cityscapes.records.run_folder import RunFolderError
-from examples.gta5_to_cityscapes.records.standard_streams import escape_unprintable
-from examples.gta5_to_cityscapes.records.stopping import Stopped
-from examples.gta5_to_cityscapes.records.written_files import DamagedFileError, read_json
+from examples.gta5_to_cityscapes.distributed import local_device
+from examples.gta5_to_cityscapes.run_dir import RunFolderError
+from examples.gta5_to_cityscapes.signals import Stopped
 
 from .applying import NOTE, write_restyled
 from .comparing import STATISTICS, spread, write_sheet
@@ -52,11 +52,11 @@ def train(
     target: Target,
     out: Annotated[Path, typer.Option(file_okay=False, help="Folder for checkpoint and metrics.")],
     steps: Annotated[int, typer.Option(help="Updates of the generator.")] = DEFAULTS.steps,
-    size: Annotated[tuple[int, int], typer.Option(help="Height and width to read pictures at.")] = DEFAULTS.size,
+    size: Annotated[tuple[int, int], typer.Option(help="Height and width to read images at.")] = DEFAULTS.size,
     crop: Annotated[
-        tuple[int, int], typer.Option(help="Height and width to cut out; the size for whole pictures.")
+        tuple[int, int], typer.Option(help="Height and width to cut out; the size for whole images.")
     ] = DEFAULTS.crop or DEFAULTS.size,
-    batch: Annotated[int, typer.Option(help="Pictures of each domain per step.")] = DEFAULTS.batch,
+    batch: Annotated[int, typer.Option(help="Images of each domain per step.")] = DEFAULTS.batch,
     seed: Annotated[int, typer.Option(help="Of weights, order, crops and flips.")] = DEFAULTS.seed,
     width: Annotated[int, typer.Option(help="Channels of the generator at full resolution.")] = DEFAULTS.width,
     blocks: Annotated[int, typer.Option(help="Residual blocks of the generator.")] = DEFAULTS.blocks,
@@ -87,7 +87,7 @@ def train(
 @app.command()
 def apply(
     checkpoint: Annotated[Path, typer.Option(help="last.pt of a translation.")],
-    towards: Annotated[str, typer.Option(help="target restyles source pictures, source restyles target pictures.")],
+    towards: Annotated[str, typer.Option(help="target restyles source images, source restyles target images.")],
     out: Annotated[Path, typer.Option(file_okay=False, help="Folder for images/ and, of the source, labels/.")],
     source: Annotated[Path | None, typer.Option(help="Folder in GTA5's layout, with --towards target.")] = None,
     target: Annotated[Path | None, typer.Option(help="Folder in Cityscapes' layout, with --towards source.")] = None,
@@ -102,7 +102,7 @@ def apply(
     where = _device(device, threads)
     settings, generator = trained_generator(checkpoint, where)
     datasets = _originals(_towards(towards), root, settings.size, splits)
-    with _Display("restyling") as tell:
+    with _Display("style transfer") as tell:
         written = write_restyled(settings, generator, datasets, _towards(towards), out, tell=tell)
     typer.echo(written)
 
@@ -112,12 +112,12 @@ def compare(
     restyled: Annotated[Path, typer.Option(help="Folder that `apply` wrote.")],
     source: Source,
     target: Target,
-    pictures: Annotated[int, typer.Option(min=2, help="Pictures to compare, twice as many of the other domain.")] = 100,
-    sheet: Annotated[Path | None, typer.Option(help="Also write pictures side by side to this PNG.")] = None,
+    images: Annotated[int, typer.Option(min=2, help="Images to compare, twice as many of the other domain.")] = 100,
+    sheet: Annotated[Path | None, typer.Option(help="Also write images side by side to this PNG.")] = None,
     rows: Annotated[int, typer.Option(min=1, help="Rows of the sheet.")] = 4,
     splits: Splits = "train,val",
 ) -> None:
-    """Print how far the pictures are from the other domain, before and after."""
+    """Print how far the images are from the other domain, before and after."""
     note = read_json(restyled / NOTE) if (restyled / NOTE).is_file() else None
     if note is None:
         raise typer.BadParameter(f"--restyled {restyled}: expected a folder that `apply` wrote, with {NOTE} in it")
@@ -132,14 +132,14 @@ def compare(
     roots: dict[Towards, Path] = {"source": source, "target": target}
     ours = _originals(towards, roots[other], size, splits)
     theirs = _originals(other, roots[towards], size, splits)
-    count = min(pictures, sum(map(len, ours)), sum(map(len, theirs)) // 2)
+    count = min(images, sum(map(len, ours)), sum(map(len, theirs)) // 2)
     if count < 2:
         raise typer.BadParameter(
-            f"--pictures {pictures}: expected at least 2 pictures of the {other} and 4 of the {towards}, got "
+            f"--images {images}: expected at least 2 images of the {other} and 4 of the {towards}, got "
             f"{sum(map(len, ours))} and {sum(map(len, theirs))}"
         )
     before, after, reference = spread(ours, count), spread(ours, count, restyled / "images"), spread(theirs, 2 * count)
-    table = Table(title=f"distance to the {towards}, {count} pictures")
+    table = Table(title=f"distance to the {towards}, {count} images")
     table.add_column("")
     for kind in STATISTICS:
         table.add_column(f"{kind}: accuracy", justify="right")

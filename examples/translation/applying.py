@@ -1,4 +1,4 @@
-"""Writing a data set restyled: pictures by name in one folder, with their labels where it has any."""
+"""Writing a data set restyled: images by name in one folder, with their labels where it has any."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from examples.gta5_to_cityscapes.data import DatasetError, SegmentationDataset, picture_tensor, read_id_map, read_image
+from examples.gta5_to_cityscapes.atomic_io import read_json, write_json, written_beside
+from examples.gta5_to_cityscapes.checkpoint import digest_of_weights
+from examples.gta5_to_cityscapes.data import DatasetError, SegmentationDataset, image_tensor, read_id_map, read_image
+from examples.gta5_to_cityscapes.data.image_files import resize_ids
 from examples.gta5_to_cityscapes.data.listing import visible_entries
-from examples.gta5_to_cityscapes.data.pictures import resize_ids
-from examples.gta5_to_cityscapes.records.checkpoints import digest_of_weights
-from examples.gta5_to_cityscapes.records.input_files import InputFiles, read_digests, write_digests
-from examples.gta5_to_cityscapes.records.run_folder import RunFolderError, differences
-from examples.gta5_to_cityscapes.records.written_files import read_json, write_json, written_beside
+from examples.gta5_to_cityscapes.input_files import InputFiles, read_digests, write_digests
+from examples.gta5_to_cityscapes.run_dir import RunFolderError, differences
 
 from .networks import Generator
 from .settings import Settings, Towards, domain_of
@@ -27,9 +27,9 @@ ORIGINALS = "data_files.jsonl"  # beside the note, the digests of the files that
 
 
 def restyle(generator: Generator, pixels: npt.NDArray[np.uint8], towards: Towards) -> npt.NDArray[np.uint8]:
-    """A picture (H, W, 3) in the appearance of a domain, rounded to bytes."""
+    """An image (H, W, 3) in the appearance of a domain, rounded to bytes."""
     device = next(generator.parameters()).device
-    images = picture_tensor(pixels)[None].to(device).float().div_(255)
+    images = image_tensor(pixels)[None].to(device).float().div_(255)
     with torch.no_grad():
         made = generator(images, torch.tensor([domain_of(towards)], device=device))
     restyled: npt.NDArray[np.uint8] = made.clamp(0, 1).mul_(255).round_().byte()[0].permute(1, 2, 0).cpu().numpy()
@@ -47,43 +47,43 @@ def write_restyled(
 ) -> Path:
     """Write ``out/images/<name>.png`` and, for data sets with labels, ``out/labels/<name>.png``.
 
-    Pictures have the size that the generator was trained at; label maps of another size are taken to it, nearest,
+    Images have the size that the generator was trained at; label maps of another size are taken to it, nearest,
     the others are copied. With labels the folder is a data set in GTA5's layout. What is there already from the same
     generator and from files of the same content is kept.
 
     Args:
         settings: Of the generator.
         generator: From :func:`~.training.trained_generator`.
-        datasets: Whose pictures to restyle, all splits that shall lie in the one folder.
+        datasets: Whose images to restyle, all splits that shall lie in the one folder.
         towards: Whose appearance to give them.
         out: Where to; new, or of an earlier call.
         tell: Told how far it is.
 
     Returns:
-        The folder of the pictures.
+        The folder of the images.
 
     Raises:
-        RunFolderError: If ``out`` holds other files, or pictures of another translation.
-        DatasetError: If two pictures share a name, or a file is not what its layout promises.
+        RunFolderError: If ``out`` holds other files, or images of another translation.
+        DatasetError: If two images share a name, or a file is not what its layout promises.
     """
     entries = [entry for dataset in datasets for entry in dataset.files]
     twice = len(entries) - len({entry.name for entry in entries})
     if twice:
         raise DatasetError(
-            f"datasets must name each picture once to lie in one folder, {twice} names come again. "
+            f"datasets must name each image once to lie in one folder, {twice} names come again. "
             "Restyle one split at a time, each into its own folder."
         )
     _claim(out, settings, generator, towards)
     _remove_outdated(out, datasets)
     for done, entry in enumerate(entries):
         tell(done, len(entries), entry.name)
-        picture = out / "images" / f"{entry.name}.png"
-        if picture.exists():
+        image = out / "images" / f"{entry.name}.png"
+        if image.exists():
             continue
-        if entry.labels is not None:  # first, so that a picture that exists has its labels
+        if entry.labels is not None:  # first, so that an image that exists has its labels
             _write_labels(entry.labels, out / "labels" / f"{entry.name}.png", settings.size)
         pixels, _ = read_image(entry.image, settings.size)
-        with written_beside(picture) as beside:
+        with written_beside(image) as beside:
             Image.fromarray(restyle(generator, pixels, towards)).save(beside, "PNG")
     tell(len(entries), len(entries), "")
     return out / "images"
@@ -122,12 +122,12 @@ def _claim(out: Path, settings: Settings, generator: Generator, towards: Towards
     note = out / NOTE
     if not note.is_file() and out.is_dir() and visible_entries(out):
         raise RunFolderError(
-            f"folder {out}: expected a new one or restyled pictures, it holds other files. Choose another --out."
+            f"folder {out}: expected a new one or restyled images, it holds other files. Choose another --out."
         )
     found = differences(read_json(note), asked) if note.is_file() else []
     if found:
         raise RunFolderError(
-            f"folder {out}: expected pictures of the same translation, it differs (folder -> asked): "
+            f"folder {out}: expected images of the same translation, it differs (folder -> asked): "
             f"{'; '.join(found)}. Choose another --out, or delete that folder."
         )
     write_json(note, asked)

@@ -1,4 +1,4 @@
-"""One generator for both directions and the discriminator of its pictures (after StarGAN, Choi et al., CVPR 2018).
+"""One generator for both directions and the discriminator of its images (after StarGAN, Choi et al., CVPR 2018).
 
 Domains are numbered as everywhere in the library: 0 is source, 1 is target, and so are channels per domain.
 """
@@ -17,11 +17,11 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 class Generator(nn.Module):
-    """A picture and the domain that it shall look like, to a picture: x + delta(x, domain).
+    """An image and the domain that it shall look like, to an image: x + delta(x, domain).
 
-    The domain comes as one plane of ones and one of zeros beside the colours, as in StarGAN. Unlike there, a change is
-    added to the picture, starting from none, and instance normalisation stands only within the residual blocks: the
-    stream around them keeps the exposure of the picture, which the change depends on.
+    The domain comes as one plane of ones and one of zeros beside the colors, as in StarGAN. Unlike there, a change is
+    added to the image, starting from none, and instance normalization stands only within the residual blocks: the
+    stream around them keeps the exposure of the image, which the change depends on.
 
     Args:
         width: Channels w at full resolution; 2w and 4w at a half and a quarter.
@@ -88,10 +88,10 @@ def _enlarged(x: Tensor, like: Tensor) -> Tensor:
 
 
 class Judgement(NamedTuple):
-    """What the discriminator says of each patch of a picture.
+    """What the discriminator says of each patch of an image.
 
     Attributes:
-        real: ``(B, 2, h, w)``, a channel per domain: near 1 for a real picture of that domain, near 0 for a made one.
+        real: ``(B, 2, h, w)``, a channel per domain: near 1 for a real image of that domain, near 0 for a made one.
         domain: ``(B, 1, h, w)``, logits of "this is target".
     """
 
@@ -102,11 +102,11 @@ class Judgement(NamedTuple):
 class Discriminator(nn.Module):
     """Patches of 40 pixels: real or made, and of which domain.
 
-    Three 4×4 convolutions of stride 2, leaky ReLU of slope 0.2, no normalisation, and a 3×3 head each; the patches are
+    Three 4×4 convolutions of stride 2, leaky ReLU of slope 0.2, no normalization, and a 3×3 head each; the patches are
     small so that it judges texture and not the layout of streets, in which the domains differ as well. StarGAN has one
     channel of real/fake for all domains, and leaves it to the classification alone that a translation changes anything;
-    here every domain has its own (this example's choice: training so is short and does not drift). Beside the picture
-    it sees what a 3×3 mean takes from it, eight times enlarged: noise of less than a grey level is texture too.
+    here every domain has its own (this example's choice: training so is short and does not drift). Beside the image
+    it sees what a 3×3 mean takes from it, eight times enlarged: noise of less than a gray level is texture too.
     """
 
     def __init__(self, width: int = 32) -> None:

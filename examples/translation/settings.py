@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
-from examples.gta5_to_cityscapes.data.pictures import MAX_PIXELS
+from examples.gta5_to_cityscapes.data.image_files import MAX_PIXELS
 from stuffinstance.losses.adversarial import SOURCE, TARGET
 
 Towards = Literal["source", "target"]
@@ -15,27 +15,27 @@ DOMAINS: dict[Towards, int] = {"source": int(SOURCE), "target": int(TARGET)}
 
 @dataclass(frozen=True)
 class Settings:
-    """All that the result follows from, beside the pictures.
+    """All that the result follows from, beside the images.
 
     Attributes:
         steps: Updates of the generator, each after one of the discriminator.
-        size: (height, width) at which pictures are read, in training and in use.
-        crop: (height, width) cut from each picture at random, or None for the whole.
-        batch: Pictures of each domain per step.
+        size: (height, width) at which images are read, in training and in use.
+        crop: (height, width) cut from each image at random, or None for the whole.
+        batch: Images of each domain per step.
         seed: Of start weights, order, crops and flips.
         width: Channels at full resolution; 2 and 4 times as many at a half and a quarter of it.
         blocks: Residual blocks at a quarter of the resolution.
         lr: Of both Adams; constant for the first half of the steps, then falling to 0 on a straight line.
         real_fake: Weight of the real/fake loss, 1 in StarGAN.
         domain: Weight of the domain classification, 1 in StarGAN.
-        reconstruction: Weight of the cycle's L1 for pictures in [0, 1]. StarGAN has 10 for pictures in [-1, 1], which
+        reconstruction: Weight of the cycle's L1 for images in [0, 1]. StarGAN has 10 for images in [-1, 1], which
             would be 20 here; half of it moves more in a short training.
-        identity: Weight of the L1 between a picture and its translation to its own domain; 0 leaves it out.
+        identity: Weight of the L1 between an image and its translation to its own domain; 0 leaves it out.
         consistency: Weight of the KL divergence between a frozen segmentation before and after; used when
             ``segmentation`` is given.
         segmentation: SHA-256 of the frozen segmentation's weights, or None.
         noise: Deviation of the noise on a translation before it is taken back, as a share of the range of values:
-            without it a generator hides the picture in differences too small to see (Chu et al., 2017).
+            without it a generator hides the image in differences too small to see (Chu et al., 2017).
         average: Highest share of the old in the running mean of the generator, which is what gets applied.
     """
 

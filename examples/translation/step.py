@@ -14,11 +14,11 @@ from .losses import domain_loss, real_fake_loss, reconstruction_loss, segmentati
 from .networks import Discriminator, Generator, in_channels_last
 from .settings import Settings
 
-Segment = Callable[[Tensor], Tensor]  # pictures (B, 3, H, W) to logits (B, K, h, w)
+Segment = Callable[[Tensor], Tensor]  # images (B, 3, H, W) to logits (B, K, h, w)
 
 
 class TranslationStep(nn.Module):
-    """Generator, its running mean, discriminator and both optimisers.
+    """Generator, its running mean, discriminator and both optimizers.
 
     Args:
         settings: Sizes, learning rate and weights.
@@ -32,15 +32,15 @@ class TranslationStep(nn.Module):
         self.generator = in_channels_last(Generator(settings.width, settings.blocks))
         self.discriminator = in_channels_last(Discriminator())
         self.average = MeanTeacher(self.generator, settings.average)
-        self.optimisers = {
+        self.optimizers = {
             "generator": torch.optim.Adam(self.generator.parameters(), settings.lr, betas=(0.5, 0.999)),
             "discriminator": torch.optim.Adam(self.discriminator.parameters(), settings.lr, betas=(0.5, 0.999)),
         }
 
     def forward(self, source: Tensor, target: Tensor, step: int) -> dict[str, Tensor]:
-        """Learn from pictures of both domains, (B, 3, h, w) in [0, 1] each; the losses, without their weights."""
-        for optimiser in self.optimisers.values():
-            for group in optimiser.param_groups:
+        """Learn from images of both domains, (B, 3, h, w) in [0, 1] each; the losses, without their weights."""
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
                 group["lr"] = self.settings.learning_rate(step)
         real = torch.cat([source, target]).contiguous(memory_format=torch.channels_last)
         domain = (torch.arange(len(real), device=real.device) >= len(source)).long()  # 0 source, then 1 target
@@ -88,9 +88,9 @@ class TranslationStep(nn.Module):
         return self.settings.noise * torch.randn(made.shape, generator=generator).to(made.device)
 
     def _update(self, name: str, loss: Tensor) -> None:
-        self.optimisers[name].zero_grad(set_to_none=True)
+        self.optimizers[name].zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        self.optimisers[name].step()
+        self.optimizers[name].step()
 
 
 @contextmanager

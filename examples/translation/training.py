@@ -10,18 +10,17 @@ from typing import Any
 
 import torch
 
-from examples.gta5_to_cityscapes.batches.training_data import files_of
+from examples.gta5_to_cityscapes.atomic_io import read_json, write_json
+from examples.gta5_to_cityscapes.checkpoint import CheckpointError, KeptCheckpoints, load_checkpoint, seed_everything
 from examples.gta5_to_cityscapes.data import SegmentationDataset
-from examples.gta5_to_cityscapes.records.checkpoints import CheckpointError, load_checkpoint, seed_everything
-from examples.gta5_to_cityscapes.records.input_files import InputFiles, changes, read_digests, write_digests
-from examples.gta5_to_cityscapes.records.kept_checkpoints import KeptCheckpoints
-from examples.gta5_to_cityscapes.records.metrics import Metrics
-from examples.gta5_to_cityscapes.records.run_folder import RunFolderError, differences
-from examples.gta5_to_cityscapes.records.stopping import Stopped, StopRequest
-from examples.gta5_to_cityscapes.records.written_files import read_json, write_json
+from examples.gta5_to_cityscapes.data.training_data import files_of
+from examples.gta5_to_cityscapes.input_files import InputFiles, changes, read_digests, write_digests
+from examples.gta5_to_cityscapes.metrics_log import Metrics
+from examples.gta5_to_cityscapes.run_dir import RunFolderError, differences
+from examples.gta5_to_cityscapes.signals import Stopped, StopRequest
 
+from .images import StepImages
 from .networks import Generator, in_channels_last
-from .pictures import StepPictures
 from .settings import DOMAINS, Settings
 from .step import Segment, TranslationStep
 
@@ -52,8 +51,8 @@ def train(
 
     Args:
         settings: What to train.
-        source: Source pictures at ``settings.size``; labels are not looked at.
-        target: Target pictures likewise.
+        source: Source images at ``settings.size``; labels are not looked at.
+        target: Target images likewise.
         out: Folder for ``settings.json``, ``metrics.jsonl``, ``last.pt`` and, named after its step, the one before.
         device: Where to compute.
         segment: The frozen segmentation that ``settings.segmentation`` names.
@@ -105,8 +104,8 @@ class _Training:
     ) -> None:
         self.settings, self.device, self.tell = settings, device, tell
         self.checkpoints = KeptCheckpoints(out)
-        self.source = StepPictures(source, settings, DOMAINS["source"])
-        self.target = StepPictures(target, settings, DOMAINS["target"])
+        self.source = StepImages(source, settings, DOMAINS["source"])
+        self.target = StepImages(target, settings, DOMAINS["target"])
         seed_everything(settings.seed)
         self.take_step = TranslationStep(settings, segment).to(device)
         self.step = 0
@@ -163,7 +162,7 @@ class _Training:
                 "step": self.step,
                 "seconds": self.seconds,
                 "networks": self.take_step.state_dict(),
-                "optimisers": {name: each.state_dict() for name, each in self.take_step.optimisers.items()},
+                "optimizers": {name: each.state_dict() for name, each in self.take_step.optimizers.items()},
             },
             keep=KEPT_CHECKPOINTS,
             replaced=self.saved_at,
@@ -177,8 +176,8 @@ class _Training:
                 "it is of another. Delete it; the training will start again."
             )
         self.take_step.load_state_dict(saved["networks"])
-        for name, optimiser in self.take_step.optimisers.items():
-            optimiser.load_state_dict(saved["optimisers"][name])
+        for name, optimizer in self.take_step.optimizers.items():
+            optimizer.load_state_dict(saved["optimizers"][name])
         self.step, self.seconds = int(saved["step"]), float(saved["seconds"])
         self.saved_at = self.step
 

@@ -3,7 +3,7 @@ Regions: what is matched
 ========================
 
 Stuff (road, sky) is looked at class by class, things (cars, people) region by region.
-This page takes one picture of the generated city, finds its regions and replaces each by
+This page takes one image of the generated city, finds its regions and replaces each by
 its mean.
 """
 
@@ -13,20 +13,20 @@ import matplotlib.pyplot as plt
 import torch
 
 import stuffinstance as si
-from stuffinstance import drawing
+from stuffinstance import plotting
 
 sys.path.append(".")  # to be run from the root of a clone: finds its examples/
 
 from examples.generated_city import GAME_CITY
 from examples.tutorials.streets import draw_streets
 
-pictures, labels = draw_streets(GAME_CITY, count=1, seed=15)
+images, labels = draw_streets(GAME_CITY, count=1, seed=15)
 space = si.CITYSCAPES
 
 figure, axes = plt.subplots(2, 1, figsize=(7, 7.6), layout="constrained")
-axes[0].imshow(pictures[0].movedim(0, 2).numpy())
+axes[0].imshow(images[0].movedim(0, 2).numpy())
 axes[0].axis("off")
-drawing.draw_label_map(labels, space, ax=axes[1])
+plotting.plot_label_map(labels, space, ax=axes[1])
 
 # %%
 # Connected components
@@ -34,7 +34,7 @@ drawing.draw_label_map(labels, space, ax=axes[1])
 #
 # :func:`~stuffinstance.connected_components` numbers the connected regions of all classes
 # at once, in the order of their first pixels. Two pixels are joined when they have the
-# same class and touch; with ``connectivity=8``, the default and the released code's
+# same class and touch; with ``connectivity=8``, the default and the reference implementation's
 # choice, corners count as touching.
 
 
@@ -46,7 +46,7 @@ for connectivity in (4, 8):
     numbers = si.connected_components(
         labels, classes=space.things, connectivity=connectivity
     )
-    print(f"{connectivity} neighbours: {count_of_regions(int(numbers.max()))}")
+    print(f"{connectivity} neighbors: {count_of_regions(int(numbers.max()))}")
 
 # %%
 # The largest of each class
@@ -54,7 +54,7 @@ for connectivity in (4, 8):
 #
 # Matching takes the ``max_regions`` largest regions of each thing class, ten by default.
 # :func:`~stuffinstance.instance_regions` gives them in tensors whose shape does not
-# depend on the picture, so that a GPU is never waited for: here (images, classes,
+# depend on the image, so that a GPU is never waited for: here (images, classes,
 # regions).
 
 regions = si.instance_regions(labels, space.things, max_regions=5)
@@ -64,10 +64,10 @@ for class_id, areas in zip(space.things, regions.area[0].tolist(), strict=True):
         print(f"{space.names[class_id]:>13}: {areas}")
 
 # %%
-# Each region in the picture, with its rank within its class:
+# Each region in the image, with its rank within its class:
 
 figure, ax = plt.subplots(figsize=(7, 3.6), layout="constrained")
-drawing.draw_regions(regions, image=pictures, number="rank", ax=ax)
+plotting.plot_regions(regions, image=images, number="rank", ax=ax)
 
 # %%
 # Regions to descriptors
@@ -75,19 +75,19 @@ drawing.draw_regions(regions, image=pictures, number="rank", ax=ax)
 #
 # What is remembered and matched is the mean feature of each region, which
 # :func:`~stuffinstance.region_mean` takes in one pass. Features can be anything that has
-# a map. The picture itself is one with three channels, and then the means are colours:
-# here is the street as matching sees it, if it saw colours.
+# a map. The image itself is one with three channels, and then the means are colors:
+# here is the street as matching sees it, if it saw colors.
 
 stuff = si.stuff_regions(labels, space.stuff)
-stuff_rows = si.region_mean(pictures, stuff)[0]  # (8, 3), one row a stuff class
-instance_rows = si.region_mean(pictures, regions)[0]  # (11 * 5, 3)
-colours = torch.cat(
+stuff_rows = si.region_mean(images, stuff)[0]  # (8, 3), one row a stuff class
+instance_rows = si.region_mean(images, regions)[0]  # (11 * 5, 3)
+colors = torch.cat(
     [torch.ones(1, 3), stuff_rows, instance_rows]
 )  # row 0, white: no region
 row_of_pixel = torch.where(regions.map > 0, regions.map + stuff.num_rows, stuff.map)[0]
 
 figure, ax = plt.subplots(figsize=(7, 3.6), layout="constrained")
-ax.imshow(colours[row_of_pixel].numpy())
+ax.imshow(colors[row_of_pixel].numpy())
 ax.axis("off")
 
 # %%

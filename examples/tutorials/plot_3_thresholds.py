@@ -2,7 +2,7 @@
 Thresholds: which predictions become labels
 ===========================================
 
-The second step of the method trains on the target with labels that the network gave it. A
+The second stage of the method trains on the target with labels that the network gave it. A
 threshold for each class decides which predictions are sure enough. This page trains a
 very small network on streets of the game city for a few seconds, lets it predict the
 camera city, and compares the three rules on the same predictions.
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import stuffinstance as si
-from stuffinstance import drawing
+from stuffinstance import plotting
 
 sys.path.append(".")  # to be run from the root of a clone: finds its examples/
 
@@ -44,19 +44,19 @@ network = nn.Sequential(
     nn.ReLU(),
     nn.Conv2d(32, space.num_classes, 3, padding=4, dilation=4),
 )
-optimiser = torch.optim.Adam(network.parameters(), lr=5e-3)
+optimizer = torch.optim.Adam(network.parameters(), lr=5e-3)
 for _ in range(80):
     batch = torch.randint(len(source_images), (4,))
-    restyled = si.restyle_lab(
+    restyled = si.lab_color_transfer(
         source_images[batch], target_images[torch.randint(len(target_images), (4,))]
     )
     logits = F.interpolate(
         network(with_height(restyled)), source_labels.shape[1:], mode="bilinear"
     )
     loss = F.cross_entropy(logits, source_labels[batch], ignore_index=255)
-    optimiser.zero_grad()
+    optimizer.zero_grad()
     loss.backward()
-    optimiser.step()
+    optimizer.step()
 
 # Softmax first, then upsampling: what is compared with a threshold is then still a mean
 # of probabilities.
@@ -76,7 +76,7 @@ print(f"the network is right on {100 * float(right):.0f} % of the pixels")
 #
 # A network is surer of some classes than of others. One threshold for all would keep the
 # sky and lose the rest. The rule of SIM takes the median of each class instead, but never
-# more than 0.9 (Eq. 9). It reads predictions as they come, picture by picture, and keeps
+# more than 0.9 (Eq. 9). It reads predictions as they come, image by image, and keeps
 # counts of a fixed size.
 
 medians = si.ClassBalancedThreshold(space.num_classes)
@@ -86,21 +86,21 @@ thresholds = medians.compute()
 
 most = medians.counts().argsort(descending=True)[:6].tolist()
 figure, ax = plt.subplots(figsize=(7, 4.6), layout="constrained")
-drawing.draw_confidences(medians, space, classes=most, ax=ax)
+plotting.plot_confidences(medians, space, classes=most, ax=ax)
 
 # %%
 # Three rules on the same predictions
 # -----------------------------------
 #
-# ``PortionThreshold`` (CBST) takes the most confident fifth of each class and compares
-# classes by how much surer than usual they are. ``AdaptiveThreshold`` (IAST) needs no
+# ``CBSTThreshold`` (CBST) takes the most confident fifth of each class and compares
+# classes by how much surer than usual they are. ``IASTThreshold`` (IAST) needs no
 # separate pass: its thresholds follow the predictions batch by batch. All three are the
 # same to the trainer.
 
 rules = {
     "class medians": medians,
-    "portion of 20 %": si.PortionThreshold(space.num_classes, portion=0.2),
-    "adaptive": si.AdaptiveThreshold(space.num_classes),
+    "portion of 20 %": si.CBSTThreshold(space.num_classes, portion=0.2),
+    "adaptive": si.IASTThreshold(space.num_classes),
 }
 labels = {}
 for name, rule in rules.items():
@@ -112,22 +112,22 @@ for name, rule in rules.items():
 figure, axes = plt.subplots(3, 2, figsize=(8, 6.4), layout="constrained")
 axes[0, 0].imshow(target_images[0].movedim(0, 2).numpy())
 axes[0, 0].axis("off")
-panels = {"truth": target_labels, "all predictions": predicted, **labels}
+panels = {"ground truth": target_labels, "all predictions": predicted, **labels}
 for ax, (name, label_map) in zip(axes.flat[1:], panels.items(), strict=True):
-    drawing.draw_label_map(label_map, space, legend=False, ax=ax)
+    plotting.plot_label_map(label_map, space, legend=False, ax=ax)
     ax.set_title(name, fontsize=9)
 
 # %%
 # What a rule keeps, and how much of that is right
 # ------------------------------------------------
 #
-# On data of your own the truth is not there to look at; here it is. Keeping less is only
+# On data of your own the ground truth is not there to look at; here it is. Keeping less is only
 # worth something where what is kept is right more often.
 
-truth_known = target_labels != 255
+ground_truth_known = target_labels != 255
 for name, kept in {"all predictions": predicted, **labels}.items():
-    chosen = (kept != 255) & truth_known
-    share = float(chosen.sum() / truth_known.sum())
+    chosen = (kept != 255) & ground_truth_known
+    share = float(chosen.sum() / ground_truth_known.sum())
     right = float((kept == target_labels)[chosen].float().mean())
     print(
         f"{name:>15}: keeps {100 * share:3.0f} %, of which {100 * right:.0f} % are right"

@@ -2,9 +2,9 @@
 A small adaptation
 ==================
 
-The whole method on pictures that are drawn in no time: coloured shapes by day with
-labels, the same kind of pictures in another light without. Two networks of the same start
-see the same pictures; one learns from the labelled ones alone, the other also matches
+The whole method on images that are drawn in no time: colored shapes by day with
+labels, the same kind of images in another light without. Two networks of the same start
+see the same images; one learns from the labeled ones alone, the other also matches
 stuff and instances. It takes some seconds on one core.
 """
 
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import stuffinstance as si
-from stuffinstance import drawing
+from stuffinstance import plotting
 
 SIZE = 48
 space = si.LabelSpace(
@@ -28,10 +28,10 @@ space = si.LabelSpace(
 # Two domains
 # -----------
 #
-# By day the colours are bright and vary a little from picture to picture. In the other
+# By day the colors are bright and vary a little from image to image. In the other
 # light they are darker, have a green cast, and the camera is noisier and less sharp.
 
-COLOURS = torch.tensor(
+COLORS = torch.tensor(
     [[0.55, 0.7, 0.95], [0.45, 0.4, 0.3], [0.85, 0.25, 0.2], [0.2, 0.3, 0.75]]
 )
 GREEN_CAST = torch.tensor([0.1, 0.25, 0.0])[:, None, None]
@@ -54,11 +54,11 @@ def draw_labels(random):
 
 
 def draw_batch(count, random, other_light=False):
-    """Pictures (B, 3, H, W) in 0 .. 1 and labels (B, H, W)."""
+    """Images (B, 3, H, W) in 0 .. 1 and labels (B, H, W)."""
     labels = torch.stack([draw_labels(random) for _ in range(count)])
-    colours = COLOURS + 0.08 * torch.randn(count, 4, 3, generator=random)
+    colors = COLORS + 0.08 * torch.randn(count, 4, 3, generator=random)
     images = torch.stack(
-        [table[ids] for table, ids in zip(colours, labels, strict=True)]
+        [table[ids] for table, ids in zip(colors, labels, strict=True)]
     ).movedim(3, 1)
     images = images + 0.05 * torch.randn(images.shape, generator=random)
     if other_light:
@@ -75,8 +75,8 @@ for line, (images, _) in zip(axes, (by_day, in_other_light), strict=True):
     for ax, image in zip(line, images, strict=True):
         ax.imshow(image.movedim(0, 2).numpy())
         ax.axis("off")
-axes[0, 0].set_title("labelled", fontsize=9)
-axes[1, 0].set_title("not labelled", fontsize=9)
+axes[0, 0].set_title("labeled", fontsize=9)
+axes[1, 0].set_title("not labeled", fontsize=9)
 
 # %%
 # One training loop for both
@@ -120,7 +120,7 @@ def train(matching_weight, seed, steps=200):
     """A network, and what its training remembered."""
     torch.manual_seed(seed)
     network, random = Network(), torch.Generator().manual_seed(seed)
-    optimiser = torch.optim.Adam(network.parameters(), lr=2e-3)
+    optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)
     sim = si.StuffInstanceMatching(space, feature_dim=32, capacity=20)
     for step in range(steps):
         source_images, source_labels = draw_batch(4, random)
@@ -134,15 +134,15 @@ def train(matching_weight, seed, steps=200):
             if step >= steps // 3:
                 matching = sim(*network(target_images))
                 loss = loss + matching_weight * (matching.stuff + matching.instance)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
     return network, sim
 
 
 @torch.no_grad()
 def evaluate(networks):
-    """IoU over 64 new pictures in the other light, all networks' counts together."""
+    """IoU over 64 new images in the other light, all networks' counts together."""
     score = si.MeanIoU(space.num_classes)
     for network in networks:
         random = torch.Generator().manual_seed(1000)
@@ -157,7 +157,7 @@ def evaluate(networks):
 # ---------------
 #
 # Two seeds of each; the marks are the IoU over both. The weight of matching is 0.1, since
-# these are 200 steps on simple, noisy pictures; the published 0.01 is for 200 000 steps.
+# these are 200 steps on simple, noisy images; the published 0.01 is for 200 000 steps.
 # It is no advice for photographs: on :doc:`those of CamVid <../camvid>` matching added
 # nothing to the mean, with either weight.
 
@@ -173,22 +173,24 @@ figure, ax = plt.subplots(figsize=(7, 3), layout="constrained")
 scores = {
     name: evaluate([network for network, _ in pairs]) for name, pairs in trained.items()
 }
-drawing.draw_iou(scores, space, ax=ax)
+plotting.plot_iou(scores, space, ax=ax)
 
 # %%
-# The same pictures, and what the two networks of the first seed make of them:
+# The same images, and what the two networks of the first seed make of them:
 
 images, labels = in_other_light
 figure, axes = plt.subplots(4, 4, figsize=(8, 8.2), layout="constrained")
 with torch.no_grad():
-    rows = {"truth": labels}
+    rows = {"ground truth": labels}
     for name, pairs in trained.items():
         rows[name] = upsampled(pairs[0][0](images)[1]).argmax(1)
 for place in range(4):
     axes[0, place].imshow(images[place].movedim(0, 2).numpy())
     axes[0, place].axis("off")
     for line, (name, label_map) in zip(axes[1:], rows.items(), strict=True):
-        drawing.draw_label_map(label_map, space, item=place, legend=False, ax=line[place])
+        plotting.plot_label_map(
+            label_map, space, item=place, legend=False, ax=line[place]
+        )
         if place == 0:
             line[0].set_title(name, fontsize=9)
 
@@ -200,10 +202,10 @@ with torch.no_grad():
     features, logits = network(images)
     matches = sim.instance_loss.matches(features, logits.argmax(1))
 figure, ax = plt.subplots(figsize=(9, 3.6), layout="constrained")
-drawing.draw_matches(matches, sim.instance_bank, space, image=images, ax=ax)
+plotting.plot_matches(matches, sim.instance_bank, space, image=images, ax=ax)
 
 # %%
 # **What this shows and what not.** Here the two domains differ in light, contrast and
 # noise, and the classes can still be told apart; then matching class by class is a strong
-# help. Real domains also differ in what is in the pictures. What matching adds there is
+# help. Real domains also differ in what is in the images. What matching adds there is
 # in :doc:`../camvid` and :doc:`../systems/results`, and it is less.

@@ -2,10 +2,10 @@
 Your own data set with two classes
 ==================================
 
-Nothing here is about streets. This page takes two microscopes: cells on the pictures of
+Nothing here is about streets. This page takes two microscopes: cells on the images of
 the first were outlined by hand, those of the second are to be found. It shows what to
 decide for data of your own: what is stuff, what is a thing, how large the banks are, and
-how the second step labels the target.
+how the second stage labels the target.
 """
 
 import matplotlib.pyplot as plt
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import stuffinstance as si
-from stuffinstance import drawing
+from stuffinstance import plotting
 
 SIZE = 48
 
@@ -49,7 +49,7 @@ def draw_cells(random):
 
 
 def draw_batch(count, random, second_microscope=False):
-    """Pictures (B, 3, H, W) in 0 .. 1 and labels (B, H, W)."""
+    """Images (B, 3, H, W) in 0 .. 1 and labels (B, H, W)."""
     labels = torch.stack([draw_cells(random) for _ in range(count)])
     stain = torch.tensor([[0.95, 0.85, 0.9], [0.55, 0.3, 0.65]]) + 0.05 * torch.randn(
         count, 2, 3, generator=random
@@ -74,8 +74,8 @@ test_images, test_labels = draw_batch(48, random, second_microscope=True)
 
 figure, axes = plt.subplots(1, 4, figsize=(8, 2.3), layout="constrained")
 axes[0].imshow(source_images[0].movedim(0, 2).numpy())
-drawing.draw_label_map(source_labels, space, legend=False, ax=axes[1])
-drawing.draw_regions(
+plotting.plot_label_map(source_labels, space, legend=False, ax=axes[1])
+plotting.plot_regions(
     si.instance_regions(source_labels, space.things), image=source_images, ax=axes[2]
 )
 axes[3].imshow(target_images[0].movedim(0, 2).numpy())
@@ -86,7 +86,7 @@ for ax, title in zip(
     ax.axis("off")
 
 # %%
-# Cells that touch are one region, here as in the released code. For matching that is
+# Cells that touch are one region, here as in the reference implementation. For matching that is
 # harmless: their mean is that of two cells. A minimum area there is none.
 #
 # The first step
@@ -126,7 +126,7 @@ def upsampled(maps):
 
 def train(matching_weight=0.0, pseudo_labels=None, steps=80):
     network = make_network()
-    optimiser = torch.optim.Adam(network.parameters(), lr=3e-3)
+    optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
     sim = si.StuffInstanceMatching(space, feature_dim=24, capacity=32)
     for step in range(steps):
         batch = torch.randint(48, (8,), generator=random)
@@ -144,9 +144,9 @@ def train(matching_weight=0.0, pseudo_labels=None, steps=80):
                 loss = loss + F.cross_entropy(
                     upsampled(target_logits), labels, ignore_index=255
                 )
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
     return network
 
 
@@ -161,7 +161,7 @@ source_only = train()
 first_step = train(matching_weight=0.1)
 
 # %%
-# The second step
+# The second stage
 # ---------------
 #
 # The network of the first step labels the target: of each class the more confident half.
@@ -177,20 +177,20 @@ second_step = train(matching_weight=0.1, pseudo_labels=pseudo_labels)
 figure, axes = plt.subplots(1, 3, figsize=(8, 2.8), layout="constrained")
 axes[0].imshow(target_images[0].movedim(0, 2).numpy())
 axes[0].axis("off")
-drawing.draw_label_map(probabilities.argmax(1), space, legend=False, ax=axes[1])
-drawing.draw_label_map(pseudo_labels, space, ax=axes[2])
+plotting.plot_label_map(probabilities.argmax(1), space, legend=False, ax=axes[1])
+plotting.plot_label_map(pseudo_labels, space, ax=axes[2])
 axes[1].set_title("all predictions", fontsize=9)
-axes[2].set_title("labels for the second step", fontsize=9)
+axes[2].set_title("labels for the second stage", fontsize=9)
 
 # %%
-# On the second microscope's test pictures:
+# On the second microscope's test images:
 
 scores = {
     "source only": evaluate(source_only),
     "with matching": evaluate(first_step),
-    "second step": evaluate(second_step),
+    "second stage": evaluate(second_step),
 }
 for name, score in scores.items():
     print(f"{name:>13}: mIoU {100 * score.mean:.1f}")
 figure, ax = plt.subplots(figsize=(7, 2.2), layout="constrained")
-drawing.draw_iou(scores, space, ax=ax)
+plotting.plot_iou(scores, space, ax=ax)

@@ -9,10 +9,7 @@ from torch import Tensor
 import stuffinstance as si
 from examples.generated_city import DomainStatistics
 from examples.generated_city.rendering import render_scene
-from examples.gta5_to_cityscapes.data.label_tables import (
-    CITYSCAPES_IDS,
-    build_label_table,
-)
+from examples.gta5_to_cityscapes.data.label_ids import CITYSCAPES_IDS, build_label_table
 
 SIZE = (240, 120)  # width, height
 
@@ -20,7 +17,7 @@ SIZE = (240, 120)  # width, height
 def draw_streets(
     domain: DomainStatistics, count: int, seed: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Pictures of one domain and their labels.
+    """Images of one domain and their labels.
 
     Args:
         domain: ``GAME_CITY`` or ``CAMERA_CITY`` of ``examples.generated_city``.
@@ -28,7 +25,7 @@ def draw_streets(
         seed: The same seed draws the same streets.
 
     Returns:
-        Pictures (B, 3, 120, 240) in 0 .. 1, and class ids of ``si.CITYSCAPES``
+        Images (B, 3, 120, 240) in 0 .. 1, and class ids of ``si.CITYSCAPES``
         (B, 120, 240), 255 where there is none.
     """
     table = build_label_table(CITYSCAPES_IDS, si.CITYSCAPES).ids.astype(np.int64)
@@ -36,6 +33,6 @@ def draw_streets(
         render_scene((seed, domain.seed_key, 0, number), domain, SIZE)
         for number in range(count)
     ]
-    pictures = np.stack([picture for picture, _ in scenes]).astype(np.float32) / 255
+    images = np.stack([image for image, _ in scenes]).astype(np.float32) / 255
     labels = np.stack([table[ids] for _, ids in scenes])
-    return torch.from_numpy(pictures).movedim(3, 1), torch.from_numpy(labels)
+    return torch.from_numpy(images).movedim(3, 1), torch.from_numpy(labels)

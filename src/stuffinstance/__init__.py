@@ -6,13 +6,10 @@ from typing import TYPE_CHECKING
 
 from torch.serialization import add_safe_globals
 
-from stuffinstance.adaptation import MatchingLosses, StuffInstanceMatching
+from stuffinstance._backends import BackendUnavailableError
 from stuffinstance.banks import CategoryAnchors, InstanceBank, StuffBank
-from stuffinstance.class_centers import ClassCenterDistance, class_center_distance
-from stuffinstance.errors import BackendUnavailableError
-from stuffinstance.label_free import PredictionEntropy, SoftNeighbourhoodDensity
 from stuffinstance.label_maps import correct_labels, merge_pseudo_labels, resize_labels
-from stuffinstance.labelspace import CITYSCAPES, SYNTHIA_13, SYNTHIA_16, LabelSpace
+from stuffinstance.label_space import CITYSCAPES, SYNTHIA_13, SYNTHIA_16, LabelSpace
 from stuffinstance.losses import (
     AnchorDistanceLoss,
     EntropyLoss,
@@ -25,48 +22,46 @@ from stuffinstance.losses import (
     StuffMatchingLoss,
     entropy_map,
 )
-from stuffinstance.losses.matching_loss import Matches
-from stuffinstance.mean_iou import IoU, MeanIoU
+from stuffinstance.losses import cross_entropy as weighted_cross_entropy
+from stuffinstance.losses.matching import Matches
+from stuffinstance.metrics.class_center_distance import ClassCenterDistance, class_center_distance
+from stuffinstance.metrics.mean_iou import IoU, MeanIoU
+from stuffinstance.metrics.unsupervised import PredictionEntropy, SoftNeighborhoodDensity
 from stuffinstance.pooling import region_mean
 from stuffinstance.pseudo_labels import (
-    AdaptiveThreshold,
+    CBSTThreshold,
     ClassBalancedThreshold,
-    PortionThreshold,
+    FusedPrediction,
+    IASTThreshold,
+    PseudoLabelThreshold,
     SymmetricConsistency,
-    SymmetricPrediction,
-    ThresholdRule,
-    mrkld_regulariser,
+    mrkld_regularizer,
     soft_cross_entropy,
     soft_labels,
 )
 from stuffinstance.regions import Regions, connected_components, instance_regions, stuff_regions
-from stuffinstance.restyling import restyle_fourier, restyle_lab
-from stuffinstance.self_training import (
-    MeanTeacher,
-    MixedDomains,
-    class_mix,
-    confident_share,
-    mask_blocks,
-    weighted_cross_entropy,
-)
+from stuffinstance.self_training import ClassMixOutput, MeanTeacher, confident_fraction, random_block_mask
+from stuffinstance.self_training import mixing as class_mix
+from stuffinstance.sim import MatchingLosses, StuffInstanceMatching
+from stuffinstance.style_transfer import fourier_amplitude_transfer, lab_color_transfer
 
 if TYPE_CHECKING:
-    from stuffinstance import drawing as drawing
+    from stuffinstance import plotting as plotting
 else:  # hidden from type checkers: to them a __getattr__ would make every misspelt name a module
 
     def __getattr__(name: str) -> ModuleType:
-        """``stuffinstance.drawing``, imported when it is first asked for."""
-        if name == "drawing":
-            return importlib.import_module(f"{__name__}.drawing")
+        """``stuffinstance.plotting``, imported when it is first asked for."""
+        if name == "plotting":
+            return importlib.import_module(f"{__name__}.plotting")
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), "drawing"})
+    return sorted({*globals(), "plotting"})
 
 
 # torch.load(weights_only=True) reads these from checkpoints: results and settings, which hold data and run none of it.
-add_safe_globals([IoU, LabelSpace, MatchingLosses, Matches, MixedDomains, Regions, SymmetricPrediction])
+add_safe_globals([IoU, LabelSpace, MatchingLosses, Matches, ClassMixOutput, Regions, FusedPrediction])
 
 __version__ = "0.1.0.dev0"
 
@@ -74,15 +69,18 @@ __all__ = [
     "CITYSCAPES",
     "SYNTHIA_13",
     "SYNTHIA_16",
-    "AdaptiveThreshold",
     "AnchorDistanceLoss",
     "BackendUnavailableError",
+    "CBSTThreshold",
     "CategoryAnchors",
     "ClassBalancedThreshold",
     "ClassCenterDistance",
+    "ClassMixOutput",
     "EntropyLoss",
     "FineGrainedAdversarialLoss",
     "FineGrainedDiscriminator",
+    "FusedPrediction",
+    "IASTThreshold",
     "InstanceBank",
     "InstanceMatchingLoss",
     "IoU",
@@ -91,33 +89,30 @@ __all__ = [
     "MaxSquareLoss",
     "MeanIoU",
     "MeanTeacher",
-    "MixedDomains",
     "OutputAdversarialLoss",
     "OutputDiscriminator",
-    "PortionThreshold",
     "PredictionEntropy",
+    "PseudoLabelThreshold",
     "Regions",
-    "SoftNeighbourhoodDensity",
+    "SoftNeighborhoodDensity",
     "StuffBank",
     "StuffInstanceMatching",
     "StuffMatchingLoss",
     "SymmetricConsistency",
-    "SymmetricPrediction",
-    "ThresholdRule",
     "class_center_distance",
     "class_mix",
-    "confident_share",
+    "confident_fraction",
     "connected_components",
     "correct_labels",
     "entropy_map",
+    "fourier_amplitude_transfer",
     "instance_regions",
-    "mask_blocks",
+    "lab_color_transfer",
     "merge_pseudo_labels",
-    "mrkld_regulariser",
+    "mrkld_regularizer",
+    "random_block_mask",
     "region_mean",
     "resize_labels",
-    "restyle_fourier",
-    "restyle_lab",
     "soft_cross_entropy",
     "soft_labels",
     "stuff_regions",

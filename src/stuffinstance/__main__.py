@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 import stuffinstance
-from stuffinstance.backend_table import Backend, resolve
+from stuffinstance._backends import Backend, resolve
 from stuffinstance.pooling.backends import BACKENDS as POOLING
 from stuffinstance.regions.backends import BACKENDS as COMPONENTS
 
@@ -49,7 +49,7 @@ def environment() -> dict[str, Any]:
             operation: {device: _automatic(table, device) for device in devices}
             for operation, table in _OPERATIONS.items()
         },
-        "drawing": _version("matplotlib") if find_spec("matplotlib") else f"missing: {_INSTALL['matplotlib']}",
+        "plotting": _version("matplotlib") if find_spec("matplotlib") else f"missing: {_INSTALL['matplotlib']}",
     }
 
 
@@ -103,7 +103,7 @@ def as_text(found: Mapping[str, Any]) -> str:
         automatic = ", ".join(f"{name} on {device}" for device, name in found["auto"][operation].items())
         lines += ["", f"{operation}: backend='auto' is {automatic}"]
         lines += [f"  {name:10} {_state(backend)}" for name, backend in backends.items()]
-    lines += ["", f"drawing (matplotlib): {found['drawing']}"]
+    lines += ["", f"plotting (matplotlib): {found['plotting']}"]
     return "\n".join(lines).encode("ascii", "backslashreplace").decode("ascii")
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
-from stuffinstance.arguments import check_choice
+from stuffinstance._checks import check_choice
 
 Sync = Literal["auto", "off"]
 
@@ -69,7 +69,7 @@ def shared_group(group: ProcessGroup | None) -> SharedGroup | None:
     )
 
 
-def synchronises(sync: Sync, group: ProcessGroup | None = None) -> bool:
+def synchronizes(sync: Sync, group: ProcessGroup | None = None) -> bool:
     """Whether there are other ranks to agree with."""
     return sync == "auto" and dist.is_available() and dist.is_initialized() and dist.get_world_size(group) > 1
 
@@ -90,7 +90,7 @@ def gather_rows(tensors: tuple[Tensor, ...], sync: Sync, group: ProcessGroup | N
     Raises:
         RuntimeError: If the group does not serve the tensors' device.
     """
-    if not synchronises(sync, group):
+    if not synchronizes(sync, group):
         return tensors
     own = torch.tensor([tensors[0].shape[0]], device=tensors[0].device)
     counts = [torch.empty_like(own) for _ in range(dist.get_world_size(group))]
@@ -116,7 +116,7 @@ def sum_over_ranks(counts: Tensor, sync: Sync, group: ProcessGroup | None = None
     Raises:
         RuntimeError: If the group does not serve the device of ``counts``.
     """
-    if not synchronises(sync, group):
+    if not synchronizes(sync, group):
         return counts
     total = counts.clone()
     _on_group(total, lambda: dist.all_reduce(total, group=group))

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from stuffinstance.arguments import (
+from stuffinstance._checks import (
     check_has_pixels,
     check_label_map,
     check_maps,
@@ -12,7 +12,7 @@ from stuffinstance.arguments import (
     checked_whole,
     describe,
 )
-from stuffinstance.best_class import best_class
+from stuffinstance._numerics import best_class
 
 # Of the same bytes: not every release of torch can index unsigned integers of more than one byte.
 _SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
@@ -21,7 +21,7 @@ _SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: t
 def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize a label map by picking the nearest pixel, in exact integer arithmetic.
 
-    Output pixel *i* of *n* takes input pixel ``floor(i * N / n)`` of *N*, the convention of the released code's
+    Output pixel *i* of *n* takes input pixel ``floor(i * N / n)`` of *N*, the convention of the reference implementation's
     ``interpolate(mode="nearest")``, without that function's rounding in float32.
 
     Args:
@@ -59,7 +59,7 @@ def correct_labels(labels: Tensor, logits: Tensor, ignore_index: int = 255) -> T
     .. math:: L_C = L_G \\cap L_P, \\qquad L_P = \\operatorname{argmax}_k C(f)^{(k)}
 
     Args:
-        labels: Ground truth, (B, H, W), any integer dtype; resized nearest to (h, w).
+        labels: Ground ground truth, (B, H, W), any integer dtype; resized nearest to (h, w).
         logits: Scores of the classes, (B, K, h, w).
         ignore_index: What a disagreeing pixel becomes; not one of the K classes.
 
@@ -79,15 +79,15 @@ def correct_labels(labels: Tensor, logits: Tensor, ignore_index: int = 255) -> T
     check_maps("logits", logits, channel_name="K")
     check_same_batch("labels", labels, "logits", logits)
     ignore_index = checked_ignore_index(ignore_index, logits.shape[1])
-    truth = resize_labels(labels, (logits.shape[2], logits.shape[3])).to(torch.int64)
+    ground_truth = resize_labels(labels, (logits.shape[2], logits.shape[3])).to(torch.int64)
     predicted = best_class(logits.detach())[1]
-    return torch.where(truth == predicted, truth, ignore_index)
+    return torch.where(ground_truth == predicted, ground_truth, ignore_index)
 
 
 def merge_pseudo_labels(predicted: Tensor, pseudo: Tensor, ignore_index: int = 255) -> Tensor:
     """Let a pseudo-label replace the prediction wherever there is one (SIM, Eq. 11).
 
-    The released code leaves Eq. 11 out; here it is active whenever pseudo-labels are given.
+    The reference implementation leaves Eq. 11 out; here it is active whenever pseudo-labels are given.
 
     Args:
         predicted: Predicted class ids, (B, h, w), any integer dtype.

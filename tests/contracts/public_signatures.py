@@ -12,10 +12,10 @@ from pathlib import Path
 from types import ModuleType
 
 import stuffinstance
-from stuffinstance import drawing
+from stuffinstance import plotting
 
 STORED = Path(__file__).with_suffix(".txt")
-ROOMS = (stuffinstance, drawing)
+ROOMS = (stuffinstance, plotting)
 
 
 def call(thing: object) -> str:

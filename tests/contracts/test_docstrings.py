@@ -13,12 +13,12 @@ import pytest
 import torch
 
 import stuffinstance
-from stuffinstance import drawing
+from stuffinstance import plotting
 
 MODULES = sorted({"stuffinstance", *(m.name for m in pkgutil.walk_packages(stuffinstance.__path__, "stuffinstance."))})
 CALLABLES = {
     name: thing
-    for room in (stuffinstance, drawing)
+    for room in (stuffinstance, plotting)
     for name in room.__all__
     if inspect.isfunction(thing := getattr(room, name)) or inspect.isclass(thing)
 }
@@ -28,9 +28,9 @@ WITHOUT_EXAMPLE = {
     "BackendUnavailableError",
     "IoU",
     "MatchingLosses",
-    "MixedDomains",
+    "ClassMixOutput",
     "Regions",
-    "SymmetricPrediction",
+    "FusedPrediction",
 }
 
 

@@ -29,20 +29,20 @@ FLOW = ("labelspace", "label_maps", "regions", "pooling", "banks", "matching", "
 # Beside the flow: what is anywhere, and the rooms named.
 ASIDE = {
     "pseudo_labels": (),
-    "restyling": (),
+    "style transfer": (),
     "self_training": (),
     "mean_iou": (),
     "class_centers": ("label_maps", "regions", "pooling"),
     "label_free": ("losses", "pseudo_labels"),
     "__main__": ("regions", "pooling"),
-    "drawing": ("labelspace", "regions", "banks", "losses", "pseudo_labels", "mean_iou"),
+    "plotting": ("labelspace", "regions", "banks", "losses", "pseudo_labels", "mean_iou"),
 }
 DEPENDENCIES = {"torch", "numpy", "skimage", "kornia"}
 OPTIONAL = {
     "triton_unionfind.py": {"triton"},
     "triton_sums.py": {"triton"},
     "cc3d_cpu.py": {"cc3d"},
-    "drawing": {"matplotlib"},
+    "plotting": {"matplotlib"},
 }  # backends, and a room, whose package is an extra
 BANNED_NAMES = {"utils", "common", "helpers", "misc", "base"}
 

@@ -10,7 +10,7 @@ import sys
 from importlib import resources
 
 import stuffinstance as si
-from stuffinstance import drawing
+from stuffinstance import plotting
 from tests.contracts.public_signatures import ROOMS, STORED, public_signatures
 
 
@@ -33,8 +33,8 @@ def test_every_name_is_listed_once_and_is_there() -> None:
 
 
 def test_every_drawing_takes_the_callers_axes() -> None:
-    for name in drawing.__all__:
-        assert parameters(getattr(drawing, name))["ax"] is None
+    for name in plotting.__all__:
+        assert parameters(getattr(plotting, name))["ax"] is None
 
 
 def test_the_version_is_one() -> None:
@@ -85,8 +85,8 @@ def test_types_are_published() -> None:
 def test_drawing_is_there_when_it_is_asked_for() -> None:
     script = (
         "import sys, stuffinstance as si\n"
-        "assert 'stuffinstance.drawing' not in sys.modules and 'drawing' in dir(si)\n"
-        "assert si.drawing is sys.modules['stuffinstance.drawing'] and 'matplotlib' not in sys.modules\n"
+        "assert 'stuffinstance.plotting' not in sys.modules and 'plotting' in dir(si)\n"
+        "assert si.plotting is sys.modules['stuffinstance.plotting'] and 'matplotlib' not in sys.modules\n"
         "assert not hasattr(si, 'drawings')"
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
@@ -96,7 +96,7 @@ def test_importing_is_light_and_silent() -> None:
     """kornia comes with the function that needs it; scikit-image, matplotlib too; nothing random, nothing printed."""
     script = (
         "import sys, torch; before = torch.random.get_rng_state(); threads = torch.get_num_threads()\n"
-        "import stuffinstance, stuffinstance.drawing\n"
+        "import stuffinstance, stuffinstance.plotting\n"
         "assert torch.equal(before, torch.random.get_rng_state()) and threads == torch.get_num_threads()\n"
         "heavy = {'kornia', 'skimage', 'scipy', 'matplotlib', 'PIL', 'triton'} & set(sys.modules)\n"
         "assert not heavy, heavy"

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import stuffinstance as si
-from stuffinstance import drawing
+from stuffinstance import plotting
 
 ROOT = Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"
@@ -97,7 +97,7 @@ def test_own_classes_are_mapped() -> None:
 def test_the_rules_are_exchangeable(capsys: pytest.CaptureFixture[str]) -> None:
     rules = run("howto/threshold_rule.md")["rules"]
     assert isinstance(rules, dict)
-    assert all(isinstance(rule, si.ThresholdRule) for rule in rules.values())
+    assert all(isinstance(rule, si.PseudoLabelThreshold) for rule in rules.values())
     assert len(capsys.readouterr().out.splitlines()) == len(rules)
 
 
@@ -114,7 +114,7 @@ def documented() -> list[str]:
 
 def test_the_reference_has_every_public_name_once() -> None:
     public = {f"stuffinstance.{name}" for name in si.__all__}
-    public |= {f"stuffinstance.drawing.{name}" for name in drawing.__all__}
+    public |= {f"stuffinstance.plotting.{name}" for name in plotting.__all__}
     assert public <= set(documented())
     assert [name for name, times in Counter(documented()).items() if times > 1] == []
 

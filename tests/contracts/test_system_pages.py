@@ -39,8 +39,8 @@ RECIPES = sorted(
 )
 
 
-class Network(nn.Module):
-    """A trainer's network that tells three colours apart: features (B, 256, h, w) of stride 8, logits (B, 19, h, w)."""
+class ModelConfig(nn.Module):
+    """A trainer's network that tells three colors apart: features (B, 256, h, w) of stride 8, logits (B, 19, h, w)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,8 +55,8 @@ class Network(nn.Module):
         return features, self.head(features)
 
 
-def pictures() -> tuple[Tensor, Tensor]:
-    """Two pictures of road, vegetation and cars with their labels."""
+def images() -> tuple[Tensor, Tensor]:
+    """Two images of road, vegetation and cars with their labels."""
     thirds = torch.randint(0, 3, (2, 2, 2)).repeat_interleave(64, 1).repeat_interleave(64, 2)
     images = F.one_hot(thirds, 3).movedim(3, 1) + 0.1 * torch.rand(2, 3, 128, 128)
     return images, torch.tensor([0, 8, 13])[thirds]
@@ -64,8 +64,8 @@ def pictures() -> tuple[Tensor, Tensor]:
 
 def trainer() -> dict[str, object]:
     """The names that docs/systems/README.md says a trainer has."""
-    network = Network()
-    (source_images, source_labels), (target_images, _) = pictures(), pictures()
+    network = ModelConfig()
+    (source_images, source_labels), (target_images, _) = images(), images()
     source_features, source_logits = network(source_images)
     target_features, target_logits = network(target_images)
 
@@ -83,11 +83,11 @@ def trainer() -> dict[str, object]:
         "target_logits": target_logits,
         "upsampled": upsampled,
         "loss": torch.zeros(()),
-        "source_loader": [pictures() for _ in range(2)],
-        "target_loader": [pictures()[0] for _ in range(2)],
-        "network_a": Network(),
-        "network_b": Network(),
-        "pairs_loader": [(pictures()[0], pictures()[0])],
+        "source_loader": [images() for _ in range(2)],
+        "target_loader": [images()[0] for _ in range(2)],
+        "network_a": ModelConfig(),
+        "network_b": ModelConfig(),
+        "pairs_loader": [(images()[0], images()[0])],
     }
 
 
@@ -99,7 +99,7 @@ def test_a_snippet_runs_and_trains_the_network(code: str) -> None:
     exec(compile(code, "snippet", "exec"), names)
     loss, network = names["loss"], names["network"]
     assert isinstance(loss, Tensor)
-    assert isinstance(network, Network)
+    assert isinstance(network, ModelConfig)
     if loss is before:
         return  # it labels or measures
     assert bool(loss.isfinite())

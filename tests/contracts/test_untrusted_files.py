@@ -17,14 +17,14 @@ import numpy as np
 import pytest
 import torch
 
-from examples.gta5_to_cityscapes.batches.pseudo_labelled import PseudoLabelled
-from examples.gta5_to_cityscapes.batches.restyling import RestyledPictures
+from examples.gta5_to_cityscapes.atomic_io import DamagedFileError, read_json
+from examples.gta5_to_cityscapes.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from examples.gta5_to_cityscapes.data import DatasetError, open_dataset, read_id_map, read_image
-from examples.gta5_to_cityscapes.data.pictures import MAX_PIXELS, picture_size, read_first_channel
-from examples.gta5_to_cityscapes.networks import WeightsError, build_network
+from examples.gta5_to_cityscapes.data.image_files import MAX_PIXELS, image_size, read_first_channel
+from examples.gta5_to_cityscapes.data.style_transfer import RestyledImages
+from examples.gta5_to_cityscapes.data.training_data import PseudoLabeled
+from examples.gta5_to_cityscapes.models import WeightsError, build_network
 from examples.gta5_to_cityscapes.recipes import Recipe, compose_recipe
-from examples.gta5_to_cityscapes.records.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
-from examples.gta5_to_cityscapes.records.written_files import DamagedFileError, read_json
 from examples.gta5_to_cityscapes.report.images import read_previews
 from examples.gta5_to_cityscapes.report.results import read_banks, read_experiment, read_run
 from examples.gta5_to_cityscapes.training.recipe_network import trained_network
@@ -47,14 +47,14 @@ MUST_NOT_SAY = {"allow_pickle", "shell", "trust_remote_code"}  # other than Fals
 # These decode without a bound, so they stand where the size is looked at before.
 BOUNDED = {
     "cv2.imdecode": {
-        "examples/gta5_to_cityscapes/data/pictures.py",
-        "benchmarks/loader.py",  # pictures that it has drawn itself
+        "examples/gta5_to_cityscapes/data/image_files.py",
+        "benchmarks/loader.py",  # images that it has drawn itself
     },
     "cv2.imread": set(),
     "skimage.io.imread": set(),
     "matplotlib.image.imread": set(),
     "PIL.Image.open": {
-        "examples/gta5_to_cityscapes/data/pictures.py",
+        "examples/gta5_to_cityscapes/data/image_files.py",
         "examples/generated_city/rendering.py",  # what it has just encoded itself
     },
 }
@@ -152,8 +152,8 @@ def test_what_is_unsafe_is_found(source: str) -> None:
 )
 def test_what_is_safe_passes(source: str) -> None:
     assert unsafe_uses(source) == []
-    picture = "from PIL import Image\nImage.open(path)"
-    assert unsafe_uses(picture, "examples/gta5_to_cityscapes/data/pictures.py") == ["PIL.Image.open without formats"]
+    image = "from PIL import Image\nImage.open(path)"
+    assert unsafe_uses(image, "examples/gta5_to_cityscapes/data/image_files.py") == ["PIL.Image.open without formats"]
 
 
 # --- hostile files, given to the readers themselves ---
@@ -209,13 +209,13 @@ def test_a_recipe_in_a_checkpoint_opens_no_weights(tmp_path: Path) -> None:
     assert not (tmp_path / "mark").exists()
 
 
-def png(width: int, height: int, *, colour: int = 2, more: bytes = b"") -> bytes:
-    """A header without its pixels; colour 0 is grey, 2 is RGB, 3 is a palette."""
+def png(width: int, height: int, *, color: int = 2, more: bytes = b"") -> bytes:
+    """A header without its pixels; color 0 is gray, 2 is RGB, 3 is a palette."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, colour, 0, 0, 0))
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, color, 0, 0, 0))
     text = chunk(b"zTXt", more) if more else b""
     return b"\x89PNG\r\n\x1a\n" + header + text + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
 
@@ -223,8 +223,8 @@ def png(width: int, height: int, *, colour: int = 2, more: bytes = b"") -> bytes
 HOSTILE_PICTURES = {
     "far too large": png(100_000, 100_000),
     "too large": png(10_000, 10_000),
-    "grey, too large": png(10_000, 10_000, colour=0),
-    "palette, too large": png(10_000, 10_000, colour=3),
+    "gray, too large": png(10_000, 10_000, color=0),
+    "palette, too large": png(10_000, 10_000, color=3),
     "text that unpacks to 50 MB": png(8, 8, more=b"a\0\0" + zlib.compress(bytes(50_000_000))),
     "a program for a printer": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n",
     "bitmap": b"BM" + struct.pack("<IHHIIiiHHIIiiII", 54, 0, 0, 54, 40, 8, 8, 1, 24, 0, 0, 0, 0, 0, 0),
@@ -232,9 +232,7 @@ HOSTILE_PICTURES = {
 
 
 @pytest.mark.parametrize("what", HOSTILE_PICTURES)
-def test_pictures_are_bounded_before_they_are_decoded(
-    tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_images_are_bounded_before_they_are_decoded(tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def decoded(*args: object) -> None:
         raise AssertionError("pixels were asked for")
 
@@ -242,15 +240,15 @@ def test_pictures_are_bounded_before_they_are_decoded(
     file.write_bytes(HOSTILE_PICTURES[what])
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", decoded)
     monkeypatch.setattr("cv2.imdecode", decoded)
-    for read in (read_image, read_id_map, read_first_channel, picture_size):
-        with pytest.raises(DatasetError, match=r"00001\.png: expected (at most 67108864 pixels|a PNG or JPEG picture)"):
+    for read in (read_image, read_id_map, read_first_channel, image_size):
+        with pytest.raises(DatasetError, match=r"00001\.png: expected (at most 67108864 pixels|a PNG or JPEG image)"):
             read(file)
 
 
 @pytest.mark.parametrize("what", ["far too large", "too large", "a program for a printer"])
-def test_every_folder_of_pictures_is_read_with_the_bound(tmp_path: Path, what: str) -> None:
+def test_every_folder_of_images_is_read_with_the_bound(tmp_path: Path, what: str) -> None:
     assert MAX_PIXELS == 67108864
-    for folder in ("images", "RGB", "leftImg8bit/train/a", "restyled", "labelled"):
+    for folder in ("images", "RGB", "leftImg8bit/train/a", "restyled", "labeled"):
         (tmp_path / folder).mkdir(parents=True)
     names = {
         "gta5": "images/00001.png",
@@ -261,17 +259,17 @@ def test_every_folder_of_pictures_is_read_with_the_bound(tmp_path: Path, what: s
         (tmp_path / name).write_bytes(HOSTILE_PICTURES[what])
         with pytest.raises(DatasetError, match="expected"):
             open_dataset(layout, tmp_path, labels=False)[0]  # type: ignore[arg-type]
-    (tmp_path / "images" / "00001.png").write_bytes(_small_picture())
+    (tmp_path / "images" / "00001.png").write_bytes(_small_image())
     (tmp_path / "restyled" / "00001.png").write_bytes(HOSTILE_PICTURES[what])
-    (tmp_path / "labelled" / "00001.png").write_bytes(HOSTILE_PICTURES[what])
+    (tmp_path / "labeled" / "00001.png").write_bytes(HOSTILE_PICTURES[what])
     dataset = open_dataset("gta5", tmp_path, labels=False)
     assert dataset[0].image.shape == (3, 8, 8)
-    for others in (RestyledPictures(dataset, tmp_path / "restyled"), PseudoLabelled(dataset, tmp_path / "labelled")):
+    for others in (RestyledImages(dataset, tmp_path / "restyled"), PseudoLabeled(dataset, tmp_path / "labeled")):
         with pytest.raises(DatasetError, match=r"00001\.png: expected"):
             others[0]
 
 
-def _small_picture() -> bytes:
+def _small_image() -> bytes:
     import cv2
 
     return cv2.imencode(".png", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
@@ -280,8 +278,8 @@ def _small_picture() -> bytes:
 @pytest.mark.parametrize("line", ["../00001.png", "images/../../00001.png", "/etc/passwd", "C:\\00001.png"])
 def test_a_list_opens_nothing_outside_the_data_folder(tmp_path: Path, line: str) -> None:
     (tmp_path / "gta5" / "images").mkdir(parents=True)
-    (tmp_path / "gta5" / "images" / "00001.png").write_bytes(_small_picture())
-    (tmp_path / "00001.png").write_bytes(_small_picture())
+    (tmp_path / "gta5" / "images" / "00001.png").write_bytes(_small_image())
+    (tmp_path / "00001.png").write_bytes(_small_image())
     (tmp_path / "list.txt").write_text(line)
     with pytest.raises(DatasetError, match=r"list\.txt, line 1, .*expected a path relative to"):
         open_dataset("gta5", tmp_path / "gta5", labels=False, listed=tmp_path / "list.txt")

@@ -37,12 +37,12 @@ class Network(nn.Module):
         self.sim = si.StuffInstanceMatching(SPACE, D, preset="paper", capacity=40, max_instances=2, group=group)
         self.anchors = si.CategoryAnchors(K, D, min_pixels=1, group=group)
         self.median = si.ClassBalancedThreshold(K, group=group)
-        self.portion = si.PortionThreshold(K, group=group)
-        self.adaptive = si.AdaptiveThreshold(K, group=group)
+        self.portion = si.CBSTThreshold(K, group=group)
+        self.adaptive = si.IASTThreshold(K, group=group)
         self.symmetric = si.SymmetricConsistency(si.ClassBalancedThreshold(K, group=group))
         self.score = si.MeanIoU(K, group=group)
         self.entropy = si.PredictionEntropy(K, group=group)
-        self.density = si.SoftNeighbourhoodDensity(sample=20, group=group)
+        self.density = si.SoftNeighborhoodDensity(sample=20, group=group)
         self.centers = si.ClassCenterDistance(K, D, group=group)
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:

@@ -15,51 +15,54 @@ import torch
 from torch import Tensor
 from torch.multiprocessing.spawn import ProcessExitedException
 
-from examples.gta5_to_cityscapes.batches.pseudo_labelled import write_label_map
-from examples.gta5_to_cityscapes.batches.step_pictures import StepPictures
-from examples.gta5_to_cityscapes.batches.training_data import Folders, open_target, open_training_data
 from examples.gta5_to_cityscapes.data import DatasetError
-from examples.gta5_to_cityscapes.experiments.carrying_out import carry_out, label_target
-from examples.gta5_to_cityscapes.experiments.jobs import plan
-from examples.gta5_to_cityscapes.ranks.group import RankLostError, of_all_ranks, sum_of_ranks
+from examples.gta5_to_cityscapes.data.training_data import (
+    Folders,
+    StepImages,
+    open_target,
+    open_training_data,
+    write_label_map,
+)
+from examples.gta5_to_cityscapes.distributed import RankLostError, of_all_ranks, sum_of_ranks
+from examples.gta5_to_cityscapes.experiments.experiment import carry_out, label_target, plan
+from examples.gta5_to_cityscapes.methods import Domain, StepContext
 from examples.gta5_to_cityscapes.recipes import Recipe, compose_recipe
-from examples.gta5_to_cityscapes.recipes.settings import PseudoLabels
-from examples.gta5_to_cityscapes.records.run_folder import Result, RunFolder
-from examples.gta5_to_cityscapes.records.stopping import Stopped
+from examples.gta5_to_cityscapes.recipes.settings import PseudoLabelConfig
+from examples.gta5_to_cityscapes.run_dir import Result, RunFolder
+from examples.gta5_to_cityscapes.signals import Stopped
+from examples.gta5_to_cityscapes.training.determinism import draw_apart
 from examples.gta5_to_cityscapes.training.loop import train
-from examples.gta5_to_cityscapes.training.random_draws import draw_apart
 from examples.gta5_to_cityscapes.training.recipe_network import start_network, trained_network
 from examples.gta5_to_cityscapes.training.step import TrainingStep
-from examples.gta5_to_cityscapes.training.terms import Domain, Passes
 from tests.distributed.ranks import on_ranks
 from tests.examples.drawn_streets import write_streets
 
 CPU = torch.device("cpu")
 SMALL = [
-    "running.tensorboard=false",
+    "runtime.tensorboard=false",
     "network.options.width=8",
     "network.options.feature_dim=8",
     "evaluation.previews=2",
     "matching.capacity=2",
 ]
-PLAIN = [  # no random draws, and no statistics over a batch: what is left depends on the pictures alone
+PLAIN = [  # no random draws, and no statistics over a batch: what is left depends on the images alone
     *SMALL,
     "network.options.norm=group",
     "augmentation.flip=0",
-    "augmentation.area=[1,1]",
-    "augmentation.stretch=1",
-    "augmentation.colour=0",
-    "augmentation.grey=0",
+    "augmentation.scale=[1,1]",
+    "augmentation.ratio_jitter=1",
+    "augmentation.color_jitter=0",
+    "augmentation.grayscale=0",
     "augmentation.blur=0",
     "augmentation.noise=0",
-    "optimiser.kind=sgd",
-    "optimiser.lr=0.05",
+    "optimizer.kind=sgd",
+    "optimizer.lr=0.05",
     "matching.weight=0.1",
     "matching.preset=paper",
     "adversarial.weight=0.1",
     "anchors.distance_weight=0",
     "restyle.probability=1",
-    "pictures.batch=5",
+    "data.batch=5",
 ]
 
 
@@ -87,7 +90,7 @@ def begun(streets: Folders, tmp_path_factory: pytest.TempPathFactory) -> dict[st
 
 
 def sparse_labels(folders: Folders, out: Path) -> Path:
-    """Pseudo-labels of which there are many in one picture, few in another and none in the rest."""
+    """Pseudo-labels of which there are many in one image, few in another and none in the rest."""
     target = open_target(named("crst"), folders)
     for place, name in enumerate(target.names):
         labels = torch.full((48, 96), 255, dtype=torch.uint8)
@@ -104,22 +107,22 @@ def steps_of(rank: int, recipe: Recipe, folders: Folders, start: dict[str, Path]
     network = start_network(recipe, CPU, start["auxiliary" if "auxiliary" in options else options["norm"]])
     take_step = TrainingStep(recipe, network, CPU)
     take_step.network.train()
-    take_step.prepare(data.labelled)
+    take_step.prepare(data.labeled)
     draw_apart(recipe.seed)
-    pictures = StepPictures(recipe, data, CPU, {"labelled": 0, "target": 0})
+    images = StepImages(recipe, data, CPU, {"labeled": 0, "target": 0})
     history = []
     for step in range(STEPS):
         parts = [
-            Passes(step, Domain(*labelled), None if target is None else Domain(*target))
-            for labelled, target in pictures.draw()
+            StepContext(step, Domain(*labeled), None if target is None else Domain(*target))
+            for labeled, target in images.draw()
         ]
         losses = take_step(parts)
         history.append(dict(zip(losses, sum_of_ranks(torch.stack([*losses.values()])).tolist(), strict=True)))
-    state = flat({name: value for name, value in take_step.state().items() if name != "optimisers"})
+    state = flat({name: value for name, value in take_step.state().items() if name != "optimizers"})
     for other in of_all_ranks(state):
         assert other.keys() == state.keys()
         assert all(torch.equal(other[name], value) for name, value in state.items())
-    return {"losses": history, "state": state, "position": pictures.positions}
+    return {"losses": history, "state": state, "position": images.positions}
 
 
 def flat(state: dict[str, Any], prefix: str = "") -> dict[str, Tensor]:
@@ -147,7 +150,7 @@ def assert_close(result: dict[str, Any], expected: dict[str, Any]) -> None:
         )
 
 
-RUNS = [*PLAIN, "optimiser.lr=0.02", "evaluation.batch=1"]
+RUNS = [*PLAIN, "optimizer.lr=0.02", "evaluation.batch=1"]
 RECIPES = ("source", "sim", "aa+it+sim", "asn", "advent", "maxsq", "fada", "cag", "crst")
 STEPS = 4
 
@@ -161,7 +164,7 @@ def all_steps(
 ) -> dict[tuple[str, int], dict[str, Any]]:
     """Every recipe, by name and number of parts; a process takes long to begin."""
     return {
-        (name, parts): steps_of(rank, named(name, f"running.accumulate={parts}"), folders, start)
+        (name, parts): steps_of(rank, named(name, f"runtime.accumulate_grad_batches={parts}"), folders, start)
         for name in RECIPES
         for parts in range(1, most_parts + 1)
     }
@@ -189,26 +192,26 @@ def test_ranks_take_the_steps_of_one_process(
 def test_a_step_in_parts_is_the_step_in_one(
     name: str, streets: Folders, begun: dict[str, Path], undisturbed: dict[str, dict[str, Any]]
 ) -> None:
-    cut = steps_of(0, named(name, "running.accumulate=3"), streets, begun)
+    cut = steps_of(0, named(name, "runtime.accumulate_grad_batches=3"), streets, begun)
     assert_close(cut, undisturbed[name])
 
 
-def batch_normalised(rank: int, folders: Folders, start: dict[str, Path], shared: bool) -> dict[str, Any]:
-    options = ["network.options.norm=batch", f"network.shared_statistics={str(shared).lower()}"]
+def batch_normalized(rank: int, folders: Folders, start: dict[str, Path], shared: bool) -> dict[str, Any]:
+    options = ["network.options.norm=batch", f"network.sync_bn={str(shared).lower()}"]
     return steps_of(rank, named("aa+sim", *options), folders, start)
 
 
 def test_shared_statistics_are_those_of_the_whole_step(
     streets: Folders, tmp_path: Path, begun: dict[str, Path]
 ) -> None:
-    expected = batch_normalised(0, streets, begun, True)
+    expected = batch_normalized(0, streets, begun, True)
     shared, own = tmp_path / "shared", tmp_path / "own"
     shared.mkdir()
     own.mkdir()
-    for result in on_ranks(2, batch_normalised, shared, streets, begun, True):
+    for result in on_ranks(2, batch_normalized, shared, streets, begun, True):
         assert_close(result, expected)
-    # Each rank by its own pictures: another result, though the same on both (which steps_of has looked at).
-    result, _ = on_ranks(2, batch_normalised, own, streets, begun, False)
+    # Each rank by its own images: another result, though the same on both (which steps_of has looked at).
+    result, _ = on_ranks(2, batch_normalized, own, streets, begun, False)
     assert result["losses"][0]["segmentation"] != pytest.approx(expected["losses"][0]["segmentation"], rel=1e-3)
 
 
@@ -223,7 +226,7 @@ def whole_runs(rank: int, folders: Folders, out: Path, names: tuple[str, ...]) -
 
 
 def test_whole_runs_leave_the_same_folder(streets: Folders, tmp_path: Path) -> None:
-    """Evaluation, thresholds, labels and checkpoints; three validation pictures do not go into two ranks evenly."""
+    """Evaluation, thresholds, labels and checkpoints; three validation images do not go into two ranks evenly."""
     names = ("aa+it+sim+ssl", "crst", "iast", "aa+it+sym+fused")
     alone, together, store = (tmp_path / name for name in ("alone", "together", "store"))
     store.mkdir()
@@ -245,14 +248,14 @@ def test_whole_runs_leave_the_same_folder(streets: Folders, tmp_path: Path) -> N
             assert manifests[1][key] == pytest.approx(manifests[0][key], abs=0.02), (name, key)
 
 
-def labelled(rank: int, folders: Folders, checkpoint: Path, out: Path, rule: str) -> None:
+def labeled(rank: int, folders: Folders, checkpoint: Path, out: Path, rule: str) -> None:
     torch.set_num_threads(1)
     recipe, network, _ = trained_network(checkpoint, CPU)
     for _ in range(2):  # the second time it only looks
         label_target(
             [(recipe, network)],
             recipe,
-            PseudoLabels(rule=rule),  # type: ignore[arg-type]
+            PseudoLabelConfig(rule=rule),  # type: ignore[arg-type]
             RunFolder(out),
             folders,
             CPU,
@@ -268,8 +271,8 @@ def test_labels_of_one_network_are_the_same_bytes(streets: Folders, tmp_path: Pa
     checkpoint = tmp_path / "run/source/seed0/checkpoints/last.pt"
     alone, together, store = (tmp_path / name for name in ("alone", "together", "store"))
     store.mkdir()
-    labelled(0, streets, checkpoint, alone, rule)
-    on_ranks(2, labelled, store, streets, checkpoint, together, rule)
+    labeled(0, streets, checkpoint, alone, rule)
+    on_ranks(2, labeled, store, streets, checkpoint, together, rule)
     files = sorted(path.relative_to(alone) for path in alone.rglob("*") if path.is_file())
     assert sum(path.suffix == ".png" for path in files) == 4
     assert files == sorted(path.relative_to(together) for path in together.rglob("*") if path.is_file())
@@ -279,7 +282,7 @@ def test_labels_of_one_network_are_the_same_bytes(streets: Folders, tmp_path: Pa
 
 def stopped_and_resumed(rank: int, folders: Folders, out: Path) -> Result:
     """Each rank draws its own crops; a run that was stopped and went on has drawn the same ones."""
-    recipe = compose_recipe("aa+sim+mask", "smoke", overrides=[*SMALL, "pictures.batch=4", "schedule.save_every=4"])
+    recipe = compose_recipe("aa+sim+mask", "smoke", overrides=[*SMALL, "data.batch=4", "schedule.save_every=4"])
     data = open_training_data(recipe, folders)
     with pytest.raises(Stopped):
         # Only one rank is asked to stop, and all of them do.
@@ -296,7 +299,7 @@ def test_a_stopped_run_of_two_ranks_goes_on_as_it_was(
     first, second = on_ranks(2, stopped_and_resumed, tmp_path, streets, tmp_path)
     assert first == second
     # And one process can go on where two stopped; it says that its draws are others.
-    recipe = compose_recipe("aa+sim+mask", "smoke", overrides=[*SMALL, "pictures.batch=4", "schedule.save_every=4"])
+    recipe = compose_recipe("aa+sim+mask", "smoke", overrides=[*SMALL, "data.batch=4", "schedule.save_every=4"])
     run = RunFolder(tmp_path / "whole")
     (run.path / "result.json").unlink()
     run.checkpoints.earlier[0].replace(run.checkpoint)
@@ -308,11 +311,11 @@ def test_a_stopped_run_of_two_ranks_goes_on_as_it_was(
 def lose_a_rank(rank: int, folders: Folders, out: Path, how: str) -> str:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher of the test sends it, perhaps before a word is written
     recipe = compose_recipe(
-        "aa+sim", "smoke", overrides=[*SMALL, "pictures.batch=4", "schedule.steps=2000", "schedule.horizon=2000"]
+        "aa+sim", "smoke", overrides=[*SMALL, "data.batch=4", "schedule.max_steps=2000", "schedule.decay_steps=2000"]
     )
     data = open_training_data(recipe, folders)
     if rank == 1:
-        take = data.labelled.__class__.__getitem__
+        take = data.labeled.__class__.__getitem__
         taken = [0]
 
         def lost(self: Any, index: int) -> Any:
@@ -320,10 +323,10 @@ def lose_a_rank(rank: int, folders: Folders, out: Path, how: str) -> str:
             if taken[0] > 8:
                 if how == "dies":
                     os._exit(9)
-                raise DatasetError("street.png: expected a complete picture")
+                raise DatasetError("street.png: expected a complete image")
             return take(self, index)
 
-        data.labelled.__class__.__getitem__ = lost  # type: ignore[method-assign]
+        data.labeled.__class__.__getitem__ = lost  # type: ignore[method-assign]
     started = time.monotonic()
     try:
         train(recipe, RunFolder(out / how), data, device=CPU)

@@ -8,12 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from stuffinstance.pseudo_labels import (
-    AdaptiveThreshold,
-    ClassBalancedThreshold,
-    PortionThreshold,
-    SymmetricConsistency,
-)
+from stuffinstance.pseudo_labels import CBSTThreshold, ClassBalancedThreshold, IASTThreshold, SymmetricConsistency
 from tests.distributed.ranks import on_two_ranks
 
 STEPS = 4
@@ -28,8 +23,8 @@ def predictions(rank: int, step: int) -> Tensor:
 
 def rules(sync: str) -> dict[str, Any]:
     return {
-        "portion": PortionThreshold(4, sync=sync),  # type: ignore[arg-type]
-        "adaptive": AdaptiveThreshold(4, start=0.7, sync=sync),  # type: ignore[arg-type]
+        "portion": CBSTThreshold(4, sync=sync),  # type: ignore[arg-type]
+        "adaptive": IASTThreshold(4, start=0.7, sync=sync),  # type: ignore[arg-type]
         "symmetric": SymmetricConsistency(ClassBalancedThreshold(4, sync=sync)),  # type: ignore[arg-type]
     }
 

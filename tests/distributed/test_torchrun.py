@@ -13,14 +13,14 @@ import pytest
 from tests.examples.drawn_streets import write_streets
 
 ROOT = Path(__file__).parents[2]
-SETTINGS = ["running.tensorboard=false", "network.options.width=8", "network.options.feature_dim=8"]
+SETTINGS = ["runtime.tensorboard=false", "network.options.width=8", "network.options.feature_dim=8"]
 
 
 LEAVE = """
 from pathlib import Path
 import torch
-from examples.gta5_to_cityscapes.ranks.group import joined, of_all_ranks
-from examples.gta5_to_cityscapes.training.replicas import Replicas
+from examples.gta5_to_cityscapes.distributed import joined, of_all_ranks
+from examples.gta5_to_cityscapes.distributed import Replicas
 
 with joined():
     network = torch.nn.Linear(3, 1)
@@ -48,7 +48,7 @@ def on_two_processes(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
     settings = [word for each in SETTINGS for word in ("--set", each)]
-    options = ["--size", "smoke", "--device", "cpu", *settings]
+    options = ["--preset", "smoke", "--device", "cpu", *settings]
     return on_two_processes("-m", "examples.gta5_to_cityscapes", *arguments, *options)
 
 
@@ -76,10 +76,10 @@ def test_two_processes_train_one_run_and_speak_once(folders: list[str], tmp_path
     assert [line["step"] for line in lines if line["kind"] == "train"] == [2, 4, 6, 8, 10, 12]
 
 
-def test_too_few_pictures_for_all_are_refused_once(folders: list[str], tmp_path: Path) -> None:
-    done = torchrun("train", "source", *folders, "--set", "pictures.batch=1")
+def test_too_few_images_for_all_are_refused_once(folders: list[str], tmp_path: Path) -> None:
+    done = torchrun("train", "source", *folders, "--set", "data.batch=1")
     assert done.returncode == 1
-    assert done.stderr.count("expected at least 2 (processes: 2, running.accumulate: 1), got 1") == 1
+    assert done.stderr.count("expected at least 2 (processes: 2, runtime.accumulate_grad_batches: 1), got 1") == 1
     assert not (tmp_path / "out").exists()
 
 

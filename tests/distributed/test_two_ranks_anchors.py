@@ -1,4 +1,4 @@
-"""Anchors and class centres of two ranks: the same bits on both, and those of one process that saw all images."""
+"""Anchors and class centers of two ranks: the same bits on both, and those of one process that saw all images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from stuffinstance.banks import CategoryAnchors
-from stuffinstance.class_centers import ClassCenterDistance
+from stuffinstance.metrics.class_center_distance import ClassCenterDistance
 from tests.distributed.ranks import on_two_ranks
 from tests.label_maps import IGNORE
 

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from examples.gta5_to_cityscapes.batches.training_data import Folders
+from examples.gta5_to_cityscapes.data.training_data import Folders
 
 from .drawn_streets import write_streets
 
 
 @pytest.fixture(scope="session")
 def streets(tmp_path_factory: pytest.TempPathFactory) -> Folders:
-    """Six source, four target training and three validation pictures, 96 wide and 48 high."""
+    """Six source, four target training and three validation images, 96 wide and 48 high."""
     root = tmp_path_factory.mktemp("streets")
     write_streets(root)
     return Folders(root / "gta5", root / "cityscapes")
@@ -51,7 +51,7 @@ def sigint_ignored() -> Iterator[None]:
 def quiet() -> list[str]:
     """Settings that make a smoke run as small as it can be."""
     return [
-        "running.tensorboard=false",
+        "runtime.tensorboard=false",
         "network.options.width=8",
         "network.options.feature_dim=8",
         "schedule.warmup=0",

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from examples.gta5_to_cityscapes.batches.training_data import Folders, open_training_data
+from examples.gta5_to_cityscapes import atomic_io as written_files
+from examples.gta5_to_cityscapes.data.training_data import Folders, open_training_data
 from examples.gta5_to_cityscapes.recipes import Recipe
-from examples.gta5_to_cityscapes.records import written_files
-from examples.gta5_to_cityscapes.records.run_folder import RunFolder
+from examples.gta5_to_cityscapes.run_dir import RunFolder
 from examples.gta5_to_cityscapes.training.loop import train
 
 PRELOADED = [__name__, "pytest", "skimage.measure"]  # once, in the process that all others are forked from

@@ -1,4 +1,4 @@
-"""Augmentation moves a picture and its labels as one, invents no class, and repeats itself."""
+"""Augmentation moves an image and its labels as one, invents no class, and repeats itself."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
-from examples.gta5_to_cityscapes.batches.augmentation import TrainingAugmentation
+from examples.gta5_to_cityscapes.data.augmentation import TrainingAugmentation
 from examples.gta5_to_cityscapes.recipes import compose_recipe
-from examples.gta5_to_cityscapes.recipes.settings import Augmentation
+from examples.gta5_to_cityscapes.recipes.settings import AugmentationConfig
 
 CLASSES = (0, 3, 7, 11, 18, 255)
 GEOMETRY: dict[str, dict[str, Any]] = {
@@ -24,7 +24,7 @@ GEOMETRY: dict[str, dict[str, Any]] = {
 
 
 def blocks(count: int = 8, height: int = 64, width: int = 128) -> tuple[Tensor, Tensor]:
-    """Pictures whose colour tells the class of every pixel, in blocks of 16, and their labels."""
+    """Images whose color tells the class of every pixel, in blocks of 16, and their labels."""
     generator = torch.Generator().manual_seed(0)
     places = torch.randint(0, len(CLASSES), (count, height // 16, width // 16), generator=generator)
     places = places.repeat_interleave(16, 1).repeat_interleave(16, 2)
@@ -33,7 +33,7 @@ def blocks(count: int = 8, height: int = 64, width: int = 128) -> tuple[Tensor, 
 
 
 def shown(images: Tensor) -> Tensor:
-    """The class that each pixel's colour tells."""
+    """The class that each pixel's color tells."""
     return torch.tensor(CLASSES)[(images[:, 0] * (len(CLASSES) - 1)).round().long()]
 
 
@@ -41,16 +41,16 @@ def shown(images: Tensor) -> Tensor:
 def test_labels_stay_under_their_pixels(name: str) -> None:
     images, labels = blocks()
     torch.manual_seed(1)
-    moved, moved_labels = TrainingAugmentation(Augmentation(**GEOMETRY[name]))(images, labels, "labelled")
+    moved, moved_labels = TrainingAugmentation(AugmentationConfig(**GEOMETRY[name]))(images, labels, "labeled")
     height, width = GEOMETRY[name].get("crop") or images.shape[-2:]
     assert moved.shape == (8, 3, height, width)
     assert moved_labels.shape == (8, height, width)
     assert moved_labels.dtype == torch.int64
     assert set(moved_labels.unique().tolist()) <= set(CLASSES)
-    # Colours are interpolated and labels are not, so only pixels on the edge of a block may disagree.
+    # Colors are interpolated and labels are not, so only pixels on the edge of a block may disagree.
     assert (shown(moved) == moved_labels).float().mean() > (1.0 if name == "flip" else 0.85) - 1e-6
     around = [max_pool2d(sign * moved[:, :1], 5, 1, 2)[:, 0] for sign in (1, -1)]
-    inside = around[0] + around[1] < 1e-3  # one colour throughout the neighbourhood
+    inside = around[0] + around[1] < 1e-3  # one color throughout the neighborhood
     assert inside.float().mean() > 0.4
     assert torch.equal(shown(moved)[inside], moved_labels[inside])
     assert not torch.equal(moved_labels, labels)
@@ -58,19 +58,19 @@ def test_labels_stay_under_their_pixels(name: str) -> None:
 
 def test_a_flip_is_exact() -> None:
     images, labels = blocks()
-    moved, moved_labels = TrainingAugmentation(Augmentation(flip=1.0))(images, labels, "target")
+    moved, moved_labels = TrainingAugmentation(AugmentationConfig(flip=1.0))(images, labels, "target")
     assert torch.equal(moved, images.flip(-1))
     assert torch.equal(moved_labels, labels.flip(-1))
 
 
 @pytest.mark.parametrize("size", ["small", "smoke"])
-def test_the_same_seed_gives_the_same_pictures(size: str) -> None:
+def test_the_same_seed_gives_the_same_images(size: str) -> None:
     images, labels = blocks(4, 128, 240) if size == "small" else blocks(4, 48, 96)
     settings = compose_recipe("source", size).augmentation
 
     def draw(seed: int) -> tuple[Tensor, Tensor]:
         torch.manual_seed(seed)
-        return TrainingAugmentation(settings)(images, labels, "labelled")
+        return TrainingAugmentation(settings)(images, labels, "labeled")
 
     first, again, other = draw(5), draw(5), draw(6)
     assert torch.equal(first[0], again[0])
@@ -83,7 +83,7 @@ def test_the_same_seed_gives_the_same_pictures(size: str) -> None:
 @pytest.mark.parametrize("target", ["none", "geometry", "all"])
 def test_how_far_the_target_is_changed_is_a_setting(target: str) -> None:
     images, labels = blocks()
-    settings = Augmentation(flip=1.0, noise=1.0, target=target)  # type: ignore[arg-type]
+    settings = AugmentationConfig(flip=1.0, noise=1.0, target=target)  # type: ignore[arg-type]
     moved, moved_labels = TrainingAugmentation(settings)(images, labels, "target")
     assert torch.equal(moved_labels, labels if target == "none" else labels.flip(-1))
     assert torch.equal(moved, images) == (target == "none")
@@ -93,6 +93,6 @@ def test_how_far_the_target_is_changed_is_a_setting(target: str) -> None:
 def test_the_authors_change_nothing() -> None:
     images, labels = blocks()
     settings = compose_recipe("aa", "full").augmentation
-    moved, moved_labels = TrainingAugmentation(settings)(images, labels, "labelled")
+    moved, moved_labels = TrainingAugmentation(settings)(images, labels, "labeled")
     assert torch.equal(moved, images)
     assert torch.equal(moved_labels, labels)

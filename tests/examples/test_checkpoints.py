@@ -12,10 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from examples.gta5_to_cityscapes.batches.streams import BatchStream
-from examples.gta5_to_cityscapes.batches.training_data import Folders, open_target, open_training_data
-from examples.gta5_to_cityscapes.recipes import compose_recipe
-from examples.gta5_to_cityscapes.records.checkpoints import (
+from examples.gta5_to_cityscapes.atomic_io import written_beside
+from examples.gta5_to_cityscapes.checkpoint import (
     CheckpointError,
     digest_of_weights,
     load_checkpoint,
@@ -23,10 +21,11 @@ from examples.gta5_to_cityscapes.records.checkpoints import (
     restore_random_state,
     save_checkpoint,
 )
-from examples.gta5_to_cityscapes.records.progress import Event
-from examples.gta5_to_cityscapes.records.run_folder import RunFolder
-from examples.gta5_to_cityscapes.records.stopping import Stopped
-from examples.gta5_to_cityscapes.records.written_files import written_beside
+from examples.gta5_to_cityscapes.data.loader import BatchStream
+from examples.gta5_to_cityscapes.data.training_data import Folders, open_target, open_training_data
+from examples.gta5_to_cityscapes.recipes import compose_recipe
+from examples.gta5_to_cityscapes.run_dir import Event, RunFolder
+from examples.gta5_to_cityscapes.signals import Stopped
 from examples.gta5_to_cityscapes.training.loop import train
 from examples.gta5_to_cityscapes.training.recipe_network import trained_network
 
@@ -63,7 +62,7 @@ def measured(run: RunFolder) -> list[dict[str, object]]:
 def test_resuming_equals_never_having_stopped(
     streets: Folders, tmp_path: Path, quiet: list[str], workers: int, stops: list[int]
 ) -> None:
-    overrides = [*quiet, f"running.workers={workers}", "matching.capacity=2", "running.cache=false"]
+    overrides = [*quiet, f"runtime.num_workers={workers}", "matching.capacity=2", "runtime.cache=false"]
     recipe = compose_recipe("aa+it+sim", "smoke", overrides=overrides)
     whole, parts = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "parts")
     train(recipe, whole, open_training_data(recipe, streets), device=CPU)
@@ -170,7 +169,7 @@ def test_the_digest_is_of_weights_alone() -> None:
 
 
 def test_peak_memory_is_the_largest_over_a_resume(streets: Folders, tmp_path: Path, quiet: list[str]) -> None:
-    recipe = compose_recipe("source", "smoke", overrides=[*quiet, "schedule.steps=2"])
+    recipe = compose_recipe("source", "smoke", overrides=[*quiet, "schedule.max_steps=2"])
     run = RunFolder(tmp_path / "run")
     with pytest.raises(Stopped):
         train(recipe, run, open_training_data(recipe, streets), device=CPU, stop_after=1)
@@ -190,7 +189,7 @@ def test_a_stream_goes_on_where_it_stood(streets: Folders, quiet: list[str]) -> 
     rest = BatchStream(dataset, 3, seed=5, position=begun.position)
     assert [next(rest)[0].names for _ in range(3)] == names[3:]
     drawn = [name for batch in names for name in batch][: 4 * len(dataset)]
-    for start in range(0, len(drawn) - len(dataset) + 1, len(dataset)):  # every epoch shows each picture once
+    for start in range(0, len(drawn) - len(dataset) + 1, len(dataset)):  # every epoch shows each image once
         assert sorted(drawn[start : start + len(dataset)]) == sorted(dataset.names)
     assert [next(BatchStream(dataset, 3, seed=6))[0].names] != names[:1]
 

@@ -19,20 +19,18 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from examples.generated_city import generate_city
-from examples.gta5_to_cityscapes.batches.training_data import Folders
-from examples.gta5_to_cityscapes.commands import run_commands
-from examples.gta5_to_cityscapes.commands.app import app, main
-from examples.gta5_to_cityscapes.commands.progress_display import ProgressDisplay
+from examples.gta5_to_cityscapes.checkpoint import CheckpointError
+from examples.gta5_to_cityscapes.cli import run_commands
+from examples.gta5_to_cityscapes.cli.app import app, main
+from examples.gta5_to_cityscapes.cli.progress_display import ProgressDisplay
 from examples.gta5_to_cityscapes.data import DatasetError
-from examples.gta5_to_cityscapes.experiments import processes
-from examples.gta5_to_cityscapes.experiments.carrying_out import carry_out
+from examples.gta5_to_cityscapes.data.training_data import Folders
+from examples.gta5_to_cityscapes.experiments import runner as processes
 from examples.gta5_to_cityscapes.experiments.city import city_folders
-from examples.gta5_to_cityscapes.experiments.jobs import plan
-from examples.gta5_to_cityscapes.experiments.processes import RunsFailed, run_experiment
-from examples.gta5_to_cityscapes.records.checkpoints import CheckpointError
-from examples.gta5_to_cityscapes.records.progress import Event, unwatched
-from examples.gta5_to_cityscapes.records.run_folder import RunFolderError
-from examples.gta5_to_cityscapes.records.stopping import Stopped
+from examples.gta5_to_cityscapes.experiments.experiment import carry_out, plan
+from examples.gta5_to_cityscapes.experiments.runner import RunsFailed, run_experiment
+from examples.gta5_to_cityscapes.run_dir import Event, RunFolderError, unwatched
+from examples.gta5_to_cityscapes.signals import Stopped
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -67,24 +65,24 @@ def data(streets: Folders) -> list[str]:
 
 
 def settings(quiet: list[str], steps: int = 2) -> list[str]:
-    return [word for item in (*quiet, f"schedule.steps={steps}") for word in ("--set", item)]
+    return [word for item in (*quiet, f"schedule.max_steps={steps}") for word in ("--set", item)]
 
 
 def test_the_folder_of_several_runs_is_told_from_one(  # type: ignore[no-untyped-def]
     run, streets: Folders, quiet: list[str], tmp_path: Path
 ) -> None:
     for name in ("source", "aa"):
-        run("train", name, *data(streets), "--size", "smoke", "--out", str(tmp_path), *settings(quiet))
+        run("train", name, *data(streets), "--preset", "smoke", "--out", str(tmp_path), *settings(quiet))
     with pytest.raises(CheckpointError, match=r"expected the folder of one run, it holds 2: .*aa/seed0, .*source"):
         run("evaluate", str(tmp_path), "--target", str(streets.target))
 
 
 def test_train_evaluate_and_label(run, streets: Folders, quiet: list[str], tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     out = str(tmp_path / "runs")
-    common = [*data(streets), "--size", "smoke", "--out", out, *settings(quiet)]
+    common = [*data(streets), "--preset", "smoke", "--out", out, *settings(quiet)]
     shown = run("train", "aa", *common, "--threads", "1")
     assert "mean" in shown
-    assert re.search(r"a step: \S+ m?s, \S+ pictures/s, \S+ % waiting for pictures; peak memory \S+ GiB", shown)
+    assert re.search(r"a step: \S+ m?s, \S+ images/s, \S+ % waiting for images; peak memory \S+ GiB", shown)
     folder = tmp_path / "runs" / "aa" / "seed0"
     result = json.loads((folder / "result.json").read_text())
     shown = run("evaluate", str(folder), "--target", str(streets.target), "--classes", "road,sky")
@@ -99,10 +97,10 @@ def test_train_evaluate_and_label(run, streets: Folders, quiet: list[str], tmp_p
     assert not (tmp_path / "runs" / "source").exists()
 
 
-def test_check_counts_pictures_and_classes(run, streets: Folders) -> None:  # type: ignore[no-untyped-def]
+def test_check_counts_images_and_classes(run, streets: Folders) -> None:  # type: ignore[no-untyped-def]
     shown = run("check", *data(streets))
-    assert "source: 6 pictures (96x48)" in shown
-    assert "target, training: 4 pictures" in shown
+    assert "source: 6 images (96x48)" in shown
+    assert "target, training: 4 images" in shown
     assert "train          absent" in shown
 
 
@@ -116,9 +114,9 @@ def test_check_names_pairs_that_do_not_fit(
         main()
     assert left.value.code == 1
     told = capsys.readouterr()
-    assert "source: picture and label map differ in size: 00002\n" in told.out
-    assert "source: 6 pictures (96x48), 5 of them read" in told.out
-    assert "picture's size, 1 is not" in told.err
+    assert "source: image and label map differ in size: 00002\n" in told.out
+    assert "source: 6 images (96x48), 5 of them read" in told.out
+    assert "image's size, 1 is not" in told.err
 
 
 def test_check_names_every_file_that_cannot_be_read_and_goes_on(
@@ -127,36 +125,36 @@ def test_check_names_every_file_that_cannot_be_read_and_goes_on(
     source = shutil.copytree(streets.source, tmp_path / "gta5")
     for i in range(7, 19):
         shutil.copy(source / "images" / "00001.png", source / "images" / f"{i:05}.png")
-        (source / "labels" / f"{i:05}.png").write_bytes(b"not a picture")
+        (source / "labels" / f"{i:05}.png").write_bytes(b"not an image")
     (source / "images" / "00007.png").write_bytes(b"")
     torn = source / "labels" / "00003.png"
     torn.write_bytes(torn.read_bytes()[:-40])
     target = shutil.copytree(streets.target, tmp_path / "cityscapes")
-    unlabelled = target / "leftImg8bit" / "train" / "tiny" / "tiny_000002_000019_leftImg8bit.png"
-    unlabelled.write_bytes(b"")
+    unlabeled = target / "leftImg8bit" / "train" / "tiny" / "tiny_000002_000019_leftImg8bit.png"
+    unlabeled.write_bytes(b"")
     monkeypatch.setattr("sys.argv", ["x", "check", "--source", str(source), "--target", str(target)])
     with pytest.raises(SystemExit) as left:
         main()
     assert left.value.code == 1
     told = capsys.readouterr()
     shown = told.out.splitlines()
-    assert f"  {unlabelled}: expected" in shown[shown.index("target, training: 1 cannot be read:") + 1]
+    assert f"  {unlabeled}: expected" in shown[shown.index("target, training: 1 cannot be read:") + 1]
     first = shown.index("source: 13 cannot be read:")
     named = [source / "images" / "00007.png", *(source / "labels" / f"{i:05}.png" for i in range(7, 16))]
     for line, path in zip(shown[first + 1 : first + 11], named, strict=True):
-        assert line.startswith(f"  {path}: expected a PNG or JPEG picture")
+        assert line.startswith(f"  {path}: expected a PNG or JPEG image")
     assert shown[first + 10].endswith(" and 3 more")
     decoded = shown.index("source, of 6 decoded: 1 cannot be read:")
-    assert shown[decoded + 1].startswith(f"  {torn}: expected a complete picture")
-    assert "source: 18 pictures (96x48), 5 of them read:" in shown
-    assert "target, validation: 3 pictures (96x48), 3 of them read:" in shown
-    assert "picture's size, 15 are not; training stops at the first" in told.err
+    assert shown[decoded + 1].startswith(f"  {torn}: expected a complete image")
+    assert "source: 18 images (96x48), 5 of them read:" in shown
+    assert "target, validation: 3 images (96x48), 3 of them read:" in shown
+    assert "image's size, 15 are not; training stops at the first" in told.err
 
 
 def test_check_of_a_folder_without_one_readable_label_still_looks_at_the_other(
     streets: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The headers of colour renderings in place of label ids are whole, but not those of label ids."""
+    """The headers of color renderings in place of label ids are whole, but not those of label ids."""
     source = shutil.copytree(streets.source, tmp_path / "gta5")
     for path in (source / "labels").iterdir():
         Image.new("RGB", (96, 48)).save(path)
@@ -165,18 +163,18 @@ def test_check_of_a_folder_without_one_readable_label_still_looks_at_the_other(
         main()
     told = capsys.readouterr()
     assert "source: 6 cannot be read:" in told.out
-    assert "00001.png: expected label ids as an 8-bit grey or palette PNG" in told.out
+    assert "00001.png: expected label ids as an 8-bit gray or palette PNG" in told.out
     assert "0 of them read" not in told.out
-    assert "target, validation: 3 pictures (96x48), 3 of them read:" in told.out
-    assert "picture's size, 6 are not" in told.err
+    assert "target, validation: 3 images (96x48), 3 of them read:" in told.out
+    assert "image's size, 6 are not" in told.err
 
 
-def test_pictures_in_another_layout_can_be_labelled(run, streets: Folders, quiet: list[str], tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    run("train", "source", *data(streets), "--size", "smoke", "--out", str(tmp_path), *settings(quiet))
+def test_images_in_another_layout_can_be_labeled(run, streets: Folders, quiet: list[str], tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    run("train", "source", *data(streets), "--preset", "smoke", "--out", str(tmp_path), *settings(quiet))
     words = ["pseudo-label", str(tmp_path / "source" / "seed0"), "--target", str(streets.source)]
     run(*words, "--target-layout", "gta5", "--out", str(tmp_path / "labels"))
-    labelled = {path.stem for path in (tmp_path / "labels" / "pseudo_labels").glob("*.png")}
-    assert labelled == {f"{i:05}" for i in range(1, 7)}
+    labeled = {path.stem for path in (tmp_path / "labels" / "pseudo_labels").glob("*.png")}
+    assert labeled == {f"{i:05}" for i in range(1, 7)}
     result = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "others")])
     assert isinstance(result.exception, DatasetError)  # as trained: Cityscapes
     assert "of the cityscapes layout" in str(result.exception)
@@ -185,7 +183,7 @@ def test_pictures_in_another_layout_can_be_labelled(run, streets: Folders, quiet
 def test_ablation_skips_what_has_ended_and_resumes_the_rest(
     streets: Folders, quiet: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    overrides = [*quiet, "schedule.steps=4", "schedule.save_every=2"]
+    overrides = [*quiet, "schedule.max_steps=4", "schedule.save_every=2"]
     jobs = plan(["source", "sim+ssl"], [0], "smoke", tmp_path, overrides=overrides)
     assert [job.recipe.name for job in jobs] == ["sim", "sim+ssl", "source"]  # the one waited for goes first
     events: list[Event] = []
@@ -215,14 +213,14 @@ def test_ablation_skips_what_has_ended_and_resumes_the_rest(
     monkeypatch.setattr(processes, "_Pool", None)  # nothing is left to carry out
     run_experiment(jobs, streets, CPU, again.append)
     assert {event.kind for event in again} == {"finished"}
-    other = plan(["source"], [0], "smoke", tmp_path, overrides=[*overrides, "optimiser.lr=0.25"])
-    with pytest.raises(RunFolderError, match=r"optimiser\.lr"):
+    other = plan(["source"], [0], "smoke", tmp_path, overrides=[*overrides, "optimizer.lr=0.25"])
+    with pytest.raises(RunFolderError, match=r"optimizer\.lr"):
         run_experiment(other, streets, CPU, unwatched)
 
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_one_failure_spares_the_rest(streets: Folders, quiet: list[str], tmp_path: Path, count: int) -> None:
-    few = [*quiet, "schedule.steps=2"]
+    few = [*quiet, "schedule.max_steps=2"]
     good = plan(["source"], [0], "smoke", tmp_path, overrides=few)
     bad = plan(["aa"], [0], "smoke", tmp_path, overrides=[*few, "network.weights=nowhere.pt"])
     events: list[Event] = []
@@ -241,7 +239,7 @@ def test_one_failure_spares_the_rest(streets: Folders, quiet: list[str], tmp_pat
 
 def test_ablation_writes_a_report(run, streets: Folders, quiet: list[str], tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     shown = run(
-        "ablation", *data(streets), "--recipes", "source,target-only", "--seeds", "0", "--size", "smoke",
+        "ablation", *data(streets), "--recipes", "source,target-only", "--seeds", "0", "--preset", "smoke",
         "--out", str(tmp_path), "--classes", "road,sky,building", *settings(quiet),
     )  # fmt: skip
     assert "target only" in shown
@@ -254,7 +252,7 @@ def test_ablation_writes_a_report(run, streets: Folders, quiet: list[str], tmp_p
     [
         (
             ["train", "aa", "--from", "nowhere.pt"],
-            "--from stands in for the one run that a recipe stands on, got 'aa', which stands on none",
+            "--from stands in for the one run that a recipe depends on, got 'aa', which depends on none",
         ),
         (["ablation", "--generate"], "--generate draws the city for folders that are not given"),
         (["ablation", "--jobs", "0"], "--jobs"),
@@ -263,7 +261,7 @@ def test_ablation_writes_a_report(run, streets: Folders, quiet: list[str], tmp_p
 def test_options_without_an_effect_are_refused(  # type: ignore[no-untyped-def]
     run, words: list[str], said: str, streets: Folders, tmp_path: Path
 ) -> None:
-    shown = run(*words, *data(streets), "--size", "smoke", "--out", str(tmp_path), code=2)
+    shown = run(*words, *data(streets), "--preset", "smoke", "--out", str(tmp_path), code=2)
     assert re.search(said, " ".join(shown.replace("│", " ").split()))
     assert not list(tmp_path.iterdir())
 
@@ -304,7 +302,7 @@ def test_mistakes_are_told_without_a_traceback(
 ) -> None:
     rest = ["--target", str(streets.target)]
     if words[0] == "train":
-        rest += ["--out", "runs", "--size", "smoke"]
+        rest += ["--out", "runs", "--preset", "smoke"]
         if "--source" not in words:
             rest += ["--source", str(streets.source)]
     monkeypatch.setattr("sys.argv", ["gta5_to_cityscapes", *words, *rest])
@@ -320,7 +318,7 @@ def test_stopping_is_no_error(streets: Folders, elsewhere: Path, monkeypatch: py
         raise Stopped("Give the same command again.")
 
     monkeypatch.setattr(run_commands, "carry_out", stop)
-    monkeypatch.setattr("sys.argv", ["x", "train", "source", *data(streets), "--out", "runs", "--size", "smoke"])
+    monkeypatch.setattr("sys.argv", ["x", "train", "source", *data(streets), "--out", "runs", "--preset", "smoke"])
     with pytest.raises(SystemExit) as left:
         main()
     assert left.value.code == 130
@@ -386,11 +384,11 @@ def test_another_city_in_the_folder_is_told_in_a_line(
 def test_a_signal_to_all_processes_of_a_run_saves_and_is_answered_once(
     streets: Folders, quiet: list[str], tmp_path: Path, kind: signal.Signals
 ) -> None:
-    """Those that load its pictures get it too, and go on until the step has ended."""
+    """Those that load its images get it too, and go on until the step has ended."""
     out = tmp_path / "runs"
-    words = ["train", "aa", *data(streets), "--size", "smoke", "--out", str(out), "--threads", "1"]
-    options = settings([*quiet, "running.workers=1", "running.cache=false", "schedule.log_every=1"], 5000)
-    training = in_its_own_group(*words, *options, "--set", "schedule.horizon=5000")
+    words = ["train", "aa", *data(streets), "--preset", "smoke", "--out", str(out), "--threads", "1"]
+    options = settings([*quiet, "runtime.num_workers=1", "runtime.cache=false", "schedule.log_every=1"], 5000)
+    training = in_its_own_group(*words, *options, "--set", "schedule.decay_steps=5000")
     metrics = out / "aa/seed0/metrics.jsonl"
     try:
         deadline = time.monotonic() + 60
@@ -417,7 +415,7 @@ def test_ctrl_c_while_the_city_is_drawn_says_that_it_goes_on(tmp_path: Path) -> 
         os.killpg(drawing.pid, signal.SIGINT)
         _, said = drawing.communicate(timeout=30)
     finally:
-        drawing.kill()
+        plotting.kill()
     assert drawing.returncode == 130
     assert "Interrupted. What has been written is kept; the same command goes on from there." in said
     assert "Traceback" not in said

@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 
 from examples.gta5_to_cityscapes.data import DatasetError, describe, mismatched_pairs, open_dataset
-from examples.gta5_to_cityscapes.data.label_tables import CITYSCAPES_IDS, SYNTHIA_IDS, build_label_table
-from examples.gta5_to_cityscapes.data.pictures import nearest_positions, resize_ids
+from examples.gta5_to_cityscapes.data.image_files import nearest_positions, resize_ids
+from examples.gta5_to_cityscapes.data.label_ids import CITYSCAPES_IDS, SYNTHIA_IDS, build_label_table
 from stuffinstance import CITYSCAPES, SYNTHIA_13, SYNTHIA_16, LabelSpace
 
 HEIGHT, WIDTH = 12, 20
@@ -38,15 +38,15 @@ def save_image(path: Path, pixels: np.ndarray | None = None) -> Path:
 
 def save_ids(path: Path, ids: np.ndarray, palette: bool = False) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture = Image.fromarray(ids.astype(np.uint8))
+    image = Image.fromarray(ids.astype(np.uint8))
     if palette:
-        picture.putpalette([(37 * i + 11) % 256 for i in range(768)])
-    picture.save(path)
+        image.putpalette([(37 * i + 11) % 256 for i in range(768)])
+    image.save(path)
     return path
 
 
 def save_synthia(path: Path, classes: np.ndarray, instances: np.ndarray | None = None) -> Path:
-    """16-bit colour: class, instance, 0; OpenCV wants blue first."""
+    """16-bit color: class, instance, 0; OpenCV wants blue first."""
     path.parent.mkdir(parents=True, exist_ok=True)
     second = np.full_like(classes, 4000) if instances is None else instances
     stored = np.stack([np.zeros_like(classes), second, classes], -1).astype(np.uint16)
@@ -59,7 +59,7 @@ def png_chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def ramp(count: int) -> np.ndarray:
-    """Every id below ``count`` somewhere in the picture."""
+    """Every id below ``count`` somewhere in the image."""
     return (np.arange(HEIGHT * WIDTH) % count).reshape(HEIGHT, WIDTH).astype(np.uint8)
 
 
@@ -88,7 +88,7 @@ def test_gta5_ids_become_train_ids(tmp_path: Path, palette: bool) -> None:
 
 
 @pytest.mark.parametrize("space", [SYNTHIA_16, SYNTHIA_13], ids=["16", "13"])
-def test_synthia_reads_the_class_of_16_bit_colour(tmp_path: Path, space: LabelSpace) -> None:
+def test_synthia_reads_the_class_of_16_bit_color(tmp_path: Path, space: LabelSpace) -> None:
     classes = ramp(23).astype(np.uint16)
     save_image(tmp_path / "RGB" / "0000000.png")
     save_synthia(tmp_path / "GT" / "LABELS" / "0000000.png", classes)
@@ -108,7 +108,7 @@ def test_synthia_ids_beyond_a_byte_are_ignored_not_wrapped(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "JPEG"])
-def test_pictures_may_be_png_or_jpeg(tmp_path: Path, suffix: str) -> None:
+def test_images_may_be_png_or_jpeg(tmp_path: Path, suffix: str) -> None:
     cityscapes(tmp_path)
     old = tmp_path / "leftImg8bit/train/aachen/aachen_0_1_leftImg8bit.png"
     Image.open(old).save(old.with_suffix(f".{suffix}"))
@@ -146,7 +146,7 @@ def test_target_labels_are_never_needed(tmp_path: Path) -> None:
 
 def test_unread_labels_are_not_even_opened(tmp_path: Path) -> None:
     cityscapes(tmp_path)
-    (tmp_path / "gtFine/train/aachen/aachen_0_1_gtFine_labelIds.png").write_bytes(b"not a picture")
+    (tmp_path / "gtFine/train/aachen/aachen_0_1_gtFine_labelIds.png").write_bytes(b"not an image")
     assert open_dataset("cityscapes", tmp_path, labels=False)[0].labels.unique().tolist() == [255]
 
 
@@ -168,7 +168,7 @@ def test_unknown_ids_are_ignored_counted_and_reported_once(tmp_path: Path, caplo
 
 
 def test_labels_stay_under_their_pixels_when_both_are_resized(tmp_path: Path) -> None:
-    """A label border in the middle of the picture stays in the middle: the two resizes share pixel centres."""
+    """A label border in the middle of the image stays in the middle: the two resizes share pixel centers."""
     pixels = np.zeros((60, 90, 3), dtype=np.uint8)
     pixels[:, 30:] = 255
     save_image(tmp_path / "images/a.png", pixels)
@@ -178,7 +178,7 @@ def test_labels_stay_under_their_pixels_when_both_are_resized(tmp_path: Path) ->
 
 
 def test_nearest_resize_is_exact() -> None:
-    """The centre of pixel i of n lies at (2i + 1) / 2n of the stored extent."""
+    """The center of pixel i of n lies at (2i + 1) / 2n of the stored extent."""
     from fractions import Fraction
     from math import floor
 
@@ -203,8 +203,8 @@ def test_images_are_antialiased_when_reduced(tmp_path: Path) -> None:
 
 
 def test_wrong_folder_shows_what_is_there(tmp_path: Path) -> None:
-    (tmp_path / "pictures").mkdir()
-    with pytest.raises(DatasetError, match=r"images: expected .*gta5 layout.*holds \['pictures'\].*Pass the folder"):
+    (tmp_path / "images").mkdir()
+    with pytest.raises(DatasetError, match=r"images: expected .*gta5 layout.*holds \['images'\].*Pass the folder"):
         open_dataset("gta5", tmp_path)
     with pytest.raises(DatasetError, match=r"does not exist either"):
         open_dataset("synthia", tmp_path / "nowhere")
@@ -212,7 +212,7 @@ def test_wrong_folder_shows_what_is_there(tmp_path: Path) -> None:
 
 def test_empty_folder_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
-    with pytest.raises(DatasetError, match="expected pictures named"):
+    with pytest.raises(DatasetError, match="expected images named"):
         open_dataset("gta5", tmp_path)
 
 
@@ -241,7 +241,7 @@ def test_truncated_synthia_labels_are_named(tmp_path: Path, keep: float) -> None
     path = save_synthia(tmp_path / "GT/LABELS/a.png", ramp(23).astype(np.uint16))
     content = path.read_bytes()
     path.write_bytes(content[: int(keep * len(content))])
-    with pytest.raises(DatasetError, match=r"LABELS/a\.png: expected a .*picture.*copy it again"):
+    with pytest.raises(DatasetError, match=r"LABELS/a\.png: expected a .*image.*copy it again"):
         open_dataset("synthia", tmp_path)[0]
 
 
@@ -249,7 +249,7 @@ def test_truncated_jpeg_is_named(tmp_path: Path) -> None:
     path = tmp_path / "leftImg8bit/train/c/c_1_leftImg8bit.jpg"
     save_image(path)
     path.write_bytes(path.read_bytes()[:-60])
-    with pytest.raises(DatasetError, match=r"c_1_leftImg8bit\.jpg.*complete picture"):
+    with pytest.raises(DatasetError, match=r"c_1_leftImg8bit\.jpg.*complete image"):
         open_dataset("cityscapes", tmp_path, labels=False)[0]
 
 
@@ -261,7 +261,7 @@ def test_size_mismatch_names_both_sizes(tmp_path: Path) -> None:
     assert mismatched_pairs(dataset) == ["00001"]
 
 
-def test_colour_labels_are_refused(tmp_path: Path) -> None:
+def test_color_labels_are_refused(tmp_path: Path) -> None:
     save_image(tmp_path / "images/a.png")
     save_image(tmp_path / "labels/a.png")
     with pytest.raises(DatasetError, match=r"labels/a\.png: expected label ids .*mode 'RGB'"):
@@ -279,7 +279,7 @@ def test_size_is_bounded_before_decoding(tmp_path: Path) -> None:
         open_dataset("gta5", gta5(tmp_path / "other"), max_pixels=100)[0]
 
 
-def test_two_pictures_of_one_name_are_an_error(tmp_path: Path) -> None:
+def test_two_images_of_one_name_are_an_error(tmp_path: Path) -> None:
     gta5(tmp_path)
     save_image(tmp_path / "images/00001.jpg")
     with pytest.raises(DatasetError, match="Remove one of them"):
@@ -318,12 +318,12 @@ def test_describe_counts_classes_sizes_and_unknown_ids(tmp_path: Path) -> None:
         gta5(tmp_path, ids, name=f"{index:05d}")
     dataset = open_dataset("gta5", tmp_path)
     summary = describe(dataset, sample=3)
-    assert (summary.pictures, summary.sampled) == (6, 3)
+    assert (summary.images, summary.sampled) == (6, 3)
     assert summary.sizes == {(HEIGHT, WIDTH): 3}
     assert summary.pixels["car"] == 3 * 2 * WIDTH
     assert summary.pixels["road"] == 3 * ((HEIGHT - 2) * WIDTH - 3)
-    assert summary.pictures_with["car"] == 3
-    assert summary.pixels["train"] == summary.pictures_with["train"] == 0
+    assert summary.images_with["car"] == 3
+    assert summary.pixels["train"] == summary.images_with["train"] == 0
     assert summary.ignored == 9
     assert summary.unknown_ids == {99: 9}
     assert dataset.unknown_ids == {}
@@ -351,10 +351,10 @@ def test_a_loader_with_a_worker_reads_the_same(tmp_path: Path) -> None:
         ("gta5", "carla_gta5_layout", "train", 10),
     ],
 )
-def test_real_pictures(layout: str, folder: str, split: str, count: int) -> None:
+def test_real_images(layout: str, folder: str, split: str, count: int) -> None:
     dataset = open_dataset(layout, SHARED / folder, split=split, size=(90, 180))  # type: ignore[arg-type]
     summary = describe(dataset, sample=4)
-    assert summary.pictures == count
+    assert summary.images == count
     assert summary.unknown_ids == {}
     assert summary.ignored < 0.3 * 4 * 90 * 180
     assert summary.share("road") > 0.1

@@ -15,14 +15,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 import stuffinstance as si
-from examples.gta5_to_cityscapes.batches.training_data import Folders, open_training_data
-from examples.gta5_to_cityscapes.commands.options import factors
+from examples.gta5_to_cityscapes.cli.options import factors
 from examples.gta5_to_cityscapes.data import DatasetError, Sample
-from examples.gta5_to_cityscapes.networks import NetworkOutput
+from examples.gta5_to_cityscapes.data.training_data import Folders, open_training_data
+from examples.gta5_to_cityscapes.models import NetworkOutput
 from examples.gta5_to_cityscapes.recipes import RecipeError, compose_recipe
-from examples.gta5_to_cityscapes.records.run_folder import RunFolder
 from examples.gta5_to_cityscapes.report.results import read_experiment
 from examples.gta5_to_cityscapes.report.tables import score_curve
+from examples.gta5_to_cityscapes.run_dir import RunFolder
 from examples.gta5_to_cityscapes.training.evaluation import Scores, evaluate
 from examples.gta5_to_cityscapes.training.loop import train
 
@@ -31,7 +31,7 @@ SPACE = si.LabelSpace(names=("sky", "road", "car"), stuff=(0, 1), things=(2,))
 
 
 class Painted(nn.Module):
-    """Predicts the class that a picture's red channel names."""
+    """Predicts the class that an image's red channel names."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class Painted(nn.Module):
 
 
 class Listed:
-    """A data set of given (prediction, truth) maps."""
+    """A data set of given (prediction, ground truth) maps."""
 
     def __init__(self, maps: Sequence[tuple[Tensor, Tensor]]) -> None:
         self.maps = maps
@@ -55,8 +55,8 @@ class Listed:
         return len(self.maps)
 
     def __getitem__(self, index: int) -> Sample:
-        prediction, truth = self.maps[index]
-        return Sample(prediction.to(torch.uint8).expand(3, -1, -1).clone(), truth.to(torch.uint8), str(index))
+        prediction, ground_truth = self.maps[index]
+        return Sample(prediction.to(torch.uint8).expand(3, -1, -1).clone(), ground_truth.to(torch.uint8), str(index))
 
 
 def random_maps(count: int = 5) -> Listed:
@@ -64,18 +64,19 @@ def random_maps(count: int = 5) -> Listed:
     pairs = []
     for i in range(count):
         prediction = torch.randint(0, 3, (6, 8), generator=generator)
-        truth = torch.randint(0, 3, (6, 8), generator=generator)
-        truth[: i + 1] = 255  # each picture has another number of labelled pixels
-        pairs.append((prediction, truth))
+        ground_truth = torch.randint(0, 3, (6, 8), generator=generator)
+        ground_truth[: i + 1] = 255  # each image has another number of labeled pixels
+        pairs.append((prediction, ground_truth))
     return Listed(pairs)
 
 
 def worked_out(maps: Listed) -> list[float]:
     prediction = torch.cat([p.flatten() for p, _ in maps.maps])
-    truth = torch.cat([t.flatten() for _, t in maps.maps])
-    prediction, truth = prediction[truth != 255], truth[truth != 255]
+    ground_truth = torch.cat([t.flatten() for _, t in maps.maps])
+    prediction, ground_truth = prediction[ground_truth != 255], ground_truth[ground_truth != 255]
     return [
-        float(((prediction == k) & (truth == k)).sum() / ((prediction == k) | (truth == k)).sum()) for k in range(3)
+        float(((prediction == k) & (ground_truth == k)).sum() / ((prediction == k) | (ground_truth == k)).sum())
+        for k in range(3)
     ]
 
 
@@ -105,7 +106,7 @@ def test_a_class_that_never_occurs_has_no_score() -> None:
         evaluate([Painted()], [Listed([(road, road)])], SPACE, ("car",), CPU)
 
 
-def test_labels_keep_their_size_while_pictures_are_shown_smaller(tmp_path: Path) -> None:
+def test_labels_keep_their_size_while_images_are_shown_smaller(tmp_path: Path) -> None:
     prediction = torch.zeros(8, 16)
     prediction[:, 8:] = 1
     network = Painted()
@@ -118,7 +119,7 @@ def test_labels_keep_their_size_while_pictures_are_shown_smaller(tmp_path: Path)
         SPACE,
         SPACE.names,
         CPU,
-        picture_size=(4, 8),
+        image_size=(4, 8),
         previews=tmp_path / "previews",
         preview_count=2,
         tick=lambda done, total: told.append((done, total)),
@@ -137,7 +138,7 @@ def test_labels_keep_their_size_while_pictures_are_shown_smaller(tmp_path: Path)
 
 
 class Uneven(nn.Module):
-    """Logits that grow from left to right and depend on the picture's size, at half of it."""
+    """Logits that grow from left to right and depend on the image's size, at half of it."""
 
     def forward(self, images: Tensor) -> NetworkOutput:
         small = nn.functional.avg_pool2d(images, 2, ceil_mode=True)
@@ -147,7 +148,7 @@ class Uneven(nn.Module):
 
 
 class Even(Uneven):
-    """The same without the ramp: a mirrored picture gives the mirrored logits."""
+    """The same without the ramp: a mirrored image gives the mirrored logits."""
 
     def forward(self, images: Tensor) -> NetworkOutput:
         features, logits = super().forward(images)[:2]
@@ -155,14 +156,14 @@ class Even(Uneven):
 
 
 def shown(network: nn.Module, maps: Listed, index: int, size: tuple[int, int], *, mirrored: bool = False) -> Tensor:
-    """Probabilities (K, H, W) at the labels' size of one view of a picture, step by step."""
+    """Probabilities (K, H, W) at the labels' size of one view of an image, step by step."""
     sample = maps[index]
-    picture = np.asarray(sample.image.permute(1, 2, 0))
-    if size != picture.shape[:2]:
-        picture = np.asarray(Image.fromarray(picture).resize((size[1], size[0]), Image.Resampling.BICUBIC))
+    image = np.asarray(sample.image.permute(1, 2, 0))
+    if size != image.shape[:2]:
+        image = np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BICUBIC))
     if mirrored:
-        picture = picture[:, ::-1]
-    images = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float() / 255
+        image = image[:, ::-1]
+    images = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() / 255
     with torch.no_grad():
         logits = network.eval()(images).logits
     logits = nn.functional.interpolate(logits, sample.labels.shape, mode="bilinear", align_corners=True)
@@ -170,10 +171,10 @@ def shown(network: nn.Module, maps: Listed, index: int, size: tuple[int, int], *
 
 
 def expected_scores(maps: Listed, probabilities: Sequence[Tensor]) -> tuple[float, float, float]:
-    """mIoU, entropy and density of one map of probabilities per picture."""
-    score, entropy, density = si.MeanIoU(3), si.PredictionEntropy(3), si.SoftNeighbourhoodDensity()
-    for (_, truth), each in zip(maps.maps, probabilities, strict=True):
-        score.update(each.argmax(0)[None], truth.long()[None])
+    """mIoU, entropy and density of one map of probabilities per image."""
+    score, entropy, density = si.MeanIoU(3), si.PredictionEntropy(3), si.SoftNeighborhoodDensity()
+    for (_, ground_truth), each in zip(maps.maps, probabilities, strict=True):
+        score.update(each.argmax(0)[None], ground_truth.long()[None])
         entropy.update(each[None])
         density.update(each[None])
     return score.compute().mean, entropy.compute(), density.compute()
@@ -189,13 +190,15 @@ def test_entropy_and_density_are_those_of_the_scored_probabilities(batch: int) -
     scores = evaluate([Uneven()], [maps], SPACE, SPACE.names, CPU, batch=batch)
     expected = expected_scores(maps, [shown(Uneven(), maps, i, (6, 8)) for i in range(len(maps))])
     assert as_numbers(scores) == pytest.approx(expected, rel=1e-6)
-    unlabelled = Listed([(prediction, torch.where(truth == 255, 0, 255)) for prediction, truth in maps.maps])
-    again = evaluate([Uneven()], [unlabelled], SPACE, SPACE.names, CPU, batch=batch)
+    unlabeled = Listed(
+        [(prediction, torch.where(ground_truth == 255, 0, 255)) for prediction, ground_truth in maps.maps]
+    )
+    again = evaluate([Uneven()], [unlabeled], SPACE, SPACE.names, CPU, batch=batch)
     assert (again.entropy, again.density) == (scores.entropy, scores.density)
     assert again.miou != scores.miou
 
 
-def test_by_default_the_network_sees_each_picture_once_and_its_logits_decide() -> None:
+def test_by_default_the_network_sees_each_image_once_and_its_logits_decide() -> None:
     """Logits so far apart that their probabilities are both 1: the larger logit is still the prediction."""
 
     class Certain(nn.Module):
@@ -227,13 +230,11 @@ def test_a_mirrored_view_changes_what_is_not_symmetric_and_nothing_else() -> Non
     assert as_numbers(flipped[1]) == pytest.approx(expected_scores(maps, means), rel=1e-6)
 
 
-@pytest.mark.parametrize("picture_size", [None, (4, 10)])
+@pytest.mark.parametrize("image_size", [None, (4, 10)])
 @pytest.mark.parametrize("batch", [1, 2])
-def test_scales_are_the_mean_of_the_probabilities_of_all_sizes(
-    picture_size: tuple[int, int] | None, batch: int
-) -> None:
+def test_scales_are_the_mean_of_the_probabilities_of_all_sizes(image_size: tuple[int, int] | None, batch: int) -> None:
     maps, scales = random_maps(), (0.5, 1.0, 1.3)
-    height, width = picture_size or (6, 8)
+    height, width = image_size or (6, 8)
     means = []
     for i in range(len(maps)):
         views = [
@@ -243,11 +244,11 @@ def test_scales_are_the_mean_of_the_probabilities_of_all_sizes(
         ]
         means.append(torch.stack(views).mean(0))
     network = Painted()
-    evaluate([network], [maps], SPACE, SPACE.names, CPU, picture_size=picture_size, scales=scales)
+    evaluate([network], [maps], SPACE, SPACE.names, CPU, image_size=image_size, scales=scales)
     assert {size[2:] for size in network.sizes} == {(round(s * height), round(s * width)) for s in scales}
     scores = evaluate(
         [Uneven()], [maps], SPACE, SPACE.names, CPU,
-        picture_size=picture_size, flip=True, scales=scales, batch=batch,
+        image_size=image_size, flip=True, scales=scales, batch=batch,
     )  # fmt: skip
     assert as_numbers(scores) == pytest.approx(expected_scores(maps, means), rel=1e-5)
 
@@ -263,7 +264,7 @@ def test_several_networks_and_views_count_alike() -> None:
 
 
 def test_evaluations_of_a_run_log_what_needs_no_labels(streets: Folders, tmp_path: Path, quiet: list[str]) -> None:
-    settings = [*quiet, "schedule.steps=2", "schedule.evaluate_every=1"]
+    settings = [*quiet, "schedule.max_steps=2", "schedule.evaluate_every=1"]
     saved = {}
     for name, views in (("plain", []), ("views", ["evaluation.flip=true", "evaluation.scales=[0.5, 1]"])):
         recipe = compose_recipe("source", "smoke", overrides=[*settings, *views])

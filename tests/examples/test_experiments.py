@@ -14,22 +14,17 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from examples.gta5_to_cityscapes.batches.training_data import Folders
-from examples.gta5_to_cityscapes.commands.app import app
-from examples.gta5_to_cityscapes.experiments import checked_runs
-from examples.gta5_to_cityscapes.experiments.carrying_out import carry_out
-from examples.gta5_to_cityscapes.experiments.checked_plan import check_plan
-from examples.gta5_to_cityscapes.experiments.checked_runs import Measured, check_memory, duration
+from examples.gta5_to_cityscapes import preflight as checked_runs
+from examples.gta5_to_cityscapes.atomic_io import DamagedFileError
+from examples.gta5_to_cityscapes.cli.app import app
+from examples.gta5_to_cityscapes.data.training_data import Folders
 from examples.gta5_to_cityscapes.experiments.city import BUDGETS, Budget, is_city
-from examples.gta5_to_cityscapes.experiments.findings import Finding
-from examples.gta5_to_cityscapes.experiments.paper_jobs import plan_paper_experiment
+from examples.gta5_to_cityscapes.experiments.experiment import carry_out, plan_paper_experiment
+from examples.gta5_to_cityscapes.preflight import Finding, Measured, check_memory, check_plan, duration
 from examples.gta5_to_cityscapes.recipes import ABLATION, PAPER_EXPERIMENTS, RecipeError
-from examples.gta5_to_cityscapes.records.experiment_record import ExperimentRecord, read_record
-from examples.gta5_to_cityscapes.records.progress import Event
-from examples.gta5_to_cityscapes.records.run_folder import RunFolderError
-from examples.gta5_to_cityscapes.records.written_files import DamagedFileError
 from examples.gta5_to_cityscapes.report import write_paper_page
 from examples.gta5_to_cityscapes.report.paper_page import command
+from examples.gta5_to_cityscapes.run_dir import Event, ExperimentRecord, RunFolderError, read_record
 from examples.gta5_to_cityscapes.training.timed_steps import TimedSteps, time_steps
 
 from .test_report import make_run
@@ -60,7 +55,7 @@ def test_a_sweep_at_full_size_runs_the_papers_values(name: str, group: str, prin
     assert [v.value for v in record.variants] == list(printed)
     assert [v.published for v in record.variants if v.default] == [46.2]
     assert {job.recipe.name for job in jobs} == {"aa+it+sim"}
-    assert {job.recipe.schedule.steps for job in jobs} == {200_000}
+    assert {job.recipe.schedule.max_steps for job in jobs} == {200_000}
 
 
 def test_elsewhere_a_sweep_runs_the_same_multiples_of_the_setting() -> None:
@@ -102,12 +97,12 @@ def test_a_curve_is_tested_as_often_as_the_papers() -> None:
         return {job.recipe.schedule.evaluate_every for job in jobs}
 
     assert every("full") == {5000}
-    assert every("small", "schedule.steps=400") == {10}
+    assert every("small", "schedule.max_steps=400") == {10}
     assert every("small", "schedule.evaluate_every=7") == {7}
 
 
 def test_events_tell_the_runs_of_a_sweep_apart(streets: Folders, quiet: list[str], tmp_path: Path) -> None:
-    record = record_of("table3", "smoke", *quiet, "schedule.steps=1")
+    record = record_of("table3", "smoke", *quiet, "schedule.max_steps=1")
     job = plan_paper_experiment(record, tmp_path)[1]
     events: list[Event] = []
     carry_out(job, streets, CPU, events.append)
@@ -200,7 +195,7 @@ def test_an_experiment_that_has_not_begun_has_a_page_without_a_chart(tmp_path: P
 
 
 def test_the_command_of_a_page_is_one_that_can_be_typed(tmp_path: Path) -> None:
-    said = command(record_of("table3", "smoke", "schedule.steps=5", seeds=(0, 3)))
+    said = command(record_of("table3", "smoke", "schedule.max_steps=5", seeds=(0, 3)))
     words = said.replace("\\\n", " ").split()[3:]
     words[words.index("GTA5")] = str(tmp_path / "gta5")
     shown = CliRunner().invoke(app, [*words, "--check", "--check-steps", "0"], catch_exceptions=False)
@@ -224,11 +219,11 @@ def test_nothing_is_missing_where_all_is_there(streets: Folders, tmp_path: Path)
     findings = checked(streets, tmp_path / "exp", record_of("table2"))
     assert missing(findings) == {}
     notes = {finding.what: finding.told for finding in findings if finding.kind == "note"}
-    assert notes["source"] == "6 pictures, 24,966 were published"
-    assert notes["target, validation"] == "3 pictures, 500 were published"
-    assert notes["source, labels"].startswith("8 of 19 classes in 6 pictures; not seen: wall,")
+    assert notes["source"] == "6 images, 24,966 were published"
+    assert notes["target, validation"] == "3 images, 500 were published"
+    assert notes["source, labels"].startswith("8 of 19 classes in 6 images; not seen: wall,")
     assert notes["start weights"].startswith("random")
-    assert notes["restyled pictures"].startswith("lab, within a step")
+    assert notes["restyled images"].startswith("lab, within a step")
     assert Finding("ok", "runs", "6: 0 finished, 0 begun") in findings
     assert list(tmp_path.iterdir()) == []
 
@@ -264,7 +259,7 @@ def other_ids(copy: Folders, out: Path) -> None:
         Image.new("L", (96, 48), 200).save(file)
 
 
-def unlabelled(copy: Folders, out: Path) -> None:
+def unlabeled(copy: Folders, out: Path) -> None:
     next(copy.target.glob("gtFine/train/*/*.png")).unlink()
 
 
@@ -275,7 +270,7 @@ def restyled_in_part(copy: Folders, out: Path) -> None:
 
 
 def another_run(copy: Folders, out: Path) -> None:
-    (job, *_) = plan_paper_experiment(record_of("table2", "smoke", "schedule.steps=3"), out)
+    (job, *_) = plan_paper_experiment(record_of("table2", "smoke", "schedule.max_steps=3"), out)
     job.run.claim(job.recipe, {})
 
 
@@ -298,18 +293,18 @@ def no_weights(copy: Folders, out: Path) -> None:
             "leftImg8bit/val: split must be one that exists",
         ),
         (without("cityscapes/gtFine/val"), None, "target, validation", "gtFine/val: split must be one that exists"),
-        (unlabelled, None, "target, training labels", "expected its label map"),
+        (unlabeled, None, "target, training labels", "expected its label map"),
         (misfit, None, "source", "differ in size: 00002"),
         (damaged, None, "source", "truncated or damaged"),
         (damaged_target, None, "target, training", "1 file cannot be read, the first: "),
         (damaged_further_on, None, "target, training", "1 file cannot be read, the first: "),
         (other_ids, None, "source, labels", "expected pixels of at least one class"),
         (without("cityscapes"), None, "target, training", "expected a folder of the cityscapes layout"),
-        (None, "restyle.method=nowhere", "restyled pictures", "which is no folder"),
-        (restyled_in_part, "restyle.method={root}/restyled", "restyled pictures", "5 are missing"),
+        (None, "restyle.method=nowhere", "restyled images", "which is no folder"),
+        (restyled_in_part, "restyle.method={root}/restyled", "restyled images", "5 are missing"),
         (None, "network.weights=nowhere.pth", "start weights", "there is none at nowhere.pth"),
         (no_weights, "network.weights={root}/weights.pth", "start weights", "that fit the backbone"),
-        (another_run, None, "aa+it+sim seed 0", "schedule.steps: 3 -> 12"),
+        (another_run, None, "aa+it+sim seed 0", "schedule.max_steps: 3 -> 12"),
         (another_experiment, None, "experiment folder", "the folder holds figure2"),
     ],
 )
@@ -341,14 +336,14 @@ def test_timed_steps_foretell_time_and_memory_and_write_nothing(
         return TimedSteps(0.5 if recipe.name == "source" else 2.0, 0.1, 3 * 2**30, 3 * 2**30, 2**20)
 
     monkeypatch.setattr(checked_runs, "time_steps_apart", apart)
-    record = record_of("table2", "smoke", *quiet, "schedule.steps=100", "schedule.horizon=100")
+    record = record_of("table2", "smoke", *quiet, "schedule.max_steps=100", "schedule.decay_steps=100")
     findings = checked(streets, tmp_path, record, steps=1)
     told = {finding.what: finding.told for finding in findings}
     assert calls == ["aa+it+sim", "source"]  # the costliest and the cheapest that needs no labels of another run
     assert told["memory"].startswith("3.0 GiB a run (aa+it+sim seed 0)")
     assert told["disk"].startswith("at most 18 MiB (checkpoints 18 MiB, pseudo-labels 0 MiB,")  # 6 runs of 3 MiB
-    # By cost, of 1.0 to 2.6: steps of 0.5 (two runs), 1.6 and 1.7 between, 2 seconds (two). 17 tests of 3 pictures.
-    assert told["time in all"].startswith("14 min for 6 runs (training 14 min, scoring 31 s, labelling 1 s)")
+    # By cost, of 1.0 to 2.6: steps of 0.5 (two runs), 1.6 and 1.7 between, 2 seconds (two). 17 tests of 3 images.
+    assert told["time in all"].startswith("14 min for 6 runs (training 14 min, scoring 31 s, labeling 1 s)")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -395,7 +390,7 @@ def test_real_steps_take_time_and_memory(streets: Folders, quiet: list[str], els
     finally:
         torch.use_deterministic_algorithms(before)
     assert 0 < timed.seconds_a_step < 60
-    assert 0 < timed.seconds_a_picture < 60
+    assert 0 < timed.seconds_a_image < 60
     assert timed.memory_bytes == timed.process_bytes > 2**27
     result = carry_out(job, streets, CPU)
     assert result.peak_memory_bytes > 2**27
@@ -428,9 +423,9 @@ def test_a_sweep_runs_to_its_end_and_then_trains_nothing_again(
     two = replace(table4.sweep, published={50: 46.2, 200: 46.1})
     monkeypatch.setitem(PAPER_EXPERIMENTS, "table4", replace(table4, sweep=two))
     out = tmp_path / "exp"
-    settings = [word for item in (*quiet, "schedule.steps=2") for word in ("--set", item)]
+    settings = [word for item in (*quiet, "schedule.max_steps=2") for word in ("--set", item)]
     words = asked("table4", streets, "--out", str(out))
-    words += ["--size", "smoke", "--seeds", "0", "--device", "cpu", *settings]
+    words += ["--preset", "smoke", "--seeds", "0", "--device", "cpu", *settings]
 
     def run(*more: str) -> str:
         shown = CliRunner().invoke(app, [*words, *more], catch_exceptions=False)
@@ -450,9 +445,9 @@ def test_a_sweep_runs_to_its_end_and_then_trains_nothing_again(
     assert "| 4 | 50 |" in CliRunner().invoke(app, ["report", str(out)], catch_exceptions=False).output
 
 
-def test_lists_choose_the_pictures_of_an_experiment(streets: Folders, tmp_path: Path) -> None:
+def test_lists_choose_the_images_of_an_experiment(streets: Folders, tmp_path: Path) -> None:
     words = asked("table3", streets)
-    words += ["--size", "smoke", "--out", str(tmp_path / "exp"), "--check", "--check-steps", "0"]
+    words += ["--preset", "smoke", "--out", str(tmp_path / "exp"), "--check", "--check-steps", "0"]
     source, target = tmp_path / "source.txt", tmp_path / "target.txt"
     for file, folder, pattern in (
         (source, streets.source, "images/*.png"),
@@ -461,20 +456,20 @@ def test_lists_choose_the_pictures_of_an_experiment(streets: Folders, tmp_path: 
         file.write_text("\n".join(str(path.relative_to(folder)) for path in sorted(folder.glob(pattern))[:2]))
     lists = ["--source-list", str(source), "--target-list", str(target)]
     shown = CliRunner().invoke(app, [*words, *lists], catch_exceptions=False)
-    assert shown.output.count(" 2 pictures, ") == 2, shown.output
+    assert shown.output.count(" 2 images, ") == 2, shown.output
 
 
 def test_a_refused_command_leaves_the_record_as_it_was(
     streets: Folders, quiet: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "exp"
-    words = asked("table3", streets, "--size", "smoke")
+    words = asked("table3", streets, "--preset", "smoke")
     words += ["--out", str(out), *(word for item in quiet for word in ("--set", item)), "--device", "cpu"]
     record = record_of("table3", "smoke", *quiet)
     (job, *_) = plan_paper_experiment(record, out)
-    job.run.claim(job.recipe, {})  # of other pictures
+    job.run.claim(job.recipe, {})  # of other images
     record.claim(out)
-    with pytest.raises(RunFolderError, match="Put the pictures back"):
+    with pytest.raises(RunFolderError, match="Put the images back"):
         CliRunner().invoke(app, [*words, "--seeds", "0,1"], catch_exceptions=False)
     assert read_record(out) == record
 
@@ -482,7 +477,7 @@ def test_a_refused_command_leaves_the_record_as_it_was(
 @pytest.mark.parametrize("place", ["file/exp", "x" * 300])
 def test_a_folder_that_cannot_be_written_is_missing(streets: Folders, tmp_path: Path, place: str) -> None:
     (tmp_path / "file").touch()
-    words = asked("table3", streets, "--size", "smoke")
+    words = asked("table3", streets, "--preset", "smoke")
     shown = CliRunner().invoke(
         app, [*words, "--out", str(tmp_path / place), "--check", "--check-steps", "0"], catch_exceptions=False
     )
@@ -512,7 +507,7 @@ def test_an_unknown_experiment_is_refused_with_those_there_are(tmp_path: Path) -
     assert not (tmp_path / "exp").exists()
 
 
-def test_restyled_pictures_without_a_use_are_refused(streets: Folders, tmp_path: Path) -> None:
+def test_restyled_images_without_a_use_are_refused(streets: Folders, tmp_path: Path) -> None:
     words = asked("figure2", streets)
     shown = CliRunner().invoke(app, [*words, "--restyle", "lab", "--out", str(tmp_path / "exp")])
     assert shown.exit_code == 2
@@ -524,10 +519,10 @@ def test_the_generated_city_has_the_layout_of_the_experiments_source(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(BUDGETS, "smoke", Budget("smoke", 2, 1, 1, (64, 48)))
-    words = ["experiment", "table6", "--size", "smoke", "--generate", "--out", str(tmp_path), "--check"]
+    words = ["experiment", "table6", "--preset", "smoke", "--generate", "--out", str(tmp_path), "--check"]
     shown = CliRunner().invoke(app, [*words, "--check-steps", "0"], catch_exceptions=False)
     assert shown.exit_code == 0, shown.output
     assert is_city(tmp_path / "city" / "synthia")
     assert len(list((tmp_path / "city" / "synthia" / "RGB").glob("*.png"))) == 2
-    assert "2 pictures, 9,400 were published" in shown.output
-    assert "of 16 classes in 2 pictures" in " ".join(shown.output.split())
+    assert "2 images, 9,400 were published" in shown.output
+    assert "of 16 classes in 2 images" in " ".join(shown.output.split())

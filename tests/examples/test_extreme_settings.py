@@ -13,12 +13,11 @@ import torch
 from pydantic import BaseModel
 from typer.testing import CliRunner
 
-from examples.gta5_to_cityscapes.batches.training_data import Folders
-from examples.gta5_to_cityscapes.commands import app as program
-from examples.gta5_to_cityscapes.commands.app import EXPECTED, app
-from examples.gta5_to_cityscapes.experiments.carrying_out import carry_out
-from examples.gta5_to_cityscapes.experiments.jobs import plan
-from examples.gta5_to_cityscapes.ranks.group import local_device
+from examples.gta5_to_cityscapes.cli import app as program
+from examples.gta5_to_cityscapes.cli.app import EXPECTED, app
+from examples.gta5_to_cityscapes.data.training_data import Folders
+from examples.gta5_to_cityscapes.distributed import local_device
+from examples.gta5_to_cityscapes.experiments.experiment import carry_out, plan
 from examples.gta5_to_cityscapes.recipes import RecipeError
 from examples.gta5_to_cityscapes.recipes.sizes import SIZES, Size
 
@@ -111,7 +110,7 @@ def test_several_at_a_time_are_taken_or_refused() -> None:
     rng, outcomes = random.Random(0), {"taken": 0, "refused": 0}
     taken = {name: [each for each in values if refusal(name, each) is None] for name, values in SETTINGS.items()}
     depend = (
-        "pictures.",
+        "images.",
         "augmentation.",
         "adversarial.",
         "evaluation.",
@@ -135,20 +134,20 @@ def test_several_at_a_time_are_taken_or_refused() -> None:
     [
         (
             "source",
-            ["pictures.batch=1", "pictures.source_size=[8,8]", "pictures.target_size=[8,8]", "augmentation.blur=0"],
-            r"network small cannot take 1 of \[8, 8\] .*pictures\.source_size.*pictures\.batch: Expected more than 1",
+            ["data.batch=1", "data.source_size=[8,8]", "data.target_size=[8,8]", "augmentation.blur=0"],
+            r"network small cannot take 1 of \[8, 8\] .*images\.source_size.*images\.batch: Expected more than 1",
         ),
         (
             "aa",
-            ["pictures.source_size=[24,48]"],
+            ["data.source_size=[24,48]"],
             r"adversarial: .*at least 32 pixels .* got \[24, 48\] .*source_size",
         ),
-        ("aa", ["pictures.target_size=[24,48]"], r"adversarial: .*got \[24, 48\] .*pictures\.target_size"),
+        ("aa", ["data.target_size=[24,48]"], r"adversarial: .*got \[24, 48\] .*images\.target_size"),
         ("aa", ["adversarial.scale=0.5"], r"got \[24, 48\] .*adversarial\.scale \(0\.5\)"),
-        ("source", ["pictures.source_size=[100000,100000]"], r"source_size: must be at most 67108864 pixels"),
+        ("source", ["data.source_size=[100000,100000]"], r"source_size: must be at most 67108864 pixels"),
         (
             "source",
-            ["pictures.source_size=[2,96]"],
+            ["data.source_size=[2,96]"],
             r"augmentation\.blur needs .* at least 3 .* got \[2, 96\]",
         ),
         (
@@ -156,12 +155,12 @@ def test_several_at_a_time_are_taken_or_refused() -> None:
             ["evaluation.scales=[1,1e5]"],
             r"evaluation\.scales must leave .*\[48, 96\] .*got 100000;",
         ),
-        ("source", ["augmentation.area=[0.9,0.1]"], r"augmentation\.area: must be \(lowest, highest\)"),
-        ("source", ["augmentation.area=[0,1]"], r"augmentation\.area\.0: .*greater than 0"),
+        ("source", ["augmentation.scale=[0.9,0.1]"], r"augmentation\.area: must be \(lowest, highest\)"),
+        ("source", ["augmentation.scale=[0,1]"], r"augmentation\.area\.0: .*greater than 0"),
         (
             "source",
-            ["optimiser.kind=sgd", "optimiser.nesterov=true", "optimiser.momentum=0"],
-            r"optimiser: nesterov needs a momentum above 0",
+            ["optimizer.kind=sgd", "optimizer.nesterov=true", "optimizer.momentum=0"],
+            r"optimizer: nesterov needs a momentum above 0",
         ),
         ("aa", ["adversarial.levels=2"], r"adversarial\.levels=2 .* take the part asn"),
         ("ssl", ["pseudo_labels.rule=symmetric"], r"pseudo_labels\.rule=symmetric takes the labels of 2 networks"),
@@ -185,10 +184,10 @@ def test_settings_that_do_not_fit_are_named(recipe: str, overrides: list[str], s
         "network=5",
         "network.options=5",
         "network.options.width.deep=1",
-        "schedule.steps.deep=1",
-        "pictures.source_size.0=5",
-        "schedule.steps=" + 5000 * "9",
-        "schedule.steps=" + 100_000 * "[",
+        "schedule.max_steps.deep=1",
+        "data.source_size.0=5",
+        "schedule.max_steps=" + 5000 * "9",
+        "schedule.max_steps=" + 100_000 * "[",
     ],
     ids=lambda item: item[:30],
 )
@@ -207,9 +206,9 @@ def test_seeds_are_those_of_every_generator(seed: int) -> None:
 @pytest.mark.parametrize(
     ("recipe", "override"),
     [
-        ("source", "pictures.source_size=[3,3]"),
-        ("source", "augmentation.area=[1e-300,1e-300]"),
-        ("source", "augmentation.stretch=100"),
+        ("source", "data.source_size=[3,3]"),
+        ("source", "augmentation.scale=[1e-300,1e-300]"),
+        ("source", "augmentation.ratio_jitter=100"),
         ("source", "evaluation.scales=[1e-300]"),
         ("mask", "masked_consistency.block=2147483647"),
         ("source", "schedule.warmup=2147483647"),
@@ -218,13 +217,13 @@ def test_seeds_are_those_of_every_generator(seed: int) -> None:
 def test_what_is_taken_can_be_trained(
     recipe: str, override: str, streets: Folders, tmp_path: Path, quiet: list[str]
 ) -> None:
-    (job,) = plan([recipe], [0], "smoke", tmp_path, overrides=[*quiet, "schedule.steps=1", override])
+    (job,) = plan([recipe], [0], "smoke", tmp_path, overrides=[*quiet, "schedule.max_steps=1", override])
     assert carry_out(job, streets, CPU).step == 1
 
 
 def test_a_training_that_diverges_is_an_error_that_says_so(streets: Folders, tmp_path: Path, quiet: list[str]) -> None:
-    (job,) = plan(["source"], [0], "smoke", tmp_path, overrides=[*quiet, "schedule.steps=2", "optimiser.lr=1e6"])
-    with pytest.raises(FloatingPointError, match=r"Lower optimiser\.lr|lower optimiser\.lr"):
+    (job,) = plan(["source"], [0], "smoke", tmp_path, overrides=[*quiet, "schedule.max_steps=2", "optimizer.lr=1e6"])
+    with pytest.raises(FloatingPointError, match=r"Lower optimizer\.lr|lower optimizer\.lr"):
         carry_out(job, streets, CPU)
 
 
@@ -268,7 +267,7 @@ def test_devices_are_named_or_refused(name: str) -> None:
     ],
 )
 def test_options_at_their_extremes_are_named(words: list[str], said: str, streets: Folders, elsewhere: Path) -> None:
-    rest = ["--source", str(streets.source), "--target", str(streets.target), "--size", "smoke", "--out", "runs"]
+    rest = ["--source", str(streets.source), "--target", str(streets.target), "--preset", "smoke", "--out", "runs"]
     result = CliRunner().invoke(app, [*words, *rest])
     shown = " ".join(f"{result.output} {result.exception}".replace("│", " ").split())
     assert said in shown
@@ -293,7 +292,7 @@ def test_a_lack_of_memory_is_one_line(
     with pytest.raises(SystemExit) as left:
         program.main()
     assert left.value.code == 1
-    assert "Lower pictures.batch" in capsys.readouterr().err
+    assert "Lower data.batch" in capsys.readouterr().err
 
 
 def test_another_runtime_error_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

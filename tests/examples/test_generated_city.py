@@ -28,15 +28,7 @@ from examples.generated_city.buildings import Building  # noqa: E402
 from examples.generated_city.camera import Camera  # noqa: E402
 from examples.generated_city.canvas import Canvas  # noqa: E402
 from examples.generated_city.gap import separability  # noqa: E402
-from examples.generated_city.label_ids import (  # noqa: E402
-    BICYCLE,
-    CAR,
-    COLOURS,
-    PERSON,
-    SYNTHIA_IDS,
-    TRAINING_IDS,
-    VOID_IDS,
-)
+from examples.generated_city.label_ids import BICYCLE, CAR, COLORS, PERSON, SYNTHIA_IDS, TRAINING_IDS, VOID_IDS
 from examples.generated_city.lighting import sample_light  # noqa: E402
 from examples.generated_city.painter import Painter  # noqa: E402
 from examples.generated_city.people import Person  # noqa: E402
@@ -45,17 +37,17 @@ from examples.generated_city.roadside import Tree  # noqa: E402
 from examples.generated_city.scene import Scene, sample_scene  # noqa: E402
 from examples.generated_city.vehicles import Vehicle  # noqa: E402
 from examples.gta5_to_cityscapes.data import open_dataset  # noqa: E402
-from examples.gta5_to_cityscapes.data.label_tables import CITYSCAPES_IDS  # noqa: E402
-from examples.gta5_to_cityscapes.data.label_tables import SYNTHIA_IDS as READ_SYNTHIA_IDS  # noqa: E402
+from examples.gta5_to_cityscapes.data.label_ids import CITYSCAPES_IDS  # noqa: E402
+from examples.gta5_to_cityscapes.data.label_ids import SYNTHIA_IDS as READ_SYNTHIA_IDS  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 DOMAINS = {"game": GAME_CITY, "camera": CAMERA_CITY}
 SCENES, SIZE = 24, (192, 96)
-Pictures = list[tuple[NDArray[np.uint8], NDArray[np.uint8]]]
+Images = list[tuple[NDArray[np.uint8], NDArray[np.uint8]]]
 
 
 @pytest.fixture(scope="module")
-def pictures() -> dict[str, Pictures]:
+def images() -> dict[str, Images]:
     return {
         name: [render_scene((0, stats.seed_key, 0, k), stats, SIZE) for k in range(SCENES)]
         for name, stats in DOMAINS.items()
@@ -105,7 +97,7 @@ def test_the_numbers_of_synthia_are_those_that_its_reader_knows() -> None:
         i: number
         for i, name in CITYSCAPES_IDS.items()
         for number, other in READ_SYNTHIA_IDS.items()
-        if i in COLOURS and other == same.get(name, name)
+        if i in COLORS and other == same.get(name, name)
     }
     assert expected == SYNTHIA_IDS
 
@@ -140,13 +132,13 @@ def test_files_lie_as_the_published_data_sets_have_them(tmp_path: Path) -> None:
         assert labels.mode == "P"
         assert labels.size == (64, 48)
         flat = labels.getpalette() or []
-        assert tuple(flat[3 * CAR : 3 * CAR + 3]) == COLOURS[CAR]
+        assert tuple(flat[3 * CAR : 3 * CAR + 3]) == COLORS[CAR]
     train = tmp_path / "city/cityscapes"
     with Image.open(train / "gtFine/train/hafen/hafen_000000_000000_gtFine_labelIds.png") as labels:
         assert labels.mode == "L"
-    with Image.open(train / "leftImg8bit/train/hafen/hafen_000000_000000_leftImg8bit.png") as picture:
-        assert picture.mode == "RGB"
-        assert picture.size == (64, 48)
+    with Image.open(train / "leftImg8bit/train/hafen/hafen_000000_000000_leftImg8bit.png") as image:
+        assert image.mode == "RGB"
+        assert image.size == (64, 48)
 
 
 def test_same_seed_gives_same_bytes_for_any_number_of_workers(tmp_path: Path) -> None:
@@ -238,16 +230,16 @@ def test_a_killed_run_leaves_whole_pairs_and_is_taken_up_again(tmp_path: Path) -
     assert json.loads((tmp_path / "city/city.json").read_text())["seed"] == 3
 
 
-def test_all_nineteen_classes_and_some_void_occur_and_no_other_id(pictures: dict[str, Pictures]) -> None:
-    for name, domain in pictures.items():
+def test_all_nineteen_classes_and_some_void_occur_and_no_other_id(images: dict[str, Images]) -> None:
+    for name, domain in images.items():
         found = set(np.unique(np.stack([ids for _, ids in domain])).tolist())
         assert found >= set(TRAINING_IDS), f"{name} lacks {set(TRAINING_IDS) - found}"
         assert found & VOID_IDS, f"{name} never has a pixel to ignore"
         assert found <= set(TRAINING_IDS) | VOID_IDS
 
 
-def test_things_come_in_several_and_in_a_wide_range_of_sizes(pictures: dict[str, Pictures]) -> None:
-    for name, domain in pictures.items():
+def test_things_come_in_several_and_in_a_wide_range_of_sizes(images: dict[str, Images]) -> None:
+    for name, domain in images.items():
         areas: list[int] = []
         several = 0
         for _, ids in domain:
@@ -255,7 +247,7 @@ def test_things_come_in_several_and_in_a_wide_range_of_sizes(pictures: dict[str,
             sizes = np.bincount(regions.ravel())[1:]
             several += len(sizes) > 1
             areas += sizes.tolist()
-        assert several > SCENES / 4, f"{name}: several car regions in {several} pictures only"
+        assert several > SCENES / 4, f"{name}: several car regions in {several} images only"
         assert np.percentile(areas, 90) > 25 * np.percentile(areas, 10), name
         for thing in (PERSON, BICYCLE):
             most = max(int(connected_regions(ids == thing, connectivity=2).max()) for _, ids in domain)
@@ -282,9 +274,9 @@ def test_some_cars_touch_and_some_stand_apart() -> None:
             masks = silhouettes(scene)
             for k, mask in enumerate(masks):
                 grown = cv2.dilate(mask.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
-                neighbours = sum(bool((grown & other).any()) for j, other in enumerate(masks) if j != k)
-                touching += neighbours > 0
-                apart += neighbours == 0
+                neighbors = sum(bool((grown & other).any()) for j, other in enumerate(masks) if j != k)
+                touching += neighbors > 0
+                apart += neighbors == 0
         assert touching >= 4, stats.name
         assert apart >= 1, stats.name
 
@@ -312,14 +304,14 @@ def test_object_statistics_differ_between_the_cities() -> None:
     assert count(game, Person) > 1
 
 
-def test_matching_channel_statistics_does_not_close_the_gap(pictures: dict[str, Pictures]) -> None:
-    accuracy = separability(*([picture for picture, _ in pictures[name]] for name in ("game", "camera")))
+def test_matching_channel_statistics_does_not_close_the_gap(images: dict[str, Images]) -> None:
+    accuracy = separability(*([image for image, _ in images[name]] for name in ("game", "camera")))
     assert accuracy["channel statistics, channels matched"] < 0.7, "the matching itself failed"
     assert accuracy["local statistics, channels matched"] > 0.9, accuracy
 
 
-def test_the_separability_measure_sees_no_gap_where_there_is_none(pictures: dict[str, Pictures]) -> None:
-    same = [picture for picture, _ in pictures["game"]]
+def test_the_separability_measure_sees_no_gap_where_there_is_none(images: dict[str, Images]) -> None:
+    same = [image for image, _ in images["game"]]
     assert separability(same[::2], same[1::2])["local statistics, as rendered"] < 0.85
 
 
@@ -338,17 +330,17 @@ def test_the_camera_projects_as_a_pinhole_does() -> None:
     assert np.isfinite(cut[0]).all()
 
 
-def test_picture_and_labels_agree_where_a_car_stands() -> None:
+def test_image_and_labels_agree_where_a_car_stands() -> None:
     scene = scenes(GAME_CITY, 1)[0]
     light = sample_light(np.random.default_rng(0), "game")
     canvas = Canvas(scene.camera.width, scene.camera.height)
     car = Vehicle("hatch", 0.0, 9.0, 0.2, (200.0, 20.0, 20.0), 1)
     straight = Camera(scene.camera.width, scene.camera.height, 300.0, 90.0, 1.4, 0.0)
     car.paint(Painter(canvas, straight, light, "game"))
-    painted, labelled = canvas.rgb.any(axis=2), canvas.ids == CAR
-    assert labelled.sum() > 500
-    assert (painted == labelled).mean() > 0.995
-    assert connected_regions(labelled).max() == 1, "a car must be one region"
-    rows, columns = np.nonzero(labelled)
+    painted, labeled = canvas.rgb.any(axis=2), canvas.ids == CAR
+    assert labeled.sum() > 500
+    assert (painted == labeled).mean() > 0.995
+    assert connected_regions(labeled).max() == 1, "a car must be one region"
+    rows, columns = np.nonzero(labeled)
     assert 0.5 < np.ptp(rows) / (1.48 * 300 / 7.5) < 1.3  # about a car's height at that distance
     assert np.ptp(columns) > np.ptp(rows)

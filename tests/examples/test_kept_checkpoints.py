@@ -14,16 +14,14 @@ from typing import Any
 import pytest
 import torch
 
-from examples.gta5_to_cityscapes.batches.training_data import Folders, open_training_data
-from examples.gta5_to_cityscapes.commands.app import EXPECTED
+from examples.gta5_to_cityscapes.atomic_io import FullDiskError, written_beside
+from examples.gta5_to_cityscapes.checkpoint import CheckpointError, KeptCheckpoints, load_checkpoint, save_checkpoint
+from examples.gta5_to_cityscapes.cli.app import EXPECTED
 from examples.gta5_to_cityscapes.data import DatasetError
+from examples.gta5_to_cityscapes.data.training_data import Folders, open_training_data
 from examples.gta5_to_cityscapes.recipes import Recipe, compose_recipe
-from examples.gta5_to_cityscapes.records.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
-from examples.gta5_to_cityscapes.records.kept_checkpoints import KeptCheckpoints
-from examples.gta5_to_cityscapes.records.progress import Event, Watch, unwatched
-from examples.gta5_to_cityscapes.records.run_folder import RunFolder, RunFolderError
-from examples.gta5_to_cityscapes.records.stopping import Stopped
-from examples.gta5_to_cityscapes.records.written_files import FullDiskError, written_beside
+from examples.gta5_to_cityscapes.run_dir import Event, RunFolder, RunFolderError, Watch, unwatched
+from examples.gta5_to_cityscapes.signals import Stopped
 from examples.gta5_to_cityscapes.training.loop import train
 
 from .killed_runs import PRELOADED
@@ -150,7 +148,7 @@ def opened_and_trained(recipe: Recipe, folders: Folders, run: RunFolder, watch: 
 def test_a_run_whose_newest_is_damaged_ends_with_the_same_weights(
     streets: Folders, tmp_path: Path, quiet: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    recipe = compose_recipe("source", "smoke", overrides=[*quiet, "schedule.save_every=3", "schedule.steps=8"])
+    recipe = compose_recipe("source", "smoke", overrides=[*quiet, "schedule.save_every=3", "schedule.max_steps=8"])
     whole, parts = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "parts")
     expected = opened_and_trained(recipe, streets, whole)
     with pytest.raises(Stopped):
@@ -195,7 +193,7 @@ class FullDisk:
 def test_a_full_disk_keeps_what_is_there(
     streets: Folders, tmp_path: Path, quiet: list[str], monkeypatch: pytest.MonkeyPatch, what: str, kept: int, code: int
 ) -> None:
-    overrides = [*quiet, "schedule.save_every=2", "schedule.steps=5", "schedule.log_every=1"]
+    overrides = [*quiet, "schedule.save_every=2", "schedule.max_steps=5", "schedule.log_every=1"]
     recipe = compose_recipe("source", "smoke", overrides=overrides)
     run, whole = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "whole")
     reached, open_file = 0, Path.open
@@ -268,12 +266,12 @@ def test_a_write_that_really_fails_leaves_the_old_checkpoint(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("domain", ["source", "target"])
-def test_a_vanished_folder_or_a_corrupt_picture_stops_a_run_that_then_goes_on(
+def test_a_vanished_folder_or_a_corrupt_image_stops_a_run_that_then_goes_on(
     streets: Folders, tmp_path: Path, quiet: list[str], domain: str, workers: int
 ) -> None:
     folders = Folders(tmp_path / "gta5", tmp_path / "cityscapes")
     shutil.copytree(streets.source.parent, tmp_path, dirs_exist_ok=True)
-    overrides = [*quiet, "running.cache=false", f"running.workers={workers}", "schedule.save_every=2"]
+    overrides = [*quiet, "runtime.cache=false", f"runtime.num_workers={workers}", "schedule.save_every=2"]
     recipe = compose_recipe("aa", "smoke", overrides=[*overrides, "schedule.log_every=1"])
     run, whole = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "whole")
     folder = folders.source / "images" if domain == "source" else folders.target / "leftImg8bit" / "train"
@@ -292,19 +290,19 @@ def test_a_vanished_folder_or_a_corrupt_picture_stops_a_run_that_then_goes_on(
     assert kept >= 2
     assert f"The checkpoint of step {kept} is kept" in str(said.value)
 
-    pictures = {path: path.read_bytes() for path in folder.rglob("*.png")}
+    images = {path: path.read_bytes() for path in folder.rglob("*.png")}
 
     def corrupt(event: Event) -> None:
         if event.note.startswith("going on"):
-            for path, whole_file in pictures.items():
+            for path, whole_file in images.items():
                 path.write_bytes(whole_file[: len(whole_file) // 2])
 
-    with pytest.raises(DatasetError, match=r"\.png: expected a complete picture.*copy it again.*same command goes on"):
+    with pytest.raises(DatasetError, match=r"\.png: expected a complete image.*copy it again.*same command goes on"):
         opened_and_trained(recipe, folders, run, corrupt)
     assert load_checkpoint(run.checkpoint)["step"] >= kept
     with pytest.raises(RunFolderError, match="put the files back as they were"):
         opened_and_trained(recipe, folders, run)
-    for path, whole_file in pictures.items():
+    for path, whole_file in images.items():
         path.write_bytes(whole_file)
     result = opened_and_trained(recipe, folders, run)
     assert result.weights_sha256 == opened_and_trained(recipe, folders, whole).weights_sha256

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from examples.gta5_to_cityscapes.batches.training_data import Folders
+from examples.gta5_to_cityscapes.checkpoint import load_checkpoint
+from examples.gta5_to_cityscapes.data.training_data import Folders
 from examples.gta5_to_cityscapes.recipes import Recipe, compose_recipe
-from examples.gta5_to_cityscapes.records.checkpoints import load_checkpoint
-from examples.gta5_to_cityscapes.records.run_folder import RunFolder
+from examples.gta5_to_cityscapes.run_dir import RunFolder
 
 from .killed_runs import PRELOADED, train_here
 from .test_checkpoints import assert_same
@@ -72,8 +72,8 @@ class Runs:
 def test_killed_at_twenty_moments_a_run_ends_with_the_same_bytes(
     streets: Folders, tmp_path: Path, quiet: list[str]
 ) -> None:
-    steps = ["schedule.steps=60", "schedule.horizon=60", "schedule.evaluate_every=15"]
-    often = ["schedule.save_every=2", "schedule.log_every=1", "matching.capacity=2", "running.cache=false"]
+    steps = ["schedule.max_steps=60", "schedule.decay_steps=60", "schedule.evaluate_every=15"]
+    often = ["schedule.save_every=2", "schedule.log_every=1", "matching.capacity=2", "runtime.cache=false"]
     recipe = compose_recipe("aa+it+sim+mask", "smoke", overrides=[*quiet, *steps, *often])
     whole, parts = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "parts")
     assert Runs(recipe, streets, whole.path).once() == 0
@@ -106,7 +106,7 @@ def test_killed_at_twenty_moments_a_run_ends_with_the_same_bytes(
         for each in saved:
             del each["seconds"], each["peak_memory_bytes"], each["cost"]
         assert_same(*saved, name)
-        assert {"network", "sim", "teacher", "discriminator", "optimisers", "scaler", "random", "positions"} <= set(
+        assert {"network", "sim", "teacher", "discriminator", "optimizers", "scaler", "random", "positions"} <= set(
             saved[0]
         )
     assert measured(parts) == measured(whole)

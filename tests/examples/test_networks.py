@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from examples.gta5_to_cityscapes.networks import SegmentationNetwork, WeightsError, build_network
+from examples.gta5_to_cityscapes.models import SegmentationNetwork, WeightsError, build_network
 
 # Two-block relatives of the full-size networks: the same names and structure in milliseconds.
 TINY_RESNET = {"blocks": (1, 1, 2, 1), "width": 8}
@@ -37,7 +37,7 @@ def test_shapes_at_any_size(name: str, height: int, width: int) -> None:
 
 @pytest.mark.parametrize("name", [name for name, _ in CASES])
 def test_stride_is_what_it_says(name: str) -> None:
-    """Moving the picture by one stride moves the features by one cell, away from the border."""
+    """Moving the image by one stride moves the features by one cell, away from the border."""
     network = tiny(name).eval()
     if name == "small":
         network = build_network("small", 19, width=16, norm="batch", dilations=(1,)).eval()
@@ -98,12 +98,12 @@ def test_images_are_checked() -> None:
         build_network("small", 0)
 
 
-def test_normalisation_follows_the_style() -> None:
+def test_normalization_follows_the_style() -> None:
     image = torch.tensor([0.2, 0.4, 0.6]).view(1, 3, 1, 1)
-    caffe = tiny("deeplabv2_resnet101", style="caffe").normalisation(image).flatten()
+    caffe = tiny("deeplabv2_resnet101", style="caffe").normalization(image).flatten()
     expected = [0.6 * 255 - 104.00698793, 0.4 * 255 - 116.66876762, 0.2 * 255 - 122.67891434]
     assert caffe.tolist() == pytest.approx(expected, abs=1e-4)
-    ours = tiny("deeplabv2_resnet101", style="torchvision").normalisation(image).flatten()
+    ours = tiny("deeplabv2_resnet101", style="torchvision").normalization(image).flatten()
     expected = [(0.2 - 0.485) / 0.229, (0.4 - 0.456) / 0.224, (0.6 - 0.406) / 0.225]
     assert ours.tolist() == pytest.approx(expected, abs=1e-5)
     with pytest.raises(ValueError, match="style must be"):
@@ -182,12 +182,12 @@ def test_small_network_learns_within_seconds(norm: str) -> None:
     image[..., :32] += 0.6
     labels = torch.ones(2, 8, 8, dtype=torch.long)
     labels[..., :4] = 0
-    optimiser = torch.optim.AdamW(network.parameters(), lr=3e-3)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
     for _ in range(40):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss = nn.functional.cross_entropy(network(image).logits, labels)
         loss.backward()
-        optimiser.step()
+        optimizer.step()
     assert float(loss.detach()) < 0.2
 
 

@@ -12,8 +12,8 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from examples.gta5_to_cityscapes.batches.training_data import Folders
-from examples.gta5_to_cityscapes.records.standard_streams import escape_unprintable
+from examples.gta5_to_cityscapes.console import escape_unprintable
+from examples.gta5_to_cityscapes.data.training_data import Folders
 
 REPOSITORY = Path(__file__).parents[2]
 PROGRAMS = sorted(
@@ -87,8 +87,19 @@ def test_a_run_ends_well_where_output_is_not_utf_8_and_its_folder_no_unicode(
     streets: Folders, quiet: list[str], tmp_path: Path
 ) -> None:
     out = tmp_path / os.fsdecode(b"caf\xe9")
-    settings = [word for each in (*quiet, "schedule.steps=1") for word in ("--set", each)]
-    words = ["train", "source", "--source", streets.source, "--target", streets.target, "--size", "smoke", "--out", out]
+    settings = [word for each in (*quiet, "schedule.max_steps=1") for word in ("--set", each)]
+    words = [
+        "train",
+        "source",
+        "--source",
+        streets.source,
+        "--target",
+        streets.target,
+        "--preset",
+        "smoke",
+        "--out",
+        out,
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "latin-1", "PYTHONUTF8": "0"}
 
     def run(*given: object) -> str:

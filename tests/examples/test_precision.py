@@ -10,21 +10,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from examples.gta5_to_cityscapes.batches.training_data import Folders, open_training_data
+from examples.gta5_to_cityscapes.data.training_data import Folders, open_training_data
+from examples.gta5_to_cityscapes.methods import Domain, StepContext
+from examples.gta5_to_cityscapes.methods.matching import StuffInstanceAlignment
 from examples.gta5_to_cityscapes.recipes import compose_recipe
-from examples.gta5_to_cityscapes.records.run_folder import RunFolder
+from examples.gta5_to_cityscapes.run_dir import RunFolder
 from examples.gta5_to_cityscapes.training import loop
 from examples.gta5_to_cityscapes.training.loop import train
 from examples.gta5_to_cityscapes.training.step import TrainingStep
-from examples.gta5_to_cityscapes.training.terms import Domain, Passes
-from examples.gta5_to_cityscapes.training.terms.matching import StuffInstanceAlignment
 
 from .made_steps import CPU, made_step
 
 
 def state_of(step: TrainingStep) -> dict[str, Tensor]:
     """Parameters and buffers of all that a step changes, copied."""
-    modules = {"network": step.network, **{n: m for term in step.terms for n, m in term.modules().items()}}
+    modules = {"network": step.network, **{n: m for method in step.methods for n, m in method.modules().items()}}
     return {f"{n}.{key}": value.clone() for n, m in modules.items() for key, value in m.state_dict().items()}
 
 
@@ -32,29 +32,29 @@ def changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
     return {name for name, value in before.items() if not torch.equal(value, after[name])}
 
 
-def fresh(passes: Passes) -> Passes:
-    """The same pictures, not seen yet."""
-    labelled, target = passes.labelled, passes.unlabelled
-    return Passes(0, Domain(labelled.images, labelled.labels), Domain(target.images, target.labels))
+def fresh(context: StepContext) -> StepContext:
+    """The same images, not seen yet."""
+    labeled, target = context.labeled, context.unlabeled
+    return StepContext(0, Domain(labeled.images, labeled.labels), Domain(target.images, target.labels))
 
 
 @pytest.fixture
-def banked(quiet: list[str]) -> tuple[TrainingStep, Passes]:
+def banked(quiet: list[str]) -> tuple[TrainingStep, StepContext]:
     """A step in fp16 whose source regions reach the banks."""
     options = [*quiet, "precision=float16", "matching.agreement=false", "teacher.alpha=0.5"]
-    step, passes = made_step(compose_recipe("aa+sim+mask", "smoke", overrides=options))
+    step, context = made_step(compose_recipe("aa+sim+mask", "smoke", overrides=options))
     with torch.no_grad():
         step.network.head.branches[0].bias[0] = 10.0  # everything is predicted as road, and is road
-    passes.labelled.labels.zero_()
-    return step, passes
+    context.labeled.labels.zero_()
+    return step, context
 
 
 def overflowing(step: TrainingStep) -> set[str]:
-    """The optimisers whose gradients are not finite."""
+    """The optimizers whose gradients are not finite."""
     return {
         name
-        for name, optimiser in step.optimisers.items()
-        for group in optimiser.param_groups
+        for name, optimizer in step.optimizers.items()
+        for group in optimizer.param_groups
         for parameter in group["params"]
         if parameter.grad is not None and not bool(parameter.grad.isfinite().all())
     }
@@ -63,20 +63,20 @@ def overflowing(step: TrainingStep) -> set[str]:
 # At the smaller scale the discriminator alone overflows: the network must not train on without it.
 @pytest.mark.parametrize(("exponent", "expected"), [(60, {"network", "discriminator"}), (20, {"discriminator"})])
 def test_a_step_that_overflows_changes_nothing_but_the_scale(
-    banked: tuple[TrainingStep, Passes], exponent: int, expected: set[str]
+    banked: tuple[TrainingStep, StepContext], exponent: int, expected: set[str]
 ) -> None:
-    step, passes = banked
+    step, context = banked
     before = state_of(step)
     step.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**exponent)
     for skipped in (1, 2):
-        step([fresh(passes)])
+        step([fresh(context)])
         assert overflowing(step) == expected
         assert step.skipped == skipped
         assert step.scaler.get_scale() == 2.0 ** (exponent - skipped)
         assert changed(before, state_of(step)) == set()
 
     step.scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
-    step([fresh(passes)])
+    step([fresh(context)])
     assert step.skipped == 0
     moved = changed(before, state_of(step))
     assert {"sim.stuff_bank.written", "sim.stuff_bank.features", "teacher.steps"} <= moved
@@ -84,14 +84,14 @@ def test_a_step_that_overflows_changes_nothing_but_the_scale(
     assert any(name.startswith("discriminator.") for name in moved)
 
 
-def test_bank_rows_of_half_precision_are_float32_means(banked: tuple[TrainingStep, Passes]) -> None:
+def test_bank_rows_of_half_precision_are_float32_means(banked: tuple[TrainingStep, StepContext]) -> None:
     """The features are fp16; their mean is summed in float32 and kept so."""
-    step, passes = banked
+    step, context = banked
     step.scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
-    step([passes])
-    (bank,) = (term.sim.stuff_bank for term in step.terms if isinstance(term, StuffInstanceAlignment))
+    step([context])
+    (bank,) = (method.sim.stuff_bank for method in step.methods if isinstance(method, StuffInstanceAlignment))
     assert bank.features.dtype == torch.float32
-    seen = passes.labelled.seen.features
+    seen = context.labeled.seen.features
     assert seen.dtype == torch.float16
     torch.testing.assert_close(bank.features[0, 0], seen[0].float().mean((1, 2)), rtol=1e-5, atol=1e-6)
 
@@ -124,7 +124,7 @@ def test_overflow_without_end_ends_the_run(
         ended = logits.float().sum() * float("inf")
         return ended - ended.detach() + value if value == float("inf") else _Finite.apply(logits)
 
-    monkeypatch.setattr("examples.gta5_to_cityscapes.training.terms.segmentation.cross_entropy", overflow)
+    monkeypatch.setattr("examples.gta5_to_cityscapes.methods.segmentation.cross_entropy", overflow)
     run = RunFolder(tmp_path / "run")
     with pytest.raises(loop.Stopped):
         train(recipe, run, open_training_data(recipe, streets), device=CPU, stop_after=2)

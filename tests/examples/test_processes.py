@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from examples.gta5_to_cityscapes.batches.training_data import Folders
-from examples.gta5_to_cityscapes.experiments import processes
-from examples.gta5_to_cityscapes.experiments.jobs import Job, plan
-from examples.gta5_to_cityscapes.experiments.processes import RunsFailed, run_experiment
-from examples.gta5_to_cityscapes.records.progress import Event, Watch, unwatched
-from examples.gta5_to_cityscapes.records.stopping import Stopped, StopRequest
+from examples.gta5_to_cityscapes.data.training_data import Folders
+from examples.gta5_to_cityscapes.experiments import runner as processes
+from examples.gta5_to_cityscapes.experiments.experiment import Job, plan
+from examples.gta5_to_cityscapes.experiments.runner import RunsFailed, run_experiment
+from examples.gta5_to_cityscapes.run_dir import Event, Watch, unwatched
+from examples.gta5_to_cityscapes.signals import Stopped, StopRequest
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -5,17 +5,10 @@ from __future__ import annotations
 import pytest
 
 import stuffinstance as si
-from examples.gta5_to_cityscapes.recipes import (
-    ABLATION,
-    Recipe,
-    RecipeError,
-    class_names,
-    compose_recipe,
-    stands_on,
-)
-from examples.gta5_to_cityscapes.recipes.settings import Layouts, Schedule
-from examples.gta5_to_cityscapes.records.run_folder import differences
-from examples.gta5_to_cityscapes.training.optimisers import learning_rate_factor
+from examples.gta5_to_cityscapes.recipes import ABLATION, Recipe, RecipeError, class_names, compose_recipe, depends_on
+from examples.gta5_to_cityscapes.recipes.settings import LayoutConfig, ScheduleConfig
+from examples.gta5_to_cityscapes.run_dir import differences
+from examples.gta5_to_cityscapes.training.optimizers import learning_rate_factor
 
 
 @pytest.mark.parametrize("size", ["full", "full-vgg16", "small", "smoke"])
@@ -29,26 +22,26 @@ def test_a_name_switches_on_its_parts_and_nothing_else(name: str, size: str) -> 
         "ssl": recipe.pseudo_labels is not None,
     }
     assert on == {part: part in name.split("+") for part in on}
-    assert recipe.labelled == ("target" if name == "target-only" else "source")
+    assert recipe.labeled == ("target" if name == "target-only" else "source")
     assert recipe.needs_target == (name not in ("source", "target-only"))
 
 
 def test_recipes_of_a_size_share_everything_but_their_parts() -> None:
     recipes = [compose_recipe(name, "small").model_dump() for name in ABLATION]
-    for field in ("network", "pictures", "augmentation", "optimiser", "schedule", "seed", "classes"):
+    for field in ("network", "images", "augmentation", "optimizer", "schedule", "seed", "classes"):
         assert all(recipe[field] == recipes[0][field] for recipe in recipes)
 
 
 def test_full_size_is_what_the_authors_ran() -> None:
     recipe = compose_recipe("aa+it+sim", "full")
     assert recipe.network.name == "deeplabv2_resnet101"
-    assert recipe.pictures.source_size == (720, 1280)
-    assert recipe.pictures.target_size == (512, 1024)
-    assert recipe.pictures.batch == 1
-    optimiser = recipe.optimiser
-    assert (optimiser.kind, optimiser.lr, optimiser.momentum) == ("sgd", 2.5e-4, 0.9)
-    assert (optimiser.nesterov, optimiser.weight_decay, optimiser.head_factor) == (False, 5e-4, 10)
-    assert (recipe.schedule.steps, recipe.schedule.horizon, recipe.schedule.power) == (200_000, 250_000, 0.9)
+    assert recipe.data.source_size == (720, 1280)
+    assert recipe.data.target_size == (512, 1024)
+    assert recipe.data.batch == 1
+    optimizer = recipe.optimizer
+    assert (optimizer.kind, optimizer.lr, optimizer.momentum) == ("sgd", 2.5e-4, 0.9)
+    assert (optimizer.nesterov, optimizer.weight_decay, optimizer.head_lr_mult) == (False, 5e-4, 10)
+    assert (recipe.schedule.max_steps, recipe.schedule.decay_steps, recipe.schedule.power) == (200_000, 250_000, 0.9)
     assert recipe.adversarial is not None
     assert (recipe.adversarial.weight, recipe.adversarial.lr) == (1e-3, 1e-4)
     assert recipe.adversarial.betas == (0.9, 0.99)
@@ -59,7 +52,7 @@ def test_full_size_is_what_the_authors_ran() -> None:
     assert second.matching.weight == 1e-3
     assert second.pseudo_labels is not None
     assert (second.pseudo_labels.quantile, second.pseudo_labels.cap, second.pseudo_labels.weight) == (0.5, 0.9, 1)
-    assert recipe.augmentation.flip == recipe.augmentation.colour == 0
+    assert recipe.augmentation.flip == recipe.augmentation.color_jitter == 0
     assert compose_recipe("aa", "full-vgg16").network.name == "deeplabv2_vgg16"
 
 
@@ -71,19 +64,19 @@ def test_unknown_parts_are_named(name: str) -> None:
 
 def test_order_of_parts_does_not_matter() -> None:
     assert compose_recipe("sim+aa") == compose_recipe("aa+sim")
-    assert stands_on("aa+it+sim+ssl").labelled_by == ("aa+it+sim",)
-    assert stands_on("ssl").labelled_by == ("source",)
+    assert depends_on("aa+it+sim+ssl").labeled_by == ("aa+it+sim",)
+    assert depends_on("ssl").labeled_by == ("source",)
 
 
 def test_overrides_reach_their_setting_and_serve_recipes_without_it() -> None:
-    overrides = ["schedule.steps=7", "matching.weight=0.5", "restyle.method=fourier", "pictures.batch=3"]
+    overrides = ["schedule.max_steps=7", "matching.weight=0.5", "restyle.method=fourier", "data.batch=3"]
     recipe = compose_recipe("aa+it+sim", overrides=overrides)
-    assert recipe.schedule.steps == 7
+    assert recipe.schedule.max_steps == 7
     assert recipe.matching is not None
     assert recipe.matching.weight == 0.5
     assert recipe.restyle is not None
     assert recipe.restyle.method == "fourier"
-    assert compose_recipe("source", overrides=overrides).pictures.batch == 3
+    assert compose_recipe("source", overrides=overrides).data.batch == 3
 
 
 @pytest.mark.parametrize(
@@ -91,9 +84,9 @@ def test_overrides_reach_their_setting_and_serve_recipes_without_it() -> None:
     [
         ("schedule.step=7", "no setting 'schedule.step'; schedule has steps"),
         ("steps", "group.setting=value"),
-        ("schedule.steps=many", "schedule.steps"),
-        ("pictures.batch=0", "pictures.batch"),
-        ("schedule.steps=99999999", "schedule.horizon"),
+        ("schedule.max_steps=many", "schedule.max_steps"),
+        ("data.batch=0", "data.batch"),
+        ("schedule.max_steps=99999999", "schedule.decay_steps"),
         ("nothing.at=1", "no setting"),
         ("network.options.depth=3", "options of small must be among width, feature_dim, .*, got depth"),
         ("precision.x=1", "has no settings of its own"),
@@ -133,7 +126,7 @@ def test_class_subsets() -> None:
 
 
 def test_synthia_trains_its_sixteen_classes() -> None:
-    recipe = compose_recipe("aa", layouts=Layouts(source="synthia"), classes="13")
+    recipe = compose_recipe("aa", layouts=LayoutConfig(source="synthia"), classes="13")
     assert recipe.label_space.num_classes == 16
     assert recipe.classes == si.SYNTHIA_13.names
 
@@ -141,13 +134,13 @@ def test_synthia_trains_its_sixteen_classes() -> None:
 def test_a_recipe_survives_its_file_and_differences_are_named() -> None:
     recipe = compose_recipe("aa+it+sim+ssl", seed=3)
     assert Recipe.model_validate(recipe.model_dump(mode="json")) == recipe
-    other = compose_recipe("aa+it+sim+ssl", seed=4, overrides=["matching.capacity=9", "running.workers=1"])
+    other = compose_recipe("aa+it+sim+ssl", seed=4, overrides=["matching.capacity=9", "runtime.num_workers=1"])
     found = differences(recipe.model_dump(mode="json"), other.model_dump(mode="json"))
     assert found == ["matching.capacity: 20 -> 9", "seed: 3 -> 4"]
 
 
 def test_learning_rate_is_polynomial_after_a_linear_start() -> None:
-    schedule = Schedule(steps=100, horizon=200, power=0.9, warmup=10)
+    schedule = ScheduleConfig(max_steps=100, decay_steps=200, power=0.9, warmup=10)
     assert learning_rate_factor(schedule, 0) == pytest.approx(0.1)
     assert learning_rate_factor(schedule, 50) == pytest.approx(0.75**0.9)
     assert learning_rate_factor(schedule, 200) == 0

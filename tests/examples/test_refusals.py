@@ -11,9 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 from examples.gta5_to_cityscapes import __main__ as program
-from examples.gta5_to_cityscapes.batches.training_data import Folders, open_training_data
-from examples.gta5_to_cityscapes.commands.app import app, main
+from examples.gta5_to_cityscapes.cli.app import app, main
 from examples.gta5_to_cityscapes.data import DatasetError, open_dataset
+from examples.gta5_to_cityscapes.data.training_data import Folders, open_training_data
 from examples.gta5_to_cityscapes.recipes import RecipeError, compose_recipe
 
 REPOSITORY = Path(__file__).parents[2]
@@ -39,7 +39,7 @@ def test_wrong_options_are_refused(words: list[str], said: str, streets: Folders
     (elsewhere / "a_file").touch()
     rest = {"--target": str(streets.target), "--out": "runs"} if words[0] != "demo" else {"--out": "runs"}
     if words[0] in ("train", "ablation"):
-        rest |= {"--source": str(streets.source), "--size": "smoke"}
+        rest |= {"--source": str(streets.source), "--preset": "smoke"}
     given = [word for name, value in rest.items() if name not in words for word in (name, value)]
     result = CliRunner().invoke(app, [*words, *given], catch_exceptions=False)
     assert result.exit_code == 2
@@ -50,12 +50,12 @@ def test_wrong_options_are_refused(words: list[str], said: str, streets: Folders
 @pytest.mark.parametrize(
     ("recipe", "override", "words"),
     [
-        ("source", "pictures.source_size=[0,5]", r"pictures\.source_size\.0.*greater than or equal to 1"),
+        ("source", "data.source_size=[0,5]", r"images\.source_size\.0.*greater than or equal to 1"),
         ("source", "augmentation.crop=[0,5]", r"augmentation\.crop\.0"),
         ("aa+ssl", "pseudo_labels.cap=3", r"pseudo_labels\.cap"),
-        ("source", "augmentation.crop=[500,100]", r"crop \[500, 100\] must not be larger than pictures\.source_size"),
-        ("target-only", "pictures.target_size=[90,240]", r"must not be larger than pictures\.target_size \[90, 240\]"),
-        ("aa", "pictures.target_size=[90,240]", r"must not be larger than pictures\.target_size"),
+        ("source", "augmentation.crop=[500,100]", r"crop \[500, 100\] must not be larger than images\.source_size"),
+        ("target-only", "data.target_size=[90,240]", r"must not be larger than images\.target_size \[90, 240\]"),
+        ("aa", "data.target_size=[90,240]", r"must not be larger than images\.target_size"),
         ("aa", "adversarial.lr=-1", r"adversarial\.lr: .*greater than 0"),
         ("sim", "matching.capacity=0", r"matching\.capacity"),
         ("fada", "fine_grained.clip=2", r"fine_grained\.clip"),
@@ -73,12 +73,12 @@ def test_wrong_settings_are_refused(recipe: str, override: str, words: str) -> N
 
 
 def test_a_reason_that_concerns_two_settings_names_both_and_nothing_of_its_making() -> None:
-    with pytest.raises(RecipeError, match=r"in size 'full' cannot be: mix pastes source pictures \[720, 1280\]"):
+    with pytest.raises(RecipeError, match=r"in size 'full' cannot be: mix pastes source images \[720, 1280\]"):
         compose_recipe("mix", "full")
 
 
-def test_a_crop_need_not_fit_pictures_that_the_recipe_does_not_crop() -> None:
-    small = "pictures.target_size=[90,240]"
+def test_a_crop_need_not_fit_images_that_the_recipe_does_not_crop() -> None:
+    small = "data.target_size=[90,240]"
     compose_recipe("source", "small", overrides=[small])
     compose_recipe("aa", "small", overrides=[small, "augmentation.target=none"])
 
@@ -88,7 +88,7 @@ def test_a_file_in_the_way_is_told_without_a_traceback(
 ) -> None:
     (elsewhere / "a_file").touch()
     words = ["train", "source", "--source", str(streets.source), "--target", str(streets.target)]
-    monkeypatch.setattr("sys.argv", ["x", *words, "--out", "a_file/runs", "--size", "smoke"])
+    monkeypatch.setattr("sys.argv", ["x", *words, "--out", "a_file/runs", "--preset", "smoke"])
     with pytest.raises(SystemExit) as left:
         main()
     assert left.value.code == 1
@@ -112,7 +112,7 @@ def test_a_damaged_file_of_a_run_is_told_without_a_traceback(
         content = '{"validation": 3}'
     (folder / file).write_text(content)
     words = ["train", "source", "--source", str(streets.source), "--target", str(streets.target)]
-    monkeypatch.setattr("sys.argv", ["x", *words, "--out", "runs", "--size", "smoke"])
+    monkeypatch.setattr("sys.argv", ["x", *words, "--out", "runs", "--preset", "smoke"])
     with pytest.raises(SystemExit) as left:
         main()
     assert left.value.code == 1
@@ -123,7 +123,7 @@ def test_a_damaged_file_of_a_run_is_told_without_a_traceback(
 
 
 @pytest.mark.parametrize(("recipe", "group"), [("it", "restyle"), ("tt", "restyle_target")])
-def test_an_absent_folder_of_restyled_pictures_names_its_setting(recipe: str, group: str, streets: Folders) -> None:
+def test_an_absent_folder_of_restyled_images_names_its_setting(recipe: str, group: str, streets: Folders) -> None:
     absent = compose_recipe(recipe, "smoke", overrides=[f"{group}.method=nowhere"])
     with pytest.raises(FileNotFoundError, match=rf"{group}\.method .*got 'nowhere', which is no folder"):
         open_training_data(absent, streets)

@@ -20,10 +20,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import stuffinstance as si
-from examples.gta5_to_cityscapes.recipes import ABLATION, PARTS, stands_on
+from examples.gta5_to_cityscapes.recipes import ABLATION, PARTS, depends_on
 from examples.gta5_to_cityscapes.report import write_report
 from examples.gta5_to_cityscapes.report.charts import draw_banks, legend_shape, recipe_lines
-from examples.gta5_to_cityscapes.report.images import draw_regions
+from examples.gta5_to_cityscapes.report.images import plot_regions
 from examples.gta5_to_cityscapes.report.recipe_names import LADDER, LOSSES, PART_TITLES, in_order, title
 from examples.gta5_to_cityscapes.report.recipes_page import headline_numbers
 from examples.gta5_to_cityscapes.report.results import read_banks, read_experiment, read_run
@@ -82,7 +82,7 @@ def make_run(root: Path, recipe: str, seed: int, miou: float | None, *, steps: i
 
 def make_system_run(root: Path, recipe: str, seed: int = 0, miou: float = 20.0, **settings: Any) -> Path:
     """A run folder whose ``recipe.json`` names what the recipe depends on; a mean of networks has no steps."""
-    needed = stands_on(recipe)
+    needed = depends_on(recipe)
     folder = make_run(root, recipe, seed, miou, **needed._asdict(), **settings)
     if needed.fused_of:
         change_json(folder / "result.json", step=0, seconds_total=4.0)
@@ -473,7 +473,7 @@ def test_regions_are_counted_and_at_most_ten_are_outlined() -> None:
         labels[0, 10:18, 10 * car + 2 : 10 * car + 9] = 13
     labels[0, 30, 10] = labels[0, 31, 11] = 17  # one region, since corners join
     axes = Figure().subplots()
-    assert draw_regions(axes, np.full((40, 480, 3), 128, np.uint8), labels, si.CITYSCAPES, 10) == (13, 11)
+    assert plot_regions(axes, np.full((40, 480, 3), 128, np.uint8), labels, si.CITYSCAPES, 10) == (13, 11)
     outline = np.concatenate(axes.collections[-1].get_segments())
     assert outline[:, 0].max() == 99  # the last two cars are equal in area and come later
     base, tint = axes.images[-2].get_array(), axes.images[-1].get_array()

@@ -14,15 +14,13 @@ import pytest
 import torch
 from PIL import Image
 
-from examples.gta5_to_cityscapes.batches.training_data import Folders, open_training_data
+from examples.gta5_to_cityscapes import input_files
+from examples.gta5_to_cityscapes.atomic_io import read_json, write_json
 from examples.gta5_to_cityscapes.data import DatasetError
-from examples.gta5_to_cityscapes.experiments.carrying_out import carry_out, refuse_another_run
-from examples.gta5_to_cityscapes.experiments.jobs import Job, plan
-from examples.gta5_to_cityscapes.experiments.processes import run_experiment
-from examples.gta5_to_cityscapes.networks import build_network
-from examples.gta5_to_cityscapes.recipes import Recipe, compose_recipe
-from examples.gta5_to_cityscapes.records import input_files
-from examples.gta5_to_cityscapes.records.input_files import (
+from examples.gta5_to_cityscapes.data.training_data import Folders, open_training_data
+from examples.gta5_to_cityscapes.experiments.experiment import Job, carry_out, plan, refuse_another_run
+from examples.gta5_to_cityscapes.experiments.runner import run_experiment
+from examples.gta5_to_cityscapes.input_files import (
     BLOCK_BYTES,
     WHOLE_BYTES,
     InputFiles,
@@ -30,10 +28,10 @@ from examples.gta5_to_cityscapes.records.input_files import (
     sampled_digest,
     write_digests,
 )
-from examples.gta5_to_cityscapes.records.progress import unwatched
-from examples.gta5_to_cityscapes.records.run_folder import Result, RunFolder, RunFolderError
-from examples.gta5_to_cityscapes.records.stopping import Stopped
-from examples.gta5_to_cityscapes.records.written_files import read_json, write_json
+from examples.gta5_to_cityscapes.models import build_network
+from examples.gta5_to_cityscapes.recipes import Recipe, compose_recipe
+from examples.gta5_to_cityscapes.run_dir import Result, RunFolder, RunFolderError, unwatched
+from examples.gta5_to_cityscapes.signals import Stopped
 from examples.gta5_to_cityscapes.training.loop import train
 
 CPU = torch.device("cpu")
@@ -47,11 +45,11 @@ def own(streets: Folders, tmp_path: Path) -> Folders:
     return Folders(tmp_path / "data" / "gta5", tmp_path / "data" / "cityscapes")
 
 
-def relabelled(path: Path) -> None:
+def relabeled(path: Path) -> None:
     """What was road is sidewalk."""
-    with Image.open(path) as picture:
-        ids = np.array(picture)
-        palette = picture.getpalette()
+    with Image.open(path) as image:
+        ids = np.array(image)
+        palette = image.getpalette()
     corrected = Image.fromarray(np.where(ids == 7, 8, ids).astype(np.uint8))
     if palette is not None:
         corrected.putpalette(palette)
@@ -59,8 +57,8 @@ def relabelled(path: Path) -> None:
 
 
 def repainted(path: Path) -> None:
-    with Image.open(path) as picture:
-        pixels = np.array(picture)
+    with Image.open(path) as image:
+        pixels = np.array(image)
     Image.fromarray(255 - pixels).save(path)
 
 
@@ -75,15 +73,15 @@ def val(folders: Folders, kind: str, suffix: str) -> Path:
 
 CHANGES: dict[str, tuple[Callable[[Folders], object], str]] = {
     "source label map": (
-        lambda own: relabelled(own.source / "labels" / "00002.png"),
-        r"data\.labelled\.labels: 1 of 6 label maps have changed, such as 00002 \(.*00002\.png\)",
+        lambda own: relabeled(own.source / "labels" / "00002.png"),
+        r"data\.labeled\.labels: 1 of 6 label maps have changed, such as 00002 \(.*00002\.png\)",
     ),
     "source image": (
         lambda own: repainted(own.source / "images" / "00003.png"),
-        r"data\.labelled\.images: 1 of 6 images have changed, such as 00003",
+        r"data\.labeled\.images: 1 of 6 images have changed, such as 00003",
     ),
     "validation label map": (
-        lambda own: relabelled(val(own, "gtFine", "gtFine_labelIds")),
+        lambda own: relabeled(val(own, "gtFine", "gtFine_labelIds")),
         r"data\.validation\.labels: 1 of 3 label maps have changed",
     ),
     "target image": (
@@ -92,14 +90,14 @@ CHANGES: dict[str, tuple[Callable[[Folders], object], str]] = {
     ),
     "image that is gone": (
         lambda own: [(own.source / kind / "00006.png").unlink() for kind in ("images", "labels")],
-        r"data\.labelled\.images: 1 of 6 images are gone, such as 00006; data\.labelled\.labels",
+        r"data\.labeled\.images: 1 of 6 images are gone, such as 00006; data\.labeled\.labels",
     ),
     "new image": (
         lambda own: [
             shutil.copy(own.source / kind / "00001.png", own.source / kind / "00007.png")
             for kind in ("images", "labels")
         ],
-        r"data\.labelled\.images: 1 of 7 images are new, such as 00007 \(",
+        r"data\.labeled\.images: 1 of 7 images are new, such as 00007 \(",
     ),
 }
 
@@ -109,7 +107,7 @@ CHANGES: dict[str, tuple[Callable[[Folders], object], str]] = {
 def test_other_content_of_any_file_is_refused_with_an_example(
     own: Folders, tmp_path: Path, quiet: list[str], change: str, ended: bool
 ) -> None:
-    recipe = compose_recipe("aa", "smoke", overrides=[*quiet, "schedule.steps=2"])
+    recipe = compose_recipe("aa", "smoke", overrides=[*quiet, "schedule.max_steps=2"])
     run = RunFolder(tmp_path / "run")
     if ended:
         before = trained(recipe, own, run)
@@ -126,7 +124,7 @@ def test_other_content_of_any_file_is_refused_with_an_example(
 
 
 def test_times_and_places_do_not_matter(own: Folders, tmp_path: Path, quiet: list[str]) -> None:
-    recipe = compose_recipe("aa", "smoke", overrides=[*quiet, "schedule.steps=2"])
+    recipe = compose_recipe("aa", "smoke", overrides=[*quiet, "schedule.max_steps=2"])
     run = RunFolder(tmp_path / "run")
     with pytest.raises(Stopped):
         trained(recipe, own, run, stop_after=1)
@@ -143,7 +141,7 @@ def test_a_file_changed_under_its_old_time_and_size_is_noticed(tmp_path: Path) -
     path = tmp_path / "a.png"
     path.write_bytes(b"one")
     os.utime(path, (10**9, 10**9))
-    inputs = InputFiles({"labelled": {"images": {"a": path}}})
+    inputs = InputFiles({"labeled": {"images": {"a": path}}})
     known = inputs.digests
     path.write_bytes(b"two")
     os.utime(path, (10**9, 10**9))
@@ -154,7 +152,7 @@ def test_a_file_changed_under_its_old_time_and_size_is_noticed(tmp_path: Path) -
 def test_files_that_are_as_they_were_are_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(b"one")
-    inputs = InputFiles({"labelled": {"images": {"a": path}}})
+    inputs = InputFiles({"labeled": {"images": {"a": path}}})
     monkeypatch.setattr(input_files, "SETTLED_NS", -(10**18))  # as if it had been written long ago
     known = inputs.digests
     write_digests(tmp_path / "kept.jsonl", known)
@@ -165,7 +163,7 @@ def test_files_that_are_as_they_were_are_not_read_again(tmp_path: Path, monkeypa
     # Without such a margin a file could change once more in the same tick of the clock.
     monkeypatch.setattr(input_files, "SETTLED_NS", 10**18)
     fresh = InputFiles(inputs.sets).digests
-    assert InputFiles(inputs.sets, fresh).digests["labelled", "images", "a"].digest == "read"
+    assert InputFiles(inputs.sets, fresh).digests["labeled", "images", "a"].digest == "read"
     assert read == [path, path]
 
 
@@ -196,7 +194,7 @@ def test_start_weights_go_by_their_content(own: Folders, tmp_path: Path, quiet: 
         torch.save({"network": build_network("small", 19, **options).state_dict()}, tmp_path / name)
         return f"network.weights={tmp_path / name}"
 
-    few = [*quiet, "schedule.steps=1"]
+    few = [*quiet, "schedule.max_steps=1"]
     first = compose_recipe("source", "smoke", overrides=[*few, weights("a.pth", 0)])
     run = RunFolder(tmp_path / "run")
     result = trained(first, own, run)
@@ -209,18 +207,18 @@ def test_start_weights_go_by_their_content(own: Folders, tmp_path: Path, quiet: 
         trained(moved, own, run)
 
 
-@pytest.mark.parametrize(("recipe", "group", "labelled"), [("it", "restyle", True), ("tt", "restyle_target", False)])
+@pytest.mark.parametrize(("recipe", "group", "labeled"), [("it", "restyle", True), ("tt", "restyle_target", False)])
 def test_style_transferred_images_go_by_their_content(
-    own: Folders, tmp_path: Path, quiet: list[str], recipe: str, group: str, labelled: bool
+    own: Folders, tmp_path: Path, quiet: list[str], recipe: str, group: str, labeled: bool
 ) -> None:
     folder = tmp_path / "restyled"
     folder.mkdir()
-    pictures = own.source / "images" if labelled else own.target / "leftImg8bit"
-    for path in pictures.rglob("*.png"):
+    images = own.source / "images" if labeled else own.target / "leftImg8bit"
+    for path in images.rglob("*.png"):
         shutil.copy(path, folder / path.name.replace("_leftImg8bit", ""))
 
     def asked(place: Path) -> Recipe:
-        return compose_recipe(recipe, "smoke", overrides=[*quiet, "schedule.steps=2", f"{group}.method={place}"])
+        return compose_recipe(recipe, "smoke", overrides=[*quiet, "schedule.max_steps=2", f"{group}.method={place}"])
 
     run = RunFolder(tmp_path / "run")
     with pytest.raises(Stopped):
@@ -237,22 +235,22 @@ def test_style_transferred_images_go_by_their_content(
 
 
 def test_other_runs_of_an_experiment_are_compared_too(own: Folders, tmp_path: Path, quiet: list[str]) -> None:
-    first, second = plan(["ssl"], [0], "smoke", tmp_path / "runs", overrides=[*quiet, "schedule.steps=1"])
+    first, second = plan(["ssl"], [0], "smoke", tmp_path / "runs", overrides=[*quiet, "schedule.max_steps=1"])
     for job in (first, second):
         carry_out(job, own, CPU)
-    shutil.rmtree(first.run.path)  # a second step that has ended does not need it
+    shutil.rmtree(first.run.path)  # a second stage that has ended does not need it
     run_experiment([second], own, CPU, unwatched)
-    relabelled(own.source / "labels" / "00001.png")
-    with pytest.raises(RunFolderError, match=r"data\.labelled\.labels"):
+    relabeled(own.source / "labels" / "00001.png")
+    with pytest.raises(RunFolderError, match=r"data\.labeled\.labels"):
         run_experiment([second], own, CPU, unwatched)
-    with pytest.raises(RunFolderError, match=r"data\.labelled\.labels"):
+    with pytest.raises(RunFolderError, match=r"data\.labeled\.labels"):
         carry_out(second, own, CPU)
 
 
 def test_pseudo_labels_that_have_changed_are_written_again(
     own: Folders, tmp_path: Path, quiet: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    overrides = [*quiet, "schedule.steps=2", "pseudo_labels.cap=0.1"]
+    overrides = [*quiet, "schedule.max_steps=2", "pseudo_labels.cap=0.1"]
     first, second = plan(["ssl"], [0], "smoke", tmp_path / "runs", overrides=overrides)
     carry_out(first, own, CPU)
     carry_out(second, own, CPU)
@@ -268,7 +266,7 @@ def test_pseudo_labels_that_have_changed_are_written_again(
 def test_a_file_that_was_damaged_from_the_start_may_be_replaced(own: Folders, tmp_path: Path, quiet: list[str]) -> None:
     whole, path = (own.source / "images" / "00004.png").read_bytes(), own.source / "images" / "00004.png"
     path.write_bytes(whole[: len(whole) // 2])
-    overrides = [*quiet, "running.cache=false", "schedule.steps=6", "schedule.save_every=1"]
+    overrides = [*quiet, "runtime.cache=false", "schedule.max_steps=6", "schedule.save_every=1"]
     recipe = compose_recipe("source", "smoke", overrides=overrides)
     run = RunFolder(tmp_path / "run")
     with pytest.raises(DatasetError, match="the same command goes on"):
@@ -284,7 +282,7 @@ def test_a_file_that_was_damaged_from_the_start_may_be_replaced(own: Folders, tm
 
 def as_an_earlier_version_wrote_it(run: RunFolder) -> None:
     kept = read_json(run.path / "data.json")
-    sets = {name: {"pictures": each["pictures"], "digest": "0123456789abcdef"} for name, each in kept.items()}
+    sets = {name: {"images": each["images"], "digest": "0123456789abcdef"} for name, each in kept.items()}
     write_json(run.path / "data.json", sets)
     run.inputs_file.unlink()
 
@@ -293,7 +291,7 @@ def as_an_earlier_version_wrote_it(run: RunFolder) -> None:
 def test_run_folders_without_digests(
     own: Folders, tmp_path: Path, quiet: list[str], caplog: pytest.LogCaptureFixture, what: str
 ) -> None:
-    recipe = compose_recipe("source", "smoke", overrides=[*quiet, "schedule.steps=2"])
+    recipe = compose_recipe("source", "smoke", overrides=[*quiet, "schedule.max_steps=2"])
     ended, begun = RunFolder(tmp_path / "ended"), RunFolder(tmp_path / "begun")
     result = trained(recipe, own, ended)
     with pytest.raises(Stopped):
@@ -312,26 +310,28 @@ def test_run_folders_without_digests(
     if what != "is gone":
         for kind in ("images", "labels"):
             (own.source / kind / "00006.png").unlink()
-        with pytest.raises(RunFolderError, match=r"data\.labelled\.pictures: 6 -> 5"):
+        with pytest.raises(RunFolderError, match=r"data\.labeled\.images: 6 -> 5"):
             trained(recipe, own, ended)
 
 
 def test_without_the_list_of_files_other_content_is_refused_without_an_example(
     own: Folders, tmp_path: Path, quiet: list[str]
 ) -> None:
-    job = Job(compose_recipe("source", "smoke", overrides=[*quiet, "schedule.steps=1"]), RunFolder(tmp_path / "run"))
+    job = Job(
+        compose_recipe("source", "smoke", overrides=[*quiet, "schedule.max_steps=1"]), RunFolder(tmp_path / "run")
+    )
     trained(job.recipe, own, job.run)
-    job.run.inputs_file.write_text('["labelled", 3]\nnonsense\n', encoding="utf-8")
+    job.run.inputs_file.write_text('["labeled", 3]\nnonsense\n', encoding="utf-8")
     refuse_another_run(job, own)
-    relabelled(own.source / "labels" / "00002.png")
-    with pytest.raises(RunFolderError, match=r'data\.labelled\.labels: "\w+" -> "\w+"'):
+    relabeled(own.source / "labels" / "00002.png")
+    with pytest.raises(RunFolderError, match=r'data\.labeled\.labels: "\w+" -> "\w+"'):
         refuse_another_run(job, own)
 
 
 def test_names_that_are_not_unicode_are_kept(tmp_path: Path) -> None:
     name = os.fsdecode(b"caf\xe9")
     (tmp_path / name).write_bytes(b"one")
-    inputs = InputFiles({"labelled": {"images": {name: tmp_path / name}}})
+    inputs = InputFiles({"labeled": {"images": {name: tmp_path / name}}})
     write_digests(tmp_path / "kept.jsonl", inputs.digests)
     assert read_digests(tmp_path / "kept.jsonl") == inputs.digests
     json.dumps(inputs.identity())

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from examples.gta5_to_cityscapes import __main__ as program
-from examples.gta5_to_cityscapes.batches.training_data import Folders, open_training_data
-from examples.gta5_to_cityscapes.networks import SegmentationNetwork, WeightsError, build_network
+from examples.gta5_to_cityscapes.data.training_data import Folders, open_training_data
+from examples.gta5_to_cityscapes.models import SegmentationNetwork, WeightsError, build_network
 from examples.gta5_to_cityscapes.recipes import RecipeError, compose_recipe
-from examples.gta5_to_cityscapes.records.run_folder import RunFolder
-from examples.gta5_to_cityscapes.records.stopping import Stopped
+from examples.gta5_to_cityscapes.run_dir import RunFolder
+from examples.gta5_to_cityscapes.signals import Stopped
 from examples.gta5_to_cityscapes.training.loop import train
 from examples.gta5_to_cityscapes.training.recipe_network import start_network, trained_network
 
@@ -69,7 +69,7 @@ def test_the_whole_network_computes_what_the_published_one_does() -> None:
     network.head.branches[0].load_state_dict(head.classifier.state_dict())
     images = torch.rand(2, 3, 64, 96)
     with torch.no_grad():
-        expected = published(network.normalisation(images)).logits
+        expected = published(network.normalization(images)).logits
         torch.testing.assert_close(network(images).logits, expected, rtol=1e-4, atol=1e-4)
     assert expected.std() > 0.1
 
@@ -147,7 +147,7 @@ def test_a_published_encoder_is_loaded_whole(
     assert report.origin == "transformers"
     assert len(report.loaded) == len(expected)
     assert {name.rpartition(".")[0] for name in report.skipped} == {"classifier"}
-    assert all(name.startswith(("backbone.fusion.", "head.", "normalisation.")) for name in report.missing)
+    assert all(name.startswith(("backbone.fusion.", "head.", "normalization.")) for name in report.missing)
     assert capfd.readouterr() == ("", "")
 
 
@@ -200,7 +200,7 @@ def test_without_the_package_it_is_named(
         tiny()
     assert build_network("small", 19, width=8).feature_dim == 64
     words = ["train", "source", "--source", str(streets.source), "--target", str(streets.target)]
-    more = ["--out", str(elsewhere / "runs"), "--size", "smoke", "--set", "network.name=segformer"]
+    more = ["--out", str(elsewhere / "runs"), "--preset", "smoke", "--set", "network.name=segformer"]
     monkeypatch.setattr("sys.argv", ["x", *words, *more])
     with pytest.raises(SystemExit) as left:
         program.start()
@@ -214,7 +214,7 @@ def test_without_the_package_it_is_named(
 def test_it_trains_with_every_part_and_resumes_to_the_same_weights(streets: Folders, tmp_path: Path) -> None:
     """Branches left out at random are part of what a checkpoint takes up again."""
     options = {key: list(value) if isinstance(value, tuple) else value for key, value in TINY.items()}
-    overrides = ["network.name=segformer", "schedule.steps=2", "schedule.log_every=1", "running.tensorboard=false"]
+    overrides = ["network.name=segformer", "schedule.max_steps=2", "schedule.log_every=1", "runtime.tensorboard=false"]
     overrides += [f"network.options.{key}={json.dumps(value)}" for key, value in options.items()]
     overrides += ["network.options.drop_path=0.5", "evaluation.previews=0", "matching.preset=paper"]
     recipe = compose_recipe("aa+it+sim", "smoke", overrides=overrides)

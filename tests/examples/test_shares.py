@@ -1,4 +1,4 @@
-"""Who takes which pictures: all of them once, in order, and nobody much more than another."""
+"""Who takes which images: all of them once, in order, and nobody much more than another."""
 
 from __future__ import annotations
 
@@ -6,13 +6,22 @@ from itertools import chain
 
 import pytest
 
-from examples.gta5_to_cityscapes.ranks import shares
-from examples.gta5_to_cityscapes.ranks.group import any_rank, from_first, of_all_ranks, rank, world
-from examples.gta5_to_cityscapes.ranks.shares import Share, TooFewPicturesError, own_batches, own_share
+from examples.gta5_to_cityscapes import distributed as shares
+from examples.gta5_to_cityscapes.distributed import (
+    Share,
+    TooFewImagesError,
+    any_rank,
+    from_first,
+    of_all_ranks,
+    own_batches,
+    own_share,
+    rank,
+    world,
+)
 
 
 @pytest.mark.parametrize(("batch", "ranks", "parts"), [(1, 1, 1), (5, 2, 2), (8, 4, 2), (7, 3, 2), (16, 5, 3)])
-def test_part_by_part_and_rank_by_rank_the_pictures_stay_in_order(batch: int, ranks: int, parts: int) -> None:
+def test_part_by_part_and_rank_by_rank_the_images_stay_in_order(batch: int, ranks: int, parts: int) -> None:
     of_ranks = [Share(rank, ranks, parts).places(batch) for rank in range(ranks)]
     assert all(len(places) == parts for places in of_ranks)
     in_order = [place for part in range(parts) for places in of_ranks for place in places[part]]
@@ -44,10 +53,12 @@ def test_batches_of_a_data_set_are_dealt_out(
     assert [[places for places in each if places] for each in evenly] == dealt
 
 
-def test_a_step_with_too_few_pictures_says_how_many_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_with_too_few_images_says_how_many_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     as_rank(monkeypatch, 1, 4)
     assert own_share(2, 8) == Share(1, 4, 2)
-    with pytest.raises(TooFewPicturesError, match=r"at least 8 \(processes: 4, running.accumulate: 2\), got 7"):
+    with pytest.raises(
+        TooFewImagesError, match=r"at least 8 \(processes: 4, runtime.accumulate_grad_batches: 2\), got 7"
+    ):
         own_share(2, 7)
 
 

@@ -1,4 +1,4 @@
-"""What happens where the runs that a recipe stands on are others than it needs, or are gone."""
+"""What happens where the runs that a recipe depends on are others than it needs, or are gone."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from examples.gta5_to_cityscapes.batches.training_data import Folders
-from examples.gta5_to_cityscapes.commands import run_commands
-from examples.gta5_to_cityscapes.commands.app import app
-from examples.gta5_to_cityscapes.experiments.carrying_out import carry_out
-from examples.gta5_to_cityscapes.experiments.jobs import Job, plan
+from examples.gta5_to_cityscapes.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from examples.gta5_to_cityscapes.cli import run_commands
+from examples.gta5_to_cityscapes.cli.app import app
+from examples.gta5_to_cityscapes.data.training_data import Folders
+from examples.gta5_to_cityscapes.experiments.experiment import Job, carry_out, plan
 from examples.gta5_to_cityscapes.recipes import compose_recipe
-from examples.gta5_to_cityscapes.recipes.settings import Layouts
-from examples.gta5_to_cityscapes.records.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
-from examples.gta5_to_cityscapes.records.run_folder import RunFolderError
+from examples.gta5_to_cityscapes.recipes.settings import LayoutConfig
+from examples.gta5_to_cityscapes.run_dir import RunFolderError
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -28,7 +27,7 @@ Call = Callable[..., str]
 
 @pytest.fixture
 def settings(quiet: list[str]) -> list[str]:
-    return [*quiet, "schedule.steps=2", "anchors.min_pixels=1"]
+    return [*quiet, "schedule.max_steps=2", "anchors.min_pixels=1"]
 
 
 @pytest.fixture
@@ -50,7 +49,7 @@ def call(streets: Folders, settings: list[str], tmp_path: Path, trained_first: l
     """Train a recipe in a folder of this test; what is said comes back."""
 
     def train(recipe: str, *more: str, fails_with: type[Exception] | None = None, code: int = 0) -> str:
-        words = ["train", recipe, "--source", str(streets.source), "--target", str(streets.target), "--size", "smoke"]
+        words = ["train", recipe, "--source", str(streets.source), "--target", str(streets.target), "--preset", "smoke"]
         words += ["--out", str(tmp_path), *(word for item in settings for word in ("--set", item)), *more]
         result = CliRunner().invoke(app, words)
         if fails_with is not None:
@@ -104,7 +103,7 @@ def test_labels_of_other_classes_are_refused(
     first, second = plan(["ssl"], [0], "smoke", tmp_path, overrides=settings)
     carry_out(first, streets, CPU)
     saved = load_checkpoint(first.run.checkpoint)
-    synthia = compose_recipe("source", "smoke", layouts=Layouts(source="synthia"), overrides=settings)
+    synthia = compose_recipe("source", "smoke", layouts=LayoutConfig(source="synthia"), overrides=settings)
     saved["recipe"] = synthia.model_dump(mode="json")
     head = {key: value for key, value in saved["network"].items() if value.ndim and value.shape[0] == 19}
     saved["network"] |= {key: value[:16] for key, value in head.items()}

@@ -15,18 +15,17 @@ import torch
 from torch import Tensor
 
 import stuffinstance as si
-from examples.gta5_to_cityscapes.batches.training_data import Folders, open_training_data
+from examples.gta5_to_cityscapes.checkpoint import load_checkpoint
+from examples.gta5_to_cityscapes.data.training_data import Folders, open_training_data
+from examples.gta5_to_cityscapes.methods import Domain, StepContext
+from examples.gta5_to_cityscapes.metrics_log import StepCost, time_of_a_step
 from examples.gta5_to_cityscapes.recipes import compose_recipe
-from examples.gta5_to_cityscapes.records.checkpoints import load_checkpoint
-from examples.gta5_to_cityscapes.records.progress import Event
-from examples.gta5_to_cityscapes.records.run_folder import RunFolder
-from examples.gta5_to_cityscapes.records.step_cost import StepCost, time_of_a_step
-from examples.gta5_to_cityscapes.records.stopping import Stopped
+from examples.gta5_to_cityscapes.run_dir import Event, RunFolder
+from examples.gta5_to_cityscapes.signals import Stopped
 from examples.gta5_to_cityscapes.training import loop, step_clock
 from examples.gta5_to_cityscapes.training.loop import train
 from examples.gta5_to_cityscapes.training.step import TrainingStep
 from examples.gta5_to_cityscapes.training.step_clock import UNTIMED, StepClock
-from examples.gta5_to_cityscapes.training.terms import Domain, Passes
 
 from .made_steps import made_step
 from .test_checkpoints import assert_same
@@ -73,7 +72,7 @@ def test_phases_add_up_over_steps_until_they_are_read(hands: list[float]) -> Non
             for seconds in (2.0, 4.0):
                 with clock.phase("data"):
                     hands[0] += seconds
-            clock.pictures += 3
+            clock.images += 3
         hands[0] += 100  # evaluation, saving
     assert clock.read() == StepCost(2, 6, 14.0, {"data": 12.0})
     assert clock.read() == StepCost()
@@ -81,9 +80,9 @@ def test_phases_add_up_over_steps_until_they_are_read(hands: list[float]) -> Non
 
 def test_the_backward_share_of_a_term_is_its_own(hands: list[float]) -> None:
     clock = StepClock(CPU)
-    picture = torch.ones(3, requires_grad=True)
+    image = torch.ones(3, requires_grad=True)
     with clock.step():
-        features = slow(picture, 1, hands)
+        features = slow(image, 1, hands)
         before = slow(features, 2, hands).sum()
         first, second = clock.forward_and_backward(
             "matching",
@@ -92,8 +91,8 @@ def test_the_backward_share_of_a_term_is_its_own(hands: list[float]) -> None:
         )
         after = slow(features, 32, hands).sum()
         (before + 0.5 * first + 0.5 * second + after).backward()
-    assert picture.grad is not None
-    assert picture.grad.tolist() == [3.0, 3.0, 3.0]
+    assert image.grad is not None
+    assert image.grad.tolist() == [3.0, 3.0, 3.0]
     assert clock.read() == StepCost(1, 0, 2 * 63, {"matching": 2 * 28.0})
 
 
@@ -179,25 +178,25 @@ def one_loss(features: Tensor) -> tuple[Tensor]:
 
 
 def matching_of(step: TrainingStep) -> si.StuffInstanceMatching:
-    modules = {name: each for term in step.terms for name, each in term.modules().items()}
+    modules = {name: each for method in step.methods for name, each in method.modules().items()}
     assert isinstance(modules["sim"], si.StuffInstanceMatching)
     return modules["sim"]
 
 
-def busy_step() -> tuple[TrainingStep, Passes]:
+def busy_step() -> tuple[TrainingStep, StepContext]:
     """A step of many terms whose banks are full, so that whatever the network predicts is matched."""
     torch.manual_seed(0)
-    step, passes = made_step(compose_recipe(BUSY, "smoke", overrides=["matching.agreement=false"]), same_size=True)
+    step, context = made_step(compose_recipe(BUSY, "smoke", overrides=["matching.agreement=false"]), same_size=True)
     for bank in (matching_of(step).stuff_bank, matching_of(step).instance_bank):
         bank.features.uniform_()
         bank.written += 2 * bank.capacity
-    return step, passes
+    return step, context
 
 
-def anew(passes: Passes, step: int, clock: StepClock) -> Passes:
-    """The same pictures, before a step has seen them."""
-    domains = [Domain(each.images, each.labels) for each in (passes.labelled, passes.unlabelled)]
-    return Passes(step, *domains, clock=clock)
+def anew(context: StepContext, step: int, clock: StepClock) -> StepContext:
+    """The same images, before a step has seen them."""
+    domains = [Domain(each.images, each.labels) for each in (context.labeled, context.unlabeled)]
+    return StepContext(step, *domains, clock=clock)
 
 
 def nodes_of(loss: Tensor) -> list[Any]:
@@ -225,7 +224,7 @@ def test_in_a_whole_step_it_measures_the_nodes_of_an_isolated_backward(monkeypat
         backward(loss)  # type: ignore[no-untyped-call]
 
     monkeypatch.setattr(Tensor, "backward", counted)
-    step, passes = busy_step()
+    step, context = busy_step()
     sim = matching_of(step)
     given: list[Any] = []
     sim.register_forward_hook(lambda _, args, kwargs, __: given.append((args, kwargs)), with_kwargs=True)
@@ -234,7 +233,7 @@ def test_in_a_whole_step_it_measures_the_nodes_of_an_isolated_backward(monkeypat
         ran.clear()
         given.clear()
         clock.read()
-        losses = step([anew(passes, 0, clock)])
+        losses = step([anew(context, 0, clock)])
     assert losses["stuff"] > 0
     assert losses["instance"] > 0
     measured, whole_step = clock.read().phases["matching"], len(ran)
@@ -251,9 +250,9 @@ def test_in_a_whole_step_it_measures_the_nodes_of_an_isolated_backward(monkeypat
 
 def test_the_clock_changes_no_bit(one_thread: None) -> None:
     def trained(clock: StepClock) -> TrainingStep:
-        step, passes = busy_step()
+        step, context = busy_step()
         for number in range(3):
-            losses = step([anew(passes, number, clock)])
+            losses = step([anew(context, number, clock)])
         assert losses["stuff"] > 0
         return step
 
@@ -278,7 +277,7 @@ def test_a_run_logs_what_its_steps_cost_and_ends_with_the_mean(
         return evaluate(*args, **options)
 
     monkeypatch.setattr(loop, "evaluate_recipe", slow_evaluation)
-    overrides = [*quiet, "schedule.steps=8", "schedule.log_every=4", "schedule.evaluate_every=2"]
+    overrides = [*quiet, "schedule.max_steps=8", "schedule.log_every=4", "schedule.evaluate_every=2"]
     recipe = compose_recipe("sim", "smoke", overrides=overrides)
     run, events = RunFolder(tmp_path / "run"), list[Event]()
     result = train(recipe, run, open_training_data(recipe, streets), device=CPU, watch=events.append)
@@ -299,7 +298,7 @@ def test_a_run_logs_what_its_steps_cost_and_ends_with_the_mean(
 def test_a_run_without_matching_or_target_tells_what_there_is(
     streets: Folders, tmp_path: Path, quiet: list[str]
 ) -> None:
-    recipe = compose_recipe("source", "smoke", overrides=[*quiet, "schedule.steps=2"])
+    recipe = compose_recipe("source", "smoke", overrides=[*quiet, "schedule.max_steps=2"])
     run = RunFolder(tmp_path / "run")
     result = train(recipe, run, open_training_data(recipe, streets), device=CPU)
     (line,) = lines_of(run)
@@ -309,12 +308,12 @@ def test_a_run_without_matching_or_target_tells_what_there_is(
 
 
 def test_a_resumed_run_counts_the_steps_before(streets: Folders, tmp_path: Path, quiet: list[str]) -> None:
-    recipe = compose_recipe("sim", "smoke", overrides=[*quiet, "schedule.steps=4", "schedule.log_every=1"])
+    recipe = compose_recipe("sim", "smoke", overrides=[*quiet, "schedule.max_steps=4", "schedule.log_every=1"])
     run = RunFolder(tmp_path / "run")
     with pytest.raises(Stopped):
         train(recipe, run, open_training_data(recipe, streets), device=CPU, stop_after=3)
     before = StepCost(**load_checkpoint(run.checkpoint)["cost"])
-    assert (before.steps, before.pictures) == (3, 12)
+    assert (before.steps, before.images) == (3, 12)
     result = train(recipe, run, open_training_data(recipe, streets), device=CPU)
     seconds = [line["seconds_per_step"] for line in lines_of(run)]
     assert sum(seconds[:3]) == pytest.approx(before.seconds)

@@ -17,9 +17,7 @@ import torch
 from PIL import Image, ImageOps
 from typer.testing import CliRunner
 
-from examples.gta5_to_cityscapes.batches.restyling import RestyledPictures
-from examples.gta5_to_cityscapes.batches.training_data import Folders, open_training_data
-from examples.gta5_to_cityscapes.commands.app import app
+from examples.gta5_to_cityscapes.cli.app import app
 from examples.gta5_to_cityscapes.data import (
     DatasetError,
     describe,
@@ -30,15 +28,17 @@ from examples.gta5_to_cityscapes.data import (
     require_labels,
     unreadable_files,
 )
+from examples.gta5_to_cityscapes.data.image_files import first_channel_size, id_map_size, image_size, read_first_channel
 from examples.gta5_to_cityscapes.data.inspection import MAPS_LOOKED_AT
-from examples.gta5_to_cityscapes.data.pictures import first_channel_size, id_map_size, picture_size, read_first_channel
+from examples.gta5_to_cityscapes.data.style_transfer import RestyledImages
+from examples.gta5_to_cityscapes.data.training_data import Folders, open_training_data
 from examples.gta5_to_cityscapes.recipes import compose_recipe
-from examples.gta5_to_cityscapes.records.run_folder import RunFolder
+from examples.gta5_to_cityscapes.run_dir import RunFolder
 from examples.gta5_to_cityscapes.training.loop import train
 from examples.translation.applying import _claim
 from examples.translation.comparing import spread
+from examples.translation.images import StepImages
 from examples.translation.networks import Generator
-from examples.translation.pictures import StepPictures
 from examples.translation.settings import Settings
 
 CPU = torch.device("cpu")
@@ -48,7 +48,7 @@ COMPOSED, DECOMPOSED = (unicodedata.normalize(form, "köln") for form in ("NFC",
 
 
 def scene(height: int = 16, width: int = 32) -> np.ndarray:
-    """A picture (H, W, 3) that is another one after every turn, smooth enough for JPEG."""
+    """An image (H, W, 3) that is another one after every turn, smooth enough for JPEG."""
     rows, columns = np.mgrid[:height, :width]
     return np.stack([rows * 255 // height, columns * 255 // width, (rows > height // 2) * 200], -1).astype(np.uint8)
 
@@ -68,18 +68,18 @@ def behind_pixels(png: bytes, kind: bytes, content: bytes) -> bytes:
     return png[:end] + chunk(kind, content) + png[end:]
 
 
-def save_turned(picture: Image.Image, path: Path, orientation: int, where: str) -> None:
+def save_turned(image: Image.Image, path: Path, orientation: int, where: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     stored = io.BytesIO()
     xmp = f'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf tiff:Orientation="{orientation}"/></x:xmpmeta>'.encode()
     if where == "jpg":
-        picture.save(stored, "JPEG", quality=95, exif=exif(orientation))
+        image.save(stored, "JPEG", quality=95, exif=exif(orientation))
     elif where == "jpg, XMP":
-        picture.save(stored, "JPEG", quality=95, xmp=xmp)
+        image.save(stored, "JPEG", quality=95, xmp=xmp)
     elif where == "png":
-        picture.save(stored, "PNG", exif=exif(orientation))
+        image.save(stored, "PNG", exif=exif(orientation))
     else:
-        picture.save(stored, "PNG")
+        image.save(stored, "PNG")
         content = exif(orientation).removeprefix(b"Exif\0\0")
         text = b"XML:com.adobe.xmp" + bytes(5) + xmp
         kind, content = (b"eXIf", content) if where == "png, behind its pixels" else (b"iTXt", text)
@@ -98,7 +98,7 @@ def test_images_are_read_as_shown(tmp_path: Path, orientation: int, where: str) 
     shown = np.asarray(ImageOps.exif_transpose(Image.open(path)))
     pixels, size = read_image(path)
     np.testing.assert_array_equal(pixels, shown)
-    assert size == picture_size(path) == shown.shape[:2] == ((16, 32) if orientation < 5 else (32, 16))
+    assert size == image_size(path) == shown.shape[:2] == ((16, 32) if orientation < 5 else (32, 16))
     dataset = open_dataset("gta5", tmp_path, labels=False)
     np.testing.assert_array_equal(dataset[0].image.permute(1, 2, 0).numpy(), shown)
     assert describe(dataset).sizes == {size: 1}
@@ -137,11 +137,11 @@ def test_images_of_other_steps_are_read_as_shown(tmp_path: Path) -> None:
         save_turned(Image.fromarray(scene(48, 96)), tmp_path / folder / "a.jpg", 8, "jpg")
     shown = np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / "restyled/a.jpg")))
     dataset = open_dataset("gta5", tmp_path / "gta5", labels=False)
-    restyled = RestyledPictures(dataset, tmp_path / "restyled")
+    restyled = RestyledImages(dataset, tmp_path / "restyled")
     np.testing.assert_array_equal(restyled[0].image.permute(1, 2, 0).numpy(), shown)
     np.testing.assert_array_equal(spread([dataset], 1)[0], shown)
     whole = Settings(size=(96, 48), crop=None, batch=1, width=4, blocks=1)
-    drawn = StepPictures(dataset, whole, 0).draw(0)[0].mul(255).round().byte()
+    drawn = StepImages(dataset, whole, 0).draw(0)[0].mul(255).round().byte()
     assert any(torch.equal(drawn, each) for each in (dataset[0].image, dataset[0].image.flip(2)))
 
 
@@ -151,21 +151,21 @@ def test_damaged_metadata_turn_nothing(tmp_path: Path) -> None:
         path = tmp_path / f"{k}.jpg"
         Image.fromarray(scene()).save(path, exif=whole[:k])
         pixels, size = read_image(path)
-        assert size == picture_size(path) == pixels.shape[:2]
+        assert size == image_size(path) == pixels.shape[:2]
     Image.fromarray(scene()).save(path, exif=b"Exif\0\0not a TIFF file")
     assert read_image(path)[1] == (16, 32)
     tags = Image.Exif()
     tags[0x0112] = 9
     Image.fromarray(scene()).save(path, exif=tags)
-    assert read_image(path)[1] == picture_size(path) == (16, 32)
+    assert read_image(path)[1] == image_size(path) == (16, 32)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK"])
 def test_images_of_any_mode_become_rgb(tmp_path: Path, mode: str) -> None:
-    picture = Image.fromarray(scene()).convert(mode)
+    image = Image.fromarray(scene()).convert(mode)
     path = tmp_path / ("a.jpg" if mode == "CMYK" else "a.png")
-    picture.save(path, **({"quality": 100} if mode == "CMYK" else {}))
-    expected = np.asarray(picture.convert("RGB")).astype(int)
+    image.save(path, **({"quality": 100} if mode == "CMYK" else {}))
+    expected = np.asarray(image.convert("RGB")).astype(int)
     assert np.abs(read_image(path)[0] - expected).max() <= (40 if mode == "CMYK" else 0)
     assert np.abs(read_image(path)[0] - expected).mean() <= (5 if mode == "CMYK" else 0)
 
@@ -194,7 +194,7 @@ def test_label_maps_of_another_mode_are_named_from_their_headers(tmp_path: Path,
 
 @pytest.mark.parametrize("read", [read_id_map, read_first_channel])
 @pytest.mark.parametrize("bits", [2, 4])
-def test_grey_label_maps_of_few_bits_are_refused(tmp_path: Path, bits: int, read) -> None:  # type: ignore[no-untyped-def]
+def test_gray_label_maps_of_few_bits_are_refused(tmp_path: Path, bits: int, read) -> None:  # type: ignore[no-untyped-def]
     """Pillow and OpenCV both spread 0..15 over 0..255."""
     header = struct.pack(">IIBBBBB", 8, 2, bits, 0, 0, 0, 0)
     rows = zlib.compress((b"\0" + bytes(range(bits))) * 2)
@@ -206,9 +206,9 @@ def test_grey_label_maps_of_few_bits_are_refused(tmp_path: Path, bits: int, read
 
 def test_palette_label_maps_of_few_bits_are_ids(tmp_path: Path) -> None:
     ids = np.arange(12, dtype=np.uint8).reshape(3, 4)
-    picture = Image.fromarray(ids)
-    picture.putpalette([value for i in range(16) for value in (255 - i, i, 7)])
-    picture.save(tmp_path / "a.png", bits=4)
+    image = Image.fromarray(ids)
+    image.putpalette([value for i in range(16) for value in (255 - i, i, 7)])
+    image.save(tmp_path / "a.png", bits=4)
     for read in (read_id_map, read_first_channel):
         np.testing.assert_array_equal(read(tmp_path / "a.png"), ids)
 
@@ -216,8 +216,8 @@ def test_palette_label_maps_of_few_bits_are_ids(tmp_path: Path) -> None:
 def test_animations_are_refused_and_previews_in_a_jpeg_are_not(tmp_path: Path) -> None:
     first, second = Image.fromarray(scene()), Image.fromarray(scene()[::-1].copy())
     first.save(tmp_path / "a.png", save_all=True, append_images=[second])
-    for read in (read_image, read_id_map, read_first_channel, picture_size):
-        with pytest.raises(DatasetError, match=r"a\.png: expected a single picture, it is animated and holds 2"):
+    for read in (read_image, read_id_map, read_first_channel, image_size):
+        with pytest.raises(DatasetError, match=r"a\.png: expected a single image, it is animated and holds 2"):
             read(tmp_path / "a.png")
     first.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[second], quality=95)
     assert np.abs(read_image(tmp_path / "a.jpg")[0].astype(int) - scene()).mean() < 10
@@ -227,7 +227,7 @@ def test_a_png_without_pixels_is_named(tmp_path: Path) -> None:
     header = struct.pack(">IIBBBBB", 8, 2, 8, 2, 0, 0, 0)
     (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IEND", b""))
     for read in (read_image, read_first_channel):
-        with pytest.raises(DatasetError, match=r"a\.png: expected a complete picture"):
+        with pytest.raises(DatasetError, match=r"a\.png: expected a complete image"):
             read(tmp_path / "a.png")
 
 
@@ -235,7 +235,7 @@ def test_empty_files_say_so_and_one_pixel_is_an_image(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "images/a.png").touch()
     dataset = open_dataset("gta5", tmp_path, labels=False)
-    with pytest.raises(DatasetError, match=r"a\.png: expected a PNG or JPEG picture.*\(the file is empty\)"):
+    with pytest.raises(DatasetError, match=r"a\.png: expected a PNG or JPEG image.*\(the file is empty\)"):
         dataset[0]
     Image.new("RGB", (1, 1), (7, 8, 9)).save(tmp_path / "images/a.png")
     assert dataset[0].image.flatten().tolist() == [7, 8, 9]
@@ -274,15 +274,15 @@ def test_hidden_files_are_neither_images_nor_label_maps_nor_restyled(copies: Fol
     restyled = shutil.copytree(copies.source / "images", tmp_path / "restyled")
     for folder in (copies.source / "images", copies.source / "labels", restyled):
         for name in ("._00001.png", ".DS_Store", "Thumbs.db", "desktop.ini", ".hidden.PNG"):
-            (folder / name).write_bytes(b"not a picture")
+            (folder / name).write_bytes(b"not an image")
     dataset = open_dataset("gta5", copies.source)
     assert dataset.names == names
     assert unreadable_files(dataset) == []
-    assert len(RestyledPictures(dataset, restyled)) == len(names)
+    assert len(RestyledImages(dataset, restyled)) == len(names)
     (tmp_path / "other").mkdir()
     (tmp_path / "other/.DS_Store").touch()
-    (tmp_path / "other/pictures").mkdir()
-    with pytest.raises(DatasetError, match=r"holds \['pictures'\]"):
+    (tmp_path / "other/images").mkdir()
+    with pytest.raises(DatasetError, match=r"holds \['images'\]"):
         open_dataset("gta5", tmp_path / "other")
 
 
@@ -300,7 +300,7 @@ def test_endings_may_be_upper_case_and_folders_links(copies: Folders, tmp_path: 
     for folder in ("images", "labels"):
         (tmp_path / "linked" / folder).symlink_to(copies.source / folder, target_is_directory=True)
     assert torch.equal(open_dataset("gta5", tmp_path / "linked")[0].labels, whole.labels)
-    assert len(RestyledPictures(open_dataset("gta5", copies.source), tmp_path / "linked/images")) == 6
+    assert len(RestyledImages(open_dataset("gta5", copies.source), tmp_path / "linked/images")) == 6
     city = copies.target / "leftImg8bit/train/tiny"
     city.rename(tmp_path / "tiny")
     city.symlink_to(tmp_path / "tiny", target_is_directory=True)
@@ -320,7 +320,7 @@ def test_names_in_two_unicode_forms_are_one_name(copies: Folders, tmp_path: Path
     assert COMPOSED not in open_dataset("gta5", copies.source, exclude=[DECOMPOSED]).names
     restyled = shutil.copytree(copies.source / "images", tmp_path / "restyled")
     (restyled / f"{image}.png").rename(restyled / f"{label}.png")
-    assert torch.equal(RestyledPictures(dataset, restyled)[5].image, dataset[5].image)
+    assert torch.equal(RestyledImages(dataset, restyled)[5].image, dataset[5].image)
 
 
 def test_cities_and_images_in_two_unicode_forms_are_pairs(copies: Folders, tmp_path: Path) -> None:
@@ -342,7 +342,7 @@ def test_two_files_that_differ_by_unicode_form_alone_are_an_error(copies: Folder
     for each in ("images", "labels"):
         shutil.copy(copies.source / each / "00001.png", copies.source / each / f"{COMPOSED}.png")
     shutil.copy(copies.source / folder / "00001.png", copies.source / folder / f"{DECOMPOSED}.png")
-    what = {"images": "picture", "labels": "label map"}[folder]
+    what = {"images": "image", "labels": "label map"}[folder]
     with pytest.raises(DatasetError, match=rf"expected one {what} named .* has the same name in another Unicode form"):
         open_dataset("gta5", copies.source)
 
@@ -351,8 +351,8 @@ def test_two_label_maps_or_restyled_images_of_one_name_are_an_error(copies: Fold
     restyled = shutil.copytree(copies.source / "images", tmp_path / "restyled")
     Image.open(restyled / "00001.png").save(restyled / "00001.jpg")
     dataset = open_dataset("gta5", copies.source)
-    with pytest.raises(DatasetError, match="expected one restyled picture named '00001'"):
-        RestyledPictures(dataset, restyled)
+    with pytest.raises(DatasetError, match="expected one restyled image named '00001'"):
+        RestyledImages(dataset, restyled)
     shutil.copy(copies.source / "labels/00001.png", copies.source / "labels/00001.PNG")
     with pytest.raises(DatasetError, match="expected one label map named '00001'"):
         open_dataset("gta5", copies.source)
@@ -365,7 +365,7 @@ def test_restyled_images_go_by_the_whole_name(copies: Folders, tmp_path: Path) -
         (folder / "00001.png").rename(folder / "a.1.png")
         (folder / "00002.png").rename(folder / "a.2.png")
     dataset = open_dataset("gta5", copies.source)
-    beside = RestyledPictures(dataset, restyled)
+    beside = RestyledImages(dataset, restyled)
     for i in range(6):
         assert torch.equal(beside[i].image, dataset[i].image)
 
@@ -447,7 +447,7 @@ def test_a_few_label_ids_are_not_taken_for_train_ids(copies: Folders, ids: tuple
 
 
 def test_commands_refuse_train_ids_before_they_begin(copies: Folders, quiet: list[str], tmp_path: Path) -> None:
-    recipe = compose_recipe("source", "smoke", overrides=[*quiet, "schedule.steps=1"])
+    recipe = compose_recipe("source", "smoke", overrides=[*quiet, "schedule.max_steps=1"])
     run = RunFolder(tmp_path / "run")
     train(recipe, run, open_training_data(recipe, copies), device=CPU)
     rewrite(copies.target / "gtFine/val/tiny", TRAIN_IDS, 255, first_row=255)
@@ -456,21 +456,21 @@ def test_commands_refuse_train_ids_before_they_begin(copies: Folders, quiet: lis
         result = CliRunner().invoke(app, words)
         assert isinstance(result.exception, DatasetError)
         assert "look like train ids" in str(result.exception)
-    with pytest.raises(DatasetError, match="validation pictures: expected label ids"):
+    with pytest.raises(DatasetError, match="validation images: expected label ids"):
         train(recipe, RunFolder(tmp_path / "other"), open_training_data(recipe, copies), device=CPU)
     assert not (tmp_path / "other").exists()
     assert train(recipe, run, open_training_data(recipe, copies), device=CPU).step == 1  # has ended, nothing is read
 
 
 @pytest.mark.parametrize("recipe", ["source", "aa", "target-only"])
-def test_training_without_a_labelled_pixel_is_refused_before_it_starts(
+def test_training_without_a_labeled_pixel_is_refused_before_it_starts(
     copies: Folders, quiet: list[str], tmp_path: Path, recipe: str
 ) -> None:
     rewrite(copies.source / "labels", {}, 0)
     rewrite(copies.target / "gtFine/train/tiny", {}, 3)
-    chosen = compose_recipe(recipe, "smoke", overrides=[*quiet, "schedule.steps=1"])
+    chosen = compose_recipe(recipe, "smoke", overrides=[*quiet, "schedule.max_steps=1"])
     held = {"source": "0 in 6", "aa": "0 in 6", "target-only": "3 in 4"}[recipe]
-    with pytest.raises(DatasetError, match=rf"labelled pictures: expected pixels of .*got none, but the ids {held}"):
+    with pytest.raises(DatasetError, match=rf"labeled images: expected pixels of .*got none, but the ids {held}"):
         train(chosen, RunFolder(tmp_path / "run"), open_training_data(chosen, copies), device=CPU)
     assert not (tmp_path / "run").exists()
 
@@ -478,8 +478,8 @@ def test_training_without_a_labelled_pixel_is_refused_before_it_starts(
 def test_scored_classes_that_no_validation_image_has_are_refused_before_training(
     streets: Folders, quiet: list[str], tmp_path: Path
 ) -> None:
-    chosen = compose_recipe("source", "smoke", overrides=[*quiet, "schedule.steps=1"], classes="train,bus")
-    with pytest.raises(DatasetError, match=r"validation pictures: .*\(train, bus\), got none.* other --classes"):
+    chosen = compose_recipe("source", "smoke", overrides=[*quiet, "schedule.max_steps=1"], classes="train,bus")
+    with pytest.raises(DatasetError, match=r"validation images: .*\(train, bus\), got none.* other --classes"):
         train(chosen, RunFolder(tmp_path / "run"), open_training_data(chosen, streets), device=CPU)
     assert not (tmp_path / "run").exists()
 
@@ -521,7 +521,7 @@ def test_a_few_label_maps_are_read_of_a_large_data_set(tmp_path: Path, monkeypat
     rewrite(tmp_path / "labels", {}, 0)
     read.clear()
     Image.fromarray(ids).save(tmp_path / "labels/59.png")
-    (tmp_path / "labels/58.png").write_bytes(b"not a picture")
+    (tmp_path / "labels/58.png").write_bytes(b"not an image")
     require_labels("source", dataset)
     assert read[-1] == 59
     rewrite(tmp_path / "labels", {}, 0, pattern="59.png")
@@ -529,10 +529,10 @@ def test_a_few_label_maps_are_read_of_a_large_data_set(tmp_path: Path, monkeypat
         require_labels("source", dataset)
 
 
-def test_a_second_stage_is_refused_before_the_target_is_labelled(
+def test_a_second_stage_is_refused_before_the_target_is_labeled(
     copies: Folders, quiet: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = ["--size", "smoke", "--out", str(tmp_path), "--set", "schedule.steps=1"]
+    first = ["--preset", "smoke", "--out", str(tmp_path), "--set", "schedule.max_steps=1"]
     for setting in quiet:
         first += ["--set", setting]
     folders = ["--source", str(copies.source), "--target", str(copies.target)]
@@ -541,5 +541,5 @@ def test_a_second_stage_is_refused_before_the_target_is_labelled(
     words = ["train", "ssl", *folders, *first, "--from", str(tmp_path / "source/seed0")]
     result = CliRunner().invoke(app, words)
     assert isinstance(result.exception, DatasetError)
-    assert "labelled pictures: expected pixels of at least one class" in str(result.exception)
+    assert "labeled images: expected pixels of at least one class" in str(result.exception)
     assert not (tmp_path / "ssl").exists()

@@ -1,4 +1,4 @@
-"""Every part of every system: what it adds to a step, what it stands on, and that it survives being stopped."""
+"""Every part of every system: what it adds to a step, what it depends on, and that it survives being stopped."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ import pytest
 import torch
 
 import stuffinstance as si
-from examples.gta5_to_cityscapes.batches.training_data import Folders, open_training_data
-from examples.gta5_to_cityscapes.experiments.carrying_out import carry_out
-from examples.gta5_to_cityscapes.experiments.jobs import plan
-from examples.gta5_to_cityscapes.recipes import PARTS, RecipeError, compose_recipe, stands_on
-from examples.gta5_to_cityscapes.records.checkpoints import load_checkpoint
-from examples.gta5_to_cityscapes.records.run_folder import RunFolder
-from examples.gta5_to_cityscapes.records.stopping import Stopped
+from examples.gta5_to_cityscapes.checkpoint import load_checkpoint
+from examples.gta5_to_cityscapes.data.training_data import Folders, open_training_data
+from examples.gta5_to_cityscapes.experiments.experiment import carry_out, plan
+from examples.gta5_to_cityscapes.methods.category_anchors import CategoryAnchoring
+from examples.gta5_to_cityscapes.methods.teacher import TargetTeacher
+from examples.gta5_to_cityscapes.recipes import PARTS, RecipeError, compose_recipe, depends_on
+from examples.gta5_to_cityscapes.run_dir import RunFolder
+from examples.gta5_to_cityscapes.signals import Stopped
 from examples.gta5_to_cityscapes.training.loop import train
-from examples.gta5_to_cityscapes.training.terms.anchors import CategoryAnchoring
-from examples.gta5_to_cityscapes.training.terms.teacher import TargetTeacher
 
 from .made_steps import made_step
 
@@ -53,8 +52,8 @@ LOSSES = {
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_part_adds_its_losses_and_nothing_else(name: str, quiet: list[str]) -> None:
-    step, passes = made_step(compose_recipe(name, "smoke", overrides=quiet), same_size="mix" in name)
-    record = step([passes])
+    step, context = made_step(compose_recipe(name, "smoke", overrides=quiet), same_size="mix" in name)
+    record = step([context])
     assert set(record) == {"segmentation"} | LOSSES[name]
     assert all(math.isfinite(float(value)) for value in record.values())
 
@@ -69,7 +68,7 @@ def test_every_part_is_a_group_of_settings(part) -> None:  # type: ignore[no-unt
 
 
 @pytest.mark.parametrize(
-    ("name", "start", "labelled_by", "fused_of"),
+    ("name", "start", "labeled_by", "fused_of"),
     [
         ("aa+it+sim", None, (), ()),
         ("fada", "source", (), ()),
@@ -87,11 +86,11 @@ def test_every_part_is_a_group_of_settings(part) -> None:  # type: ignore[no-unt
     ],
 )
 def test_what_a_recipe_stands_on(
-    name: str, start: str | None, labelled_by: tuple[str, ...], fused_of: tuple[str, ...]
+    name: str, start: str | None, labeled_by: tuple[str, ...], fused_of: tuple[str, ...]
 ) -> None:
-    assert stands_on(name) == (start, labelled_by, fused_of)
+    assert depends_on(name) == (start, labeled_by, fused_of)
     recipe = compose_recipe(name, "small")
-    assert (recipe.start, recipe.labelled_by, recipe.fused_of) == (start, labelled_by, fused_of)
+    assert (recipe.start, recipe.labeled_by, recipe.fused_of) == (start, labeled_by, fused_of)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +122,7 @@ def test_a_step_on_new_labels_leaves_the_stage_behind() -> None:
     assert compose_recipe("fada").fine_grained is not None
 
 
-def test_mixing_needs_pictures_of_one_size() -> None:
+def test_mixing_needs_images_of_one_size() -> None:
     with pytest.raises(RecipeError, match=r"of one size; set augmentation\.crop"):
         compose_recipe("mix", "full")
     assert compose_recipe("mix", "full", overrides=["augmentation.crop=[512,512]", "augmentation.target=geometry"])
@@ -137,14 +136,14 @@ def test_plans_put_first_what_others_wait_for(tmp_path: Path) -> None:
         *("cbst2", "cbst", "source", "cag"),
     }
     for job in jobs:
-        for name in stands_on(job.recipe.name).names:
+        for name in depends_on(job.recipe.name).names:
             assert names.index(name) < names.index(job.recipe.name)
-        assert [run.path.parent.name for run in job.needs] == list(stands_on(job.recipe.name).names)
+        assert [run.path.parent.name for run in job.needs] == list(depends_on(job.recipe.name).names)
 
 
 def test_symmetric_adaptation_from_two_models_to_their_mean(streets: Folders, tmp_path: Path, quiet: list[str]) -> None:
     results = {}
-    for job in plan(["tt+sym+fused"], [0], "smoke", tmp_path, overrides=[*quiet, "schedule.steps=2"]):
+    for job in plan(["tt+sym+fused"], [0], "smoke", tmp_path, overrides=[*quiet, "schedule.max_steps=2"]):
         results[job.recipe.name] = carry_out(job, streets, CPU)
     assert set(results) == {"it", "tt", "it+sym", "tt+sym", "tt+sym+fused"}
     assert 0 <= results["tt+sym+fused"].miou <= 1
@@ -154,7 +153,7 @@ def test_symmetric_adaptation_from_two_models_to_their_mean(streets: Folders, tm
     ]
     assert manifests[0]["rule"] == "symmetric"
     assert manifests[0] == manifests[1]  # both learn from the same labels
-    # A model that learned from restyled target pictures is scored on restyled ones.
+    # A model that learned from restyled target images is scored on restyled ones.
     recipe = compose_recipe("tt", "smoke", overrides=quiet)
     plain = open_training_data(compose_recipe("source", "smoke", overrides=quiet), streets).validation[0]
     seen = open_training_data(recipe, streets).validation[0]
@@ -166,7 +165,7 @@ def test_symmetric_adaptation_from_two_models_to_their_mean(streets: Folders, tm
 def test_rules_write_the_labels_that_the_library_gives(
     name: str, streets: Folders, tmp_path: Path, quiet: list[str]
 ) -> None:
-    jobs = plan([name], [0], "smoke", tmp_path, overrides=[*quiet, "schedule.steps=2"])
+    jobs = plan([name], [0], "smoke", tmp_path, overrides=[*quiet, "schedule.max_steps=2"])
     for job in jobs:
         carry_out(job, streets, CPU)
     found = json.loads((jobs[-1].run.path / "thresholds.json").read_text())
@@ -186,7 +185,9 @@ def test_rules_write_the_labels_that_the_library_gives(
 
 
 def test_the_teacher_and_everything_else_survive_a_stop(streets: Folders, tmp_path: Path, quiet: list[str]) -> None:
-    recipe = compose_recipe("sim+mix+mask", "smoke", overrides=[*quiet, "schedule.steps=4", "schedule.horizon=4"])
+    recipe = compose_recipe(
+        "sim+mix+mask", "smoke", overrides=[*quiet, "schedule.max_steps=4", "schedule.decay_steps=4"]
+    )
     data = open_training_data(recipe, streets)
     whole = train(recipe, RunFolder(tmp_path / "whole"), data, device=CPU)
     with pytest.raises(Stopped):
@@ -197,11 +198,11 @@ def test_the_teacher_and_everything_else_survive_a_stop(streets: Folders, tmp_pa
     assert all(torch.equal(one[key], other[key]) for key in one)
 
 
-def test_the_teacher_follows_after_the_optimisers(quiet: list[str]) -> None:
-    step, passes = made_step(compose_recipe("mask", "smoke", overrides=[*quiet, "teacher.alpha=0.5"]))
-    (teacher,) = (term for term in step.terms if isinstance(term, TargetTeacher))
+def test_the_teacher_follows_after_the_optimizers(quiet: list[str]) -> None:
+    step, context = made_step(compose_recipe("mask", "smoke", overrides=[*quiet, "teacher.alpha=0.5"]))
+    (teacher,) = (method for method in step.methods if isinstance(method, TargetTeacher))
     name, start = next((n, p.detach().clone()) for n, p in step.network.named_parameters())
-    step([passes])
+    step([context])
     now = dict(step.network.named_parameters())[name].detach()
     followed = dict(teacher.teacher.network.named_parameters())[name].detach()
     assert not torch.equal(now, start)
@@ -209,7 +210,7 @@ def test_the_teacher_follows_after_the_optimisers(quiet: list[str]) -> None:
 
 
 def test_a_stage_begins_with_the_weights_it_stands_on(streets: Folders, tmp_path: Path, quiet: list[str]) -> None:
-    few = [*quiet, "schedule.steps=2", "schedule.horizon=2", "anchors.min_pixels=1"]
+    few = [*quiet, "schedule.max_steps=2", "schedule.decay_steps=2", "anchors.min_pixels=1"]
     first, second = plan(["cag"], [0], "smoke", tmp_path, overrides=few)
     carry_out(first, streets, CPU)
     carry_out(second, streets, CPU)
@@ -224,21 +225,21 @@ def test_a_stage_begins_with_the_weights_it_stands_on(streets: Folders, tmp_path
 def test_anchors_are_means_of_the_starting_network(streets: Folders, quiet: list[str]) -> None:
     recipe = compose_recipe("cag", "smoke", overrides=[*quiet, "anchors.min_pixels=1"])
     step, _ = made_step(recipe)
-    (term,) = (each for each in step.terms if isinstance(each, CategoryAnchoring))
+    (method,) = (each for each in step.methods if isinstance(each, CategoryAnchoring))
     data = open_training_data(recipe, streets)
-    step.prepare(data.labelled)
+    step.prepare(data.labeled)
     expected = si.CategoryAnchors(19, step.network.feature_dim, min_pixels=1)
     step.network.eval()
-    for index in range(len(data.labelled)):
-        sample = data.labelled[index]
+    for index in range(len(data.labeled)):
+        sample = data.labeled[index]
         with torch.no_grad():
             seen = step.network(sample.image[None] / 255)
         expected.update(seen.features, sample.labels[None].long(), seen.logits)
-    assert torch.equal(term.anchors.count, expected.count)
-    assert torch.allclose(term.anchors.anchors, expected.anchors, atol=1e-5)
+    assert torch.equal(method.anchors.count, expected.count)
+    assert torch.allclose(method.anchors.anchors, expected.anchors, atol=1e-5)
 
 
 def test_a_stage_without_anchors_says_so(streets: Folders, quiet: list[str], caplog: pytest.LogCaptureFixture) -> None:
     step, _ = made_step(compose_recipe("cag", "smoke", overrides=[*quiet, "anchors.min_pixels=100000"]))
-    step.prepare(open_training_data(compose_recipe("cag", "smoke", overrides=quiet), streets).labelled)
+    step.prepare(open_training_data(compose_recipe("cag", "smoke", overrides=quiet), streets).labeled)
     assert "0 of 19 classes have one" in caplog.text

@@ -11,24 +11,22 @@ import pytest
 import torch
 from PIL import Image
 
-from examples.gta5_to_cityscapes.batches.restyling import BatchRestyling
-from examples.gta5_to_cityscapes.batches.step_pictures import StepPictures
-from examples.gta5_to_cityscapes.batches.training_data import Folders, open_training_data
+from examples.gta5_to_cityscapes.checkpoint import load_checkpoint
 from examples.gta5_to_cityscapes.data import DatasetError
-from examples.gta5_to_cityscapes.experiments.carrying_out import carry_out
-from examples.gta5_to_cityscapes.experiments.jobs import plan
+from examples.gta5_to_cityscapes.data.style_transfer import BatchRestyling
+from examples.gta5_to_cityscapes.data.training_data import Folders, StepImages, open_training_data
+from examples.gta5_to_cityscapes.experiments.experiment import carry_out, plan
+from examples.gta5_to_cityscapes.methods import StepContext
+from examples.gta5_to_cityscapes.methods.matching import StuffInstanceAlignment
+from examples.gta5_to_cityscapes.methods.output_adversarial import OutputAlignment
+from examples.gta5_to_cityscapes.methods.segmentation import cross_entropy
 from examples.gta5_to_cityscapes.recipes import compose_recipe
-from examples.gta5_to_cityscapes.recipes.settings import Optimiser, Restyling
-from examples.gta5_to_cityscapes.records.checkpoints import load_checkpoint
-from examples.gta5_to_cityscapes.records.run_folder import RunFolder, RunFolderError
+from examples.gta5_to_cityscapes.recipes.settings import OptimizerConfig, StyleTransferConfig
+from examples.gta5_to_cityscapes.run_dir import RunFolder, RunFolderError
 from examples.gta5_to_cityscapes.training.loop import train
-from examples.gta5_to_cityscapes.training.optimisers import network_optimiser
+from examples.gta5_to_cityscapes.training.optimizers import network_optimizer
 from examples.gta5_to_cityscapes.training.recipe_network import start_network
 from examples.gta5_to_cityscapes.training.step import TrainingStep
-from examples.gta5_to_cityscapes.training.terms import Passes
-from examples.gta5_to_cityscapes.training.terms.matching import StuffInstanceAlignment
-from examples.gta5_to_cityscapes.training.terms.output_alignment import OutputAlignment
-from examples.gta5_to_cityscapes.training.terms.segmentation import cross_entropy
 
 from .made_steps import made_step
 
@@ -37,8 +35,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_a_step_keeps_the_published_order(quiet: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    step, passes = made_step(compose_recipe("aa+sim", "smoke", overrides=quiet))
-    matching, alignment = step.terms[1], step.terms[2]
+    step, context = made_step(compose_recipe("aa+sim", "smoke", overrides=quiet))
+    matching, alignment = step.methods[1], step.methods[2]
     assert isinstance(matching, StuffInstanceAlignment)
     assert isinstance(alignment, OutputAlignment)
     events: list[str] = []
@@ -50,16 +48,16 @@ def test_a_step_keeps_the_published_order(quiet: list[str], monkeypatch: pytest.
 
         return call
 
-    domains = {passes.labelled.images.shape[-1]: "source", passes.unlabelled.images.shape[-1]: "target"}
+    domains = {context.labeled.images.shape[-1]: "source", context.unlabeled.images.shape[-1]: "target"}
     step.network.register_forward_pre_hook(lambda _, args: events.append(f"{domains[args[0].shape[-1]]} forward"))
     monkeypatch.setattr(matching.sim, "update", noted("banks", matching.sim.update))
     matching.sim.register_forward_pre_hook(lambda *_: events.append("matching"))
     monkeypatch.setattr(alignment.loss, "generator", noted("adversarial", alignment.loss.generator))
     monkeypatch.setattr(alignment.loss, "discriminator", noted("discriminator", alignment.loss.discriminator))
     monkeypatch.setattr(torch.Tensor, "backward", noted("backward", torch.Tensor.backward))
-    for name, optimiser in step.optimisers.items():
-        monkeypatch.setattr(optimiser, "step", noted(f"{name} steps", optimiser.step))
-    step([passes])
+    for name, optimizer in step.optimizers.items():
+        monkeypatch.setattr(optimizer, "step", noted(f"{name} steps", optimizer.step))
+    step([context])
     assert events == [
         "source forward",
         "banks",
@@ -76,32 +74,32 @@ def test_a_step_keeps_the_published_order(quiet: list[str], monkeypatch: pytest.
 
 
 def test_matching_sees_the_rows_of_its_own_step(quiet: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    step, passes = made_step(compose_recipe("sim", "smoke", overrides=[*quiet, "matching.agreement=false"]))
-    matching = step.terms[1]
+    step, context = made_step(compose_recipe("sim", "smoke", overrides=[*quiet, "matching.agreement=false"]))
+    matching = step.methods[1]
     assert isinstance(matching, StuffInstanceAlignment)
     seen: list[int] = []
     matching.sim.register_forward_pre_hook(lambda *_: seen.append(int(matching.sim.stuff_bank.written.sum())))
     # Every pixel is right, so every class of the source becomes a row.
-    passes.labelled.labels.zero_()
+    context.labeled.labels.zero_()
     bias = step.network.head.branches[0].bias
     with torch.no_grad():
         bias[0] = 100.0
-    step([passes])
-    assert seen == [len(passes.labelled.images)]
+    step([context])
+    assert seen == [len(context.labeled.images)]
 
 
 def test_fooling_the_discriminator_does_not_train_it(quiet: list[str]) -> None:
-    step, passes = made_step(compose_recipe("aa", "smoke", overrides=[*quiet, "adversarial.weight=1e6"]))
-    alignment = step.terms[1]
+    step, context = made_step(compose_recipe("aa", "smoke", overrides=[*quiet, "adversarial.weight=1e6"]))
+    alignment = step.methods[1]
     assert isinstance(alignment, OutputAlignment)
-    for domain in (passes.labelled, passes.unlabelled):
+    for domain in (context.labeled, context.unlabeled):
         domain.output = step.network(domain.images)
-    (loss,) = alignment.on_target(passes)
+    (loss,) = alignment.on_target(context)
     loss.value.backward()
     assert all(p.grad is None for p in alignment.discriminator.parameters())
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in step.network.parameters())
     before = [p.grad.clone() for p in step.network.parameters() if p.grad is not None]
-    (own,) = alignment.on_own_network(passes)
+    (own,) = alignment.on_own_network(context)
     own.value.backward()
     assert all(p.grad is not None for p in alignment.discriminator.parameters())
     after = [p.grad for p in step.network.parameters() if p.grad is not None]
@@ -121,16 +119,16 @@ def test_fooling_the_discriminator_does_not_train_it(quiet: list[str]) -> None:
     ],
 )
 def test_a_recipe_is_the_sum_of_its_terms(name: str, losses: set[str], quiet: list[str]) -> None:
-    step, passes = made_step(compose_recipe(name, "smoke", overrides=quiet))
-    record = step([passes])
+    step, context = made_step(compose_recipe(name, "smoke", overrides=quiet))
+    record = step([context])
     assert set(record) == losses
     assert all(math.isfinite(float(value)) for value in record.values())
 
 
 def test_bfloat16_trains_close_to_float32(quiet: list[str]) -> None:
-    exact, passes = made_step(compose_recipe("aa+sim", "smoke", overrides=quiet))
+    exact, context = made_step(compose_recipe("aa+sim", "smoke", overrides=quiet))
     rough, same = made_step(compose_recipe("aa+sim", "smoke", overrides=[*quiet, "precision=bfloat16"]))
-    first, second = exact([passes]), rough([same])
+    first, second = exact([context]), rough([same])
     assert float(second["segmentation"]) == pytest.approx(float(first["segmentation"]), rel=0.02)
 
 
@@ -145,26 +143,26 @@ def test_all_ignored_labels_give_an_exact_zero_on_the_graph() -> None:
 
 def test_head_factor_replaces_the_ten(quiet: list[str]) -> None:
     network = start_network(compose_recipe("source", "smoke", overrides=quiet), CPU)
-    groups = network_optimiser(Optimiser(lr=0.1, head_factor=3), network).param_groups
+    groups = network_optimizer(OptimizerConfig(lr=0.1, head_lr_mult=3), network).param_groups
     assert [group["lr"] for group in groups] == pytest.approx([0.1, 0.3])
 
 
 @pytest.mark.parametrize("method", ["lab", "fourier", "lab+fourier"])
 def test_restyling_moves_the_source_towards_the_target(method: str) -> None:
     source, target = torch.rand(2, 3, 32, 32) * 0.3, 0.6 + 0.4 * torch.rand(2, 3, 24, 40)
-    restyled = BatchRestyling(Restyling(method=method, window=0.05))(source, target)
+    restyled = BatchRestyling(StyleTransferConfig(method=method, window=0.05))(source, target)
     assert restyled.shape == source.shape
     assert (restyled.mean() - target.mean()).abs() < 0.5 * (source.mean() - target.mean()).abs()
-    never = BatchRestyling(Restyling(method=method, probability=0))(source, target)
+    never = BatchRestyling(StyleTransferConfig(method=method, probability=0))(source, target)
     assert torch.equal(never, source)
 
 
 @pytest.mark.parametrize(("probability", "expected"), [(1.0, {True}), (0.0, {False}), (0.5, {True, False})])
-def test_pictures_restyled_elsewhere_stand_in_with_the_probability(
+def test_images_restyled_elsewhere_stand_in_with_the_probability(
     streets: Folders, tmp_path: Path, quiet: list[str], probability: float, expected: set[bool]
 ) -> None:
-    overrides = [*quiet, f"restyle.method={tmp_path}", f"restyle.probability={probability}", "pictures.batch=3"]
-    plain = ["augmentation.area=[1,1]", *(f"augmentation.{name}=0" for name in ("flip", "colour", "grey"))]
+    overrides = [*quiet, f"restyle.method={tmp_path}", f"restyle.probability={probability}", "data.batch=3"]
+    plain = ["augmentation.scale=[1,1]", *(f"augmentation.{name}=0" for name in ("flip", "color", "gray"))]
     recipe = compose_recipe(
         "it", "smoke", overrides=[*overrides, *plain, "augmentation.blur=0", "augmentation.noise=0"]
     )
@@ -176,26 +174,26 @@ def test_pictures_restyled_elsewhere_stand_in_with_the_probability(
     data = open_training_data(recipe, streets)
     assert data.target is None
     torch.manual_seed(0)
-    pictures = StepPictures(recipe, data, CPU, {"labelled": 0, "target": 0})
+    images = StepImages(recipe, data, CPU, {"labeled": 0, "target": 0})
     red = torch.tensor([1.0, 0.0, 0.0]).view(3, 1, 1)
     seen = set()
     for _ in range(4):
-        ((labelled, target),) = pictures.draw()
+        ((labeled, target),) = images.draw()
         assert target is None
-        assert labelled.images.shape == (3, 3, 48, 96)
-        assert (labelled.labels != 255).any((1, 2)).all()
-        seen |= {bool((image == red).all()) for image in labelled.images}
+        assert labeled.images.shape == (3, 3, 48, 96)
+        assert (labeled.labels != 255).any((1, 2)).all()
+        seen |= {bool((image == red).all()) for image in labeled.images}
     assert seen == expected
 
 
-def test_a_truncated_restyled_picture_is_named(streets: Folders, tmp_path: Path, quiet: list[str]) -> None:
+def test_a_truncated_restyled_image_is_named(streets: Folders, tmp_path: Path, quiet: list[str]) -> None:
     recipe = compose_recipe("it", "smoke", overrides=[*quiet, f"restyle.method={tmp_path}"])
     for file in (streets.source / "images").iterdir():
         whole = file.read_bytes()
         (tmp_path / file.name).write_bytes(whole[: len(whole) // 2])
     restyled = open_training_data(recipe, streets).restyled
     assert restyled is not None
-    with pytest.raises(DatasetError, match=r"00001.png: expected a complete picture"):
+    with pytest.raises(DatasetError, match=r"00001.png: expected a complete image"):
         restyled[0]
 
 
@@ -206,7 +204,7 @@ def test_no_restyling_is_a_recipe_without_it(streets: Folders, quiet: list[str])
 
 
 def test_a_smoke_run_writes_every_file(streets: Folders, tmp_path: Path) -> None:
-    overrides = ["schedule.steps=4", "schedule.evaluate_every=2"]
+    overrides = ["schedule.max_steps=4", "schedule.evaluate_every=2"]
     recipe = compose_recipe("aa+it+sim+ssl", "smoke", overrides=overrides)
     for job in plan([recipe.name], [0], "smoke", tmp_path, overrides=overrides):
         result = carry_out(job, streets, CPU)
@@ -244,16 +242,16 @@ def test_both_steps_start_from_the_same_weights(quiet: list[str]) -> None:
 
 
 def test_another_recipe_in_the_folder_is_refused(streets: Folders, tmp_path: Path, quiet: list[str]) -> None:
-    few = [*quiet, "schedule.steps=1"]
+    few = [*quiet, "schedule.max_steps=1"]
     recipe = compose_recipe("source", "smoke", overrides=few)
     run = RunFolder(tmp_path / "run")
     train(recipe, run, open_training_data(recipe, streets), device=CPU)
-    other = compose_recipe("source", "smoke", overrides=[*few, "optimiser.lr=0.5", "schedule.horizon=24"])
-    with pytest.raises(RunFolderError, match=r"optimiser.lr: 0.003 -> 0.5; schedule.horizon: 12 -> 24"):
+    other = compose_recipe("source", "smoke", overrides=[*few, "optimizer.lr=0.5", "schedule.decay_steps=24"])
+    with pytest.raises(RunFolderError, match=r"optimizer.lr: 0.003 -> 0.5; schedule.decay_steps: 12 -> 24"):
         train(other, run, open_training_data(other, streets), device=CPU)
     others = Folders(streets.source, streets.target, source_list=tmp_path / "list.txt")
     (tmp_path / "list.txt").write_text("00001\n", encoding="utf-8")
-    with pytest.raises(RunFolderError, match=r"data\.labelled\.images: 5 of 6 images are gone, such as 00002"):
+    with pytest.raises(RunFolderError, match=r"data\.labeled\.images: 5 of 6 images are gone, such as 00002"):
         train(recipe, run, open_training_data(recipe, others), device=CPU)
 
 
@@ -263,7 +261,7 @@ def test_a_loss_that_is_no_number_stops_the_run(
     recipe = compose_recipe("source", "smoke", overrides=quiet)
     broken = {"segmentation": torch.tensor(float("nan"))}
     monkeypatch.setattr(TrainingStep, "__call__", lambda self, parts: broken)
-    with pytest.raises(FloatingPointError, match=r"step 2: loss segmentation .*No checkpoint .*lower optimiser.lr"):
+    with pytest.raises(FloatingPointError, match=r"step 2: loss segmentation .*No checkpoint .*lower optimizer.lr"):
         train(recipe, RunFolder(tmp_path / "run"), open_training_data(recipe, streets), device=CPU)
 
 
@@ -275,7 +273,7 @@ def test_broken_weights_never_replace_a_checkpoint(
     run = RunFolder(tmp_path / "run")
     take_step = TrainingStep.__call__
 
-    def break_it(self: TrainingStep, parts: list[Passes]) -> dict[str, torch.Tensor]:
+    def break_it(self: TrainingStep, parts: list[StepContext]) -> dict[str, torch.Tensor]:
         losses = take_step(self, parts)
         if parts[0].step == 4:  # step 5: after its losses were computed
             with torch.no_grad():

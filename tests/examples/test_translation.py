@@ -13,32 +13,22 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from examples.gta5_to_cityscapes.batches.restyling import RestyledPictures
-from examples.gta5_to_cityscapes.batches.training_data import Folders
+from examples.gta5_to_cityscapes.atomic_io import write_json
+from examples.gta5_to_cityscapes.checkpoint import CheckpointError, digest_of_weights, load_checkpoint, save_checkpoint
 from examples.gta5_to_cityscapes.data import DatasetError, SegmentationDataset, open_dataset, read_id_map, read_image
-from examples.gta5_to_cityscapes.networks import build_network
-from examples.gta5_to_cityscapes.networks.small import small_network
+from examples.gta5_to_cityscapes.data.style_transfer import RestyledImages
+from examples.gta5_to_cityscapes.data.training_data import Folders
+from examples.gta5_to_cityscapes.models import build_network
+from examples.gta5_to_cityscapes.models.small import small_network
 from examples.gta5_to_cityscapes.recipes import compose_recipe
-from examples.gta5_to_cityscapes.records.checkpoints import (
-    CheckpointError,
-    digest_of_weights,
-    load_checkpoint,
-    save_checkpoint,
-)
-from examples.gta5_to_cityscapes.records.run_folder import RunFolderError
-from examples.gta5_to_cityscapes.records.stopping import Stopped
-from examples.gta5_to_cityscapes.records.written_files import write_json
+from examples.gta5_to_cityscapes.run_dir import RunFolderError
+from examples.gta5_to_cityscapes.signals import Stopped
 from examples.translation.__main__ import app
 from examples.translation.applying import restyle, write_restyled
 from examples.translation.comparing import compare, distances
-from examples.translation.losses import (
-    domain_loss,
-    real_fake_loss,
-    reconstruction_loss,
-    segmentation_consistency,
-)
+from examples.translation.images import StepImages
+from examples.translation.losses import domain_loss, real_fake_loss, reconstruction_loss, segmentation_consistency
 from examples.translation.networks import Discriminator, Generator, Judgement
-from examples.translation.pictures import StepPictures
 from examples.translation.settings import Settings
 from examples.translation.step import Segment, TranslationStep
 from examples.translation.training import train, trained_generator
@@ -85,7 +75,7 @@ def test_a_generator_starts_from_no_change_and_keeps_any_size(size: tuple[int, i
     assert not torch.equal(after, images)
 
 
-def test_each_picture_of_a_batch_goes_its_own_way() -> None:
+def test_each_image_of_a_batch_goes_its_own_way() -> None:
     torch.manual_seed(0)
     generator = moved(Generator(width=4, blocks=1))
     image = torch.rand(1, 3, 16, 24)
@@ -95,7 +85,7 @@ def test_each_picture_of_a_batch_goes_its_own_way() -> None:
         torch.testing.assert_close(generator(image, torch.tensor([domain]))[0], both[domain])
 
 
-def test_the_change_depends_on_the_exposure_of_the_picture() -> None:
+def test_the_change_depends_on_the_exposure_of_the_image() -> None:
     torch.manual_seed(0)
     generator = moved(Generator(width=4, blocks=1))
     image = 0.4 * torch.rand(1, 3, 32, 32)
@@ -129,7 +119,7 @@ def test_a_patch_sees_40_pixels() -> None:
 
 
 def test_losses_by_hand() -> None:
-    # Two pictures of one patch each; the first is or pretends to be source, the second target.
+    # Two images of one patch each; the first is or pretends to be source, the second target.
     real = torch.tensor([[0.5, 9.0], [7.0, -1.0]])[:, :, None, None]
     judged = Judgement(real, torch.tensor([-1.0, 2.0])[:, None, None, None])
     domain = torch.tensor([0, 1])
@@ -169,9 +159,9 @@ def test_a_step_teaches_each_network_by_its_own_losses_alone() -> None:
     names = ["discriminator_real_fake", "discriminator_domain", "real_fake", "domain", "reconstruction"]
     assert list(losses) == [*names, "identity", "consistency"]
     assert all(torch.isfinite(value) and not value.requires_grad for value in losses.values())
-    assert step.optimisers["generator"].param_groups[0]["lr"] == settings.lr
+    assert step.optimizers["generator"].param_groups[0]["lr"] == settings.lr
     step(source, target, 3)
-    assert step.optimisers["discriminator"].param_groups[0]["lr"] == settings.lr / 2
+    assert step.optimizers["discriminator"].param_groups[0]["lr"] == settings.lr / 2
     gathered = [each.grad.clone() for each in step.discriminator.parameters() if each.grad is not None]
     made = step.generator(torch.cat([source, target]), torch.tensor([1, 1, 0, 0]))
     step._teach_generator(torch.cat([source, target]), torch.tensor([0, 0, 1, 1]), made, torch.zeros_like(made))
@@ -181,22 +171,22 @@ def test_a_step_teaches_each_network_by_its_own_losses_alone() -> None:
         assert after.requires_grad
 
 
-def test_pictures_follow_from_seed_and_step_alone(streets: Folders) -> None:
+def test_images_follow_from_seed_and_step_alone(streets: Folders) -> None:
     source, _ = opened(streets)
     settings = Settings(size=TINY.size, crop=(24, 40), batch=2)
-    pictures = StepPictures(source, settings, 0)
-    drawn = [pictures.draw(step) for step in range(3)]
+    images = StepImages(source, settings, 0)
+    drawn = [images.draw(step) for step in range(3)]
     torch.rand(5)
-    assert torch.equal(StepPictures(source, settings, 0).draw(2), drawn[2])
-    assert not torch.equal(StepPictures(source, settings, 1).draw(2), drawn[2])
+    assert torch.equal(StepImages(source, settings, 0).draw(2), drawn[2])
+    assert not torch.equal(StepImages(source, settings, 1).draw(2), drawn[2])
     assert drawn[0].shape == (2, 3, 24, 40)
     assert 0 <= drawn[0].min() < drawn[0].max() <= 1
-    whole = StepPictures(source, Settings(size=TINY.size, crop=None, batch=2), 0)
+    whole = StepImages(source, Settings(size=TINY.size, crop=None, batch=2), 0)
     seen = {int(255 * 255 * each.sum()) for step in range(3) for each in whole.draw(step)}
     assert len(seen) == len(source) == 6  # an epoch shows each once
 
 
-def test_training_moves_pictures_towards_the_other_domain(streets: Folders, tmp_path: Path) -> None:
+def test_training_moves_images_towards_the_other_domain(streets: Folders, tmp_path: Path) -> None:
     """The streets' target is the source with less green and blue; sixty steps find that without a pair."""
     settings = Settings(steps=60, size=(32, 64), crop=(24, 48), batch=2, width=8, blocks=1, lr=3e-3, average=0.9)
     source, target = opened(streets, settings.size)
@@ -294,7 +284,7 @@ def test_restyled_source_is_a_data_set_and_a_restyling(streets: Folders, checkpo
     out = tmp_path / "restyled"
     folder = write_restyled(settings, generator, [source], "target", out)
     by_itself = open_dataset("gta5", out)
-    beside = RestyledPictures(source, folder)
+    beside = RestyledImages(source, folder)
     assert by_itself.names == beside.names == source.names
     expected = restyle(generator, read_image(source.files[2].image, settings.size)[0], "target")
     for index in range(len(source)):
@@ -339,22 +329,22 @@ def test_applying_goes_on_and_refuses_what_is_not_its_own(streets: Folders, chec
 
 def test_distances_to_itself_and_to_another() -> None:
     rng = np.random.default_rng(0)
-    pictures = [rng.integers(0, 200, (24, 32, 3), np.uint8) for _ in range(80)]
-    first, same, brighter = pictures[:40], pictures[40:], [(each + 40).astype(np.uint8) for each in pictures[40:]]
+    images = [rng.integers(0, 200, (24, 32, 3), np.uint8) for _ in range(80)]
+    first, same, brighter = images[:40], images[40:], [(each + 40).astype(np.uint8) for each in images[40:]]
     assert distances(first, same)["channels"].accuracy < 0.8
     assert distances(first, same)["channels"].shift < 0.6
     assert distances(first, brighter)["channels"].accuracy == 1.0
     assert distances(first, brighter)["channels"].shift > 5
     assert distances(first, brighter)["brightness texture"].shift < 0.6
-    grey = [each.mean(2, keepdims=True).astype(np.uint8).repeat(3, 2) for each in same]
-    assert distances(grey, first)["colour texture"].shift > 5
+    gray = [each.mean(2, keepdims=True).astype(np.uint8).repeat(3, 2) for each in same]
+    assert distances(gray, first)["color texture"].shift > 5
     rows = compare(brighter[:20], same[:20], first)
     assert rows["reference itself"]["channels"].shift < 0.6
     assert rows["translated"]["channels"].shift < 0.6 < 5 < rows["as they are"]["channels"].shift
-    assert rows["colours matched"]["channels"].shift < 1
+    assert rows["colors matched"]["channels"].shift < 1
     with pytest.raises(ValueError, match="equally many"):
         distances(first, same[:3])
-    with pytest.raises(ValueError, match="must be n, n and 2n pictures, got 40, 40 and 40"):
+    with pytest.raises(ValueError, match="must be n, n and 2n images, got 40, 40 and 40"):
         compare(first, same, first)
 
 
@@ -376,9 +366,9 @@ def test_commands_from_training_to_the_sheet(streets: Folders, tmp_path: Path) -
     assert back == open_dataset("cityscapes", streets.target, split="val").names
     assert not (tmp_path / "back/labels").exists()
     assert read_id_map(tmp_path / "there/labels/00001.png").shape == (32, 48)
-    sheet = ["--sheet", tmp_path / "sheet.png", "--rows", 2, "--pictures", 4]
+    sheet = ["--sheet", tmp_path / "sheet.png", "--rows", 2, "--images", 4]
     printed = run("compare", "--restyled", tmp_path / "there", *source, *target, *sheet)
-    assert "distance to the target, 3 pictures" in printed
+    assert "distance to the target, 3 images" in printed
     with Image.open(tmp_path / "sheet.png") as drawn:
         assert drawn.size == (3 * 50 - 2, 2 * 34 - 2)
 
@@ -436,7 +426,7 @@ def test_other_content_of_an_image_is_refused_or_applied_again(
 
 
 def test_a_translation_of_an_earlier_version_is_refused(streets: Folders, tmp_path: Path) -> None:
-    names = {"pictures": 6, "names_sha256": "0123"}
+    names = {"images": 6, "names_sha256": "0123"}
     write_json(tmp_path / "settings.json", {**TINY.as_plain(), "source": names, "target": names})
     with pytest.raises(RunFolderError, match="an earlier version wrote it without"):
         train(TINY, *opened(streets), tmp_path, device=CPU)

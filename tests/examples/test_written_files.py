@@ -13,13 +13,7 @@ from typing import Any
 
 import pytest
 
-from examples.gta5_to_cityscapes.records.written_files import (
-    FullDiskError,
-    UnwritableError,
-    read_json,
-    write_json,
-    written_beside,
-)
+from examples.gta5_to_cityscapes.atomic_io import FullDiskError, UnwritableError, read_json, write_json, written_beside
 
 REPOSITORY = Path(__file__).parents[2]
 FILES = sorted(
@@ -31,7 +25,7 @@ FILES = sorted(
 READS_TEXT = ("read_text", "write_text", "open", "run", "Popen", "check_output")
 WRITES = ("write_text", "write_bytes", "save", "savez_compressed", "savefig", "imwrite")
 NOT_FINAL = {"beside", "buffer", "file"}  # what these are called on or given, where the file has no reader yet
-WRITES_WHOLE = "examples/gta5_to_cityscapes/records/written_files.py"
+WRITES_WHOLE = "examples/gta5_to_cityscapes/atomic_io.py"
 
 
 def failing_fsync(monkeypatch: pytest.MonkeyPatch, code: int, *, folders: bool) -> None:

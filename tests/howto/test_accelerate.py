@@ -27,7 +27,7 @@ def test_it_trains_with_the_lines_and_without(tmp_path: Path) -> None:
 
 
 def test_only_the_count_of_batches_decides_when_to_step(tmp_path: Path) -> None:
-    counted = PAGE.trainer.replace("optimiser.step()", "optimiser.step(); synced.append(accelerator.sync_gradients)")
+    counted = PAGE.trainer.replace("optimizer.step()", "optimizer.step(); synced.append(accelerator.sync_gradients)")
     names = run(counted, {**given(), "epochs": 2, "folder": tmp_path, "synced": []})
     assert names["synced"] == [False, True] * 8
 

@@ -41,7 +41,7 @@ def test_it_trains_with_the_lines_and_without() -> None:
     names = trained(PAGE.trainer)
     check_training(names["sim"], names["network"], weights(given()["network"]), weights(without))
     plain = trained(PAGE.trainer.replace("network.compile()", "").replace("sim.compile(fullgraph=True)", ""))
-    # Not the first layer: the bias before a normalisation has no gradient but rounding, which AdamW blows up.
+    # Not the first layer: the bias before a normalization has no gradient but rounding, which AdamW blows up.
     head, plain_head = names["network"].head, plain["network"].head
     torch.testing.assert_close(weights(head), weights(plain_head), rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(banks(names["sim"]), banks(plain["sim"]), rtol=1e-3, atol=1e-4)

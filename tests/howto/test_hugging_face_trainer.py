@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import Dataset
 
 from tests.howto.trainer_page import TrainerPage, banks, check_training, run, seeded, weights
-from tests.howto.two_cities import SPACE, Pictures
+from tests.howto.two_cities import SPACE, Images
 
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
@@ -26,22 +26,22 @@ WITHOUT_THE_LINE = "\n".join(line for line in TRAINER.splitlines() if "save_orig
 
 
 class Items(Dataset[Any]):
-    """Pictures as transformers' models want them."""
+    """Images as transformers' models want them."""
 
-    def __init__(self, pictures: Pictures) -> None:
-        self.pictures = pictures
+    def __init__(self, images: Images) -> None:
+        self.images = images
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        item = self.pictures[index]
-        return {"pixel_values": item} if self.pictures.labels is None else {"pixel_values": item[0], "labels": item[1]}
+        item = self.images[index]
+        return {"pixel_values": item} if self.images.labels is None else {"pixel_values": item[0], "labels": item[1]}
 
 
 @pytest.fixture
 def names(tmp_path: Path) -> dict[str, Any]:
-    data = {"source_dataset": Items(Pictures(64, "source")), "target_dataset": Items(Pictures(24, "target"))}
+    data = {"source_dataset": Items(Images(64, "source")), "target_dataset": Items(Images(24, "target"))}
     return {**data, "space": SPACE, "steps": 16, "folder": tmp_path}
 
 
@@ -64,7 +64,7 @@ def test_evaluation_does_not_write_into_the_banks(names: dict[str, Any]) -> None
 
 
 def resumed(trainer: str, again: str, names: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """``trainer`` after four steps, and ``again`` resumed from its checkpoint of the second step."""
+    """``trainer`` after four steps, and ``again`` resumed from its checkpoint of the second stage."""
     _, resume = PAGE.further
     whole = seeded(trainer, {**names, "steps": 4})
     shutil.rmtree(names["folder"] / "checkpoint-4")

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from tests.howto.mmcv_lite import import_mmseg_models
 from tests.howto.trainer_page import TrainerPage, check_training, run, weights
-from tests.howto.two_cities import SPACE, Pictures
+from tests.howto.two_cities import SPACE, Images
 
 models = import_mmseg_models()
 config, engine_structures = (pytest.importorskip(f"mmengine.{name}") for name in ("config", "structures"))
@@ -34,17 +34,17 @@ def sample_of(labels: Tensor | None) -> Any:
 
 @registry.DATASETS.register_module()
 class Items(Dataset[Any]):
-    """Pictures as MMSegmentation's data sets give them."""
+    """Images as MMSegmentation's data sets give them."""
 
     def __init__(self, domain: str, count: int) -> None:
-        self.pictures = Pictures(count, domain)
+        self.samples = Images(count, domain)
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.samples)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        labels = None if self.pictures.labels is None else self.pictures.labels[index]
-        return {"inputs": self.pictures.images[index], "data_samples": sample_of(labels)}
+        labels = None if self.samples.labels is None else self.samples.labels[index]
+        return {"inputs": self.samples.images[index], "data_samples": sample_of(labels)}
 
 
 def collate(items: list[dict[str, Any]]) -> dict[str, list[Any]]:
@@ -52,7 +52,7 @@ def collate(items: list[dict[str, Any]]) -> dict[str, list[Any]]:
 
 
 class Endless(torch.utils.data.Sampler[int]):
-    """Every picture in turn, for ever."""
+    """Every image in turn, for ever."""
 
     def __init__(self, size: int) -> None:
         self.size = size

@@ -25,7 +25,7 @@ def names(tmp_path: Path) -> dict[str, Any]:
 
 def test_it_trains_with_the_lines_and_without(names: dict[str, Any]) -> None:
     PAGE.check_count()
-    start = seeded(PAGE.trainer_before.split("optimiser =")[0], names)["model"]
+    start = seeded(PAGE.trainer_before.split("optimizer =")[0], names)["model"]
     without = seeded(PAGE.trainer_before, names)["model"]
     after = seeded(PAGE.trainer, names)
     check_training(after["sim"], after["model"], weights(start), weights(without))
@@ -96,7 +96,7 @@ def test_dpt(names: dict[str, Any]) -> None:
     _, dpt, _ = PAGE.further
     imports, rest = PAGE.trainer.split("model = ")
     loop = "targets = " + rest.split("targets = ")[1]
-    optimizer = next(line for line in rest.splitlines() if line.startswith("optimiser"))
+    optimizer = next(line for line in rest.splitlines() if line.startswith("optimizer"))
     narrow = "decoder_intermediate_channels=(8, 8, 8, 8), decoder_fusion_channels=8, "
     small = dpt.replace('"tu-vit_tiny_patch16_224",', f'"tu-vit_tiny_patch16_224", {narrow}')
     after = seeded("\n".join((imports, small, optimizer, loop)), {**names, "epochs": 1})

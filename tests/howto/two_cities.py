@@ -14,7 +14,7 @@ SPACE = si.LabelSpace(names=("road", "grass", "car"), stuff=(0, 1), things=(2,))
 SIZE = 64
 
 
-class Pictures(Dataset[Any]):
+class Images(Dataset[Any]):
     """Road and grass with nine cars; the target is darker and has no labels."""
 
     def __init__(self, count: int, domain: str) -> None:
@@ -24,10 +24,10 @@ class Pictures(Dataset[Any]):
         for top in (8, 28, 48):
             for left in (4, 24, 44):
                 labels[:, top : top + 12, left : left + 12] = 2
-        colours = torch.eye(3)[labels].movedim(3, 1)
-        noise = torch.rand(colours.shape, generator=generator)
-        self.images = 2 * (0.6 * colours if domain == "target" else colours) + 0.2 * noise - 0.5
-        labels[:, :4] = 255  # an unlabelled strip
+        colors = torch.eye(3)[labels].movedim(3, 1)
+        noise = torch.rand(colors.shape, generator=generator)
+        self.images = 2 * (0.6 * colors if domain == "target" else colors) + 0.2 * noise - 0.5
+        labels[:, :4] = 255  # an unlabeled strip
         self.labels = None if domain == "target" else labels
 
     def __len__(self) -> int:
@@ -38,7 +38,7 @@ class Pictures(Dataset[Any]):
 
 
 class Network(nn.Module):
-    """Features (B, 8, h, w) of stride 4 and logits (B, 3, h, w), with batch normalisation."""
+    """Features (B, 8, h, w) of stride 4 and logits (B, 3, h, w), with batch normalization."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,9 +51,9 @@ class Network(nn.Module):
 
 
 def given() -> dict[str, Any]:
-    """The names that the pages say a trainer has; 64 pictures of the source in batches of 8, fewer of the target."""
+    """The names that the pages say a trainer has; 64 images of the source in batches of 8, fewer of the target."""
     torch.manual_seed(0)
-    source, target = Pictures(64, "source"), Pictures(24, "target")
+    source, target = Images(64, "source"), Images(24, "target")
     return {
         "space": SPACE,
         "source_dataset": source,

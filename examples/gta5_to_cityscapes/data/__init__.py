@@ -1,6 +1,6 @@
-"""Readers for GTA5, SYNTHIA and Cityscapes in the folder layouts they are published in."""
+"""What a step sees: the data sets of a run, endless batches of them, restyled and augmented."""
 
-from .errors import DatasetError
+from .image_files import DatasetError, read_id_map, read_image
 from .inspection import (
     PUBLISHED_PICTURES,
     DatasetSummary,
@@ -10,9 +10,8 @@ from .inspection import (
     require_labels,
     unreadable_files,
 )
-from .opening import Layout, open_dataset
-from .pictures import read_id_map, read_image
-from .samples import Sample, SegmentationDataset, picture_tensor
+from .layouts import Layout, open_dataset
+from .samples import Sample, SegmentationDataset, image_tensor
 
 __all__ = [
     "PUBLISHED_PICTURES",
@@ -23,9 +22,9 @@ __all__ = [
     "SegmentationDataset",
     "UnreadableFile",
     "describe",
+    "image_tensor",
     "mismatched_pairs",
     "open_dataset",
-    "picture_tensor",
     "read_id_map",
     "read_image",
     "require_labels",

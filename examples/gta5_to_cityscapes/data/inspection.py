@@ -8,9 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .errors import DatasetError
-from .label_tables import look_like_train_ids
-from .pictures import picture_size
+from .image_files import DatasetError, image_size
+from .label_ids import look_like_train_ids
 from .samples import SegmentationDataset
 
 PUBLISHED_PICTURES = {  # by layout and split
@@ -23,7 +22,7 @@ MAPS_LOOKED_AT = 10  # for train ids: a tenth of a second, and together they sho
 
 
 class UnreadableFile(NamedTuple):
-    """A picture or label map that cannot be read: whose it is, and what the reader says, which names the file."""
+    """An image or label map that cannot be read: whose it is, and what the reader says, which names the file."""
 
     name: str
     reason: str
@@ -34,47 +33,47 @@ class DatasetSummary:
     """Counts over a sample of a data set.
 
     Attributes:
-        pictures: Number of pictures in the data set.
-        sampled: Number of pictures read.
-        unreadable: Pictures of the sample that could not be read.
-        sizes: (height, width) of the sampled pictures as they are shown.
+        images: Number of images in the data set.
+        sampled: Number of images read.
+        unreadable: Images of the sample that could not be read.
+        sizes: (height, width) of the sampled images as they are shown.
         pixels: Pixels per class name; classes never seen are listed with 0.
-        pictures_with: Sampled pictures per class name that hold the class.
+        images_with: Sampled images per class name that hold the class.
         ignored: Pixels that belong to no class of the space.
         unknown_ids: Pixels per raw id that the data set does not define (part of ``ignored``).
         unknown_in: The first label map that holds each of these ids.
     """
 
-    pictures: int
+    images: int
     sampled: int
     unreadable: list[UnreadableFile]
     sizes: dict[tuple[int, int], int]
     pixels: dict[str, int]
-    pictures_with: dict[str, int]
+    images_with: dict[str, int]
     ignored: int
     unknown_ids: dict[int, int]
     unknown_in: dict[int, Path]
 
     def share(self, name: str) -> float:
-        """Share of a class among the labelled pixels of the sample; 0 when nothing is labelled."""
+        """Share of a class among the labeled pixels of the sample; 0 when nothing is labeled."""
         return self.pixels[name] / max(1, sum(self.pixels.values()))
 
 
 def describe(dataset: SegmentationDataset, sample: int = 50) -> DatasetSummary:
-    """Read ``sample`` pictures, spread evenly over the data set, and count their classes.
+    """Read ``sample`` images, spread evenly over the data set, and count their classes.
 
     Those that cannot be read are named and passed over.
 
     Args:
         dataset: Pixels are counted at its ``size``. Its own ``unknown_ids`` is left as it was.
-        sample: Pictures to read, at least 1; all of them when the data set has no more.
+        sample: Images to read, at least 1; all of them when the data set has no more.
     """
     if sample < 1:
         raise ValueError(f"sample must be at least 1, got {sample}. Pass len(dataset) to read everything.")
     count = min(sample, len(dataset))
     indices = [int(i) for i in np.linspace(0, len(dataset) - 1, count).round()]
     pixels = np.zeros(256, dtype=np.int64)
-    pictures_with = np.zeros(256, dtype=np.int64)
+    images_with = np.zeros(256, dtype=np.int64)
     sizes: Counter[tuple[int, int]] = Counter()
     unreadable: list[UnreadableFile] = []
     before = Counter(dataset.unknown_ids)
@@ -88,18 +87,18 @@ def describe(dataset: SegmentationDataset, sample: int = 50) -> DatasetSummary:
         if (path := dataset.files[index].labels) is not None:
             unknown_in |= dict.fromkeys((dataset.unknown_ids - before).keys() - unknown_in.keys(), path)
         pixels += histogram
-        pictures_with += histogram > 0
-        sizes[picture_size(dataset.files[index].image, dataset.max_pixels)] += 1
+        images_with += histogram > 0
+        sizes[image_size(dataset.files[index].image, dataset.max_pixels)] += 1
     unknown = dataset.unknown_ids - before
     dataset.unknown_ids = before
     names = dataset.space.names
     return DatasetSummary(
-        pictures=len(dataset),
+        images=len(dataset),
         sampled=count - len(unreadable),
         unreadable=unreadable,
         sizes=dict(sizes.most_common()),
         pixels={name: int(pixels[i]) for i, name in enumerate(names)},
-        pictures_with={name: int(pictures_with[i]) for i, name in enumerate(names)},
+        images_with={name: int(images_with[i]) for i, name in enumerate(names)},
         ignored=int(pixels[dataset.space.ignore_index]),
         unknown_ids=dict(sorted(unknown.items())),
         unknown_in=unknown_in,
@@ -114,7 +113,7 @@ def unreadable_files(dataset: SegmentationDataset) -> list[UnreadableFile]:
     found = []
     for entry in dataset.files:
         try:
-            picture_size(entry.image, dataset.max_pixels)
+            image_size(entry.image, dataset.max_pixels)
         except DatasetError as error:
             found.append(UnreadableFile(entry.name, str(error)))
         try:
@@ -134,7 +133,7 @@ def mismatched_pairs(dataset: SegmentationDataset) -> list[str]:
         entry.name
         for entry in dataset.files
         if entry.labels is not None
-        and picture_size(entry.image, dataset.max_pixels) != dataset.label_map_size(entry.labels)
+        and image_size(entry.image, dataset.max_pixels) != dataset.label_map_size(entry.labels)
     ]
 
 

@@ -15,9 +15,8 @@ from torch.utils.data import Dataset
 
 from stuffinstance import LabelSpace
 
-from .errors import DatasetError
-from .label_tables import LabelTable
-from .pictures import MAX_PIXELS, read_image, resize_ids
+from .image_files import MAX_PIXELS, DatasetError, read_image, resize_ids
+from .label_ids import LabelTable
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +25,7 @@ MapSize = Callable[[Path, int], tuple[int, int]]
 
 
 class Sample(NamedTuple):
-    """One picture.
+    """One image.
 
     Attributes:
         image: ``(3, H, W)`` uint8, RGB.
@@ -40,7 +39,7 @@ class Sample(NamedTuple):
 
 
 @dataclass(frozen=True)
-class PictureFiles:
+class ImageFiles:
     """Where one sample lies. ``labels`` is None when they are not read."""
 
     name: str
@@ -48,13 +47,13 @@ class PictureFiles:
     labels: Path | None
 
 
-def picture_tensor(pixels: npt.NDArray[np.uint8]) -> Tensor:
+def image_tensor(pixels: npt.NDArray[np.uint8]) -> Tensor:
     """Decoded RGB pixels (H, W, 3) as samples have them: (3, H, W) uint8."""
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
 class SegmentationDataset(Dataset[Sample]):
-    """Pictures of one domain in the ids of one label space.
+    """Images of one domain in the ids of one label space.
 
     Attributes:
         names: Names of the samples, in the order of their index.
@@ -65,7 +64,7 @@ class SegmentationDataset(Dataset[Sample]):
 
     def __init__(
         self,
-        files: Sequence[PictureFiles],
+        files: Sequence[ImageFiles],
         *,
         table: LabelTable,
         space: LabelSpace,
@@ -91,7 +90,7 @@ class SegmentationDataset(Dataset[Sample]):
         self._reported: set[int] = set()
 
     def leave_out(self, names: Collection[str]) -> None:
-        """Go on without these pictures."""
+        """Go on without these images."""
         left_out = set(names)
         self.files = [entry for entry in self.files if entry.name not in left_out]
         self.names = [entry.name for entry in self.files]
@@ -106,14 +105,14 @@ class SegmentationDataset(Dataset[Sample]):
             labels = np.full(pixels.shape[:2], self.space.ignore_index, dtype=np.uint8)
         else:
             labels = self._read_labels(entry.image, entry.labels, stored)
-        return Sample(picture_tensor(pixels), torch.from_numpy(labels), entry.name)
+        return Sample(image_tensor(pixels), torch.from_numpy(labels), entry.name)
 
     def label_map_size(self, path: Path) -> tuple[int, int]:
         """(height, width) of a label map from its header; a file of another kind than the layout's is an error."""
         return self._map_size(path, self.max_pixels)
 
     def raw_id_pixels(self, index: int) -> npt.NDArray[np.int64]:
-        """Pixels ``(256,)`` per raw id of one label map as stored; the picture is not read.
+        """Pixels ``(256,)`` per raw id of one label map as stored; the image is not read.
 
         Ids beyond a byte are left out, as is everything where labels are not read.
         """
@@ -148,7 +147,7 @@ class SegmentationDataset(Dataset[Sample]):
         if fresh and not self._reported:
             logger.warning(
                 "%s: %d pixels have label ids that this data set does not define: %s. They are ignored, here and in "
-                "every other picture, without a further message. Check that the folder is of the layout you named, or "
+                "every other image, without a further message. Check that the folder is of the layout you named, or "
                 "export the labels again with the ids of the data set.",
                 path,
                 sum(int(counts[i]) for i in fresh),

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..batches.training_data import Folders
-from ..records.progress import Event, Watch
+from ..data.training_data import Folders
+from ..run_dir import Event, Watch
 
 if TYPE_CHECKING:
     from examples.generated_city.generation import SourceLayout
@@ -22,11 +22,11 @@ class Budget:
     source_images: int
     target_train: int
     target_val: int
-    picture: tuple[int, int]  # (width, height), as the generator takes it
+    image: tuple[int, int]  # (width, height), as the generator takes it
 
     @property
-    def pictures(self) -> int:
-        """All pictures to draw."""
+    def images(self) -> int:
+        """All images to draw."""
         return self.source_images + self.target_train + self.target_val
 
 
@@ -47,7 +47,7 @@ def is_city(folder: Path) -> bool:
 
 
 def generate(folders: Folders, budget: Budget, seed: int, watch: Watch, source_layout: SourceLayout = "gta5") -> None:
-    """Draw what is not there yet; a folder with a city of another seed or picture size is refused.
+    """Draw what is not there yet; a folder with a city of another seed or image size is refused.
 
     Raises:
         FileExistsError: If another city, or something else, is there.
@@ -59,10 +59,10 @@ def generate(folders: Folders, budget: Budget, seed: int, watch: Watch, source_l
         source_images=budget.source_images,
         target_train=budget.target_train,
         target_val=budget.target_val,
-        size=budget.picture,
+        size=budget.image,
         seed=seed,
         source_layout=source_layout,
         workers=os.cpu_count() or 1,
-        progress=lambda done: watch(Event("city", done, budget.pictures, "drawing")),
+        progress=lambda done: watch(Event("city", done, budget.images, "plotting")),
     )
-    watch(Event("city", budget.pictures, budget.pictures, "drawn", "finished"))
+    watch(Event("city", budget.images, budget.images, "drawn", "finished"))

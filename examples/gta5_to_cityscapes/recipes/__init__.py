@@ -2,7 +2,7 @@
 
 from .fitting_settings import refuse_scales
 from .paper_experiments import PAPER_EXPERIMENTS, PaperExperiment, Variant
-from .parts import PARTS, RecipeError, canonical, stands_on
+from .parts import PARTS, RecipeError, canonical, depends_on
 from .recipe import ABLATION, Recipe, class_names, compose_recipe
 
 __all__ = [
@@ -16,6 +16,6 @@ __all__ = [
     "canonical",
     "class_names",
     "compose_recipe",
+    "depends_on",
     "refuse_scales",
-    "stands_on",
 ]

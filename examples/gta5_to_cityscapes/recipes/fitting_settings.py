@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..data.pictures import MAX_PIXELS
+from ..data.image_files import MAX_PIXELS
 
 if TYPE_CHECKING:
     from .recipe import Recipe
@@ -14,20 +14,20 @@ SMALLEST_BLURRED = 3  # the blur's kernel of 5 reflects two pixels at each borde
 SMALLEST_JUDGED = 32  # a discriminator of five convolutions of stride 2
 
 
-def refuse_small_pictures(recipe: Recipe) -> None:
-    """Pictures of a step that the blur or the discriminator of outputs cannot take.
+def refuse_small_images(recipe: Recipe) -> None:
+    """Images of a step that the blur or the discriminator of outputs cannot take.
 
     Raises:
         ValueError: If there are such.
     """
-    blurred = {"source_size" if recipe.labelled == "source" else "target_size"}
+    blurred = {"source_size" if recipe.labeled == "source" else "target_size"}
     if recipe.augmentation.target == "all":
         blurred.add("target_size")
     for field, size in recipe.trained_sizes.items():
-        named = f"pictures.{field} and augmentation.crop"
+        named = f"images.{field} and augmentation.crop"
         if recipe.augmentation.blur and field in blurred and min(size) < SMALLEST_BLURRED:
             raise ValueError(
-                f"augmentation.blur needs pictures of at least {SMALLEST_BLURRED} pixels a side, got {list(size)} "
+                f"augmentation.blur needs images of at least {SMALLEST_BLURRED} pixels a side, got {list(size)} "
                 f"(height, width) from {named}; set them larger, or augmentation.blur=0"
             )
         if recipe.adversarial is None:
@@ -42,14 +42,14 @@ def refuse_small_pictures(recipe: Recipe) -> None:
 
 
 def refuse_scales(scales: Sequence[float], size: Sequence[int], named: str) -> None:
-    """Scales at which a picture of ``size`` (height, width) has more pixels than are read of any file.
+    """Scales at which an image of ``size`` (height, width) has more pixels than are read of any file.
 
     Raises:
         ValueError: If there are such.
     """
     if wrong := [scale for scale in scales if (scale * size[0]) * (scale * size[1]) > MAX_PIXELS]:
         raise ValueError(
-            f"{named} must leave pictures of {list(size)} (height, width) at most {MAX_PIXELS} pixels, got "
+            f"{named} must leave images of {list(size)} (height, width) at most {MAX_PIXELS} pixels, got "
             f"{', '.join(f'{scale:g}' for scale in wrong)}; set smaller scales"
         )
 
@@ -74,12 +74,12 @@ def refuse_other_label_rules(recipe: Recipe) -> None:
     Raises:
         ValueError: If that is asked for.
     """
-    if recipe.pseudo_labels is None or not recipe.labelled_by:
+    if recipe.pseudo_labels is None or not recipe.labeled_by:
         return
     takes = 2 if recipe.pseudo_labels.rule == "symmetric" else 1
-    if takes != len(recipe.labelled_by):
+    if takes != len(recipe.labeled_by):
         raise ValueError(
             f"pseudo_labels.rule={recipe.pseudo_labels.rule} takes the labels of {takes} network{'s'[: takes - 1]}, "
-            f"{recipe.name} has those of {' and '.join(recipe.labelled_by)}; leave the setting out, and take the part "
+            f"{recipe.name} has those of {' and '.join(recipe.labeled_by)}; leave the setting out, and take the part "
             "sym for labels that two agree on"
         )

@@ -1,7 +1,7 @@
 """The experiments of the SIM paper (CVPR 2020): which runs each is made of, and what was published beside them.
 
 A sweep's values are said as published. In another size, or with another value of that setting, they are the same
-multiples of what the setting then is: a network that sees a hundredth of the pictures has a smaller bank.
+multiples of what the setting then is: a network that sees a hundredth of the images has a smaller bank.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Literal
 
 from .parts import RecipeError
 from .recipe import ABLATION, size_named
-from .settings import Layouts
+from .settings import LayoutConfig
 
 PAPER_GTA5 = dict(zip(ABLATION, (36.6, 41.4, 44.9, 46.2, 49.2, 65.1), strict=True))
 PAPER_SYNTHIA_13 = dict(zip(ABLATION, (38.6, 45.9, 46.0, 47.1, 52.1, 71.7), strict=True))
@@ -89,9 +89,9 @@ class PaperExperiment:
     classes: str = "all"
 
     @property
-    def layouts(self) -> Layouts:
+    def layouts(self) -> LayoutConfig:
         """How the folders of its data are laid out."""
-        return Layouts(source=self.source)
+        return LayoutConfig(source=self.source)
 
     @property
     def data(self) -> str:
@@ -102,7 +102,7 @@ class PaperExperiment:
         """What all its runs set: ``overrides``, and before them how often a curve is tested."""
         if not self.curve:
             return list(overrides)
-        steps = size_named(size, overrides).schedule.steps
+        steps = size_named(size, overrides).schedule.max_steps
         return [f"schedule.evaluate_every={math.ceil(steps / TESTS_OF_A_CURVE)}", *overrides]
 
     def variants(self, size: str, overrides: Sequence[str] = ()) -> tuple[Variant, ...]:

@@ -1,7 +1,7 @@
-"""The parts that recipe names are sums of, and which other runs a recipe stands on.
+"""The parts that recipe names are sums of, and which other runs a recipe depends on.
 
 A part switches one group of settings on. Most take effect in a step of training; some begin where another run ended
-(*stages*), some train once more with labels that other runs gave the target (*labelling*), and one trains nothing.
+(*stages*), some train once more with labels that other runs gave the target (*labeling*), and one trains nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-Kind = Literal["training", "stage", "labelling", "fusion"]
+Kind = Literal["training", "stage", "labeling", "fusion"]
 
 
 class RecipeError(ValueError):
@@ -47,28 +47,28 @@ PARTS: dict[str, Part] = {
         Part("aa", "adversarial alignment of the output", "adversarial"),
         Part("asn", "the same at two levels (AdaptSegNet)", "adversarial", {"levels": 2}, {"auxiliary": True}),
         Part("advent", "adversarial alignment of entropy maps (ADVENT)", "adversarial", {"of": "entropy"}),
-        Part("minent", "entropy of the target's output minimised (ADVENT)", "entropy"),
+        Part("minent", "entropy of the target's output minimized (ADVENT)", "entropy"),
         Part("maxsq", "maximum squares loss (MaxSquare)", "max_square"),
-        Part("it", "source pictures restyled as the target", "restyle"),
-        Part("tt", "target pictures restyled as the source", "restyle_target"),
+        Part("it", "source images restyled as the target", "restyle"),
+        Part("tt", "target images restyled as the source", "restyle_target"),
         Part("sim", "stuff and instance matching", "matching"),
         Part("mix", "class mixing with an averaged teacher's labels (DACS)", "class_mixing"),
         Part("mask", "masked consistency with an averaged teacher (MIC)", "masked_consistency"),
         Part("fada", "fine-grained adversarial alignment of features (FADA)", "fine_grained", kind="stage"),
         Part("cag", "category anchors (CAG-UDA)", "anchors", kind="stage", rounds=True),
-        Part("ssl", "a second step on pseudo-labels above class medians", "pseudo_labels", kind="labelling"),
-        Part("distill", "a second step on all labels (FADA)", "pseudo_labels", {"rule": "argmax"}, kind="labelling"),
-        Part("cbst", "a round of CBST", "pseudo_labels", {"rule": "portion"}, kind="labelling", rounds=True),
+        Part("ssl", "a second stage on pseudo-labels above class medians", "pseudo_labels", kind="labeling"),
+        Part("distill", "a second stage on all labels (FADA)", "pseudo_labels", {"rule": "argmax"}, kind="labeling"),
+        Part("cbst", "a round of CBST", "pseudo_labels", {"rule": "portion"}, kind="labeling", rounds=True),
         Part(
             "crst",
-            "a round of CBST, its confidence regularised (CRST, MRKLD)",
+            "a round of CBST, its confidence regularized (CRST, MRKLD)",
             "pseudo_labels",
             {"rule": "portion", "divergence": 0.1},
-            kind="labelling",
+            kind="labeling",
             rounds=True,
         ),
-        Part("iast", "a round on adaptive thresholds (IAST)", "pseudo_labels", {"rule": "adaptive"}, kind="labelling"),
-        Part("sym", "labels that two models agree on", "pseudo_labels", {"rule": "symmetric"}, kind="labelling"),
+        Part("iast", "a round on adaptive thresholds (IAST)", "pseudo_labels", {"rule": "adaptive"}, kind="labeling"),
+        Part("sym", "labels that two models agree on", "pseudo_labels", {"rule": "symmetric"}, kind="labeling"),
         Part("fused", "the mean of both symmetric models, nothing trained", None, kind="fusion"),
     )
 }
@@ -122,34 +122,34 @@ def _part(word: str, name: str) -> Chosen:
     return Chosen(part, int(match[2] or 1))
 
 
-class StandsOn(NamedTuple):
+class DependsOn(NamedTuple):
     """The recipes whose networks a recipe needs, by what it needs them for."""
 
     start: str | None = None  # begins with its weights
-    labelled_by: tuple[str, ...] = ()  # they label the target
+    labeled_by: tuple[str, ...] = ()  # they label the target
     fused_of: tuple[str, ...] = ()  # averaged
 
     @property
     def names(self) -> tuple[str, ...]:
         """Each once."""
-        return tuple(dict.fromkeys((*([self.start] if self.start else []), *self.labelled_by, *self.fused_of)))
+        return tuple(dict.fromkeys((*([self.start] if self.start else []), *self.labeled_by, *self.fused_of)))
 
 
-def stands_on(name: str) -> StandsOn:
+def depends_on(name: str) -> DependsOn:
     """What must have been trained before."""
     parts = parts_of(name)
     fusion = [each for each in parts if each.part.kind == "fusion"]
     if fusion:
         single = _without(parts, fusion[0])
-        return StandsOn(fused_of=tuple(sorted({_name(single), _name(_mirrored(single))})))
-    labelling = [each for each in parts if each.part.kind == "labelling"]
-    if labelling:
-        before = _before(parts, labelling[0])
-        if labelling[0].part.name == "sym":
-            return StandsOn(labelled_by=tuple(sorted({_name(before), _name(_mirrored(before))})))
-        return StandsOn(labelled_by=(_name(before),))
+        return DependsOn(fused_of=tuple(sorted({_name(single), _name(_mirrored(single))})))
+    labeling = [each for each in parts if each.part.kind == "labeling"]
+    if labeling:
+        before = _before(parts, labeling[0])
+        if labeling[0].part.name == "sym":
+            return DependsOn(labeled_by=tuple(sorted({_name(before), _name(_mirrored(before))})))
+        return DependsOn(labeled_by=(_name(before),))
     stage = [each for each in parts if each.part.kind == "stage"]
-    return StandsOn(start=_name(_before(parts, stage[0]))) if stage else StandsOn()
+    return DependsOn(start=_name(_before(parts, stage[0]))) if stage else DependsOn()
 
 
 def canonical(name: str) -> str:

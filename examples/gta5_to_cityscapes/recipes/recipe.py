@@ -14,25 +14,25 @@ from pydantic import Field, ValidationError, model_validator
 
 import stuffinstance as si
 
-from ..networks import network_options
-from .fitting_settings import refuse_missing_heads, refuse_other_label_rules, refuse_scales, refuse_small_pictures
-from .parts import PARTS, Chosen, RecipeError, canonical, parts_of, stands_on
+from ..models import network_options
+from .fitting_settings import refuse_missing_heads, refuse_other_label_rules, refuse_scales, refuse_small_images
+from .parts import PARTS, Chosen, RecipeError, canonical, depends_on, parts_of
 from .settings import (
-    Adversarial,
-    Anchors,
-    ClassMixing,
-    Entropy,
-    FineGrained,
-    Layouts,
-    MaskedConsistency,
-    Matching,
-    MaxSquare,
-    Network,
-    PseudoLabels,
-    Restyling,
+    AnchorConfig,
+    ClassMixConfig,
+    EntropyConfig,
+    FineGrainedConfig,
+    LayoutConfig,
+    MaskedConsistencyConfig,
+    MatchingConfig,
+    MaxSquareConfig,
+    ModelConfig,
+    OutputAdversarialConfig,
+    PseudoLabelConfig,
     Settings,
     SpaceName,
-    Teacher,
+    StyleTransferConfig,
+    TeacherConfig,
 )
 from .sizes import SIZES, Shared, Size
 
@@ -45,82 +45,82 @@ SPACES: dict[SpaceName, si.LabelSpace] = {
 
 
 class Recipe(Shared):
-    """Everything that decides the outcome of one run, except the pictures themselves."""
+    """Everything that decides the outcome of one run, except the images themselves."""
 
     name: str
     size: str
     seed: int = Field(default=0, ge=0, lt=2**32)  # numpy's generators take no larger one
-    layouts: Layouts = Layouts()
+    layouts: LayoutConfig = LayoutConfig()
     space: SpaceName = "cityscapes"
     classes: tuple[str, ...] = si.CITYSCAPES.names
-    labelled: Literal["source", "target"] = "source"
+    labeled: Literal["source", "target"] = "source"
     start: str | None = None  # the recipe whose weights it begins with; random or given ones where there is none
-    labelled_by: tuple[str, ...] = ()  # the recipes whose networks label its target
+    labeled_by: tuple[str, ...] = ()  # the recipes whose networks label its target
     fused_of: tuple[str, ...] = ()  # the recipes whose predictions it averages; it then trains nothing
-    restyle: Restyling | None = None
-    restyle_target: Restyling | None = None
-    adversarial: Adversarial | None = None
-    entropy: Entropy | None = None
-    max_square: MaxSquare | None = None
-    matching: Matching | None = None
-    fine_grained: FineGrained | None = None
-    anchors: Anchors | None = None
-    teacher: Teacher | None = None
-    class_mixing: ClassMixing | None = None
-    masked_consistency: MaskedConsistency | None = None
-    pseudo_labels: PseudoLabels | None = None
+    restyle: StyleTransferConfig | None = None
+    restyle_target: StyleTransferConfig | None = None
+    adversarial: OutputAdversarialConfig | None = None
+    entropy: EntropyConfig | None = None
+    max_square: MaxSquareConfig | None = None
+    matching: MatchingConfig | None = None
+    fine_grained: FineGrainedConfig | None = None
+    anchors: AnchorConfig | None = None
+    teacher: TeacherConfig | None = None
+    class_mixing: ClassMixConfig | None = None
+    masked_consistency: MaskedConsistencyConfig | None = None
+    pseudo_labels: PseudoLabelConfig | None = None
 
     @model_validator(mode="after")
     def _schedule_ends_before_its_horizon(self) -> Recipe:
-        if self.schedule.steps > self.schedule.horizon:
+        if self.schedule.max_steps > self.schedule.decay_steps:
             raise ValueError(
-                f"schedule.steps ({self.schedule.steps}) must not pass schedule.horizon "
-                f"({self.schedule.horizon}), where the learning rate is 0; set both"
+                f"schedule.max_steps ({self.schedule.max_steps}) must not pass schedule.decay_steps "
+                f"({self.schedule.decay_steps}), where the learning rate is 0; set both"
             )
         return self
 
     @model_validator(mode="after")
-    def _crop_fits_the_pictures(self) -> Recipe:
-        crop, sizes = self.augmentation.crop, {"source_size"} if self.labelled == "source" else {"target_size"}
+    def _crop_fits_the_images(self) -> Recipe:
+        crop, sizes = self.augmentation.crop, {"source_size"} if self.labeled == "source" else {"target_size"}
         if self.needs_target and self.augmentation.target != "none":
             sizes.add("target_size")
         for field in sorted(sizes):
-            size = getattr(self.pictures, field)
+            size = getattr(self.data, field)
             if crop is not None and (crop[0] > size[0] or crop[1] > size[1]):
                 raise ValueError(
-                    f"augmentation.crop {list(crop)} must not be larger than pictures.{field} {list(size)}, both "
+                    f"augmentation.crop {list(crop)} must not be larger than images.{field} {list(size)}, both "
                     "(height, width); set augmentation.crop smaller, or null for no crop"
                 )
         return self
 
     @model_validator(mode="after")
-    def _mixed_pictures_have_one_size(self) -> Recipe:
-        pictures, crop = self.pictures, self.augmentation.crop
+    def _mixed_images_have_one_size(self) -> Recipe:
+        images, crop = self.data, self.augmentation.crop
         if self.class_mixing and (
-            (crop is None or self.augmentation.target == "none") and pictures.source_size != pictures.target_size
+            (crop is None or self.augmentation.target == "none") and data.source_size != data.target_size
         ):
             raise ValueError(
-                f"mix pastes source pictures {list(pictures.source_size)} into target pictures "
-                f"{list(pictures.target_size)}, which must be of one size; set augmentation.crop"
+                f"mix pastes source images {list(data.source_size)} into target images "
+                f"{list(data.target_size)}, which must be of one size; set augmentation.crop"
             )
         return self
 
     @model_validator(mode="after")
     def _settings_fit_each_other(self) -> Recipe:
-        refuse_small_pictures(self)
-        refuse_scales(self.evaluation.scales, self.pictures.target_size, "evaluation.scales")
+        refuse_small_images(self)
+        refuse_scales(self.evaluation.scales, self.data.target_size, "evaluation.scales")
         refuse_missing_heads(self)
         refuse_other_label_rules(self)
         return self
 
     @property
     def trained_sizes(self) -> dict[str, tuple[int, int]]:
-        """(height, width) of the pictures of a step as the network sees them, by the setting that they follow from."""
-        labelled = "source_size" if self.labelled == "source" else "target_size"
-        sizes = {labelled: self.augmentation.crop or getattr(self.pictures, labelled)}
+        """(height, width) of the images of a step as the network sees them, by the setting that they follow from."""
+        labeled = "source_size" if self.labeled == "source" else "target_size"
+        sizes = {labeled: self.augmentation.crop or getattr(self.data, labeled)}
         if self.needs_target:
             crop = None if self.augmentation.target == "none" else self.augmentation.crop
-            sizes["target_size"] = crop or self.pictures.target_size
+            sizes["target_size"] = crop or self.data.target_size
         return sizes
 
     @property
@@ -135,7 +135,7 @@ class Recipe(Shared):
 
     @property
     def needs_target(self) -> bool:
-        """Whether a step looks at target pictures at all."""
+        """Whether a step looks at target images at all."""
         restyled_towards_it = self.restyle is not None and self.restyle.in_step
         adapting = {part.group for part in PARTS.values() if part.group} - {"restyle"}
         return restyled_towards_it or any(getattr(self, group) is not None for group in adapting)
@@ -153,7 +153,7 @@ def compose_recipe(
     size: str = "small",
     *,
     seed: int = 0,
-    layouts: Layouts | None = None,
+    layouts: LayoutConfig | None = None,
     classes: str = "all",
     overrides: Sequence[str] = (),
 ) -> Recipe:
@@ -163,9 +163,9 @@ def compose_recipe(
     does not use is therefore allowed and without effect, so one list serves a whole ablation.
     """
     parts = parts_of(name)
-    needed = stands_on(name)
+    needed = depends_on(name)
     chosen = size_named(size, overrides)
-    layouts = layouts or Layouts()
+    layouts = layouts or LayoutConfig()
     space: SpaceName = "synthia16" if layouts.source == "synthia" else "cityscapes"
     try:
         return Recipe(
@@ -175,9 +175,9 @@ def compose_recipe(
             layouts=layouts,
             space=space,
             classes=class_names(classes, SPACES[space]),
-            labelled="target" if name == "target-only" else "source",
+            labeled="target" if name == "target-only" else "source",
             start=needed.start,
-            labelled_by=needed.labelled_by,
+            labeled_by=needed.labeled_by,
             fused_of=needed.fused_of,
             **{field: getattr(chosen, field) for field in Shared.model_fields if field != "network"},
             network=_network_for(parts, chosen),
@@ -187,7 +187,7 @@ def compose_recipe(
         raise RecipeError(f"recipe {name!r} in size {size!r} cannot be: {_reasons(error)}.") from error
 
 
-def _network_for(parts: Sequence[Chosen], size: Size) -> Network:
+def _network_for(parts: Sequence[Chosen], size: Size) -> ModelConfig:
     options: dict[str, Any] = {}
     for each in parts:
         if absent := sorted(set(each.part.network) - set(network_options(size.network.name))):
@@ -196,23 +196,23 @@ def _network_for(parts: Sequence[Chosen], size: Size) -> Network:
                 "does not have; take another network.name, or leave the part out."
             )
         options |= each.part.network
-    return Network(**size.network.model_dump(exclude={"options"}), options={**size.network.options, **options})
+    return ModelConfig(**size.network.model_dump(exclude={"options"}), options={**size.network.options, **options})
 
 
 def _groups(parts: Sequence[Chosen], size: Size) -> dict[str, Settings]:
     """The groups of settings that the parts switch on, as they change them."""
-    relabelled = any(each.part.kind == "labelling" for each in parts)
+    relabeled = any(each.part.kind == "labeling" for each in parts)
     groups: dict[str, Settings] = {}
     for each in parts:
         # A step on new labels starts afresh: the stage that led to them is over.
-        if each.part.group is None or (relabelled and each.part.kind == "stage"):
+        if each.part.group is None or (relabeled and each.part.kind == "stage"):
             continue
         settings: Settings = getattr(size, each.part.group)
         changes = dict(each.part.changes)
-        if isinstance(settings, PseudoLabels):
+        if isinstance(settings, PseudoLabelConfig):
             grown = settings.portion + settings.portion_step * (each.round - 1)
             changes["portion"] = min(grown, settings.largest_portion)
-        if isinstance(settings, Matching) and relabelled:
+        if isinstance(settings, MatchingConfig) and relabeled:
             changes["weight"] = size.matching_weight_in_second_step
         groups[each.part.group] = type(settings)(**{**settings.model_dump(), **changes})
     if groups.keys() & {"class_mixing", "masked_consistency"}:
@@ -232,7 +232,7 @@ def override(size: Size, overrides: Sequence[str]) -> Size:
         key, equals, text = item.partition("=")
         *groups, last = key.strip().split(".")
         if not equals:
-            raise RecipeError(f"--set expects group.setting=value such as schedule.steps=500, got {item!r}.")
+            raise RecipeError(f"--set expects group.setting=value such as schedule.max_steps=500, got {item!r}.")
         place = settings
         for group in groups:
             place = place.get(group, {})

@@ -1,6 +1,6 @@
 """The vocabulary of a recipe: small frozen models, one for each thing a run decides.
 
-Every default here is the value that the released code of SIM ran with; the sizes in
+Every default here is the value that the reference implementation of SIM ran with; the sizes in
 ``sizes.py`` say where they depart from it.  A model refuses fields it does not know, so a mistyped
 setting is an error and never a silent default.
 """
@@ -12,13 +12,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from ..data import Layout
-from ..data.pictures import MAX_PIXELS
-from ..networks import NetworkName, network_options
+from ..data.image_files import MAX_PIXELS
+from ..models import NetworkName, network_options
 
 RESTYLING_METHODS = ("lab", "fourier", "lab+fourier")  # anything else is a folder
 LARGEST = 2**31 - 1  # what every kernel takes as a count
 LARGEST_FACTOR = 1e6  # beyond it float32 overflows within a step or two
-Side = Annotated[int, Field(ge=1, le=LARGEST)]  # of a picture, in pixels
+Side = Annotated[int, Field(ge=1, le=LARGEST)]  # of an image, in pixels
 Count = Annotated[int, Field(ge=1, le=LARGEST)]
 Step = Annotated[int, Field(ge=0, le=LARGEST)]
 Weight = Annotated[float, Field(ge=0.0, le=LARGEST_FACTOR)]
@@ -38,26 +38,26 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Layouts(Settings):
+class LayoutConfig(Settings):
     """How the two folders are laid out."""
 
     source: Layout = "gta5"
     target: Layout = "cityscapes"
 
 
-class Network(Settings):
+class ModelConfig(Settings):
     """Which network, and where it starts from.
 
-    ``shared_statistics``: batch normalisation takes its means and variances over the pictures of all processes.
+    ``sync_bn``: batch normalization takes its means and variances over the images of all processes.
     """
 
     name: NetworkName = "deeplabv2_resnet101"
     weights: str | None = None
-    shared_statistics: bool = False
+    sync_bn: bool = False
     options: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
-    def _options_are_those_of_the_network(self) -> Network:
+    def _options_are_those_of_the_network(self) -> ModelConfig:
         known = network_options(self.name)
         if unknown := sorted(set(self.options) - set(known)):
             raise ValueError(
@@ -66,8 +66,8 @@ class Network(Settings):
         return self
 
 
-class Pictures(Settings):
-    """Sizes are (height, width), as tensors have them; ``batch`` counts the pictures of a step, of each domain."""
+class DataConfig(Settings):
+    """Sizes are (height, width), as tensors have them; ``batch`` counts the images of a step, of each domain."""
 
     source_size: tuple[Side, Side] = (720, 1280)
     target_size: tuple[Side, Side] = (512, 1024)
@@ -81,29 +81,29 @@ class Pictures(Settings):
         return size
 
 
-class Augmentation(Settings):
-    """Random changes of the training pictures; the same for every recipe so that an ablation is fair.
+class AugmentationConfig(Settings):
+    """Random changes of the training images; the same for every recipe so that an ablation is fair.
 
     The defaults change nothing, which is what the authors did.
     """
 
     crop: tuple[Side, Side] | None = None
-    area: tuple[Part, Part] = (1.0, 1.0)
-    stretch: float = Field(default=1.0, ge=1.0, le=100.0)
+    scale: tuple[Part, Part] = (1.0, 1.0)
+    ratio_jitter: float = Field(default=1.0, ge=1.0, le=100.0)
     flip: Share = 0.0
-    colour: Share = 0.0
+    color_jitter: Share = 0.0
     brightness: Share = 0.4
     contrast: Share = 0.4
     saturation: Share = 0.4
     hue: float = Field(default=0.08, ge=0.0, le=0.5)
-    grey: Share = 0.0
+    grayscale: Share = 0.0
     blur: Share = 0.0
     blur_sigma: tuple[Rate, Rate] = (0.1, 1.5)
     noise: Share = 0.0
     noise_deviation: Weight = 0.04
     target: Literal["none", "geometry", "all"] = "all"
 
-    @field_validator("area", "blur_sigma")
+    @field_validator("scale", "blur_sigma")
     @classmethod
     def _range_is_in_order(cls, bounds: tuple[float, float]) -> tuple[float, float]:
         if bounds[0] > bounds[1]:
@@ -111,25 +111,25 @@ class Augmentation(Settings):
         return bounds
 
 
-class Optimiser(Settings):
-    """The network's optimiser."""
+class OptimizerConfig(Settings):
+    """The network's optimizer."""
 
     kind: Literal["sgd", "adamw"] = "sgd"
     lr: Rate = 2.5e-4
     momentum: Weight = 0.9
     nesterov: bool = False
     weight_decay: Weight = 5e-4
-    head_factor: Rate = 10.0
+    head_lr_mult: Rate = 10.0
 
     @model_validator(mode="after")
-    def _nesterov_has_momentum(self) -> Optimiser:
+    def _nesterov_has_momentum(self) -> OptimizerConfig:
         if self.kind == "sgd" and self.nesterov and not self.momentum:
             raise ValueError("nesterov needs a momentum above 0; set momentum, or leave nesterov out")
         return self
 
 
-class Schedule(Settings):
-    """Learning rates fall as (1 - step / horizon) ** power; training stops at ``steps``."""
+class ScheduleConfig(Settings):
+    """Learning rates fall as (1 - step / decay_steps) ** power; training stops at ``max_steps``."""
 
     steps: Count = 200_000
     horizon: Count = 250_000
@@ -140,11 +140,11 @@ class Schedule(Settings):
     save_every: Count = 5_000
 
 
-class Restyling(Settings):
-    """Pictures of one domain in the other's appearance: IT of the source, or of the target (symmetric adaptation).
+class StyleTransferConfig(Settings):
+    """Images of one domain in the other's appearance: IT of the source, or of the target (symmetric adaptation).
 
     ``method`` is ``"lab"``, ``"fourier"``, ``"lab+fourier"`` (each batch towards the other domain's batch of the same
-    step, nothing to train) or a folder that holds the pictures already restyled. Either way each picture of a step is
+    step, nothing to train) or a folder that holds the images already restyled. Either way each image of a step is
     the restyled one with ``probability``, else the original; a target from a folder is always the restyled one.
     """
 
@@ -154,14 +154,14 @@ class Restyling(Settings):
 
     @property
     def in_step(self) -> bool:
-        """Whether a step works it out, which takes pictures of the other domain; a folder of restyled ones does not."""
+        """Whether a step works it out, which takes images of the other domain; a folder of restyled ones does not."""
         return self.method in RESTYLING_METHODS
 
 
-class Adversarial(Settings):
+class OutputAdversarialConfig(Settings):
     """AA: output-space adversarial alignment, Eq. 2 and 3.
 
-    The discriminator sees the logits at ``scale`` times the picture's size. With two ``levels`` the network's auxiliary
+    The discriminator sees the logits at ``scale`` times the image's size. With two ``levels`` the network's auxiliary
     head is trained and aligned too, with weights of its own (AdaptSegNet).
     """
 
@@ -178,7 +178,7 @@ class Adversarial(Settings):
     begin: Step = 0
 
 
-class Matching(Settings):
+class MatchingConfig(Settings):
     """SIM: stuff and instance matching, Eq. 4 to 8 and 11."""
 
     weight: Weight = 0.01
@@ -189,8 +189,8 @@ class Matching(Settings):
     begin: Step = 0
 
 
-class PseudoLabels(Settings):
-    """SSL: Eq. 9 and 10, on the labels that the step-1 network gives the target training pictures.
+class PseudoLabelConfig(Settings):
+    """SSL: Eq. 9 and 10, on the labels that the step-1 network gives the target training images.
 
     ``rule`` says which labels are kept: above class medians (SIM, ``quantile`` and ``cap``), all of them (FADA),
     the most confident ``portion`` of each class (CBST), above adaptive thresholds (IAST, ``alpha``, ``beta``,
@@ -212,20 +212,20 @@ class PseudoLabels(Settings):
     consistency: Literal["l1", "agreement"] = "l1"
 
 
-class Entropy(Settings):
-    """MinEnt (ADVENT): the mean normalised entropy of the target's output."""
+class EntropyConfig(Settings):
+    """MinEnt (ADVENT): the mean normalized entropy of the target's output."""
 
     weight: Weight = 0.001
 
 
-class MaxSquare(Settings):
-    """Maximum squares, weighted by class and picture."""
+class MaxSquareConfig(Settings):
+    """Maximum squares, weighted by class and image."""
 
     weight: Weight = 0.1
     image_wise: bool = True
 
 
-class FineGrained(Settings):
+class FineGrainedConfig(Settings):
     """FADA: a discriminator of domains and classes on the features; the source is trained at ``temperature`` too."""
 
     weight: Weight = 0.001
@@ -238,7 +238,7 @@ class FineGrained(Settings):
     begin: Step = 0
 
 
-class Anchors(Settings):
+class AnchorConfig(Settings):
     """CAG-UDA: class anchors of the source, and target labels by nearness to them, as the stage before sees both."""
 
     margin: Weight = 2.5
@@ -250,46 +250,46 @@ class Anchors(Settings):
     form: Literal["code", "paper"] = "code"
 
 
-class Teacher(Settings):
-    """The averaged network that labels target pictures as training goes on (for ``mix`` and ``mask``)."""
+class TeacherConfig(Settings):
+    """The averaged network that labels target images as training goes on (for ``mix`` and ``mask``)."""
 
     alpha: Decay = 0.999
     confidence: Share = 0.968
 
 
-class ClassMixing(Settings):
-    """Half of a source picture's classes pasted into a target picture (ClassMix, DACS)."""
+class ClassMixConfig(Settings):
+    """Half of a source image's classes pasted into a target image (ClassMix, DACS)."""
 
     weight: Weight = 1.0
 
 
-class MaskedConsistency(Settings):
-    """What the teacher sees in the whole picture is asked of one with blocks taken out (MIC)."""
+class MaskedConsistencyConfig(Settings):
+    """What the teacher sees in the whole image is asked of one with blocks taken out (MIC)."""
 
     weight: Weight = 1.0
     block: Count = 64
     ratio: float = Field(default=0.7, ge=0.0, lt=1.0)
 
 
-class Evaluation(Settings):
-    """``at="labels"`` scores at the labels' own size; ``"pictures"`` at the size the network sees.
+class EvaluationConfig(Settings):
+    """``at="labels"`` scores at the labels' own size; ``"images"`` at the size the network sees.
 
-    With ``flip`` or several ``scales`` the mean of the probabilities of all views of a picture is scored: it is shown
+    With ``flip`` or several ``scales`` the mean of the probabilities of all views of an image is scored: it is shown
     at its size times each scale, and with ``flip`` mirrored as well.
     """
 
-    at: Literal["labels", "pictures"] = "labels"
+    at: Literal["labels", "images"] = "labels"
     flip: bool = False
     scales: tuple[Rate, ...] = Field(default=(1.0,), min_length=1)
     batch: int = Field(default=1, ge=1, le=2**16)
     previews: int = Field(default=6, ge=0, le=6)
 
 
-class Running(Settings):
+class RuntimeConfig(Settings):
     """What decides how a run is carried out but not what it computes; never compared between runs."""
 
-    workers: int = Field(default=4, ge=0, le=1024)
-    accumulate: Count = 1  # parts that each process goes through a step's pictures in, to need less memory
+    num_workers: int = Field(default=4, ge=0, le=1024)
+    accumulate_grad_batches: Count = 1  # parts that each process goes through a step's images in, to need less memory
     cache: bool = False
     tensorboard: bool = True
-    keep_checkpoints: Count = 2  # the newest, and those before it for when it is damaged
+    save_total_limit: Count = 2  # the newest, and those before it for when it is damaged

@@ -16,7 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 import stuffinstance as si
-from stuffinstance import drawing
+from stuffinstance import plotting
 
 from ..recipes.paper_experiments import Sweep
 from .recipe_names import LADDER, in_order, title
@@ -216,7 +216,7 @@ def draw_class_scores(scores: Mapping[str, pd.DataFrame], means: pd.Series) -> C
     iou = {title(k): si.IoU(means[k] / 100, torch.tensor(known[k].to_numpy() / 100)) for k in known}
 
     def paint(figure: Figure) -> None:
-        drawing.draw_iou(iou, si.LabelSpace(names=list(known.index)), styles=styles, ax=figure.subplots())
+        plotting.plot_iou(iou, si.LabelSpace(names=list(known.index)), styles=styles, ax=figure.subplots())
 
     alt = f"Dot chart of IoU per class for {', '.join(iou)}; the table has the numbers."
     return draw("class_scores", alt, (7, 0.9 + 0.3 * len(known) + legend_shape(labels, 5.6)[1]), paint)
@@ -228,7 +228,7 @@ def draw_thresholds(recipe: str, found: Mapping[str, pd.DataFrame], cap: float) 
     space, limit = si.LabelSpace(names=list(found["threshold"])), None if math.isnan(cap) else cap
 
     def paint(figure: Figure) -> None:
-        drawing.draw_kept_shares(means["threshold"], means["kept"] / 100, space, cap=limit, ax=figure.subplots())
+        plotting.plot_kept_fractions(means["threshold"], means["kept"] / 100, space, cap=limit, ax=figure.subplots())
 
     alt = f"{title(recipe)}: bar chart of the pixels kept as pseudo-labels per class, with the class thresholds."
     return draw(f"thresholds_{recipe}", alt, (7, 1.2 + 0.3 * space.num_classes), paint)
@@ -243,8 +243,8 @@ def draw_banks(banks: Banks, space: si.LabelSpace) -> list[Chart]:
     alt = f"Bar chart of slots filled per class: {full} of {len(filled)} classes are full; empty: {empty}."
     rows_alt = "Scatter plot of bank rows on their two principal axes: one cluster of marks per class, with its name."
     charts = (
-        ("bank_fill", alt, 0.9 + 0.29 * len(filled), drawing.draw_bank_fill),
-        ("bank_rows", rows_alt, 5.6, drawing.draw_bank_rows),
+        ("bank_fill", alt, 0.9 + 0.29 * len(filled), plotting.plot_bank_fill),
+        ("bank_rows", rows_alt, 5.6, plotting.plot_bank_rows),
     )
     return [
         draw(name, text, (7, height), lambda figure, paint=paint: paint(both, space, ax=figure.subplots()))

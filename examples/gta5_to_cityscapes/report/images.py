@@ -16,9 +16,9 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 import stuffinstance as si
-from stuffinstance import drawing
+from stuffinstance import plotting
 
-from ..data.pictures import MAX_PIXELS
+from ..data.image_files import MAX_PIXELS
 from .charts import Chart, add_legend, draw, legend_shape
 from .recipe_names import SOURCE, title
 from .results import Experiment, Run
@@ -84,7 +84,10 @@ def draw_previews(runs: Sequence[Run], space: si.LabelSpace) -> Chart | None:
         return None
     headings = ("image", "ground truth", *(title(run.recipe) for run in runs))
     maps = [[_batch(m, space) for m in (row[0].labels, *(each.prediction for each in row))] for row in rows]
-    notes = [["", _largest(truth, space), *(_correct(truth, each) for each in others)] for truth, *others in maps]
+    notes = [
+        ["", _largest(ground_truth, space), *(_correct(ground_truth, each) for each in others)]
+        for ground_truth, *others in maps
+    ]
     present = sorted(set(torch.cat([each.unique() for row in maps for each in row]).tolist()))
     colors = {space.names[k]: [c / 255 for c in space.palette[k]] for k in present if k != space.ignore_index}
     colors |= {"ignored": [0, 0, 0]} if space.ignore_index in present else {}
@@ -96,7 +99,7 @@ def draw_previews(runs: Sequence[Run], space: si.LabelSpace) -> Chart | None:
             axes[0].set_axis_off()
             axes[0].set_anchor("N")
             for place, each in enumerate(labels, 1):
-                drawing.draw_label_map(each, space, legend=False, ax=axes[place])
+                plotting.plot_label_map(each, space, legend=False, ax=axes[place])
                 if place > 1:
                     axes[place].text(0, -0.03, texts[place], transform=axes[place].transAxes, va="top", fontsize=8)
         for axes, heading in zip(grid[0], headings, strict=True):
@@ -144,7 +147,7 @@ def draw_region_rows(run: Run, space: si.LabelSpace, most: int) -> Chart | None:
         grid = figure.subplots(len(order), 2, squeeze=False)
         for axes, k in zip(grid, order, strict=True):
             for each, labels, heading in zip(axes, found[k], headings, strict=True):
-                total, outlined = draw_regions(each, images[k], labels, space, most)
+                total, outlined = plot_regions(each, images[k], labels, space, most)
                 notes.append(f"{heading}: {total} region{'s' * (total != 1)} of things, {outlined} outlined")
                 each.set_title(notes[-1], fontsize=8.5)
         figure.set_layout_engine("compressed")
@@ -154,7 +157,7 @@ def draw_region_rows(run: Run, space: si.LabelSpace, most: int) -> Chart | None:
     return replace(chart, alt=f"Regions over validation images, stuff in its class color. {'; '.join(notes)}.")
 
 
-def draw_regions(
+def plot_regions(
     axes: Axes, image: NDArray[np.uint8], labels: torch.Tensor, space: si.LabelSpace, most: int
 ) -> tuple[int, int]:
     """Draw the regions of one image as the library finds them.
@@ -165,8 +168,8 @@ def draw_regions(
     largest = si.instance_regions(labels, space.things, most)
     gray = torch.from_numpy(image).float().mean(2).mul(0.6 / 255).add(0.23).expand(1, 3, -1, -1)
     others = torch.where(largest.map > 0, space.ignore_index, labels)
-    drawing.draw_label_map(others, space, image=gray, opacity=0.5, legend=False, ax=axes)
-    drawing.draw_regions(largest, number="rank", opacity=0.75, ax=axes)
+    plotting.plot_label_map(others, space, image=gray, opacity=0.5, legend=False, ax=axes)
+    plotting.plot_regions(largest, number="rank", opacity=0.75, ax=axes)
     return _things(labels, space), int(largest.valid.sum())
 
 

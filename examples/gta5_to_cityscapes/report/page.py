@@ -11,7 +11,7 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from ..records.written_files import written_beside
+from ..atomic_io import written_beside
 from .charts import Chart
 from .results import Run
 
@@ -19,9 +19,9 @@ FACTS = {  # group and name of a setting
     "steps of a run": ("schedule", "steps"),
     "steps of the learning rate schedule": ("schedule", "horizon"),
     "network": ("network", "name"),
-    "source, height × width": ("pictures", "source_size"),
-    "target, height × width": ("pictures", "target_size"),
-    "batch": ("pictures", "batch"),
+    "source, height × width": ("images", "source_size"),
+    "target, height × width": ("images", "target_size"),
+    "batch": ("images", "batch"),
 }
 
 Block = dict[str, Any]
@@ -52,9 +52,7 @@ def facts(runs: Sequence[Run]) -> list[Block]:
     for run in runs:
         values = [(name, run.setting(*place)) for name, place in FACTS.items()]
         values.append(("start weights", "given" if run.setting("network", "weights") else "random"))
-        values += [
-            (f"{name} images", each.get("pictures")) for name, each in run.data.items() if isinstance(each, dict)
-        ]
+        values += [(f"{name} images", each.get("images")) for name, each in run.data.items() if isinstance(each, dict)]
         for name, value in values:
             if value:
                 text = " × ".join(map(str, value)) if isinstance(value, list) else value

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..recipes import Variant
-from ..records.experiment_record import ExperimentRecord
+from ..run_dir import ExperimentRecord
 from .charts import Chart, draw_curves, draw_scores, draw_sweep, recipe_lines
 from .page import Block, Page, chart_block, facts, write_page
 from .recipe_names import sum_of_parts, title
@@ -53,7 +53,7 @@ def write_paper_page(record: ExperimentRecord, folder: Path) -> Path:
 def command(record: ExperimentRecord) -> str:
     """What to type for the same runs; files of this machine by their names alone."""
     words = [
-        f"python -m examples.gta5_to_cityscapes experiment {record.name} --size {record.size}",
+        f"python -m examples.gta5_to_cityscapes experiment {record.name} --preset {record.size}",
         f"--seeds {','.join(map(str, record.seeds))}",
         "--generate" if record.generated else f"--source {record.paper.source.upper()} --target CITYSCAPES",
         *record.list_options,

@@ -58,7 +58,7 @@ class Run:
     @property
     def depends_on(self) -> tuple[str, ...]:
         """The recipes whose networks it needed, as its ``recipe.json`` names them."""
-        needed = (self.settings.get(key) or () for key in ("start", "labelled_by", "fused_of"))
+        needed = (self.settings.get(key) or () for key in ("start", "labeled_by", "fused_of"))
         return tuple(name for names in needed for name in ([names] if isinstance(names, str) else names))
 
     @property

@@ -1,4 +1,4 @@
-"""Scores over a whole data set, never an average of batch scores, and the pictures that go with them."""
+"""Scores over a whole data set, never an average of batch scores, and the images that go with them."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from torch.nn import functional as F
 
 import stuffinstance as si
 
-from ..batches.streams import Samples, as_unit_floats
-from ..data import DatasetError, Sample, picture_tensor
-from ..ranks.shares import own_batches
+from ..atomic_io import written_beside
+from ..data import DatasetError, Sample, image_tensor
+from ..data.loader import Samples, as_unit_floats
+from ..distributed import own_batches
 from ..recipes import Recipe
-from ..records.progress import Tick, silent
-from ..records.written_files import written_beside
+from ..run_dir import Tick, silent
 from .finite_logits import finite_logits
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Fractions; a class that occurs neither in truth nor prediction has none and is not in the mean.
+    """Fractions; a class that occurs neither in ground truth nor prediction has none and is not in the mean.
 
     ``entropy`` and ``density`` are those of the predictions, without a look at the labels.
     """
@@ -59,7 +59,7 @@ def evaluate_recipe(
         recipe.label_space,
         recipe.classes,
         device,
-        picture_size=recipe.pictures.target_size,
+        image_size=recipe.data.target_size,
         flip=settings.flip,
         scales=settings.scales,
         batch=settings.batch,
@@ -75,7 +75,7 @@ def evaluate(
     classes: Sequence[str],
     device: torch.device,
     *,
-    picture_size: tuple[int, int] | None = None,
+    image_size: tuple[int, int] | None = None,
     flip: bool = False,
     scales: Sequence[float] = (1.0,),
     batch: int = 1,
@@ -85,26 +85,26 @@ def evaluate(
 ) -> Scores:
     """Mean IoU of one network, or of the mean of several networks' probabilities, for the named ``classes``.
 
-    Entropy and density of the same probabilities are taken in the same pass. Ranks share the pictures out; all of them
-    get the scores of all pictures.
+    Entropy and density of the same probabilities are taken in the same pass. Ranks share the images out; all of them
+    get the scores of all images.
 
     Args:
         networks: In whatever mode; they are left in that mode.
-        datasets: For each network the labelled pictures as it sees them. Predictions are scored at the labels' size.
+        datasets: For each network the labeled images as it sees them. Predictions are scored at the labels' size.
         space: The network's classes.
         classes: Names to score. The prediction may still be any class of the space.
         device: Where the network is.
-        picture_size: (height, width) that pictures are shown to the network at, None for as they are.
-        flip: Take the mean of the probabilities with those of the mirrored pictures.
-        scales: The mean too, of pictures shown at that size times each of these, its sides rounded.
-        batch: Pictures at once; 1 where their sizes differ.
-        previews: Folder for the first ``preview_count`` of evenly spaced pictures, as ``<k>.npz``.
+        image_size: (height, width) that images are shown to the network at, None for as they are.
+        flip: Take the mean of the probabilities with those of the mirrored images.
+        scales: The mean too, of images shown at that size times each of these, its sides rounded.
+        batch: Images at once; 1 where their sizes differ.
+        previews: Folder for the first ``preview_count`` of evenly spaced images, as ``<k>.npz``.
         preview_count: How many of those.
-        tick: Called with (pictures done, pictures in all).
+        tick: Called with (images done, images in all).
     """
     score = si.MeanIoU(space.num_classes, ignore_index=space.ignore_index).to(device)
     entropy = si.PredictionEntropy(space.num_classes).to(device)
-    density = si.SoftNeighbourhoodDensity().to(device)
+    density = si.SoftNeighborhoodDensity().to(device)
     total = len(datasets[0])
     shown = {int(i): k for k, i in enumerate(np.linspace(0, total - 1, preview_count).astype(int))}
     were_training = [network.training for network in networks]
@@ -118,13 +118,13 @@ def evaluate(
             if len(sizes) > 1:
                 raise DatasetError(
                     f"label maps that are scored {len(samples)} at once must have one size, got {sizes} (H, W), the "
-                    f"first of {samples[0].name}. Set evaluation.batch=1, or evaluation.at=pictures."
+                    f"first of {samples[0].name}. Set evaluation.batch=1, or evaluation.at=images."
                 )
             labels = torch.stack([sample.labels for sample in samples]).to(device)
             outputs = (
                 logits
-                for network, pictures in zip(networks, seen, strict=True)
-                for logits in _logits_of_views(network, pictures, labels.shape[-2:], device, picture_size, flip, scales)
+                for network, images in zip(networks, seen, strict=True)
+                for logits in _logits_of_views(network, images, labels.shape[-2:], device, image_size, flip, scales)
             )
             logits = next(outputs)
             added, count = logits.softmax(1), 1
@@ -153,7 +153,7 @@ def _named(score: si.MeanIoU, space: si.LabelSpace, classes: Sequence[str]) -> t
     mean, per_class = score.compute(ids)
     if math.isnan(mean):
         raise DatasetError(
-            f"validation pictures: expected pixels of at least one scored class ({', '.join(classes)}), "
+            f"validation images: expected pixels of at least one scored class ({', '.join(classes)}), "
             "got none. Choose other --classes, or look at the labels with `check`."
         )
     values = {name: float(per_class[i]) for name, i in zip(classes, ids, strict=True)}
@@ -165,32 +165,32 @@ def _logits_of_views(
     samples: Sequence[Sample],
     label_size: Sequence[int],
     device: torch.device,
-    picture_size: tuple[int, int] | None,
+    image_size: tuple[int, int] | None,
     flip: bool,
     scales: Sequence[float],
 ) -> Iterator[Tensor]:
     """Logits (B, K, H, W) at the labels' size, for every scale, and mirrored back where ``flip`` is set."""
     for scale in scales:
-        size = picture_size
+        size = image_size
         if scale != 1:
-            height, width = picture_size or samples[0].image.shape[-2:]
+            height, width = image_size or samples[0].image.shape[-2:]
             size = (max(1, round(scale * height)), max(1, round(scale * width)))
-        images = _pictures(samples, size, device)
+        images = _images(samples, size, device)
         yield upsampled_logits(network, images, label_size)
         if flip:
             yield upsampled_logits(network, images.flip(-1), label_size).flip(-1)
 
 
-def _pictures(samples: Sequence[Sample], size: tuple[int, int] | None, device: torch.device) -> Tensor:
+def _images(samples: Sequence[Sample], size: tuple[int, int] | None, device: torch.device) -> Tensor:
     return as_unit_floats(torch.stack([_at_size(sample, size) for sample in samples]), device)
 
 
 def _at_size(sample: Sample, size: tuple[int, int] | None) -> Tensor:
     if size is None or tuple(sample.image.shape[-2:]) == tuple(size):
         return sample.image
-    picture = Image.fromarray(sample.image.permute(1, 2, 0).numpy())
-    resized = picture.resize((size[1], size[0]), Image.Resampling.BICUBIC)
-    return picture_tensor(np.array(resized, dtype=np.uint8))
+    image = Image.fromarray(sample.image.permute(1, 2, 0).numpy())
+    resized = image.resize((size[1], size[0]), Image.Resampling.BICUBIC)
+    return image_tensor(np.array(resized, dtype=np.uint8))
 
 
 def _write_preview(path: Path, sample: Sample, prediction: Tensor) -> None:

@@ -17,7 +17,7 @@ def finite_logits(network: nn.Module, images: Tensor) -> Tensor:
     logits: Tensor = network(images).logits.float()
     if not bool(torch.isfinite(logits).all()):
         raise FloatingPointError(
-            "predictions: expected finite logits, got NaN or infinities: training has diverged. Lower optimiser.lr, "
-            "optimiser.weight_decay or the weights of the recipe's parts, and use another --out."
+            "predictions: expected finite logits, got NaN or infinities: training has diverged. Lower optimizer.lr, "
+            "optimizer.weight_decay or the weights of the recipe's parts, and use another --out."
         )
     return logits

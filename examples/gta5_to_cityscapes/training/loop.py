@@ -12,35 +12,22 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from ..batches.step_pictures import StepPictures
-from ..batches.training_data import TrainingData
+from ..atomic_io import UnwritableError
+from ..checkpoint import digest_of_weights
 from ..data import DatasetError
-from ..ranks.group import (
-    any_rank,
-    from_first,
-    is_first,
-    of_all_ranks,
-    others_needed,
-    sum_of_ranks,
-)
-from ..ranks.shares import own_share
+from ..data.training_data import StepImages, TrainingData
+from ..distributed import any_rank, from_first, is_first, of_all_ranks, others_needed, own_share, sum_of_ranks
+from ..methods import Domain, StepContext
+from ..metrics_log import Metrics, StepCost
 from ..recipes import Recipe
-from ..records.checkpoints import digest_of_weights
-from ..records.environment import forget_peak_memory, peak_memory_bytes
-from ..records.metrics import Metrics
-from ..records.progress import Event, Watch, unwatched
-from ..records.run_folder import Result, RunFolder
-from ..records.step_cost import StepCost
-from ..records.stopping import STOPPING, Stopped, StopRequest
-from ..records.written_files import UnwritableError
+from ..run_dir import Event, Result, RunFolder, Watch, forget_peak_memory, peak_memory_bytes, unwatched
+from ..signals import STOPPING, Stopped, StopRequest
+from .determinism import draw_apart, draws_of_all_ranks, repeatable_kernels, restore_draws
 from .evaluation import Scores, evaluate_recipe
-from .optimisers import learning_rate_factor, set_learning_rates
-from .random_draws import draw_apart, draws_of_all_ranks, restore_draws
+from .optimizers import learning_rate_factor, set_learning_rates
 from .recipe_network import start_network
-from .repeatable_kernels import repeatable_kernels
 from .step import TrainingStep
 from .step_clock import StepClock
-from .terms import Domain, Passes
 
 logger = logging.getLogger(__name__)
 SKIPS_TO_BEAR = 100  # steps in a row that fp16 may overflow in; its scale of losses is halved at each
@@ -71,13 +58,13 @@ def train(
 
     Raises:
         Stopped: After Ctrl-C, once the state is saved.
-        DatasetError: If a picture is damaged or gone, or, before the first step, if no label map shows a class.
+        DatasetError: If an image is damaged or gone, or, before the first step, if no label map shows a class.
         UnwritableError: If there is no room for what is written, or its folder is gone or read-only.
         CheckpointError: If there are checkpoints, all of them damaged.
-        TooFewPicturesError: If a step has fewer pictures than there are ranks and parts.
+        TooFewImagesError: If a step has fewer images than there are ranks and parts.
         RankLostError: If another rank has ended or does not answer.
     """
-    own_share(recipe.running.accumulate, recipe.pictures.batch)
+    own_share(recipe.runtime.accumulate_grad_batches, recipe.data.batch)
     from_first(lambda: None if run.result() else data.require_labels())
     from_first(lambda: run.claim(recipe, data.inputs))
     finished = from_first(run.result)
@@ -118,11 +105,11 @@ class _Training:
         positions = self._resume(saved)
         if self.step == 0:
             self._tell("preparing")
-            self.take_step.prepare(data.labelled)
-        self.pictures = StepPictures(recipe, data, device, positions)
+            self.take_step.prepare(data.labeled)
+        self.images = StepImages(recipe, data, device, positions)
         self.metrics: Metrics | None = None
         if is_first():
-            curves = run.path / "tensorboard" if recipe.running.tensorboard else None
+            curves = run.path / "tensorboard" if recipe.runtime.tensorboard else None
             self.metrics = Metrics(run.metrics, curves, self.step)
             run.write_environment(device)
 
@@ -133,12 +120,12 @@ class _Training:
         scores: Scores | None = None
         self._tell("starting" if self.step == 0 else "going on")
         try:
-            while self.step < schedule.steps:
+            while self.step < schedule.max_steps:
                 losses = self._train_once()
                 self.step += 1
                 self._refuse_endless_overflow()
                 self.seconds = time.monotonic() - started
-                last = self.step == schedule.steps
+                last = self.step == schedule.max_steps
                 if last or self.step % schedule.log_every == 0:
                     self._log(losses)
                 if last or self.step % schedule.evaluate_every == 0:
@@ -167,15 +154,17 @@ class _Training:
 
     def _train_once(self) -> dict[str, Tensor]:
         with self.clock.step():
-            set_learning_rates(self.take_step.optimisers, self.recipe.schedule, self.step)
+            set_learning_rates(self.take_step.optimizers, self.recipe.schedule, self.step)
             with self.clock.phase("data"):
-                drawn = self.pictures.draw()
+                drawn = self.images.draw()
             domains = 1 if drawn[0].target is None else 2
-            self.clock.pictures += domains * self.recipe.pictures.batch  # of all ranks
+            self.clock.images += domains * self.recipe.data.batch  # of all ranks
             return self.take_step(
                 [
-                    Passes(self.step, Domain(*labelled), None if target is None else Domain(*target), clock=self.clock)
-                    for labelled, target in drawn
+                    StepContext(
+                        self.step, Domain(*labeled), None if target is None else Domain(*target), clock=self.clock
+                    )
+                    for labeled, target in drawn
                 ]
             )
 
@@ -184,7 +173,7 @@ class _Training:
         if self.take_step.skipped:
             self._tell("fp16 overflow, step skipped")
             return
-        lr = self.recipe.optimiser.lr * learning_rate_factor(self.recipe.schedule, self.step - 1)
+        lr = self.recipe.optimizer.lr * learning_rate_factor(self.recipe.schedule, self.step - 1)
         cost = self.clock.read()
         self.cost += cost
         if self.metrics is not None:
@@ -214,7 +203,7 @@ class _Training:
     def _refuse(self, what: str) -> NoReturn:
         raise FloatingPointError(
             f"{self.recipe.title}, step {self.step}: {what}. {self._kept()}; "
-            "lower optimiser.lr or the weight of that term and use another --out."
+            "lower optimizer.lr or the weight of that term and use another --out."
         )
 
     def _kept(self) -> str:
@@ -230,7 +219,7 @@ class _Training:
         return scores
 
     def _tell(self, note: str) -> None:
-        self.watch(Event(self.recipe.title, self.step, self.recipe.schedule.steps, note))
+        self.watch(Event(self.recipe.title, self.step, self.recipe.schedule.max_steps, note))
 
     def _finish(self, scores: Scores) -> Result:
         result = Result(
@@ -252,7 +241,7 @@ class _Training:
 
     def _stop(self) -> None:
         raise Stopped(
-            f"{self.recipe.title}: stopped at step {self.step} of {self.recipe.schedule.steps}, saved in "
+            f"{self.recipe.title}: stopped at step {self.step} of {self.recipe.schedule.max_steps}, saved in "
             f"{self.run.checkpoint}. Give the same command again to go on from there."
         )
 
@@ -271,10 +260,10 @@ class _Training:
                     "cost": vars(self.cost),
                     "recipe": self.recipe.model_dump(mode="json"),
                     **self.take_step.state(),
-                    "positions": self.pictures.positions,
+                    "positions": self.images.positions,
                     **draws,
                 },
-                keep=self.recipe.running.keep_checkpoints,
+                keep=self.recipe.runtime.save_total_limit,
                 replaced=self.saved_at,
             )
         )
@@ -290,7 +279,7 @@ class _Training:
         """Take up the checkpoint if there is one; where the streams stand comes back."""
         if saved is None:
             draw_apart(self.recipe.seed)
-            return {"labelled": 0, "target": 0}
+            return {"labeled": 0, "target": 0}
         self.step, self.seconds = saved["step"], saved["seconds"]
         self.peak_before = saved.get("peak_memory_bytes", 0)
         self.cost = StepCost(**saved.get("cost", {}))

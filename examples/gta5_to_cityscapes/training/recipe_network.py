@@ -9,15 +9,15 @@ from typing import NamedTuple
 
 import torch
 
-from ..networks import NetworkName, SegmentationNetwork, build_network
-from ..networks.shared_statistics import share_statistics
-from ..ranks.group import world
+from ..checkpoint import CheckpointError, load_checkpoint, restore_network, seed_everything
+from ..distributed import world
+from ..models import NetworkName, SegmentationNetwork, build_network
+from ..models.sync_batch_norm import share_statistics
 from ..recipes import Recipe, RecipeError
-from ..records.checkpoints import CheckpointError, load_checkpoint, restore_network, seed_everything
 
 
 class _Shown(NamedTuple):
-    """Pictures that a network is to take: how many at once, and the settings that their size follows from."""
+    """Images that a network is to take: how many at once, and the settings that their size follows from."""
 
     named: str
     count: int
@@ -26,24 +26,24 @@ class _Shown(NamedTuple):
 
 
 def refuse_unfit_network(recipe: Recipe) -> None:
-    """Find out before anything is read or written whether the network can be built and take its pictures.
+    """Find out before anything is read or written whether the network can be built and take its images.
 
     Shapes alone are computed, on the meta device, in milliseconds.
 
     Raises:
-        RecipeError: If its options do not fit each other, or the pictures of a step or of an evaluation are too small.
+        RecipeError: If its options do not fit each other, or the images of a step or of an evaluation are too small.
     """
     if recipe.fused_of:
         return
-    parts = recipe.running.accumulate * (1 if recipe.network.shared_statistics else world())
-    count = max(1, recipe.pictures.batch // parts)
+    parts = recipe.runtime.accumulate_grad_batches * (1 if recipe.network.sync_bn else world())
+    count = max(1, recipe.data.batch // parts)
     shown = [
-        _Shown(f"pictures.{field}, augmentation.crop and pictures.batch", count, size, True)
+        _Shown(f"images.{field}, augmentation.crop and data.batch", count, size, True)
         for field, size in recipe.trained_sizes.items()
     ]
     for scale in recipe.evaluation.scales:
-        height, width = (max(1, round(scale * side)) for side in recipe.pictures.target_size)
-        shown.append(_Shown("pictures.target_size and evaluation.scales", 1, (height, width), False))
+        height, width = (max(1, round(scale * side)) for side in recipe.data.target_size)
+        shown.append(_Shown("data.target_size and evaluation.scales", 1, (height, width), False))
     options = json.dumps(recipe.network.options, sort_keys=True)
     _try_network(recipe.network.name, recipe.label_space.num_classes, options, tuple(shown))
 
@@ -96,7 +96,7 @@ def start_network(recipe: Recipe, device: torch.device, start: Path | None = Non
     )
     if start is not None:
         restore_network(network, load_checkpoint(start), start)
-    if recipe.network.shared_statistics:
+    if recipe.network.sync_bn:
         share_statistics(network, device)
     return network.to(device)
 

@@ -1,8 +1,8 @@
-"""One step, in the order of the released code: the order is part of the method.
+"""One step, in the order of the reference implementation: the order is part of the method.
 
-Labelled forward, banks, labelled backward; target forward, matching (the banks already hold this
-step's rows) and adversarial losses, target backward; the discriminator on both; then all optimisers; an averaged
-network follows last. A step that is cut into parts goes through all labelled ones first, then all of the target: its
+Labeled forward, banks, labeled backward; target forward, matching (the banks already hold this
+step's rows) and adversarial losses, target backward; the discriminator on both; then all optimizers; an averaged
+network follows last. A step that is cut into parts goes through all labeled ones first, then all of the target: its
 banks are then those of the uncut step when the first target region is matched.
 """
 
@@ -17,22 +17,21 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ..batches.streams import Samples
-from ..networks import SegmentationNetwork
-from ..networks.shared_statistics import KeptStatistics
-from ..ranks.group import sum_of_ranks, world
+from ..checkpoint import restore_network
+from ..data.loader import Samples
+from ..distributed import Replicas, sum_of_ranks, world
+from ..methods import Loss, StepContext, compose_methods
+from ..methods.method import PICTURES
+from ..models import SegmentationNetwork
+from ..models.sync_batch_norm import KeptStatistics
 from ..recipes import Recipe
-from ..records.checkpoints import restore_network
-from .optimisers import network_optimiser
-from .replicas import Replicas
-from .terms import Loss, Passes, compose_terms
-from .terms.term import PICTURES
+from .optimizers import network_optimizer
 
 AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class TrainingStep:
-    """The network, its terms and all optimisers; calling it trains once and returns the loss values.
+    """The network, its terms and all optimizers; calling it trains once and returns the loss values.
 
     Attributes:
         skipped: Steps in a row, up to the last, in which fp16 overflowed: they changed nothing but the scale of losses.
@@ -40,13 +39,13 @@ class TrainingStep:
 
     def __init__(self, recipe: Recipe, network: SegmentationNetwork, device: torch.device) -> None:
         self.network = network
-        self.terms = compose_terms(recipe, network, device)
-        self.optimisers: dict[str, Optimizer] = {"network": network_optimiser(recipe.optimiser, network)}
-        for term in self.terms:
-            self.optimisers |= term.optimisers()
+        self.methods = compose_methods(recipe, network, device)
+        self.optimizers: dict[str, Optimizer] = {"network": network_optimizer(recipe.optimizer, network)}
+        for method in self.methods:
+            self.optimizers |= method.optimizers()
         self.looks_at_target = recipe.needs_target
-        self.forward_target = any(term.needs_target for term in self.terms)
-        self.pictures = recipe.pictures.batch
+        self.forward_target = any(method.needs_target for method in self.methods)
+        self.batch_size = recipe.data.batch
         self.device = device
         self.precision = AUTOCAST.get(recipe.precision)
         # Only fp16 can underflow; elsewhere the scaler passes everything through.
@@ -55,68 +54,72 @@ class TrainingStep:
         self.replicas = Replicas(parameter for module in self._modules() for parameter in module.parameters())
         self.statistics = KeptStatistics(network)
 
-    def __call__(self, parts: Sequence[Passes]) -> dict[str, Tensor]:
-        """Train on these pictures of this rank.
+    def __call__(self, parts: Sequence[StepContext]) -> dict[str, Tensor]:
+        """Train on these images of this rank.
 
         The losses come back by name, detached and unweighted; summed over ranks they are those of the whole step.
         """
-        for optimiser in self.optimisers.values():
-            optimiser.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad(set_to_none=True)
         before = self._buffers() if self.scaler.is_enabled() else []
         record: dict[str, Tensor] = {}
         with self._autocast():
             for part in parts:
-                for term in self.terms:
-                    term.before(part)
+                for method in self.methods:
+                    method.before(part)
         self._share_out(parts)
         for place, part in enumerate(parts):
             ends = not self.looks_at_target and place == len(parts) - 1
-            self._backward(part, self._of_labelled(part), record, ends=ends)
-            part.labelled.let_go()
+            self._backward(part, self._of_labeled(part), record, ends=ends)
+            part.labeled.let_go()
         if self.looks_at_target:
             for place, part in enumerate(parts):
                 self._target(part, record, ends=place == len(parts) - 1)
         self._take(before)
         return record
 
-    def prepare(self, labelled: Samples) -> None:
+    def prepare(self, labeled: Samples) -> None:
         """Before the first step of a run."""
-        for term in self.terms:
-            term.prepare(labelled)
+        for method in self.methods:
+            method.prepare(labeled)
 
-    def _target(self, part: Passes, record: dict[str, Tensor], *, ends: bool) -> None:
-        own = chain.from_iterable(term.on_own_network(part) for term in self.terms)  # looked at after the target's
+    def _target(self, part: StepContext, record: dict[str, Tensor], *, ends: bool) -> None:
+        own = chain.from_iterable(
+            method.on_own_network(part) for method in self.methods
+        )  # looked at after the target's
         if ends and world() > 1:  # the pass that sums gradients is one for all modules
             self._backward(part, chain(self._of_target(part), own), record, ends=True)
             return
         self._backward(part, self._of_target(part), record)
         self._backward(part, own, record)
         if self.forward_target and not ends:
-            part.unlabelled.let_go()
+            part.unlabeled.let_go()
 
-    def _of_labelled(self, part: Passes) -> Iterator[Loss]:
-        part.labelled.output = self.network(part.labelled.images)
-        yield from chain.from_iterable(term.on_labelled(part) for term in self.terms)
+    def _of_labeled(self, part: StepContext) -> Iterator[Loss]:
+        part.labeled.output = self.network(part.labeled.images)
+        yield from chain.from_iterable(method.on_labeled(part) for method in self.methods)
 
-    def _of_target(self, part: Passes) -> Iterator[Loss]:
+    def _of_target(self, part: StepContext) -> Iterator[Loss]:
         if self.forward_target:
-            part.unlabelled.output = self.network(part.unlabelled.images)
-        yield from chain.from_iterable(term.on_target(part) for term in self.terms)
+            part.unlabeled.output = self.network(part.unlabeled.images)
+        yield from chain.from_iterable(method.on_target(part) for method in self.methods)
 
-    def _share_out(self, parts: Sequence[Passes]) -> None:
+    def _share_out(self, parts: Sequence[StepContext]) -> None:
         """What each part's means count for; a step in one piece needs no word of it."""
         if world() == len(parts) == 1:
             return
-        counts = [{name: n for term in self.terms for name, n in term.counts(part).items()} for part in parts]
+        counts = [{name: n for method in self.methods for name, n in method.counts(part).items()} for part in parts]
         table = torch.stack([torch.stack([*each.values()]) for each in counts]).double()
         shares = table / sum_of_ranks(table.sum(0)).clamp(min=1)
         for part, row in zip(parts, shares, strict=True):
             part.shares = {
-                PICTURES: len(part.labelled.images) / self.pictures,
+                PICTURES: len(part.labeled.images) / self.batch_size,
                 **dict(zip(counts[0], row, strict=True)),
             }
 
-    def _backward(self, part: Passes, losses: Iterable[Loss], record: dict[str, Tensor], *, ends: bool = False) -> None:
+    def _backward(
+        self, part: StepContext, losses: Iterable[Loss], record: dict[str, Tensor], *, ends: bool = False
+    ) -> None:
         def total() -> Tensor | None:
             """Weighted, each by the part's share; recorded without the weight."""
             counted: list[Tensor] = []
@@ -133,36 +136,36 @@ class TrainingStep:
             self.scaler.scale(found).backward()  # type: ignore[no-untyped-call]
 
     def _take(self, before: Sequence[tuple[Tensor, Tensor]]) -> None:
-        """All optimisers step; where the gradients of one overflowed in fp16 none does, and buffers are put back."""
+        """All optimizers step; where the gradients of one overflowed in fp16 none does, and buffers are put back."""
         if self.scaler.is_enabled() and self._overflowed():
             self.scaler.update()
             self.skipped += 1
             for buffer, kept in before:
                 buffer.copy_(kept)
             return
-        for optimiser in self.optimisers.values():
-            self.scaler.step(optimiser)
+        for optimizer in self.optimizers.values():
+            self.scaler.step(optimizer)
         self.scaler.update()
         self.skipped = 0
         self.statistics.average()
-        for term in self.terms:
-            term.after()
+        for method in self.methods:
+            method.after()
 
     def _overflowed(self) -> bool:
         """Whether any gradient is not finite, once all are unscaled; the one read of a step in fp16."""
-        for optimiser in self.optimisers.values():
-            self.scaler.unscale_(optimiser)
-        groups = (group for optimiser in self.optimisers.values() for group in optimiser.param_groups)
+        for optimizer in self.optimizers.values():
+            self.scaler.unscale_(optimizer)
+        groups = (group for optimizer in self.optimizers.values() for group in optimizer.param_groups)
         gradients = (parameter.grad for group in groups for parameter in group["params"])
         finite = [gradient.isfinite().all() for gradient in gradients if gradient is not None]
         return not bool(torch.stack(finite).all())
 
     def _buffers(self) -> list[tuple[Tensor, Tensor]]:
-        """Banks, anchors, running statistics: everything that a step changes without an optimiser, and a copy of it."""
+        """Banks, anchors, running statistics: everything that a step changes without an optimizer, and a copy of it."""
         return [(buffer, buffer.clone()) for module in self._modules() for buffer in module.buffers()]
 
     def _modules(self) -> list[nn.Module]:
-        return [self.network, *(module for term in self.terms for module in term.modules().values())]
+        return [self.network, *(module for method in self.methods for module in method.modules().values())]
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.precision, enabled=self.precision is not None)
@@ -171,8 +174,8 @@ class TrainingStep:
         """What a checkpoint keeps of all that a step trains or remembers."""
         return {
             "network": self.network.state_dict(),
-            **{name: module.state_dict() for term in self.terms for name, module in term.modules().items()},
-            "optimisers": {name: each.state_dict() for name, each in self.optimisers.items()},
+            **{name: module.state_dict() for method in self.methods for name, module in method.modules().items()},
+            "optimizers": {name: each.state_dict() for name, each in self.optimizers.items()},
             "scaler": self.scaler.state_dict(),
             "skipped": self.skipped,
         }
@@ -180,10 +183,10 @@ class TrainingStep:
     def restore(self, saved: dict[str, Any], path: Path) -> None:
         """Take up what :meth:`state` gave, from a checkpoint that was read from ``path``."""
         restore_network(self.network, saved, path)
-        for term in self.terms:
-            for name, module in term.modules().items():
+        for method in self.methods:
+            for name, module in method.modules().items():
                 module.load_state_dict(saved[name])
-        for name, optimiser in self.optimisers.items():
-            optimiser.load_state_dict(saved["optimisers"][name])
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(saved["optimizers"][name])
         self.scaler.load_state_dict(saved["scaler"])
         self.skipped = saved.get("skipped", 0)

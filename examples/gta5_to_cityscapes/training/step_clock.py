@@ -2,7 +2,7 @@
 
 On a CPU a phase lies between two readings of the clock. On a GPU the host only queues work, and its clock would say how
 long queueing took: there a phase lies between two events on the stream, and events are read when the losses are. So a
-phase is the time that the stream spent on it or stood still in it: waiting for pictures counts as far as the GPU
+phase is the time that the stream spent on it or stood still in it: waiting for images counts as far as the GPU
 had nothing else to do meanwhile.
 """
 
@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from ..records.step_cost import StepCost
+from ..metrics_log import StepCost
 
 Losses = TypeVar("Losses", bound=Iterable[Tensor])
 Mark = Any  # a float, or a torch.cuda.Event, which older torch leaves untyped
@@ -34,7 +34,7 @@ class StepClock:
 
     def __init__(self, device: torch.device | None) -> None:
         self.device = device
-        self.pictures = 0  # drawn since the last reading; who draws them counts
+        self.images = 0  # drawn since the last reading; who draws them counts
         self._steps = 0
         self._seconds: defaultdict[str, float] = defaultdict(float)
         self._unread: list[tuple[str, Mark, Mark]] = []
@@ -94,8 +94,8 @@ class StepClock:
             end.synchronize()
             self._seconds[name] += begin.elapsed_time(end) / 1e3
         phases = dict(self._seconds)
-        cost = StepCost(self._steps, self.pictures, phases.pop(_STEP, 0.0), phases)
-        self.pictures = self._steps = 0
+        cost = StepCost(self._steps, self.images, phases.pop(_STEP, 0.0), phases)
+        self.images = self._steps = 0
         self._seconds.clear()
         self._unread.clear()
         return cost

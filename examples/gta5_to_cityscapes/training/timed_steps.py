@@ -15,17 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..batches.step_pictures import StepPictures
-from ..batches.streams import Samples
-from ..batches.training_data import Folders, open_training_data
 from ..data import Sample
+from ..data.loader import Samples
+from ..data.training_data import Folders, StepImages, open_training_data
+from ..methods import Domain, StepContext
 from ..recipes import Recipe
-from ..records.environment import forget_peak_memory, peak_memory_bytes
+from ..run_dir import forget_peak_memory, peak_memory_bytes
+from .determinism import repeatable_kernels
 from .evaluation import evaluate_recipe
 from .recipe_network import start_network
-from .repeatable_kernels import repeatable_kernels
 from .step import TrainingStep
-from .terms import Domain, Passes
 
 
 @dataclass(frozen=True)
@@ -34,14 +33,14 @@ class TimedSteps:
 
     Attributes:
         seconds_a_step: Mean, without the first.
-        seconds_a_picture: Of a validation picture that is scored.
+        seconds_a_image: Of a validation image that is scored.
         memory_bytes: Peak of the process; on a GPU what was allocated there.
         process_bytes: Peak of the process in the machine's memory, on a CPU the same.
         checkpoint_bytes: Of what a checkpoint holds.
     """
 
     seconds_a_step: float
-    seconds_a_picture: float
+    seconds_a_image: float
     memory_bytes: int
     process_bytes: int
     checkpoint_bytes: int
@@ -59,7 +58,7 @@ def time_steps_apart(recipe: Recipe, folders: Folders, device: torch.device, ste
 
 
 def time_steps(recipe: Recipe, folders: Folders, device: torch.device, steps: int) -> TimedSteps:
-    """Take ``steps`` steps after a first one, which is not counted, and score one batch of validation pictures.
+    """Take ``steps`` steps after a first one, which is not counted, and score one batch of validation images.
 
     Args:
         recipe: One without pseudo-labels.
@@ -76,14 +75,14 @@ def _time_steps(recipe: Recipe, folders: Folders, device: torch.device, steps: i
     data = open_training_data(recipe, folders)
     network = start_network(recipe, device).train()
     take_step = TrainingStep(recipe, network, device)
-    pictures = StepPictures(recipe, data, device, {"labelled": 0, "target": 0})
+    images = StepImages(recipe, data, device, {"labeled": 0, "target": 0})
 
     def step() -> None:
-        late = recipe.schedule.steps - 1  # every term has begun
+        late = recipe.schedule.max_steps - 1  # every term has begun
         take_step(
             [
-                Passes(late, Domain(*labelled), None if target is None else Domain(*target))
-                for labelled, target in pictures.draw()
+                StepContext(late, Domain(*labeled), None if target is None else Domain(*target))
+                for labeled, target in images.draw()
             ]
         )
 
@@ -105,7 +104,7 @@ def _time_steps(recipe: Recipe, folders: Folders, device: torch.device, steps: i
 
 
 class _Few:
-    """The first pictures of a data set."""
+    """The first images of a data set."""
 
     def __init__(self, dataset: Samples, count: int) -> None:
         self.dataset = dataset

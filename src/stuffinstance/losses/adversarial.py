@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stuffinstance.arguments import (
+from stuffinstance._checks import (
     check_callable,
     check_choice,
     check_maps,
@@ -18,9 +18,9 @@ from stuffinstance.arguments import (
     checked_num_classes,
     checked_positive,
 )
-from stuffinstance.autocast_device import autocast_device
-from stuffinstance.losses.entropy import entropy_map
-from stuffinstance.losses.without_gradient import warn_without_gradient
+from stuffinstance._numerics import autocast_device
+from stuffinstance.losses.entropy_minimization import entropy_map
+from stuffinstance.losses.gradient_warning import warn_without_gradient
 
 SOURCE, TARGET = 0.0, 1.0
 
@@ -42,7 +42,7 @@ def domain_channels(domain: float, num_classes: int) -> slice:
 class OutputDiscriminator(nn.Module):
     """Five 4×4 convolutions of stride 2 that tell the domain of a class probability map, patch by patch.
 
-    Channels K → w → 2w → 4w → 8w → 1, leaky ReLU of slope 0.2 between, no normalisation. The parameters are named
+    Channels K → w → 2w → 4w → 8w → 1, leaky ReLU of slope 0.2 between, no normalization. The parameters are named
     ``conv1`` .. ``conv4`` and ``classifier``.
 
     Args:
@@ -117,7 +117,7 @@ class OutputAdversarialLoss(nn.Module):
     AdaptSegNet's two levels are two of these losses, one for each head of the network with a discriminator of its own:
     0.001 times the generator's loss of the last head plus 0.0002 times that of the auxiliary one.
 
-    The discriminator belongs to the caller, who optimises it: this module has no parameters of its own.
+    The discriminator belongs to the caller, who optimizes it: this module has no parameters of its own.
 
     Args:
         discriminator: Maps (B, K, H, W) to logits of "target", any shape; for least squares the output is compared with
@@ -181,11 +181,11 @@ class OutputAdversarialLoss(nn.Module):
         judged: Tensor = self._discriminator[0](seen if self.of == "probabilities" else entropy_map(seen))
         with torch.autocast(autocast_device(logits), enabled=False):
             judged = judged if judged.dtype == torch.float64 else judged.float()
-            truth = torch.full_like(judged, domain)
+            ground_truth = torch.full_like(judged, domain)
             if self.form == "least_squares":
-                error = F.mse_loss(judged, truth, reduction="sum")
+                error = F.mse_loss(judged, ground_truth, reduction="sum")
             else:
-                error = F.binary_cross_entropy_with_logits(judged, truth, reduction="sum")
+                error = F.binary_cross_entropy_with_logits(judged, ground_truth, reduction="sum")
             return error / max(1, judged.numel())  # an empty batch costs 0, not NaN
 
     def extra_repr(self) -> str:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stuffinstance.arguments import (
+from stuffinstance._checks import (
     check_choice,
     check_maps,
     check_same_batch,
@@ -15,9 +15,9 @@ from stuffinstance.arguments import (
     checked_number,
     checked_positive,
 )
-from stuffinstance.autocast_device import autocast_device
+from stuffinstance._numerics import autocast_device
 from stuffinstance.losses.adversarial import SOURCE, TARGET, check_weights_take, domain_channels
-from stuffinstance.losses.without_gradient import FEATURES, warn_without_gradient
+from stuffinstance.losses.gradient_warning import FEATURES, warn_without_gradient
 
 Encoding = Literal["soft", "hard"]
 
@@ -83,10 +83,10 @@ class FineGrainedAdversarialLoss(nn.Module):
               a = \\min(S(z / T), \\mathrm{clip})
 
     The encoding *a* says how much of each class the segmentation network sees at a pixel; it carries no gradient and is
-    not normalised again after clipping. *D* is resized bilinearly (corners aligned) to the size of the logits *z*,
-    which the released code upsamples to the picture first; smaller logits cost less.
+    not normalized again after clipping. *D* is resized bilinearly (corners aligned) to the size of the logits *z*,
+    which the reference implementation upsamples to the image first; smaller logits cost less.
 
-    Paper: sums over pixels, and no half before the two sides of the discriminator. Released code: as above. Its source
+    Paper: sums over pixels, and no half before the two sides of the discriminator. reference implementation: as above. Its source
     cross-entropy also uses *z* / T: divide the logits by ``temperature`` there too. The published weight of the first
     is 0.001. Hard encodings are one-hot of the argmax (the authors' slides print 0 and 1 swapped); that they are not
     clipped is this library's choice.

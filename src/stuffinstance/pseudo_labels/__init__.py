@@ -1,20 +1,20 @@
 """Target confidences to pseudo-labels."""
 
-from stuffinstance.pseudo_labels.adaptive import AdaptiveThreshold
+from stuffinstance.pseudo_labels.cbst import CBSTThreshold
 from stuffinstance.pseudo_labels.class_balanced import ClassBalancedThreshold
-from stuffinstance.pseudo_labels.confidence_regularisation import mrkld_regulariser, soft_cross_entropy, soft_labels
-from stuffinstance.pseudo_labels.portion import PortionThreshold
-from stuffinstance.pseudo_labels.symmetric import SymmetricConsistency, SymmetricPrediction
-from stuffinstance.pseudo_labels.threshold_rule import ThresholdRule
+from stuffinstance.pseudo_labels.crst import mrkld_regularizer, soft_cross_entropy, soft_labels
+from stuffinstance.pseudo_labels.iast import IASTThreshold
+from stuffinstance.pseudo_labels.symmetric import FusedPrediction, SymmetricConsistency
+from stuffinstance.pseudo_labels.threshold import PseudoLabelThreshold
 
 __all__ = [
-    "AdaptiveThreshold",
+    "CBSTThreshold",
     "ClassBalancedThreshold",
-    "PortionThreshold",
+    "FusedPrediction",
+    "IASTThreshold",
+    "PseudoLabelThreshold",
     "SymmetricConsistency",
-    "SymmetricPrediction",
-    "ThresholdRule",
-    "mrkld_regulariser",
+    "mrkld_regularizer",
     "soft_cross_entropy",
     "soft_labels",
 ]

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from stuffinstance.arguments import checked_fraction, may_read
+from stuffinstance._checks import checked_fraction, may_read
 from stuffinstance.distributed import Sync
-from stuffinstance.pseudo_labels.confidence_histogram import HistogramRule, below
+from stuffinstance.pseudo_labels.threshold import HistogramRule, below
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -22,8 +22,8 @@ class ClassBalancedThreshold(HistogramRule):
     .. math:: y_k = \\min(\\operatorname{median}\\{\\max_j p_j(x) : \\operatorname{argmax}_j p_j(x) = k\\},\\ 0.9)
 
     Of *n* ascending confidences the one at place ``round(n * quantile)`` is taken, counted from 0 and rounded half to
-    even (the released code's upper median for even *n*). A class that is never predicted gets 0. The paper keeps
-    :math:`S > y_k`, the released code :math:`S \\ge y_k`; this is the code's.
+    even (the reference implementation's upper median for even *n*). A class that is never predicted gets 0. The paper keeps
+    :math:`S > y_k`, the reference implementation :math:`S \\ge y_k`; this is the code's.
 
     Confidences are counted in ``bins`` equal bins of [0, 1], so the state is K * bins integers however much streams
     through: 10 MB for 19 classes, where sorting Cityscapes' training set takes 25 to 34 GB. **Error bound:** each
@@ -88,7 +88,7 @@ class ClassBalancedThreshold(HistogramRule):
                 "target data first.",
                 stacklevel=2,
             )
-        # round() is half to even, like the released code's
+        # round() is half to even, like the reference implementation's
         whole, rest, ones = self._part_of(total, self.quantile)
         place = whole + ((2 * rest + whole % 2) > ones)
         edge = self._confidence_at(counts, torch.minimum(place, total - 1))

@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 
-from stuffinstance.arguments import check_choice, check_kind, check_same_batch
-from stuffinstance.best_class import best_class
-from stuffinstance.pseudo_labels.confidences import as_float, check_probabilities
-from stuffinstance.pseudo_labels.threshold_rule import ThresholdRule
+from stuffinstance._checks import check_choice, check_kind, check_same_batch
+from stuffinstance._numerics import best_class
+from stuffinstance.pseudo_labels.threshold import PseudoLabelThreshold, as_float, check_probabilities
 
 Consistency = Literal["l1", "agreement"]
 
 
-class SymmetricPrediction(NamedTuple):
+class FusedPrediction(NamedTuple):
     """What two networks say together: their mean, its class, and how far it can be believed.
 
     Attributes:
@@ -43,60 +42,60 @@ class SymmetricConsistency(nn.Module):
     Source: symmetric adaptation consistency (challenge slides without code), which state
     :math:`M_{final}` as the mean of a probability and a consistency map, and results for one network and for both
     fused. How both maps and the fusion are computed is this library's choice, as are thresholds per class, from any
-    :class:`ThresholdRule` on :math:`M_{final}` in place of the confidence.
+    :class:`PseudoLabelThreshold` on :math:`M_{final}` in place of the confidence.
 
     Args:
         rule: Takes the scores and gives the thresholds; it belongs to this module. ``ClassBalancedThreshold(K)`` is
-            SIM's estimator. Of a :class:`PortionThreshold` only the thresholds are used, not its ratios.
+            SIM's estimator. Of a :class:`CBSTThreshold` only the thresholds are used, not its ratios.
         consistency: ``"l1"`` as above, or ``"agreement"``: 1 where the argmaxes agree and 0 elsewhere.
 
     Raises:
-        TypeError: If ``rule`` is no :class:`ThresholdRule`.
+        TypeError: If ``rule`` is no :class:`PseudoLabelThreshold`.
         ValueError: If ``consistency`` is neither.
 
     Example:
         >>> from stuffinstance.pseudo_labels import ClassBalancedThreshold
         >>> symmetric = SymmetricConsistency(ClassBalancedThreshold(num_classes=2))
-        >>> p_a = torch.tensor([[[[0.75, 0.75, 0.875]], [[0.25, 0.25, 0.125]]]])
-        >>> p_b = torch.tensor([[[[0.75, 0.25, 0.875]], [[0.25, 0.75, 0.125]]]])
-        >>> symmetric(p_a, p_b).score
+        >>> probs_a = torch.tensor([[[[0.75, 0.75, 0.875]], [[0.25, 0.25, 0.125]]]])
+        >>> probs_b = torch.tensor([[[[0.75, 0.25, 0.875]], [[0.25, 0.75, 0.125]]]])
+        >>> symmetric(probs_a, probs_b).score
         tensor([[[0.8750, 0.5000, 0.9375]]])
-        >>> symmetric.update(p_a, p_b)
+        >>> symmetric.update(probs_a, probs_b)
         >>> symmetric.compute()
         tensor([0.9000, 0.0000])
-        >>> symmetric.pseudo_labels(p_a, p_b)
+        >>> symmetric.pseudo_labels(probs_a, probs_b)
         tensor([[[255, 255,   0]]])
     """
 
-    def __init__(self, rule: ThresholdRule, consistency: Consistency = "l1") -> None:
+    def __init__(self, rule: PseudoLabelThreshold, consistency: Consistency = "l1") -> None:
         super().__init__()
-        check_kind("rule", rule, ThresholdRule, "a ThresholdRule such as ClassBalancedThreshold(K)")
+        check_kind("rule", rule, PseudoLabelThreshold, "a PseudoLabelThreshold such as ClassBalancedThreshold(K)")
         check_choice("consistency", consistency, get_args(Consistency))
         self.rule = rule
         self.consistency: Consistency = consistency
 
-    def forward(self, p_a: Tensor, p_b: Tensor) -> SymmetricPrediction:
+    def forward(self, probs_a: Tensor, probs_b: Tensor) -> FusedPrediction:
         """The fused prediction and the three maps.
 
         Args:
-            p_a: Softmax outputs of the first network, (B, K, H, W).
-            p_b: Those of the second for the same images, of the same size.
+            probs_a: Softmax outputs of the first network, (B, K, H, W).
+            probs_b: Those of the second for the same images, of the same size.
 
         Returns:
-            :class:`SymmetricPrediction`, float64 where both are and float32 otherwise.
+            :class:`FusedPrediction`, float64 where both are and float32 otherwise.
 
         Raises:
             ValueError: If shapes or devices differ, or the values are not probabilities.
         """
-        for name, probabilities in (("p_a", p_a), ("p_b", p_b)):
+        for name, probabilities in (("probs_a", probs_a), ("probs_b", probs_b)):
             check_probabilities(name, probabilities, self.rule.num_classes, self.rule.validate)
-        check_same_batch("p_b", p_b, "p_a", p_a)
-        if p_a.shape != p_b.shape:
+        check_same_batch("probs_b", probs_b, "probs_a", probs_a)
+        if probs_a.shape != probs_b.shape:
             raise ValueError(
-                f"p_b must have the size (B, K, H, W) of p_a = {tuple(p_a.shape)}, got {tuple(p_b.shape)}. "
+                f"probs_b must have the size (B, K, H, W) of probs_a = {tuple(probs_a.shape)}, got {tuple(probs_b.shape)}. "
                 "Upsample both to the image."
             )
-        first, second = as_float(p_a), as_float(p_b)
+        first, second = as_float(probs_a), as_float(probs_b)
         fused = (first + second) / 2
         probability, labels = best_class(fused)
         if self.consistency == "l1":
@@ -104,24 +103,24 @@ class SymmetricConsistency(nn.Module):
         else:
             agrees = (first.argmax(1) == second.argmax(1)).to(probability.dtype)
             consistency = torch.where(probability.isfinite(), agrees, probability)
-        return SymmetricPrediction(fused, labels, probability, consistency, (probability + consistency) / 2)
+        return FusedPrediction(fused, labels, probability, consistency, (probability + consistency) / 2)
 
     if TYPE_CHECKING:
         # To type checkers nn.Module itself returns Any.
-        def __call__(self, p_a: Tensor, p_b: Tensor) -> SymmetricPrediction: ...
+        def __call__(self, probs_a: Tensor, probs_b: Tensor) -> FusedPrediction: ...
 
     @torch.no_grad()
-    def update(self, p_a: Tensor, p_b: Tensor) -> None:
+    def update(self, probs_a: Tensor, probs_b: Tensor) -> None:
         """Take in a batch: the score of each pixel, for its fused class.
 
         Args:
-            p_a: As for :meth:`forward`.
-            p_b: As for :meth:`forward`.
+            probs_a: As for :meth:`forward`.
+            probs_b: As for :meth:`forward`.
 
         Raises:
             ValueError: As :meth:`forward`.
         """
-        fused = self(p_a, p_b)
+        fused = self(probs_a, probs_b)
         self.rule.update_scores(fused.score, fused.labels)
 
     def compute(self) -> Tensor:
@@ -133,12 +132,12 @@ class SymmetricConsistency(nn.Module):
         return self.rule.counts()
 
     @torch.no_grad()
-    def pseudo_labels(self, p_a: Tensor, p_b: Tensor, thresholds: Tensor | None = None) -> Tensor:
+    def pseudo_labels(self, probs_a: Tensor, probs_b: Tensor, thresholds: Tensor | None = None) -> Tensor:
         """The fused class where the score reaches its threshold, the rule's ``ignore_index`` elsewhere.
 
         Args:
-            p_a: As for :meth:`forward`.
-            p_b: As for :meth:`forward`.
+            probs_a: As for :meth:`forward`.
+            probs_b: As for :meth:`forward`.
             thresholds: (K,), from :meth:`compute`; computed here where it is not given. Under ``torch.distributed``
                 compute them once and pass them, or call this equally often on every rank.
 
@@ -148,7 +147,7 @@ class SymmetricConsistency(nn.Module):
         Raises:
             ValueError: As :meth:`forward`, or if ``thresholds`` are not (K,).
         """
-        fused = self(p_a, p_b)
+        fused = self(probs_a, probs_b)
         return self.rule.keep(fused.score, fused.labels, thresholds)
 
     def merge(self, other: SymmetricConsistency) -> None:

@@ -1,7 +1,7 @@
 """Label maps to regions: connected components, and the stuff and instance regions of an image."""
 
-from stuffinstance.regions.components import connected_components
-from stuffinstance.regions.extraction import (
+from stuffinstance.regions.connected_components import connected_components
+from stuffinstance.regions.region_table import (
     Regions,
     count_rows,
     instance_regions,

@@ -8,26 +8,24 @@ Example:
     >>> teacher = MeanTeacher(network)
     >>> source, target, labels = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 8, 8), torch.randint(0, 4, (2, 8, 8))
     >>> probabilities = teacher(target).softmax(1)
-    >>> pseudo, share = probabilities.argmax(1), confident_share(probabilities, 0.3)
+    >>> pseudo, share = probabilities.argmax(1), confident_fraction(probabilities, 0.3)
     >>> mixed = class_mix(source, labels, target, pseudo)
     >>> weights = torch.where(mixed.mask, 1.0, share[:, None, None])     # what was pasted is known for sure
     >>> loss = weighted_cross_entropy(network(mixed.images), mixed.labels, weights)
-    >>> loss = loss + weighted_cross_entropy(network(mask_blocks(target, block=4)), pseudo, share)
+    >>> loss = loss + weighted_cross_entropy(network(random_block_mask(target, block=4)), pseudo, share)
     >>> loss.backward()
-    >>> teacher.update(network)                                          # after the optimiser's step
+    >>> teacher.update(network)                                          # after the optimizer's step
 """
 
-from stuffinstance.self_training.block_masks import mask_blocks
-from stuffinstance.self_training.class_mix import MixedDomains, class_mix
-from stuffinstance.self_training.confidence import confident_share
+from stuffinstance.losses.cross_entropy import weighted_cross_entropy
 from stuffinstance.self_training.mean_teacher import MeanTeacher
-from stuffinstance.self_training.weighted_cross_entropy import weighted_cross_entropy
+from stuffinstance.self_training.mixing import ClassMixOutput, class_mix, confident_fraction, random_block_mask
 
 __all__ = [
+    "ClassMixOutput",
     "MeanTeacher",
-    "MixedDomains",
     "class_mix",
-    "confident_share",
-    "mask_blocks",
+    "confident_fraction",
+    "random_block_mask",
     "weighted_cross_entropy",
 ]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.parameter import is_lazy
 
-from stuffinstance.arguments import check_kind, checked_fraction
+from stuffinstance._checks import check_kind, checked_fraction
 from stuffinstance.self_training.detached_copy import detached_copy
 
 _Tensors = tuple[list[Tensor], list[Tensor]]  # the teacher's, and those of the network in the same order
@@ -28,8 +28,8 @@ class MeanTeacher(nn.Module):
 
     Parameters are averaged. Buffers are copied: running statistics are means over time already, and counters or tables
     have no mean. The teacher is always in evaluation mode, whatever :meth:`train` is called with: dropout is off and
-    batch normalisation uses its running statistics, so that labels do not depend on what else is in a batch (DAFormer's
-    code leaves batch normalisation in training mode; this library's choice).
+    batch normalization uses its running statistics, so that labels do not depend on what else is in a batch (DAFormer's
+    code leaves batch normalization in training mode; this library's choice).
 
     One update takes a few fused operations over all parameters, reads nothing back from the device and holds one more
     copy of the parameters meanwhile. Ranks that hold equal networks hold equal teachers: nothing is sent. A network
@@ -71,7 +71,7 @@ class MeanTeacher(nn.Module):
         >>> _ = torch.nn.init.zeros_(network.weight)
         >>> teacher = MeanTeacher(network)
         >>> for value in (2.0, 4.0):
-        ...     _ = torch.nn.init.constant_(network.weight, value)     # stands for a step of the optimiser
+        ...     _ = torch.nn.init.constant_(network.weight, value)     # stands for a step of the optimizer
         ...     teacher.update(network)
         >>> teacher.network.weight.item()                              # the mean of 0, 2 and 4
         2.0
@@ -109,7 +109,7 @@ class MeanTeacher(nn.Module):
 
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
-        """Take the network's present state into the mean: once a step, after the optimiser.
+        """Take the network's present state into the mean: once a step, after the optimizer.
 
         Buffers are followed in any size: one that the network has assigned anew, resized, set or unset is set so here.
 

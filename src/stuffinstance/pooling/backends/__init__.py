@@ -5,7 +5,7 @@ A backend is a function ``region_sums(features, number, num_regions)``: ``featur
 What is not finite makes the sums that it belongs to not finite, and no others in another region.
 """
 
-from stuffinstance.backend_table import Backend
+from stuffinstance._backends import Backend
 
 # "auto" is the first. The Triton kernel equals the other in Triton's interpreter and compiles for Hopper, but has not
 # run on a GPU yet: until it has, "auto" leaves it to those who name it.

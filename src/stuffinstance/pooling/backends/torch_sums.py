@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from stuffinstance.autocast_device import autocast_device
+from stuffinstance._numerics import autocast_device
 
 _TERMS = 256  # most terms of one running sum
 _BLOCK = 2**20  # values added up at a time on a CPU: 4 MiB, which stay in its caches
@@ -59,7 +59,7 @@ def added_sums(features: Tensor, number: Tensor, num_regions: int) -> Tensor:
 def _added_channels(features: Tensor, first_lane: Tensor, lanes: int, count: int) -> Iterator[tuple[slice, Tensor]]:
     """NCHW: a block of channels at a time, so that half precision is converted within the caches.
 
-    Neighbouring pixels go to different lanes, and need not wait for each other's addition.
+    Neighboring pixels go to different lanes, and need not wait for each other's addition.
     """
     batch, channels, pixels = features.shape[0], features.shape[1], first_lane.shape[1]
     lane = torch.arange(lanes).repeat(-(-pixels // lanes))[:pixels]

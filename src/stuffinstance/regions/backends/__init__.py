@@ -5,7 +5,7 @@ dtype with at least one pixel, ``classes`` the ids to number or None for all, ``
 None. It returns (B, H, W) int32: 0 outside, and 1, 2, ... per image in raster order of each region's first pixel.
 """
 
-from stuffinstance.backend_table import Backend
+from stuffinstance._backends import Backend
 
 
 def _backend(module: str, devices: tuple[str, ...], package: str | None = None) -> Backend:

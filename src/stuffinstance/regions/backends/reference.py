@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stuffinstance.regions.backends.one_based import one_based
+from stuffinstance.regions.backends.image_by_image import one_based
 
 _EDGES = ((-1, 0), (0, -1), (0, 1), (1, 0))
 _CORNERS = ((-1, -1), (-1, 1), (1, -1), (1, 1))

@@ -1,7 +1,7 @@
 """Connected components in plain torch on any device: union-find by hooking and pointer jumping, to a fixed point.
 
 Each pixel points at a pixel of its region with a smaller or equal raster index. A round hooks the root of every
-neighbour pair's larger root under the smaller one, then shortens all paths; it ends when no pair has two roots. Only
+neighbor pair's larger root under the smaller one, then shortens all paths; it ends when no pair has two roots. Only
 larger roots are hooked, so the last root of a region is its first pixel in raster order: numbering the roots in order
 numbers the regions as every other backend does. The loop's end is a question to the device, so this backend waits for
 it once or more a call; that is the price of exactness without a kernel of its own.
@@ -12,14 +12,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from stuffinstance.regions.backends.one_based import one_based
+from stuffinstance.regions.backends.image_by_image import one_based
 
 
 def label(labels: Tensor, classes: Sequence[int] | None, ignore_index: int | None, connectivity: int) -> Tensor:
     """Number regions in raster order of their first pixel."""
     values = one_based(labels, classes, ignore_index)
     flat = values.reshape(-1)
-    first, second = _neighbour_pairs(values, connectivity)
+    first, second = _neighbor_pairs(values, connectivity)
     parent = torch.arange(flat.numel(), device=values.device)
     while first.numel():
         one, other = parent[first], parent[second]
@@ -32,8 +32,8 @@ def label(labels: Tensor, classes: Sequence[int] | None, ignore_index: int | Non
     return torch.where(flat != 0, ranks[parent], 0).view(values.shape)
 
 
-def _neighbour_pairs(values: Tensor, connectivity: int) -> tuple[Tensor, Tensor]:
-    """Raster indices of all neighbouring pixels of the same class, each pair once."""
+def _neighbor_pairs(values: Tensor, connectivity: int) -> tuple[Tensor, Tensor]:
+    """Raster indices of all neighboring pixels of the same class, each pair once."""
     index = torch.arange(values.numel(), device=values.device).view(values.shape)
     windows = [
         (slice(None), slice(1, None), slice(None), slice(-1)),

@@ -25,7 +25,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from stuffinstance.regions.class_table import class_ids_on
+from stuffinstance.regions.class_lookup import class_ids_on
 
 _ROW_BLOCK = 256  # pixels of a row that one step of a scan holds
 _WARP = 32

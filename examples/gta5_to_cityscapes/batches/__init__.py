@@ -1,1 +1,0 @@
-"""What a step sees: the data sets of a run, endless batches of them, restyled and augmented."""

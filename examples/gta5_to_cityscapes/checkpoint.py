@@ -1,0 +1,212 @@
+"""Everything a run needs to go on as if it had never stopped, in one file that is whole or absent."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import random
+import shutil
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .atomic_io import written_beside
+
+FORMAT = 1
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is absent, damaged, or of another kind."""
+
+
+def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
+    """Write ``content`` (tensors, numbers, strings, lists, dicts) so that ``weights_only`` can read it."""
+    # Opened here: given a path, torch would not say that the disk is full.
+    with written_beside(path, durable=True) as beside, beside.open("wb") as file:
+        torch.save({"format": FORMAT, **content}, file)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint into ordinary memory, whichever device wrote it; nothing in it can run code."""
+    if not path.is_file():
+        raise CheckpointError(
+            f"checkpoint {path}: expected a file written by `train`, there is none. "
+            "Train that recipe first (where its folder holds a result without a checkpoint, delete that folder), "
+            "or pass the folder of a run that has checkpoints/last.pt."
+        )
+    try:
+        with zipfile.ZipFile(path) as parts:  # torch reads past their checksums
+            damaged = parts.testzip()
+        if damaged is not None:
+            raise ValueError(f"the checksum of {damaged} is another")
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (MemoryError, PermissionError):  # the file may well be whole
+        raise
+    except Exception as error:  # torch.load raises many kinds for one thing: this file cannot be used
+        raise CheckpointError(
+            f"checkpoint {path}: expected a file written by `train`, could not read it ({type(error).__name__}). "
+            "Give another checkpoint, such as a step*.pt beside it; or delete its run folder, and that run will start "
+            "again."
+        ) from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise CheckpointError(
+            f"checkpoint {path}: expected one written by `train` (format {FORMAT}), got something else. "
+            "Weights of other origin go into network.weights."
+        )
+    return content
+
+
+def restore_network(network: nn.Module, saved: dict[str, Any], path: Path) -> None:
+    """Put a checkpoint's weights into a network of the same architecture."""
+    try:
+        network.load_state_dict(saved["network"])
+    except (RuntimeError, KeyError) as error:
+        recipe = saved.get("recipe", {})
+        raise CheckpointError(
+            f"checkpoint {path}: expected weights of the network that its recipe names ({recipe.get('network')}), "
+            f"they do not fit ({str(error).splitlines()[-1].strip()}). It was written by another version of the "
+            "network: train again into another --out."
+        ) from error
+
+
+def digest_of_weights(network: Mapping[str, Tensor]) -> str:
+    """SHA-256 of a network's state alone: the same weights, the same digest, however long they took to train."""
+    digest = hashlib.sha256()
+    for name in sorted(network):
+        tensor = network[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def random_state() -> dict[str, Any]:
+    """The state of every generator that training may draw from."""
+    version, words, gauss = random.getstate()
+    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    return {
+        "python": {"version": version, "words": list(words), "gauss": gauss},
+        "numpy": {
+            "name": str(name),
+            "keys": torch.from_numpy(np.asarray(keys).astype(np.int64)),
+            "position": int(position),
+            "has_gauss": int(has_gauss),
+            "cached": float(cached),
+        },
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def restore_random_state(state: dict[str, Any]) -> None:
+    """Put every generator back to where :func:`random_state` found it; GPUs that are not there now are passed over."""
+    python, numpy = state["python"], state["numpy"]
+    random.setstate((python["version"], tuple(python["words"]), python["gauss"]))
+    np.random.set_state(
+        (
+            numpy["name"],
+            numpy["keys"].cpu().numpy().astype(np.uint32),
+            numpy["position"],
+            numpy["has_gauss"],
+            numpy["cached"],
+        )
+    )
+    torch.set_rng_state(state["torch"].cpu())
+    present = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    for index, one in enumerate(state["cuda"][:present]):
+        torch.cuda.set_rng_state(one.cpu(), index)
+
+
+def seed_everything(seed: int) -> None:
+    """Seed python, numpy and torch; loaders have generators of their own."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class KeptCheckpoints:
+    """``last.pt`` in a folder, beside it the ones before it, named after their steps."""
+
+    folder: Path
+
+    @property
+    def newest(self) -> Path:
+        """Where the last checkpoint lies."""
+        return self.folder / "last.pt"
+
+    @property
+    def earlier(self) -> list[Path]:
+        """The ones before it, the latest first."""
+        return sorted(self.folder.glob("step*.pt"), key=lambda path: (len(path.name), path.name), reverse=True)
+
+    def save(self, content: dict[str, Any], *, keep: int, replaced: int | None) -> None:
+        """Write the newest; at no moment is there none.
+
+        Args:
+            content: As for :func:`~.checkpoints.save_checkpoint`.
+            keep: How many stay, this one among them.
+            replaced: Step of the one that is the newest until now, None where there is none.
+        """
+        if replaced is not None and keep > 1:
+            _give_second_name(self.newest, self.folder / f"step{replaced:06}.pt")
+        save_checkpoint(self.newest, content)
+        for path in self.earlier[keep - 1 :]:
+            path.unlink(missing_ok=True)
+
+    def load(self) -> dict[str, Any] | None:
+        """The content of the newest whole one, which then is ``newest``; None where there is none at all.
+
+        A damaged one is warned of and set aside, with ``.damaged`` added to its name.
+
+        Raises:
+            CheckpointError: If every one is damaged.
+        """
+        found = [path for path in (self.newest, *self.earlier) if path.is_file()]
+        problems: list[str] = []
+        for path in found:
+            try:
+                content = load_checkpoint(path)
+            except CheckpointError as error:
+                problems.append(str(error.__cause__ or error))
+                continue
+            self._make_newest(path, found[: len(problems)], int(content["step"]))
+            return content
+        if found:
+            told = "; ".join(f"{path.name} ({problem})" for path, problem in zip(found, problems, strict=True))
+            raise CheckpointError(
+                f"checkpoints {self.folder}: expected one to go on from, could not read any: {told}. "
+                "Put a copy of one in their place, or delete that folder, and the run will start again."
+            )
+        return None
+
+    def _make_newest(self, path: Path, damaged: list[Path], step: int) -> None:
+        if path == self.newest:
+            return
+        for each in damaged:
+            each.replace(each.with_name(f"{each.name}.damaged"))
+        path.replace(self.newest)
+        what = f"{' and '.join(each.name for each in damaged)} cannot be read" if damaged else "last.pt is gone"
+        aside = "; it is set aside with .damaged added to its name, and can be deleted" if damaged else ""
+        logger.warning(
+            "checkpoints %s: %s, going on from the one before, of step %d%s.", self.folder, what, step, aside
+        )
+
+
+def _give_second_name(path: Path, name: Path) -> None:
+    """Let ``name`` keep the content of ``path``, which is about to be replaced."""
+    name.unlink(missing_ok=True)
+    try:
+        os.link(path, name)
+    except OSError:  # a file system without links
+        with written_beside(name) as beside:
+            shutil.copyfile(path, beside)

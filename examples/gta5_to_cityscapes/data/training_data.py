@@ -1,0 +1,328 @@
+"""The data sets that a recipe trains and is scored on."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ..atomic_io import written_beside
+from ..distributed import own_share
+from ..input_files import FileDigest, InputFiles, Key
+from ..models import weights_file
+from ..recipes import Recipe
+from ..run_dir import FIRST_STEP, START_WEIGHTS
+from . import DatasetError, Sample, SegmentationDataset, open_dataset, read_id_map, require_labels
+from .augmentation import TrainingAugmentation
+from .loader import Batch, BatchStream, Samples, as_unit_floats
+from .style_transfer import BatchRestyling, RestyledImages, RestyledTowards, chosen_images, restyled_folder
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where the two data sets lie; where they lie is no part of a recipe.
+
+    Attributes:
+        source: The labeled data set.
+        target: The data set to adapt to.
+        source_list: Text file that names the source images to use, as
+            :func:`~..data.image_lists.listed_names` reads it; None for all.
+        target_list: The same of the target's training images; those that are scored are always all.
+    """
+
+    source: Path
+    target: Path
+    source_list: Path | None = None
+    target_list: Path | None = None
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Data sets of one run.
+
+    ``target`` is absent where no step looks at it. ``restyled`` holds the labeled images restyled, in the
+    same order, where they come from a folder. ``label_maps`` are the data sets whose ground truth is read, by their
+    part in the run, with the classes of which they must show one.
+    """
+
+    labeled: Samples
+    target: Samples | None
+    validation: Samples
+    inputs: InputFiles
+    restyled: Samples | None = None
+    label_maps: Mapping[str, tuple[SegmentationDataset, Collection[str]]] = field(default_factory=dict)
+
+    def require_labels(self) -> None:
+        """Refuse ground truth that nothing can be trained on or scored with, as :func:`~..data.require_labels` does."""
+        for what, (dataset, classes) in self.label_maps.items():
+            require_labels(what, dataset, classes)
+
+
+def open_labeled(recipe: Recipe, folders: Folders) -> SegmentationDataset:
+    """The images whose ground truth is trained on."""
+    target = recipe.labeled == "target"
+    return open_dataset(
+        recipe.layouts.target if target else recipe.layouts.source,
+        folders.target if target else folders.source,
+        split="train",
+        space=recipe.label_space,
+        size=recipe.data.target_size if target else recipe.data.source_size,
+        listed=folders.target_list if target else folders.source_list,
+    )
+
+
+def open_target(recipe: Recipe, folders: Folders) -> SegmentationDataset:
+    """The target's training images; no label file is needed and none is read."""
+    return open_dataset(
+        recipe.layouts.target,
+        folders.target,
+        split="train",
+        space=recipe.label_space,
+        size=recipe.data.target_size,
+        labels=False,
+        listed=folders.target_list,
+    )
+
+
+def open_validation(recipe: Recipe, folders: Folders) -> SegmentationDataset:
+    """The labeled images that are scored and never trained on."""
+    return open_dataset(
+        recipe.layouts.target,
+        folders.target,
+        split="val",
+        space=recipe.label_space,
+        size=recipe.data.target_size if recipe.evaluation.at == "images" else None,
+    )
+
+
+def open_training_data(
+    recipe: Recipe,
+    folders: Folders,
+    pseudo_labels: Path | None = None,
+    first_step_weights: str | None = None,
+    known: Mapping[Key, FileDigest] | None = None,
+) -> TrainingData:
+    """Everything a run reads, with what identifies it wherever it lies.
+
+    Args:
+        recipe: Whose images, in which sizes.
+        folders: Where they lie.
+        pseudo_labels: Folder of the target's pseudo-labels, once they are written.
+        first_step_weights: Digest of the weights that write them, from
+            :func:`~..records.checkpoints.digest_of_weights`.
+        known: What the run's folder knows of these files, which spares reading those that have not changed.
+    """
+    labeled = open_labeled(recipe, folders)
+    target = open_target(recipe, folders) if recipe.needs_target else None
+    validation = open_validation(recipe, folders)
+    folder = restyled_folder(recipe.restyle)
+    restyled = RestyledImages(labeled, folder) if folder else None
+    # A step restyles its own target images, each time towards others; from a folder they come as they are.
+    second: Samples | None = target
+    if target is not None and restyled_folder(recipe.restyle_target):
+        second = as_seen(recipe, target, labeled)
+    scored = as_seen(recipe, validation, labeled)
+    sets = {"labeled": files_of(labeled, restyled), "validation": files_of(validation, scored)}
+    if target is not None:
+        sets["target"] = files_of(target, second)
+    if (weights := _start_weights(recipe)) is not None:
+        sets[START_WEIGHTS] = {"weights": {"network.weights": weights}}
+    also = {} if first_step_weights is None else {FIRST_STEP: first_step_weights}
+    if pseudo_labels is not None and second is not None:
+        second = PseudoLabeled(second, pseudo_labels)
+    keep = recipe.runtime.cache
+    return TrainingData(
+        DecodedImages(labeled) if keep else labeled,
+        DecodedImages(second) if keep and second is not None else second,
+        DecodedImages(scored) if keep else scored,
+        InputFiles(sets, known or {}, also),
+        DecodedImages(restyled) if keep and restyled is not None else restyled,
+        {
+            "labeled images": (labeled, recipe.label_space.names),
+            "validation images": (validation, recipe.classes),
+        },
+    )
+
+
+def as_seen(recipe: Recipe, target: SegmentationDataset, labeled: SegmentationDataset | None) -> Samples:
+    """Target images as a network of this recipe sees them: as they are, or restyled as the source.
+
+    Each image goes towards one of the ``labeled`` source images, always the same one; restyled images that come
+    from a folder need none.
+    """
+    if recipe.restyle_target is None:
+        return target
+    folder = restyled_folder(recipe.restyle_target)
+    if folder is not None:
+        return RestyledImages(target, folder, labels=any(each.labels for each in target.files))
+    if labeled is None:
+        raise ValueError(f"recipe {recipe.name} restyles the target as the source and needs the source's images.")
+    return RestyledTowards(target, labeled, recipe.restyle_target)
+
+
+class DecodedImages(Dataset[Sample]):
+    """Keep what has been decoded in memory: two slow cores should train, not decode the same PNG again."""
+
+    def __init__(self, dataset: Samples) -> None:
+        self.dataset = dataset
+        self.names = dataset.names
+        self._kept: dict[int, Sample] = {}
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Sample:
+        if index not in self._kept:
+            self._kept[index] = self.dataset[index]
+        return self._kept[index]
+
+
+def files_of(dataset: SegmentationDataset, seen: Samples | None = None) -> dict[str, dict[str, Path]]:
+    """The files of a data set by kind and name; of images that are seen restyled from a folder those as well."""
+    files = {"images": {entry.name: entry.image for entry in dataset.files}}
+    labels = {entry.name: entry.labels for entry in dataset.files if entry.labels is not None}
+    if labels:
+        files["labels"] = labels
+    if isinstance(seen, RestyledImages):
+        files["restyled"] = {name: path for name, path in zip(seen.names, seen.files, strict=True) if path is not None}
+    return files
+
+
+def _start_weights(recipe: Recipe) -> Path | None:
+    """The file that training starts from; None where it starts from random weights or the file is gone.
+
+    A run that has ended does not need it; one that goes on or begins reports its absence when it builds the network.
+    """
+    if recipe.network.weights is None:
+        return None
+    file = weights_file(Path(recipe.network.weights))
+    return file if file.is_file() else None
+
+
+class PseudoLabeled(Dataset[Sample]):
+    """Target images with the labels that a network gave them."""
+
+    def __init__(self, dataset: Samples, folder: Path) -> None:
+        self.dataset = dataset
+        self.names = dataset.names
+        self.folder = folder
+        missing = [name for name in self.names if not self._file(name).is_file()]
+        if missing:
+            raise FileNotFoundError(
+                f"pseudo-labels in {folder}: expected one PNG for each of {len(self.names)} target images, "
+                f"{len(missing)} are missing, the first is {self._file(missing[0]).name!r}. "
+                "Give the same command again: what is missing is written, the rest is kept."
+            )
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = self.dataset[index]
+        path = self._file(sample.name)
+        labels = read_label_map(path)
+        if labels.shape != sample.image.shape[-2:]:
+            raise ValueError(
+                f"{path}: expected a label map of the target image's size "
+                f"{tuple(sample.image.shape[-2:])} (H, W), got {tuple(labels.shape)}. "
+                "Pseudo-labels belong to one data.target_size; write them again."
+            )
+        return sample._replace(labels=labels)
+
+    def _file(self, name: str) -> Path:
+        return self.folder / f"{name}.png"
+
+
+def write_label_map(labels: Tensor, path: Path) -> None:
+    """Write class ids (H, W) as an 8-bit PNG."""
+    with written_beside(path) as beside:
+        Image.fromarray(labels.to(torch.uint8).cpu().numpy()).save(beside, format="PNG")
+
+
+def read_label_map(path: Path) -> Tensor:
+    """Class ids (H, W) uint8 of an 8-bit PNG."""
+    try:
+        return torch.from_numpy(read_id_map(path))
+    except DatasetError as error:
+        raise DatasetError(f"pseudo-label {error} Or delete this file and give the same command again.") from error
+
+
+class Drawn(NamedTuple):
+    """One domain's share of a step."""
+
+    images: Tensor  # (B, 3, H, W) float in [0, 1]
+    labels: Tensor  # (B, H, W) int64, 255 where there is none
+
+
+class Pair(NamedTuple):
+    """One part of a step: labeled images and, where the recipe looks at any, as many of the target."""
+
+    labeled: Drawn
+    target: Drawn | None
+
+
+class StepImages:
+    """Draws this rank's images of one step after another; ``positions`` say where in the data it stands."""
+
+    def __init__(self, recipe: Recipe, data: TrainingData, device: torch.device, positions: Mapping[str, int]) -> None:
+        self.device = device
+        self.restyle = BatchRestyling(recipe.restyle) if recipe.restyle and recipe.restyle.in_step else None
+        self.probability = recipe.restyle.probability if recipe.restyle else 0.0
+        share = own_share(recipe.runtime.accumulate_grad_batches, recipe.data.batch)
+        other = recipe.restyle_target
+        self.restyle_target = BatchRestyling(other) if other and other.in_step else None
+        self.augment = TrainingAugmentation(recipe.augmentation)
+
+        def stream(dataset: Samples, name: str, salt: int) -> BatchStream:
+            return BatchStream(
+                dataset,
+                recipe.data.batch,
+                2 * recipe.seed + salt,
+                share=share,
+                workers=recipe.runtime.num_workers,
+                position=positions[name],
+                pinned=device.type == "cuda",
+            )
+
+        self.labeled = stream(data.labeled, "labeled", 0)
+        # In step with the labeled ones, since their order follows from the same seed and position.
+        self.restyled = None if data.restyled is None else stream(data.restyled, "labeled", 0)
+        self.target = None if data.target is None else stream(data.target, "target", 1)
+
+    def draw(self) -> list[Pair]:
+        """The images of the next step, part by part."""
+        labeled = next(self.labeled)
+        restyled = [None] * len(labeled) if self.restyled is None else next(self.restyled)
+        target = [None] * len(labeled) if self.target is None else next(self.target)
+        return [self._pair(*part) for part in zip(labeled, restyled, target, strict=True)]
+
+    def _pair(self, source: Batch, restyled: Batch | None, other: Batch | None) -> Pair:
+        labeled = self._on_device(source)
+        target = None if other is None else self._on_device(other)
+        if restyled is not None:
+            chosen = chosen_images(len(restyled.names), self.probability)
+            labeled.images[chosen] = self._on_device(restyled).images[chosen]
+        if target is not None:
+            as_drawn = labeled.images
+            if self.restyle is not None:
+                labeled = labeled._replace(images=self.restyle(labeled.images, target.images))
+            if self.restyle_target is not None:
+                target = target._replace(images=self.restyle_target(target.images, as_drawn))
+        labeled = Drawn(*self.augment(*labeled, "labeled"))
+        if target is not None:
+            target = Drawn(*self.augment(*target, "target"))
+        return Pair(labeled, target)
+
+    @property
+    def positions(self) -> dict[str, int]:
+        """Samples drawn so far of each domain, by all ranks together."""
+        return {"labeled": self.labeled.position, "target": 0 if self.target is None else self.target.position}
+
+    def _on_device(self, batch: Batch) -> Drawn:
+        return Drawn(as_unit_floats(batch.images, self.device), batch.labels.to(self.device, non_blocking=True).long())

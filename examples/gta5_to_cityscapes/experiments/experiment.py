@@ -1,0 +1,393 @@
+"""Runs of one experiment: which there are, and which wait for others."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..atomic_io import write_json
+from ..checkpoint import CheckpointError, digest_of_weights
+from ..data import SegmentationDataset
+from ..data.loader import Samples
+from ..data.style_transfer import RestyledImages, RestyledTowards
+from ..data.training_data import (
+    Folders,
+    TrainingData,
+    as_seen,
+    files_of,
+    open_labeled,
+    open_target,
+    open_training_data,
+    open_validation,
+)
+from ..distributed import from_first, is_first
+from ..input_files import InputFiles
+from ..metrics_log import Metrics
+from ..models import SegmentationNetwork
+from ..recipes import Recipe, canonical, compose_recipe, depends_on
+from ..recipes.settings import LayoutConfig, PseudoLabelConfig
+from ..run_dir import Event, ExperimentRecord, Result, RunFolder, Tick, Watch, peak_memory_bytes, unwatched
+from ..training.evaluation import evaluate_recipe
+from ..training.loop import train
+from ..training.pseudo_labeling import Kept, View, write_pseudo_labels
+from ..training.recipe_network import refuse_unfit_network, start_network, trained_network
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run, and the runs whose checkpoints it needs, by the name of their recipes."""
+
+    recipe: Recipe
+    run: RunFolder
+    needs: tuple[RunFolder, ...] = ()
+    variant: str = ""  # tells runs of one recipe and seed with other settings apart
+
+    @property
+    def name(self) -> str:
+        """As events name it."""
+        return f"{self.variant} {self.recipe.title}".lstrip()
+
+    @property
+    def cost(self) -> float:
+        """Work of a run relative to training on labeled images alone; only for the time that is left."""
+        recipe = self.recipe
+        if recipe.fused_of:
+            return 0.1
+        second_pass = 1.2 if recipe.needs_target else 0.0
+        extra = {
+            "matching": 0.3,
+            "restyle": 0.1,
+            "fine_grained": 0.8,
+            "anchors": 0.7,
+            "class_mixing": 1.5,
+            "masked_consistency": 1.2,
+        }
+        return 1.0 + second_pass + sum(cost for group, cost in extra.items() if getattr(recipe, group) is not None)
+
+
+def plan(
+    names: Sequence[str],
+    seeds: Sequence[int],
+    size: str,
+    experiment: Path,
+    *,
+    layouts: LayoutConfig | None = None,
+    classes: str = "all",
+    overrides: Sequence[str] = (),
+) -> list[Job]:
+    """Every recipe with every seed, and the runs that they depend on.
+
+    Their order keeps a pair of workers busy: what others wait for goes first.
+
+    Args:
+        names: Names of recipes.
+        seeds: Seeds of each.
+        size: As in :func:`~..recipes.compose_recipe`, like all that follows ``experiment``.
+        experiment: The folder of all their runs, ``<recipe>/seed<k>/``.
+        layouts: How the data sets are laid out.
+        classes: What is scored.
+        overrides: Settings of the size.
+
+    Raises:
+        RecipeError: If a recipe cannot be.
+    """
+
+    def composed(names: Sequence[str]) -> list[Recipe]:
+        return [
+            compose_recipe(name, size, seed=seed, layouts=layouts, classes=classes, overrides=overrides)
+            for seed in seeds
+            for name in names
+        ]
+
+    wanted: dict[str, None] = {}  # in an order in which what is needed comes first
+    for name in names:
+        for needed in (*_needed(name), canonical(name)):
+            wanted.setdefault(needed)
+    # Their order keeps a pair of workers busy: what others wait for goes first.
+    depth = {name: max((_height(other, name) for other in wanted), default=0) for name in wanted}
+    recipes = sorted(
+        composed(list(wanted)), key=lambda recipe: (-depth[recipe.name], not depends_on(recipe.name).names)
+    )
+    for recipe in recipes:
+        refuse_unfit_network(recipe)
+    return [
+        Job(
+            recipe,
+            RunFolder(experiment / recipe.name / f"seed{recipe.seed}"),
+            tuple(RunFolder(experiment / name / f"seed{recipe.seed}") for name in depends_on(recipe.name).names),
+        )
+        for recipe in recipes
+    ]
+
+
+def _needed(name: str) -> list[str]:
+    """Everything that a recipe depends on, the deepest first."""
+    found: dict[str, None] = {}
+    for direct in depends_on(name).names:
+        for each in (*_needed(direct), direct):
+            found.setdefault(each)
+    return list(found)
+
+
+def _height(name: str, above: str) -> int:
+    """How many runs lie between ``name`` and the run ``above`` it depends on; 0 where it does not depend on it."""
+    below = depends_on(name).names
+    return 1 if above in below else max((1 + h for each in below if (h := _height(each, above))), default=0)
+
+
+def plan_paper_experiment(record: ExperimentRecord, out: Path) -> list[Job]:
+    """Every row with every seed, and what they depend on: all rows of a seed before the next seed.
+
+    So an experiment that is looked at early compares whole rows. Rows that share their settings share a folder, and
+    the runs that several of them depend on.
+
+    Args:
+        record: What is asked for.
+        out: The experiment's folder; runs go to ``out/<recipe>/seed<k>/``, or ``out/<variant>/<recipe>/seed<k>/`` where
+            the experiment varies a setting.
+    """
+    paper = record.paper
+    settings = paper.settings(record.size, record.settings)
+    groups: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for variant in record.variants:
+        groups.setdefault((variant.folder, variant.overrides), []).append(variant.recipe)
+    return [
+        replace(job, variant=folder)
+        for seed in record.seeds
+        for (folder, own), recipes in groups.items()
+        for job in plan(
+            recipes,
+            [seed],
+            record.size,
+            out / folder,
+            layouts=paper.layouts,
+            classes=paper.classes,
+            overrides=[*settings, *own],
+        )
+    ]
+
+
+def carry_out(
+    job: Job,
+    folders: Folders,
+    device: torch.device,
+    watch: Watch = unwatched,
+    checkpoint: Path | None = None,
+) -> Result:
+    """Train one job: from another run's weights, or with labels that others give the target, where its recipe says so.
+
+    Every rank of a process group calls this alike.
+
+    Args:
+        job: What to run.
+        folders: The data.
+        device: Where to compute.
+        watch: Told how far it is.
+        checkpoint: Stands in for the one run that it needs.
+    """
+    recipe, run = job.recipe, job.run
+    watch = _named(job, watch) if is_first() else unwatched
+    if recipe.network.weights is not None and not run.recipe_file.is_file():
+        start_network(recipe, torch.device("cpu"))  # weights that do not fit leave no folder of a run behind
+    if not (recipe.start or recipe.labeled_by or recipe.fused_of):
+        return train(recipe, run, _opened(job, folders), device=device, watch=watch)
+    finished = from_first(run.result)
+    if finished is not None and (checkpoint is None or not checkpoint.is_file()):
+        # What it depends on need not be there any more.
+        from_first(lambda: run.check(recipe, _opened(job, folders).inputs))
+        return finished
+    checkpoints = _checkpoints(job, checkpoint)
+    trained = _trained(recipe, checkpoints, device)
+    digest = "+".join(digest_of_weights(network.state_dict()) for _, network in trained)
+    if finished is not None:
+        from_first(lambda: run.check(recipe, _opened(job, folders, digest).inputs))
+        return finished
+
+    def claim() -> None:
+        data = _opened(job, folders, digest)
+        data.require_labels()
+        run.claim(recipe, data.inputs)
+
+    from_first(claim)  # before the first file is written, not after: a folder may hold another run
+    if recipe.fused_of:
+        return _fuse(job, folders, device, watch, trained)
+    if recipe.pseudo_labels:
+        label_target(
+            trained,
+            recipe,
+            recipe.pseudo_labels,
+            run,
+            folders,
+            device,
+            weights_sha256=digest,
+            tick=lambda done, total: watch(Event(job.name, 0, recipe.schedule.max_steps, f"labels {done}/{total}")),
+        )
+    trained.clear()  # training needs their memory
+    labels = run.pseudo_labels if recipe.pseudo_labels else None
+    data = _opened(job, folders, digest, labels)
+    return train(recipe, run, data, device=device, watch=watch, start=checkpoints[0] if recipe.start else None)
+
+
+def _opened(
+    job: Job, folders: Folders, first_step_weights: str | None = None, pseudo_labels: Path | None = None
+) -> TrainingData:
+    """What the run reads; files that are as its folder knows them are not read again to compare them."""
+    return open_training_data(job.recipe, folders, pseudo_labels, first_step_weights, job.run.known_inputs())
+
+
+def _trained(
+    recipe: Recipe, checkpoints: Sequence[Path], device: torch.device
+) -> list[tuple[Recipe, SegmentationNetwork]]:
+    """The networks that a run depends on, each with its recipe."""
+    trained = []
+    for file in checkpoints:
+        other, network, _ = trained_network(file, device)
+        _refuse_another_network(recipe, other, file)
+        trained.append((other, network))
+    return trained
+
+
+def _named(job: Job, watch: Watch) -> Watch:
+    """Training names its events by the recipe alone, which several jobs of an experiment may share."""
+    return lambda event: watch(event._replace(task=job.name))
+
+
+def _checkpoints(job: Job, checkpoint: Path | None) -> list[Path]:
+    needed = depends_on(job.recipe.name).names
+    if checkpoint is None:
+        return [run.checkpoint for run in job.needs]
+    if len(needed) > 1:
+        raise ValueError(f"{job.name}: depends on {' and '.join(needed)}, one checkpoint cannot stand in for both.")
+    return [checkpoint]
+
+
+def _refuse_another_network(recipe: Recipe, other: Recipe, file: Path) -> None:
+    """A run takes classes from those that it depends on, and one that begins with their weights the network too."""
+    if other.space != recipe.space:
+        raise CheckpointError(
+            f"checkpoint {file}: expected a network of the classes {recipe.space} that {recipe.name} is to have, got "
+            f"one of {other.space} (recipe {other.name}). Give a checkpoint of the same --source-layout."
+        )
+    asked, found = ({"name": one.network.name, **one.network.options} for one in (recipe, other))
+    if recipe.start and asked != found:
+        raise CheckpointError(
+            f"checkpoint {file}: expected weights of the network that {recipe.name} begins with ({asked}), got those "
+            f"of {other.name} ({found}). Give a checkpoint of that network, or ask for its network with --set."
+        )
+
+
+def label_target(
+    networks: Sequence[tuple[Recipe, SegmentationNetwork]],
+    recipe: Recipe,
+    settings: PseudoLabelConfig,
+    run: RunFolder,
+    folders: Folders,
+    device: torch.device,
+    *,
+    weights_sha256: str,
+    tick: Tick,
+) -> Kept:
+    """Write the target's pseudo-labels and ``thresholds.json`` into ``run``.
+
+    Args:
+        networks: Who labels, each with its recipe, which says how it sees the target.
+        recipe: For whom: the size of the images and the label space.
+        settings: Which labels are kept.
+        run: Where to.
+        folders: The data; the source is only read for a network that sees the target restyled.
+        device: Where the networks are.
+        weights_sha256: Digest of their weights.
+        tick: Called with (images done, images in all).
+    """
+    target = open_target(recipe, folders)
+    views = [View(network, seen_by(each, target, folders)) for each, network in networks]
+
+    def identity() -> dict[str, Any]:
+        """The images as each network sees them, and for one that restyles them as the source the source's too."""
+        sets = {"target": files_of(target)}
+        for place, ((each, _), view) in enumerate(zip(networks, views, strict=True)):
+            if isinstance(view.images, RestyledImages):
+                sets[f"target of {place}"] = files_of(target, view.images)
+            elif isinstance(view.images, RestyledTowards):
+                sets[f"source of {place}"] = {"images": files_of(open_labeled(each, folders))["images"]}
+        return InputFiles(sets, run.known_inputs()).identity()
+
+    kept = write_pseudo_labels(
+        views,
+        run.pseudo_labels,
+        settings,
+        recipe.label_space,
+        device,
+        belongs_to={"weights_sha256": weights_sha256, **from_first(identity)},
+        batch=recipe.evaluation.batch,
+        tick=tick,
+    )
+    from_first(lambda: write_json(run.thresholds, kept.as_json()))
+    return kept
+
+
+def seen_by(recipe: Recipe, images: SegmentationDataset, folders: Folders) -> Samples:
+    """Images of the target as the network of that recipe sees them."""
+    restyled_here = recipe.restyle_target is not None and recipe.restyle_target.in_step
+    return as_seen(recipe, images, open_labeled(recipe, folders) if restyled_here else None)
+
+
+def _fuse(
+    job: Job,
+    folders: Folders,
+    device: torch.device,
+    watch: Watch,
+    networks: Sequence[tuple[Recipe, SegmentationNetwork]],
+) -> Result:
+    """Score the mean of several networks' probabilities; there is nothing to train and no checkpoint."""
+    recipe, started = job.recipe, time.monotonic()
+    validation = open_validation(recipe, folders)
+    images = [seen_by(each, validation, folders) for each, _ in networks]
+    scores = evaluate_recipe(recipe, [network for _, network in networks], images, device, job.run.previews)
+
+    def recorded() -> Result:
+        seconds, memory = time.monotonic() - started, peak_memory_bytes(device)
+        job.run.write_environment(device)
+        metrics = Metrics(job.run.metrics, None, 0)
+        metrics.write_scores(0, scores.miou, scores.iou, scores.entropy, scores.density)
+        metrics.close()
+        result = Result(
+            recipe.name,
+            recipe.seed,
+            0,
+            scores.miou,
+            scores.iou,
+            seconds,
+            memory,
+            entropy=scores.entropy,
+            density=scores.density,
+        )
+        job.run.write_result(result)
+        return result
+
+    result = from_first(recorded)
+    watch(Event(job.name, 1, 1, f"mIoU {100 * scores.miou:.1f}", "finished"))
+    return result
+
+
+def refuse_another_run(job: Job, folders: Folders, checkpoint: Path | None = None) -> None:
+    """Find out before hours of training, not after, that a folder holds something else.
+
+    Args:
+        job: Whose folder.
+        folders: The data.
+        checkpoint: What stands in for the run that it needs.
+    """
+    if not job.run.recipe_file.is_file():
+        return
+    digests: list[str | None] = [None]  # of a checkpoint that stands in, it is compared once it is read
+    if checkpoint is None:
+        digests = [None if (result := run.result()) is None else result.weights_sha256 for run in job.needs]
+    known = [digest for digest in digests if digest is not None]
+    digest = "+".join(known) if known and len(known) == len(digests) else None
+    job.run.check(job.recipe, _opened(job, folders, digest).inputs)

@@ -1,0 +1,275 @@
+"""Carry out the runs of an experiment, each in a process of its own, one after the other or beside each other.
+
+A process of its own makes a run's peak memory its own, and keeps its failure from the others. Small networks
+gain little from a second thread, so on few cores several runs of one thread each finish sooner than one run
+of several threads. Where ``torchrun`` has started several processes for each run, they carry out one run after the
+other themselves.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import torch
+
+from ..atomic_io import written_beside
+from ..data.training_data import Folders
+from ..distributed import world
+from ..run_dir import Event, RunFolder, Watch
+from ..signals import STOPPING, Stopped, StopRequest, ignores_sigint
+from .experiment import Job, carry_out, refuse_another_run
+
+TRACEBACK = "error.txt"
+
+
+class RunsFailed(RuntimeError):
+    """One or more runs of an experiment ended in an error."""
+
+
+def run_experiment(
+    jobs: Sequence[Job],
+    folders: Folders,
+    device: torch.device,
+    watch: Watch,
+    *,
+    processes: int = 1,
+    begin: Callable[[], None] | None = None,
+) -> None:
+    """Carry out every job that has no result yet, ``processes`` at a time.
+
+    Ranks of a process group carry them out together, one at a time; there the first error ends it all. ``begin`` is
+    called once no folder is in the way, before anything is written.
+
+    Raises:
+        Stopped: After Ctrl-C, once every run that was going on has saved its state.
+        RunsFailed: If a run failed; the others are carried out nevertheless.
+    """
+    if processes < 1:
+        raise ValueError(f"processes must be at least 1, got {processes}.")
+    for job in jobs:
+        refuse_another_run(job, folders)
+    if begin is not None:
+        begin()
+    left = [job for job in jobs if job.run.result() is None]
+    for job in jobs:
+        if job not in left:
+            steps = job.recipe.schedule.max_steps
+            watch(Event(job.name, steps, steps, "ended earlier", "finished"))
+    if world() > 1:
+        for job in jobs:  # the same for every rank; what has ended returns at once
+            carry_out(job, folders, device, watch)
+    elif left:
+        _Pool(left, folders, device, watch, processes).run()
+
+
+def threads_of_a_run(processes: int) -> int:
+    """One run alone has the threads that this process was told to use, several have each their share of the cores."""
+    return torch.get_num_threads() if processes == 1 else max(1, (os.cpu_count() or 1) // processes)
+
+
+@dataclass(frozen=True)
+class _Running:
+    """A job under way: its process, and the end of the pipe on which it says how far it is."""
+
+    job: Job
+    process: BaseProcess
+    events: Connection
+
+
+class _Pool:
+    """One fresh process for each run."""
+
+    def __init__(
+        self, jobs: Sequence[Job], folders: Folders, device: torch.device, watch: Watch, processes: int
+    ) -> None:
+        self.waiting = list(jobs)
+        self.folders, self.device, self.watch, self.processes = folders, device, watch, processes
+        self.threads = threads_of_a_run(processes)
+        self.context = multiprocessing.get_context("spawn")
+        self.running: list[_Running] = []
+        self.failures: dict[str, str] = {}
+        self.stopped: dict[str, str] = {}
+
+    def run(self) -> None:
+        """Start what can start, listen, collect what has ended, until nothing is left."""
+        with StopRequest() as request:
+            told = False
+            try:
+                while self.waiting or self.running:
+                    if request.asked and not told:
+                        self.waiting.clear()
+                        self._tell_of_stopping()
+                        self._pass_on_the_signal()
+                        told = True
+                    self._start_what_can()
+                    self._listen(0.2)
+                    self._collect(stopping=told)
+            finally:
+                self._end_what_still_runs()
+        if self.failures:
+            raise RunsFailed("\n".join(f"{name}: {text}" for name, text in self.failures.items()))
+        if request.asked or self.stopped:
+            raise Stopped("\n".join(self.stopped.values()) or "Stopped. Give the same command again to go on.")
+
+    def _start_what_can(self) -> None:
+        for job in list(self.waiting):
+            if len(self.running) >= self.processes:
+                return
+            missing = [run for run in job.needs if run.result() is None]
+            if missing:
+                if lost := [run for run in missing if not self._is_coming(run)]:
+                    self.waiting.remove(job)
+                    self.failures[job.name] = f"the run it depends on, in {lost[0].path}, has no result."
+                continue
+            self.waiting.remove(job)
+            self._start(job)
+
+    def _start(self, job: Job) -> None:
+        here, there = self.context.Pipe(duplex=False)
+        process = self.context.Process(
+            target=_child,
+            args=(job, self.folders, self.device, there, self.threads),
+            name=job.name,
+            daemon=job.recipe.runtime.num_workers == 0,  # only a process that is none may have workers
+        )
+        with _sigint_held_back():
+            process.start()
+        there.close()
+        self.running.append(_Running(job, process, here))
+
+    def _is_coming(self, run: RunFolder) -> bool:
+        return any(job.run == run for job in (*self.waiting, *(each.job for each in self.running)))
+
+    def _listen(self, seconds: float) -> None:
+        wait([source for each in self.running for source in (each.events, each.process.sentinel)], seconds)
+        for each in self.running:
+            self._hear(each)
+
+    def _hear(self, each: _Running) -> None:
+        """Take in all that a run has said so far."""
+        while (event := _next_event(each.events)) is not None:
+            if event.kind == "failed":
+                self.failures[event.task] = event.note
+            elif event.kind == "stopped":
+                self.stopped[event.task] = event.note
+            self.watch(event)
+
+    def _collect(self, *, stopping: bool) -> None:
+        for each in list(self.running):
+            if each.process.is_alive():
+                continue
+            each.process.join()
+            self._hear(each)  # what it said last lies in the pipe, since it has ended
+            each.events.close()
+            self.running.remove(each)
+            self._account_for(each.job, each.process.exitcode, stopping=stopping)
+
+    def _account_for(self, job: Job, code: int | None, *, stopping: bool) -> None:
+        """Every job has a result, or a reason why not."""
+        if job.run.result() is not None or job.name in self.failures or job.name in self.stopped:
+            return
+        if stopping and code != -getattr(signal, "SIGKILL", 9):
+            # Ctrl-C came while its process was still importing, or twice.
+            self.stopped[job.name] = (
+                f"{job.name}: interrupted before it could save. Give the same command again; "
+                "it goes on from its last checkpoint, or begins where it has none."
+            )
+            return
+        self.failures[job.name] = (
+            f"its process ended with code {code}, without a result, and said nothing"
+            f"{'; out of memory, perhaps' if code else ''}. "
+            "Give the same command again to go on from its last checkpoint, with fewer --jobs."
+        )
+
+    def _tell_of_stopping(self) -> None:
+        for each in self.running:
+            self.watch(Event(each.job.name, 0, 1, STOPPING, "stopping"))
+
+    def _pass_on_the_signal(self) -> None:
+        kind = signal.SIGTERM if ignores_sigint() else signal.SIGINT  # which the runs then ignore as well
+        for each in self.running:
+            if each.process.pid is not None and each.process.is_alive():
+                os.kill(each.process.pid, kind)
+
+    def _end_what_still_runs(self) -> None:
+        """Nothing does, unless listening itself failed: a run in training then saves its state and ends."""
+        for each in self.running:
+            each.process.terminate()
+        for each in self.running:
+            each.process.join()
+            each.events.close()
+
+
+def _next_event(events: Connection) -> Event | None:
+    """What lies in the pipe; None when that is nothing, or its other end is gone, perhaps in the middle of a word."""
+    try:
+        return events.recv() if events.poll() else None
+    except (EOFError, OSError):
+        return None
+
+
+@contextmanager
+def _sigint_held_back() -> Iterator[None]:
+    """Ctrl-C takes effect at the end; a process that is started here holds it back too, while it imports."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    resource_tracker.ensure_running()  # it would let the signal through where it starts
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _sigint_let_through() -> Iterator[None]:
+    """Ctrl-C takes effect in here alone, so that what is said afterwards is said to its end."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+
+
+def _pass_on(events: Connection, event: Event) -> None:
+    """Send it, unless the other side knows; what comes from another thread would mix with what is being sent."""
+    if event.kind != "stopping":
+        events.send(event)
+
+
+def _child(job: Job, folders: Folders, device: torch.device, events: Connection, threads: int) -> None:
+    """What a process does: one run, with its share of the cores."""
+    torch.set_num_threads(threads)
+    try:
+        with _sigint_let_through():
+            carry_out(job, folders, device, partial(_pass_on, events))
+            Path(job.run.path, TRACEBACK).unlink(missing_ok=True)  # of a try that failed
+    except Stopped as stop:
+        events.send(Event(job.name, 0, 1, str(stop), "stopped"))
+    except KeyboardInterrupt:
+        text = f"{job.name}: interrupted. Give the same command again; what has been written is kept."
+        events.send(Event(job.name, 0, 1, text, "stopped"))
+    except Exception as error:
+        text = f"{type(error).__name__}: {error}"
+        where = Path(job.run.path, TRACEBACK)
+        with suppress(OSError):  # a disk may be full, which is what the text then says
+            with written_beside(where) as beside:
+                beside.write_text(traceback.format_exc(), encoding="utf-8", errors="backslashreplace")
+            text += f" (traceback in {where})"
+        events.send(Event(job.name, 0, 1, text, "failed"))
+    events.close()

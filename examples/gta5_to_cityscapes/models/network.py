@@ -1,0 +1,210 @@
+"""The interface of every network: normalization, a backbone, and a linear head over dilated convolutions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from .weights import WeightsReport
+
+Style = Literal["caffe", "torchvision"]
+
+CAFFE_MEAN_BGR = (104.00698793, 116.66876762, 122.67891434)
+IMAGENET_MEAN_RGB = (0.485, 0.456, 0.406)
+IMAGENET_DEVIATION_RGB = (0.229, 0.224, 0.225)
+
+
+class NetworkOutput(NamedTuple):
+    """What a forward pass returns.
+
+    Attributes:
+        features: ``(B, D, h, w)``, the last stage of the backbone.
+        logits: ``(B, K, h, w)``, the head on those features, not upsampled.
+        auxiliary: ``(B, K, h, w)``, a second head on the stage before; None for a network without one.
+    """
+
+    features: Tensor
+    logits: Tensor
+    auxiliary: Tensor | None = None
+
+    def detached(self) -> NetworkOutput:
+        """The same numbers, without a way back to the network."""
+        auxiliary = None if self.auxiliary is None else self.auxiliary.detach()
+        return NetworkOutput(self.features.detach(), self.logits.detach(), auxiliary)
+
+
+class PixelNormalization(nn.Module):
+    """RGB in [0, 1] to what the pretrained weights were trained on.
+
+    The numbers are persistent buffers: a checkpoint carries its normalization, which also tells its style.
+    """
+
+    order: Tensor
+    multiplier: Tensor
+    offset: Tensor
+
+    def __init__(self, style: Style) -> None:
+        super().__init__()
+        if style == "caffe":
+            order, mean, deviation, scale = (2, 1, 0), CAFFE_MEAN_BGR, (1.0, 1.0, 1.0), 255.0
+        elif style == "torchvision":
+            order, mean, deviation, scale = (0, 1, 2), IMAGENET_MEAN_RGB, IMAGENET_DEVIATION_RGB, 1.0
+        else:
+            raise ValueError(f"style must be 'caffe' or 'torchvision', got {style!r}.")
+        spread = torch.tensor(deviation).view(1, 3, 1, 1)
+        self.register_buffer("order", torch.tensor(order))
+        self.register_buffer("multiplier", scale / spread)
+        self.register_buffer("offset", torch.tensor(mean).view(1, 3, 1, 1) / spread)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.index_select(1, self.order) * self.multiplier - self.offset
+
+
+def check_whole(name: str, value: object, *, least: int) -> None:
+    """An option of a network that counts something.
+
+    Raises:
+        ValueError: If it is not a whole number of at least that.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}.")
+
+
+def check_dilations(name: str, dilations: Sequence[int], *, least: int) -> None:
+    """Dilations of convolutions, at least one.
+
+    Raises:
+        ValueError: If they are none, or one is not a whole number of at least that.
+    """
+    if isinstance(dilations, str) or not isinstance(dilations, Sequence) or not dilations:
+        raise ValueError(f"{name} must be a list of at least one whole number, got {dilations!r}.")
+    for each in dilations:
+        check_whole(f"each of {name}", each, least=least)
+
+
+class DilatedHead(nn.Module):
+    """Sum of parallel 3×3 convolutions of different dilation: the classifier of DeepLabV2.
+
+    Args:
+        feature_dim: Channels D of the features.
+        num_classes: Channels K of the logits.
+        dilations: One branch each. A dilation of 0 makes that branch a 1×1 convolution.
+    """
+
+    def __init__(self, feature_dim: int, num_classes: int, dilations: Sequence[int] = (6, 12, 18, 24)) -> None:
+        super().__init__()
+        check_whole("feature_dim", feature_dim, least=1)
+        check_dilations("head_dilations", dilations, least=0)
+        self.dilations = tuple(dilations)
+        self.branches = nn.ModuleList(_branch(feature_dim, num_classes, dilation) for dilation in dilations)
+
+    def forward(self, features: Tensor) -> Tensor:
+        logits: Tensor = self.branches[0](features)
+        for branch in self.branches[1:]:
+            logits = logits + branch(features)
+        return logits
+
+    def classify(self, rows: Tensor) -> Tensor:
+        """The head on 1×1 maps: only the center tap of each kernel ever meets the single pixel."""
+        branches = [cast(nn.Conv2d, branch) for branch in self.branches]
+        centers = [b.weight[:, :, b.kernel_size[0] // 2, b.kernel_size[1] // 2] for b in branches]
+        biases = [cast(Tensor, branch.bias) for branch in branches]
+        return nn.functional.linear(rows, torch.stack(centers).sum(0), torch.stack(biases).sum(0))
+
+
+def _branch(feature_dim: int, num_classes: int, dilation: int) -> nn.Conv2d:
+    branch = nn.Conv2d(feature_dim, num_classes, 3 if dilation else 1, padding=dilation, dilation=max(1, dilation))
+    nn.init.normal_(branch.weight, 0.0, 0.01)
+    nn.init.zeros_(cast(Tensor, branch.bias))
+    return branch
+
+
+class TwoLevelBackbone(nn.Module):
+    """A backbone that can also show the stage before its last one, for an auxiliary head.
+
+    Attributes:
+        middle_channels: Channels of that stage.
+    """
+
+    middle_channels: int
+
+    def levels(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The stage before the last one and the last one, of the same height and width."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.levels(x)[1]
+
+
+class SegmentationNetwork(nn.Module):
+    """A backbone and its head.
+
+    Attributes:
+        auxiliary_head: A head on the stage before the last one, which AdaptSegNet aligns too, or None.
+        feature_dim: Channels D of the features.
+        num_classes: Channels K of the logits.
+        stride: Image pixels per feature pixel.
+        style: Whose weights the normalization and the backbone follow.
+        weights_report: What was loaded at construction, or None.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        head: DilatedHead,
+        *,
+        feature_dim: int,
+        num_classes: int,
+        stride: int,
+        style: Style,
+        auxiliary: bool = False,
+    ) -> None:
+        super().__init__()
+        if not isinstance(auxiliary, bool):
+            raise ValueError(f"auxiliary must be true or false, got {auxiliary!r}.")
+        self.normalization = PixelNormalization(style)
+        self.backbone = backbone
+        self.head = head
+        self.feature_dim = feature_dim
+        self.num_classes = num_classes
+        self.stride = stride
+        self.style: Style = style
+        self.weights_report: WeightsReport | None = None
+        # Built last: with or without it, the rest starts from the same random weights.
+        self.auxiliary_head: DilatedHead | None = None
+        if auxiliary:
+            if not isinstance(backbone, TwoLevelBackbone):
+                raise ValueError(f"auxiliary needs a backbone that shows two levels, got {type(backbone).__name__}.")
+            self.auxiliary_head = DilatedHead(backbone.middle_channels, num_classes, head.dilations)
+
+    def forward(self, images: Tensor) -> NetworkOutput:
+        """Features and logits of ``images`` ``(B, 3, H, W)``, floating point RGB in [0, 1]."""
+        if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+            raise ValueError(
+                f"images must be floating point RGB in [0, 1], (B, 3, H, W), got {images.dtype} "
+                f"{tuple(images.shape)}. For uint8 pass images.float() / 255."
+            )
+        pixels = self.normalization(images)
+        if self.auxiliary_head is None:
+            features = self.backbone(pixels)
+            return NetworkOutput(features, self.head(features))
+        middle, features = cast(TwoLevelBackbone, self.backbone).levels(pixels)
+        return NetworkOutput(features, self.head(features), self.auxiliary_head(middle))
+
+    def classify(self, rows: Tensor) -> Tensor:
+        """Logits ``(N, K)`` of feature rows ``(N, D)``, as if each were a map of one pixel."""
+        if rows.ndim != 2 or rows.shape[1] != self.feature_dim:
+            raise ValueError(f"rows must be (N, D={self.feature_dim}), got {tuple(rows.shape)}.")
+        return self.head.classify(rows)
+
+    def parameter_groups(self, lr: float, head_lr_mult: float = 10.0) -> list[dict[str, Any]]:
+        """Backbone at ``lr``, heads at ``head_lr_mult`` times that; what takes no gradient is left out."""
+        heads = [self.head, *([self.auxiliary_head] if self.auxiliary_head is not None else [])]
+        return [
+            {"params": [p for p in self.backbone.parameters() if p.requires_grad], "lr": lr},
+            {"params": [p for head in heads for p in head.parameters() if p.requires_grad], "lr": head_lr_mult * lr},
+        ]

@@ -1,0 +1,410 @@
+"""What a run leaves behind and says meanwhile: its folder, checkpoint, metrics, progress; and how it is stopped."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import sys
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+
+from .atomic_io import DamagedFileError, read_json, remove_unfinished, write_json
+from .checkpoint import KeptCheckpoints
+from .distributed import world
+from .input_files import FileDigest, InputFiles, Key, changes, digest_of, read_digests, write_digests
+from .recipes import PAPER_EXPERIMENTS, PaperExperiment, Recipe, Variant
+
+PACKAGES = ("stuffinstance", "torch", "numpy", "kornia", "scikit-image", "pillow", "pydantic")
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """The content of ``environment.json``."""
+    return {
+        "python": platform.python_version(),
+        **{name: _version(name) for name in PACKAGES},
+        "platform": platform.platform(),
+        "cpu": _cpu(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "processes": world(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+    }
+
+
+def forget_peak_memory(device: torch.device) -> None:
+    """Let a GPU's peak be that of the run which starts now; a CPU process keeps its own for life."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Most memory held: on a GPU since :func:`forget_peak_memory`, else by this process since it began."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak if sys.platform == "darwin" else peak * 1024)
+
+
+def free_memory_bytes(device: torch.device) -> int | None:
+    """Memory that a run could still have: the GPU's, else the machine's; None where that cannot be told."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    info = Path("/proc/meminfo")
+    for line in info.read_text(encoding="utf-8").splitlines() if info.is_file() else ():
+        if line.startswith("MemAvailable:"):
+            return 1024 * int(line.split()[1])
+    return None
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed as a package"
+
+
+def _cpu() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+class Event(NamedTuple):
+    """``done`` of ``total`` units of the task named ``task``, with a remark.
+
+    ``"stopping"`` comes at once when a stop is asked for, ``"stopped"`` when its state is saved.
+    """
+
+    task: str
+    done: int
+    total: int
+    note: str = ""
+    kind: Literal["progress", "finished", "stopping", "stopped", "failed"] = "progress"
+
+
+Watch = Callable[[Event], None]
+Tick = Callable[[int, int], None]  # (images done, images in all), from what does not know its task's name
+
+
+def unwatched(event: Event) -> None:
+    """Nobody listens."""
+
+
+def silent(done: int, total: int) -> None:
+    """A tick that tells nobody."""
+
+
+logger = logging.getLogger(__name__)
+FIRST_STEP = "first_step_weights"  # in data.json: the weights that labeled a second stage's target
+START_WEIGHTS = "start_weights"  # in data.json: the file that network.weights names
+# Settings that name files whose content is in data.json: where they lie does not matter.
+PLACES = {"network.weights": START_WEIGHTS, "restyle.method": "labeled", "restyle_target.method": "validation"}
+
+
+class RunFolderError(ValueError):
+    """A folder that holds another run than the one that was asked for."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What ``result.json`` holds; the last checkpoint is the result."""
+
+    recipe: str
+    seed: int
+    step: int
+    miou: float
+    iou: dict[str, float | None]
+    seconds_total: float
+    peak_memory_bytes: int
+    weights_sha256: str | None = None  # of the network; results of earlier versions have none
+    entropy: float | None = None  # of the predictions, as is density; results of earlier versions have neither
+    density: float | None = None
+    seconds_per_step: float | None = None  # means over the steps, as are the next; earlier versions timed none of them
+    images_per_second: float | None = None
+    data_share: float | None = None
+    matching_share: float | None = None  # of a recipe with matching
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of one run."""
+
+    path: Path
+
+    @property
+    def recipe_file(self) -> Path:
+        """What was asked for; a folder without it holds no run."""
+        return self.path / "recipe.json"
+
+    @property
+    def checkpoints(self) -> KeptCheckpoints:
+        """What a run resumes from."""
+        return KeptCheckpoints(self.path / "checkpoints")
+
+    @property
+    def checkpoint(self) -> Path:
+        """The last checkpoint, which is also the result."""
+        return self.checkpoints.newest
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object per line."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def previews(self) -> Path:
+        """A few validation images with their predictions."""
+        return self.path / "previews"
+
+    @property
+    def pseudo_labels(self) -> Path:
+        """The target's pseudo-labels (second stage only)."""
+        return self.path / "pseudo_labels"
+
+    @property
+    def thresholds(self) -> Path:
+        """Thresholds and shares kept (second stage only)."""
+        return self.path / "thresholds.json"
+
+    @property
+    def inputs_file(self) -> Path:
+        """A line for every file that the run reads: see :mod:`.input_files`."""
+        return self.path / "data_files.jsonl"
+
+    def known_inputs(self) -> dict[Key, FileDigest]:
+        """What is known of the files that the run reads, from when it began or last went on."""
+        return read_digests(self.inputs_file)
+
+    def claim(self, recipe: Recipe, inputs: InputFiles) -> None:
+        """Take the folder for this recipe and what it reads, or refuse as :meth:`check` does; what has ended stays."""
+        self.check(recipe, inputs)
+        if self.result() is not None:
+            return
+        remove_unfinished(self.path)
+        write_json(self.recipe_file, recipe.model_dump(mode="json"))
+        write_digests(self.inputs_file, inputs.digests)
+        write_json(self.path / "data.json", inputs.identity())
+
+    def check(self, recipe: Recipe, inputs: InputFiles | None = None) -> None:
+        """Refuse when the folder holds a run of another recipe or of other files, naming what differs.
+
+        Raises:
+            RunFolderError: If it does.
+        """
+        settings: list[str] = []
+        if self.recipe_file.is_file():
+            settings = differences(read_json(self.recipe_file), recipe.model_dump(mode="json"))
+        data: list[str] = []
+        if inputs is not None and (kept := self._kept_identity()) is not None:
+            asked = inputs.identity()
+            data = self._changed(kept, asked, inputs) if _has_digests(kept) else _other_counts(kept, asked)
+            settings = [each for each in settings if not _only_moved(each.partition(":")[0], kept, asked)]
+        if settings or data:
+            files = any(FIRST_STEP not in each for each in data)
+            keep = "To keep it, put the files back as they were; to train on what is there now, choose"
+            raise RunFolderError(
+                f"run folder {self.path}: expected a run of the recipe that is asked for, it holds one that "
+                f"differs (folder -> asked): {'; '.join([*settings, *data])}. {keep if files else 'Choose'} another "
+                "--out, ask for the same settings, or delete that folder."
+            )
+
+    def _kept_identity(self) -> dict[str, Any] | None:
+        """The content of ``data.json``; None where there is none and nothing that it would have to vouch for."""
+        file, ended = self.path / "data.json", self.result() is not None
+        kept = read_json(file) if file.is_file() else None
+        if kept is not None and _has_digests(kept):
+            return kept
+        wrong = "is gone" if kept is None else "is of an earlier version, without digests of their contents"
+        if ended:
+            logger.warning(
+                "run folder %s: its data.json %s, so whether images, labels or weights have changed since the run "
+                "ended is not known. The run is kept as it is.",
+                self.path,
+                wrong,
+            )
+        elif self.checkpoint.is_file() or self.checkpoints.earlier:
+            raise RunFolderError(
+                f"{file}: expected digests of the files that the run reads, it {wrong}: whether images, labels or "
+                "weights have changed since it began is not known. Choose another --out, or delete that folder to "
+                "train again."
+            )
+        return kept if ended else None
+
+    def _changed(self, kept: Mapping[str, Any], asked: Mapping[str, Any], inputs: InputFiles) -> list[str]:
+        """What differs between two identities, with examples where the files of the earlier one are known."""
+        # Compared only where both sides know it: a run that has ended needs neither any more.
+        unknown = {name for name in (FIRST_STEP, START_WEIGHTS) if name not in kept or name not in asked}
+        kept, asked = _without(kept, unknown), _without(asked, unknown)
+        found = differences(kept, asked, "data.")
+        if not found or not (known := self.known_inputs()):
+            return found
+        sets = {f"data.{name}" for name in inputs.sets}
+        others = [each for each in found if not each.startswith(tuple(sets))]
+        return [*(each for each in changes(known, inputs) if each.split(".")[1] not in unknown), *others]
+
+    def note_unreadable(self, inputs: InputFiles, reason: str) -> None:
+        """Keep which file a run stopped at; where it was damaged from the start it may be replaced by a whole one."""
+        known = self.known_inputs()
+        named = [(key, path) for key, path in inputs.named_in(reason) if key in known and path.is_file()]
+        damaged = {key for key, path in named if digest_of(key, path) == known[key].digest}
+        if damaged:
+            write_digests(
+                self.inputs_file,
+                {key: each._replace(digest=None) if key in damaged else each for key, each in known.items()},
+            )
+
+    def result(self) -> Result | None:
+        """What came out, when the run has ended."""
+        file = self.path / "result.json"
+        if not file.is_file():
+            return None
+        content = read_json(file)
+        try:
+            return Result(**content)
+        except TypeError as error:
+            raise DamagedFileError(
+                f"{file}: expected {', '.join(Result.__dataclass_fields__)}, got {', '.join(content) or 'nothing'}. "
+                "Delete the file, and the run ends once more from its last checkpoint."
+            ) from error
+
+    def write_result(self, result: Result) -> None:
+        """The last thing a run does."""
+        write_json(self.path / "result.json", vars(result))
+
+    def write_environment(self, device: torch.device) -> None:
+        """Library versions and machine, since both move results."""
+        write_json(self.path / "environment.json", environment(device))
+
+
+def _without(content: Mapping[str, Any], keys: Collection[str]) -> dict[str, Any]:
+    return {key: value for key, value in content.items() if key not in keys}
+
+
+def _has_digests(kept: Mapping[str, Any]) -> bool:
+    """Whether an identity is of this version."""
+    sets = [each for each in kept.values() if isinstance(each, Mapping)]
+    return "first_step_checkpoint" not in kept and all("images" in each for each in sets)
+
+
+def _other_counts(kept: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+    """Where two identities differ in numbers of images, which those of earlier versions have too."""
+    both = [
+        {name: {"images": each.get("images")} for name, each in one.items() if isinstance(each, Mapping)}
+        for one in (kept, asked)
+    ]
+    return differences(both[0], both[1], "data.")
+
+
+def _only_moved(setting: str, kept: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
+    """Whether a setting that differs is the place of files whose content is in both identities."""
+    both = [each.get(PLACES.get(setting, "")) for each in (kept, asked)]
+    return all(isinstance(each, str) or (isinstance(each, Mapping) and "restyled" in each) for each in both)
+
+
+def differences(kept: Mapping[str, Any], asked: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Every setting in which two recipe files differ, as ``group.setting: kept -> asked``."""
+    found: list[str] = []
+    for key in sorted({*kept, *asked}):
+        path = f"{prefix}{key}"
+        old, new = kept.get(key), asked.get(key)
+        if path == "running" or old == new:
+            continue
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            found += differences(old, new, f"{path}.")
+        else:
+            found.append(f"{path}: {json.dumps(old)} -> {json.dumps(new)}")
+    return found
+
+
+FILE = "experiment.json"
+
+
+@dataclass(frozen=True)
+class ExperimentRecord:
+    """What was asked for; seeds may be added later, the rest stays."""
+
+    name: str
+    size: str
+    seeds: tuple[int, ...]
+    settings: tuple[str, ...] = ()  # as --set takes them
+    generated: bool = False  # whether the images are those of the generated city
+    source_list: str = ""  # name of the file that chooses the images; their own digest is kept with each run
+    target_list: str = ""
+
+    @property
+    def paper(self) -> PaperExperiment:
+        """The experiment itself."""
+        return PAPER_EXPERIMENTS[self.name]
+
+    @property
+    def variants(self) -> tuple[Variant, ...]:
+        """Its rows in this size."""
+        return self.paper.variants(self.size, self.settings)
+
+    @property
+    def list_options(self) -> list[str]:
+        """The lists as options of the command."""
+        lists = {"--source-list": self.source_list, "--target-list": self.target_list}
+        return [f"{option} {name}" for option, name in lists.items() if name]
+
+    def claim(self, folder: Path) -> None:
+        """Take the folder for this experiment, or refuse as :meth:`check` does."""
+        kept = self.check(folder)
+        seeds = sorted({*self.seeds, *(kept.seeds if kept else ())})
+        write_json(folder / FILE, {**vars(self), "seeds": seeds, "settings": list(self.settings)})
+
+    def check(self, folder: Path) -> ExperimentRecord | None:
+        """What the folder holds of this experiment already; another one is refused."""
+        kept = read_record(folder)
+        if kept is not None and kept._identity() != self._identity():
+            raise RunFolderError(
+                f"{folder / FILE}: expected {self._said()}, the folder holds {kept._said()}. "
+                "Choose another --out, or ask for the same."
+            )
+        return kept
+
+    def _identity(self) -> tuple[object, ...]:
+        return self.name, self.size, self.settings, self.source_list, self.target_list
+
+    def _said(self) -> str:
+        asked = [*self.settings, *self.list_options]
+        return " ".join([f"{self.name} in size {self.size}", *(f"with {each}" for each in asked)])
+
+
+def read_record(folder: Path) -> ExperimentRecord | None:
+    """The experiment that a folder holds; None where it holds none of the paper's."""
+    file = folder / FILE
+    if not file.is_file():
+        return None
+    content = read_json(file)
+    try:
+        record = ExperimentRecord(
+            content["name"],
+            content["size"],
+            tuple(content["seeds"]),
+            tuple(content["settings"]),
+            generated=bool(content.get("generated")),
+            source_list=str(content.get("source_list", "")),
+            target_list=str(content.get("target_list", "")),
+        )
+    except (KeyError, TypeError) as error:
+        raise DamagedFileError(f"{file}: expected name, size, seeds and settings, got {', '.join(content)}.") from error
+    if record.name not in PAPER_EXPERIMENTS:
+        raise DamagedFileError(
+            f"{file}: expected one of {', '.join(PAPER_EXPERIMENTS)}, got {record.name!r}. Delete the file."
+        )
+    return record

@@ -1,0 +1,100 @@
+"""Errors that are this package's own; everything else is a ``ValueError`` or ``TypeError``."""
+
+import importlib
+import importlib.util
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stuffinstance._checks import check_choice
+
+
+class BackendUnavailableError(RuntimeError):
+    """A backend was asked for by name and cannot run here.
+
+    Raised instead of falling back in silence: who names a backend wants that one.
+    """
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One way to compute what the others of its table compute.
+
+    Attributes:
+        module: Where its function is; imported on first use, so that optional packages stay optional.
+        function: The function's name there.
+        devices: Types of device that it runs on; None for any.
+        package: What it needs beyond the package's own dependencies.
+        installed: Whether that package was there when the table was made; older compilers cannot trace the search.
+    """
+
+    module: str
+    function: str
+    devices: tuple[str, ...] | None = None
+    package: str | None = None
+    installed: bool = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        found = self.package is None or importlib.util.find_spec(self.package) is not None
+        object.__setattr__(self, "installed", found)
+
+    @property
+    def run(self) -> Callable[..., Tensor]:
+        """The function itself."""
+        function: Callable[..., Tensor] = getattr(importlib.import_module(self.module), self.function)
+        return function
+
+    def is_for(self, device: torch.device) -> bool:
+        """Whether it is meant for such tensors."""
+        return self.devices is None or device.type in self.devices
+
+    def obstacle(self, what: str, device: torch.device) -> str | None:
+        """Why it cannot run on tensors of ``device``, which are called ``what``, or None."""
+        if not self.is_for(device) and not (self.package == "triton" and _interpreting(device)):
+            assert self.devices is not None
+            return f"{what} are on {device.type}, it runs on {' and '.join(self.devices)} tensors"
+        if not self.installed:
+            return f"it needs the package {self.package!r}, which is not installed"
+        return None
+
+
+def _interpreting(device: torch.device) -> bool:
+    """Whether Triton's kernels run on CPU tensors here, one program after another: for tests, and slow."""
+    return device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def check_backend(table: Mapping[str, Backend], backend: Any, what: str, device: torch.device) -> None:
+    """As :func:`resolve`; on ``meta``, where nothing is computed but shapes, any backend of the table is right."""
+    if device.type == "meta":
+        check_choice("backend", backend, ("auto", *sorted(table)))
+    else:
+        resolve(table, backend, what, device)
+
+
+def resolve(table: Mapping[str, Backend], backend: Any, what: str, device: torch.device) -> Backend:
+    """The backend of that name, or for ``"auto"`` the first of the table that is for ``device`` and can run.
+
+    Args:
+        table: Backends by name, in the order of preference.
+        backend: A name, or ``"auto"``.
+        what: The argument whose device counts, for messages: "labels".
+        device: Where it is.
+
+    Raises:
+        ValueError: If there is no backend of that name.
+        BackendUnavailableError: If it cannot run there. There is no silent fallback.
+    """
+    check_choice("backend", backend, ("auto", *sorted(table)))
+    if backend == "auto":
+        for candidate in table.values():
+            if candidate.is_for(device) and candidate.obstacle(what, device) is None:
+                return candidate
+        raise BackendUnavailableError(f"no backend of {sorted(table)} runs on {device} tensors; use {what}.cpu().")
+    obstacle = table[backend].obstacle(what, device)
+    if obstacle is not None:
+        raise BackendUnavailableError(f"backend {backend!r} cannot run here: {obstacle}. Use backend='auto'.")
+    return table[backend]

@@ -1,0 +1,1 @@
+"""Scores of predictions: mIoU, class center distance, and scores without labels."""

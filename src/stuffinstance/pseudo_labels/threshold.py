@@ -1,0 +1,411 @@
+"""Probabilities to the confidence and the class of each pixel, once it is sure that they are probabilities."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from stuffinstance._checks import (
+    FLOATING_DTYPES,
+    check_can_move,
+    check_class_ids,
+    check_label_map,
+    check_maps,
+    check_on_device,
+    check_same_batch,
+    check_tensor,
+    checked_flag,
+    checked_ignore_index,
+    checked_num_classes,
+    checked_positive,
+    describe,
+    may_read,
+)
+from stuffinstance._numerics import best_class
+from stuffinstance._state import StatefulModule
+from stuffinstance.distributed import Sync, sum_over_ranks
+
+_SAMPLED_PIXELS = 4096
+
+
+def confidences(probabilities: Tensor, num_classes: int, validate: bool = False) -> tuple[Tensor, Tensor]:
+    """The largest probability of each pixel and its class.
+
+    Args:
+        probabilities: Softmax outputs, (B, K, H, W), any floating dtype.
+        num_classes: K.
+        validate: Look at the values on a GPU too; on a CPU they are always looked at.
+
+    Returns:
+        Confidences (B, H, W), float64 for float64 and float32 otherwise, and classes (B, H, W) int64.
+
+    Raises:
+        ValueError: If rank, dtype or K do not fit, or the values are not probabilities (logits, say, or NaN).
+
+    Example:
+        >>> confidence, predicted = confidences(torch.tensor([[[[0.25, 0.5]], [[0.75, 0.5]]]]), num_classes=2)
+        >>> confidence.tolist(), predicted.tolist()
+        ([[[0.75, 0.5]]], [[[1, 0]]])
+    """
+    _check_sample("probabilities", probabilities, num_classes, validate)
+    values, classes = best_class(probabilities)
+    _check_largest("probabilities", values, validate)
+    return as_float(values), classes
+
+
+def check_probabilities(name: str, probabilities: Tensor, num_classes: int, validate: bool = False) -> None:
+    """Require softmax outputs (B, K, H, W); looks at the values only where reading is allowed."""
+    _check_sample(name, probabilities, num_classes, validate)
+    if may_read(probabilities, validate) and probabilities.numel():
+        _check_largest(name, probabilities.amax(1), validate)
+
+
+def as_float(values: Tensor) -> Tensor:
+    """float64 as it is, every other precision as float32."""
+    return values if values.dtype == torch.float64 else values.float()
+
+
+def _check_sample(name: str, probabilities: Tensor, num_classes: int, validate: bool) -> None:
+    """Look at a few thousand pixels: each must be finite, not negative, and sum to 1."""
+    check_maps(name, probabilities, channels=num_classes, channel_name="K")
+    if not (may_read(probabilities, validate) and probabilities.numel()):
+        return
+    batch, _, height, width = probabilities.shape
+    step = max(1, int((batch * height * width / _SAMPLED_PIXELS) ** 0.5))
+    sample = as_float(probabilities.detach()[:, :, ::step, ::step])
+    slack = _slack(probabilities.dtype)
+    off = (sample.sum(1) - 1).abs().max()
+    if not (bool(sample.min() >= -slack) and bool(off <= slack)):
+        raise ValueError(
+            f"{name} must be finite, at least 0, and sum to 1 over dimension 1 (K), got values from "
+            f"{float(sample.min()):.4g} to {float(sample.max()):.4g} with sums up to {float(off):.4g} away from 1. "
+            "For logits pass logits.softmax(1)."
+        )
+
+
+def _check_largest(name: str, largest: Tensor, validate: bool) -> None:
+    """Look at the largest probability of every pixel: the cheapest look that misses no NaN."""
+    if not (may_read(largest, validate) and largest.numel()):
+        return
+    lowest, highest = (float(bound) for bound in torch.aminmax(largest.detach()))
+    if not (lowest > 0 and highest <= 1 + _slack(largest.dtype)):
+        raise ValueError(
+            f"{name} must be finite and within 0..1, got a largest one per pixel from {lowest:.4g} to "
+            f"{highest:.4g}. For logits pass logits.softmax(1); look for NaN in the network's output."
+        )
+
+
+def _slack(dtype: torch.dtype) -> float:
+    """How far rounding may carry a probability, or their sum, beyond 1."""
+    return 1e-3 if dtype in (torch.float32, torch.float64) else 2e-2
+
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+
+class PseudoLabelThreshold(StatefulModule, ABC):
+    """Abstract: one threshold per class from a stream of target predictions, and the pseudo-labels that pass it.
+
+    Feed it with :meth:`update`, read :meth:`compute`, label with :meth:`pseudo_labels`. Scores other than the largest
+    probability go through :meth:`update_scores` and :meth:`keep`.
+
+    Args:
+        num_classes: K.
+        ignore_index: What pixels without a pseudo-label become.
+        sync: ``"auto"`` makes the thresholds those of all ranks, ``"off"`` keeps to the own ones.
+        group: The process group whose ranks share; None for all ranks.
+        validate: Check values on a GPU too; on CPU tensors they are always checked.
+
+    Raises:
+        TypeError: If ``ignore_index`` is no whole number.
+        ValueError: If ``num_classes`` is below 1, or ``ignore_index`` is a class.
+
+    Example:
+        >>> from stuffinstance.pseudo_labels import IASTThreshold, ClassBalancedThreshold
+        >>> probabilities = torch.tensor([[[[0.75, 0.625, 0.875]], [[0.25, 0.375, 0.125]]]])
+        >>> for rule in (ClassBalancedThreshold(num_classes=2), IASTThreshold(num_classes=2, start=0.7)):
+        ...     rule.update(probabilities)
+        ...     print(rule.pseudo_labels(probabilities).tolist())
+        [[[255, 255, 0]]]
+        [[[0, 255, 0]]]
+    """
+
+    def __init__(
+        self, num_classes: int, ignore_index: int, sync: Sync, validate: bool, group: ProcessGroup | None = None
+    ) -> None:
+        super().__init__(sync, group)
+        num_classes = checked_num_classes(num_classes)
+        self.num_classes = num_classes
+        self.ignore_index: int = checked_ignore_index(ignore_index, num_classes)
+        self.validate = checked_flag("validate", validate)
+
+    @abstractmethod
+    def compute(self) -> Tensor:
+        """The K thresholds so far, (K,) float32, on the state's device."""
+
+    @abstractmethod
+    def counts(self) -> Tensor:
+        """Pixels predicted as each class so far, (K,) int64."""
+
+    @abstractmethod
+    def reset(self) -> None:
+        """Forget everything: back to the state after construction."""
+        super().reset()
+
+    @abstractmethod
+    def merge(self, other: PseudoLabelThreshold) -> None:
+        """Add what a rule of the same kind took from another part of the data set."""
+
+    @abstractmethod
+    def _take(self, scores: Tensor, predicted: Tensor) -> None:
+        """Move the state by checked scores (B, H, W); what is not finite must leave no trace."""
+
+    @torch.no_grad()
+    def update(self, probabilities: Tensor) -> None:
+        """Take in a batch.
+
+        Args:
+            probabilities: Softmax outputs, (B, K, H, W), at the resolution at which pseudo-labels are wanted (SIM takes
+                the softmax first and upsamples the probabilities).
+
+        Raises:
+            ValueError: If rank, dtype or K do not fit, or the values are not probabilities (logits, say, or NaN).
+        """
+        self._check_device("probabilities", probabilities)
+        self._take(*confidences(probabilities, self.num_classes, self.validate))
+
+    @torch.no_grad()
+    def update_scores(self, scores: Tensor, predicted: Tensor) -> None:
+        """Take in a batch whose score is another one than the largest probability.
+
+        Args:
+            scores: (B, H, W), floating, within 0..1. What is not finite is left out.
+            predicted: The class each score is for, (B, H, W), any integer dtype; ``ignore_index`` leaves a pixel out.
+
+        Raises:
+            ValueError: If shapes, dtypes or devices do not fit, or ``predicted`` holds what is no class.
+        """
+        self._take(*self._checked_scores(scores, predicted))
+
+    @torch.no_grad()
+    def pseudo_labels(self, probabilities: Tensor, thresholds: Tensor | None = None) -> Tensor:
+        """The predicted class where its confidence reaches the class's threshold, ``ignore_index`` elsewhere.
+
+        Args:
+            probabilities: Softmax outputs, (B, K, H, W).
+            thresholds: (K,), from :meth:`compute`; computed here where it is not given. Under ``torch.distributed``
+                compute them once and pass them, or call this equally often on every rank.
+
+        Returns:
+            Class ids, (B, H, W) int64.
+
+        Raises:
+            ValueError: If ``thresholds`` are not (K,), or ``probabilities`` are none.
+        """
+        thresholds = self._thresholds(thresholds)
+        self._check_device("probabilities", probabilities)
+        return self._kept(*confidences(probabilities, self.num_classes, self.validate), thresholds)
+
+    @torch.no_grad()
+    def keep(self, scores: Tensor, predicted: Tensor, thresholds: Tensor | None = None) -> Tensor:
+        """``predicted`` where its score reaches the class's threshold, ``ignore_index`` elsewhere.
+
+        Args:
+            scores: (B, H, W), floating. What is not a number is not kept.
+            predicted: Class ids, (B, H, W), any integer dtype; ``ignore_index`` stays.
+            thresholds: As for :meth:`pseudo_labels`.
+
+        Returns:
+            Class ids, (B, H, W) int64.
+
+        Raises:
+            ValueError: If shapes, dtypes or devices do not fit, or ``predicted`` holds what is no class.
+        """
+        thresholds = self._thresholds(thresholds)
+        return self._kept(*self._checked_scores(scores, predicted), thresholds)
+
+    def _kept(self, scores: Tensor, predicted: Tensor, thresholds: Tensor) -> Tensor:
+        least = thresholds.to(scores.device)[predicted]
+        return torch.where(scores >= least, predicted, self.ignore_index)  # in the finer dtype of the two
+
+    def _thresholds(self, thresholds: Tensor | None) -> Tensor:
+        if thresholds is None:
+            return self.compute()
+        check_thresholds("thresholds", thresholds, self.num_classes)
+        check_can_move("thresholds", thresholds, "rule", getattr(self, next(iter(self._initial))))
+        return thresholds
+
+    def _checked_scores(self, scores: Tensor, predicted: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores, NaN where one is not finite or there is no class, and classes that can be used as an index."""
+        check_tensor("scores", "a floating-point tensor (B, H, W)", scores)
+        if scores.dtype not in FLOATING_DTYPES or scores.ndim != 3:
+            raise ValueError(
+                f"scores must be a floating-point tensor (B, H, W), got {describe(scores)}. "
+                "For one image pass scores[None]; probabilities of all classes go to update or pseudo_labels."
+            )
+        check_label_map("predicted", predicted)
+        check_same_batch("predicted", predicted, "scores", scores)
+        if predicted.shape != scores.shape:
+            raise ValueError(
+                f"predicted must have the scores' size (B, H, W) = {tuple(scores.shape)}, got {tuple(predicted.shape)}."
+            )
+        check_class_ids("predicted", predicted, self.num_classes, self.ignore_index, self.validate)
+        self._check_device("scores", scores)
+        # What is not finite is left out. Half precision may carry a score a little beyond 1.
+        outside = torch.isfinite(scores) & ((scores < 0) | (scores > 1 + 1e-2))
+        if may_read(scores, self.validate) and bool(outside.any()):
+            raise ValueError(
+                f"scores must be within 0..1, got {int(outside.sum())} that are not, such as "
+                f"{float(scores[outside][0]):.4g}. Scale them first: thresholds are sought between 0 and 1."
+            )
+        classes = predicted.to(torch.int64)
+        within = (classes >= 0) & (classes < self.num_classes)
+        return torch.where(within & torch.isfinite(scores), scores, torch.nan), torch.where(within, classes, 0)
+
+    def _check_device(self, name: str, tensor: Tensor) -> None:
+        if isinstance(tensor, Tensor):
+            held = [getattr(self, state) for state in self._initial] or list(self.buffers())
+            check_on_device(name, tensor, "rule", held[0])
+
+    def _settings(self) -> dict[str, Any]:
+        return {"num_classes": int(self.num_classes)}
+
+
+def check_thresholds(name: str, thresholds: Tensor, num_classes: int) -> None:
+    """Require a floating tensor (K,)."""
+    check_tensor(name, f"a floating-point tensor (K,) = ({num_classes},)", thresholds)
+    if thresholds.shape != (num_classes,) or thresholds.dtype not in FLOATING_DTYPES:
+        raise ValueError(
+            f"{name} must be a floating-point tensor (K,) = ({num_classes},), got {describe(thresholds)}. "
+            "Pass what a rule of the same classes gave in compute()."
+        )
+
+
+def check_above_zero(name: str, thresholds: Tensor, validate: bool = False) -> None:
+    """Require thresholds to divide by."""
+    if may_read(thresholds, validate) and not bool((thresholds > 0).all()):
+        raise ValueError(
+            f"{name} must all be above 0, got {thresholds.tolist()}. Take them from CBSTThreshold.compute(), where "
+            "a class that was never predicted gets 1."
+        )
+
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+_FLOAT32 = 2**24  # up to here float32 has every whole number
+_BITS = 62  # of products of int64
+
+
+def below(value: float) -> float:
+    """The largest multiple of 2^-24 up to a number of 0 .. 1: float32 has it, and is not above the number."""
+    return math.floor(value * _FLOAT32) / _FLOAT32
+
+
+class HistogramRule(PseudoLabelThreshold):
+    """Abstract: a rule whose threshold is the confidence at some place of a class's sorted list.
+
+    Confidences are counted in ``bins`` equal bins of [0, 1], so the state is K * bins integers however much streams
+    through. A confidence read back is the lower edge of its bin: at most ``1 / bins`` below the exact one, and never
+    above it (6e-8 more, also downwards, where ``bins`` is not a power of two, for the rounding of float32).
+
+    Args:
+        num_classes: K.
+        ignore_index: What pixels without a pseudo-label become.
+        bins: Resolution of the counts.
+        sync: ``"auto"`` adds the counts of all ranks in :meth:`compute`, ``"off"`` does not.
+        group: The process group whose ranks share; None for all ranks.
+        validate: Check on a GPU too that probabilities were passed; on CPU tensors that is always checked.
+
+    Attributes:
+        histogram: (K, bins) int64: a rank's own counts, saved but not a buffer.
+
+    Raises:
+        ValueError: If a size is below 1, or ``ignore_index`` is a class.
+    """
+
+    histogram: Tensor
+
+    def __init__(
+        self,
+        num_classes: int,
+        ignore_index: int,
+        bins: int,
+        sync: Sync,
+        validate: bool,
+        group: ProcessGroup | None = None,
+    ) -> None:
+        super().__init__(num_classes, ignore_index, sync, validate, group)
+        bins = checked_positive("bins", bins)
+        self.bins = bins
+        self._hold("histogram", self.num_classes, bins)
+
+    @abstractmethod
+    def compute(self) -> Tensor:
+        """The K thresholds so far, (K,) float32, on the histogram's device."""
+
+    def counts(self) -> Tensor:
+        """Pixels predicted as each class so far, (K,) int64."""
+        return self._all_counts().sum(1)
+
+    def reset(self) -> None:
+        """Forget everything: back to the state after construction."""
+        super().reset()
+
+    def _all_counts(self) -> Tensor:
+        """The histogram of all ranks that share."""
+        return sum_over_ranks(self.histogram, self.sync, self.group)
+
+    def _settings(self) -> dict[str, Any]:
+        return {**super()._settings(), "bins": int(self.bins)}
+
+    def merge(self, other: PseudoLabelThreshold) -> None:
+        """Add the counts of another part of the data set.
+
+        Raises:
+            TypeError: If ``other`` is another kind of rule.
+            ValueError: If ``other`` counts other classes or bins.
+        """
+        if not isinstance(other, HistogramRule) or type(other) is not type(self):
+            raise TypeError(f"other must be a {type(self).__name__}, as this one is, got {type(other).__name__}.")
+        if other.histogram.shape != self.histogram.shape:
+            raise ValueError(
+                f"other must count (K, bins) = {tuple(self.histogram.shape)}, got {tuple(other.histogram.shape)}."
+            )
+        self.histogram.add_(other.histogram.to(self.histogram.device))
+
+    def _take(self, scores: Tensor, predicted: Tensor) -> None:
+        finite = scores.isfinite()  # where looking is not free, what is not a number is at least not counted
+        place = self._bin(torch.where(finite, scores, 0)).clamp_(0, self.bins - 1) + predicted * self.bins
+        # Counting into a fixed size: bincount would ask a GPU how large its result is.
+        self.histogram.view(-1).scatter_add_(0, place.flatten(), finite.flatten().to(torch.int64))
+
+    def _bin(self, scores: Tensor) -> Tensor:
+        """The bin of each score: no rounding carries a score up into the next one."""
+        if scores.dtype == torch.float64 or self.bins & (self.bins - 1) == 0:  # times a power of two is exact
+            return (scores * self.bins).to(torch.int64)
+        bits = min(40, _BITS - self.bins.bit_length())
+        place: Tensor = ((scores * 2**bits).to(torch.int64) * self.bins) >> bits
+        return place
+
+    def _confidence_at(self, counts: Tensor, place: Tensor) -> Tensor:
+        """The confidence at a place (K,) of each ascending list, counted from 0; ``counts`` are (K, bins)."""
+        reached = counts.cumsum(1) > place[:, None]  # the first bin that holds the wanted place
+        edge = reached.to(torch.uint8).argmax(1) * _FLOAT32 // self.bins  # rounded down, never above the exact edge
+        return edge.to(torch.float32).div_(_FLOAT32)
+
+    def _part_of(self, total: Tensor, part: float) -> tuple[Tensor, Tensor, int]:
+        """``total * part`` as whole numbers, the rest, and what the rest is a fraction of, without float64.
+
+        The part is the fraction that its decimal number stands for: a tenth of 30 is 3, though 0.1 is none in binary.
+        """
+        fraction = Fraction(part).limit_denominator(2**20)
+        product = total * fraction.numerator
+        whole = product // fraction.denominator
+        return whole, product - whole * fraction.denominator, fraction.denominator

@@ -1,0 +1,200 @@
+"""Regions to pool features over: one per stuff class, and the largest connected ones of each thing class."""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tag, Tensor
+from torch.library import define, impl, register_fake
+
+from stuffinstance._backends import check_backend, resolve
+from stuffinstance._checks import checked_whole
+from stuffinstance.regions import cpu_table as by_runs
+from stuffinstance.regions import device_table as by_pixels
+from stuffinstance.regions.backends import BACKENDS
+from stuffinstance.regions.connected_components import check_batch, checked_connectivity, checked_ids
+from stuffinstance.regions.vmap_rule import register_vmap_rule
+
+_ROOM = 2**16
+
+
+class Regions(NamedTuple):
+    """The regions of a batch in tensors whose shape depends on B, C and Z alone (Z regions at most per class).
+
+    Attributes:
+        map: (B, H, W) int32. 0 outside all regions, else ``1 + class position * Z + rank``: the row of
+            :func:`region_mean` that the pixel belongs to, counted from 1.
+        ids: (B, C, Z) int32. The region's number in its numbering (for instances that of
+            :func:`connected_components`), 0 where there is none.
+        area: (B, C, Z) int64. Pixels, 0 where there is none.
+        valid: (B, C, Z) bool. Whether there is such a region.
+    """
+
+    map: Tensor
+    ids: Tensor
+    area: Tensor
+    valid: Tensor
+
+    @property
+    def num_rows(self) -> int:
+        """R = C * Z, the rows that :func:`region_mean` gives."""
+        return count_rows(self)
+
+
+def count_rows(regions: Regions) -> int:
+    """``regions.num_rows`` in a form that torch 2.4 can compile: it cannot trace a named tuple's properties."""
+    return regions.valid.shape[1] * regions.valid.shape[2]
+
+
+def stuff_regions(labels: Tensor, classes: Sequence[int]) -> Regions:
+    """One region per class and image: all pixels of the class.
+
+    Args:
+        labels: Class ids, (B, H, W), any integer dtype; or a bool mask, whose True is class 1.
+        classes: The C ids; pixels of other ids belong to no region.
+
+    Returns:
+        :class:`Regions` with Z = 1.
+
+    Raises:
+        TypeError: If ``labels`` is not a tensor, or an id is not a whole number.
+        ValueError: If ``labels`` is not a 3-D integer or bool tensor or ``classes`` are not distinct ids.
+
+    Example:
+        >>> stuff_regions(torch.tensor([[[0, 8, 8]]]), classes=(8, 3)).area
+        tensor([[[2],
+                 [0]]])
+    """
+    labels, classes, _ = checked_ids(labels, classes, None)
+    region_map, area = torch.ops.stuffinstance.class_areas(labels, list(classes))
+    area = area[:, :, None]
+    valid = area > 0
+    ids = torch.arange(1, len(classes) + 1, dtype=torch.int32, device=labels.device)[None, :, None]
+    return Regions(region_map, torch.where(valid, ids, 0), area, valid)
+
+
+def instance_regions(
+    labels: Tensor,
+    classes: Sequence[int],
+    max_regions: int = 10,
+    *,
+    connectivity: Literal[4, 8] = 8,
+    ignore_index: int | None = 255,
+    backend: str = "auto",
+) -> Regions:
+    """The largest connected regions of each class (SIM, Eq. 7 and Algorithm 1), by falling area.
+
+    Regions of equal area come in raster order of their first pixel (the reference implementation leaves ties in no fixed order).
+    No area is too small: paper and code know no minimum.
+
+    Args:
+        labels: Class ids, (B, H, W), any integer dtype; or a bool mask, whose True is class 1.
+        classes: The C ids of the things.
+        max_regions: Z, how many regions of a class are kept per image: at most 65536, or H * W where that is more.
+        connectivity: 4 or 8 (SIM's code: 8; the paper does not say).
+        ignore_index: Pixels of this id belong to no region; None ignores no id. It may not be one of ``classes``.
+        backend: As for :func:`connected_components`.
+
+    Returns:
+        :class:`Regions`; nothing is read back from a GPU beyond what the backend itself needs.
+
+    Raises:
+        TypeError: If ``labels`` is not a tensor, or an id or a number is not a whole number.
+        ValueError: If ``labels`` is not a 3-D integer or bool tensor, ``classes`` are not distinct ids or hold
+            ``ignore_index``, ``max_regions`` is below 1 or far above what an image can hold, or ``connectivity`` is not
+            4 or 8.
+        BackendUnavailableError: If ``backend`` cannot run here.
+
+    Example:
+        >>> regions = instance_regions(torch.tensor([[[5, 0, 5, 5]]]), classes=(5,), max_regions=3)
+        >>> regions.area, regions.ids
+        (tensor([[[2, 1, 0]]]), tensor([[[2, 1, 0]]], dtype=torch.int32))
+        >>> regions.map
+        tensor([[[2, 0, 1, 1]]], dtype=torch.int32)
+    """
+    labels, classes, ignored = checked_ids(labels, classes, ignore_index)
+    max_regions = checked_whole("max_regions", max_regions, 1, most_regions(labels))
+    connectivity = checked_connectivity(connectivity)
+    check_batch(labels)
+    check_backend(BACKENDS, backend, "labels", labels.device)
+    region_map, ids, area = torch.ops.stuffinstance.instance_regions(
+        labels, list(classes), max_regions, connectivity, ignored, backend
+    )
+    return Regions(region_map, ids, area, area > 0)
+
+
+def most_regions(region_map: Tensor) -> int:
+    """How many regions of an image (B, H, W) a table may have room for: its pixels, or 65536 where it has fewer.
+
+    No image has more regions than pixels. A larger number is a mistake (ids that were never numbered from 1 on), for
+    which terabytes would be asked for.
+    """
+    return max(region_map.shape[1] * region_map.shape[2], _ROOM)
+
+
+def join_regions(first: Regions, second: Regions) -> Tensor:
+    """One map (B, H, W) int32 of two sets of regions that share no pixel: the second's rows follow the first's.
+
+    With it :func:`region_mean` pools stuff and things in one pass over the features.
+    """
+    return torch.where(second.map > 0, second.map + count_rows(first), first.map)
+
+
+# Operators to the compiler, so that the CPU's way may be numpy without a graph break.
+define(
+    "stuffinstance::class_areas", "(Tensor labels, int[] classes) -> (Tensor, Tensor)", tags=(Tag.pt2_compliant_tag,)
+)
+
+
+@impl("stuffinstance::class_areas", "default")
+def _(labels: Tensor, classes: list[int]) -> tuple[Tensor, Tensor]:
+    if labels.numel() == 0:
+        return _empty(labels, len(classes))
+    class_areas = by_runs.class_areas if labels.device.type == "cpu" else by_pixels.class_areas
+    return class_areas(labels, classes)
+
+
+@register_fake("stuffinstance::class_areas")  # type: ignore[untyped-decorator]
+def _(labels: Tensor, classes: list[int]) -> tuple[Tensor, Tensor]:
+    return _empty(labels, len(classes))
+
+
+define(
+    "stuffinstance::instance_regions",
+    "(Tensor labels, int[] classes, int max_regions, int connectivity, int? ignore_index, str backend)"
+    " -> (Tensor, Tensor, Tensor)",
+    tags=(Tag.pt2_compliant_tag,),
+)
+
+
+@impl("stuffinstance::instance_regions", "default")
+def _(
+    labels: Tensor, classes: list[int], max_regions: int, connectivity: int, ignore_index: int | None, backend: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    if labels.numel() == 0:
+        region_map, area = _empty(labels, len(classes), max_regions)
+        return region_map, torch.zeros_like(area, dtype=torch.int32), area
+    run = resolve(BACKENDS, backend, "labels", labels.device).run
+    if labels.device.type == "cpu":
+        return by_runs.largest_regions(
+            labels, classes, ignore_index, max_regions, lambda values: run(values, None, 0, connectivity)
+        )
+    return by_pixels.largest_regions(labels, run(labels, classes, ignore_index, connectivity), classes, max_regions)
+
+
+@register_fake("stuffinstance::instance_regions")  # type: ignore[untyped-decorator]
+def _(
+    labels: Tensor, classes: list[int], max_regions: int, connectivity: int, ignore_index: int | None, backend: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    region_map, area = _empty(labels, len(classes), max_regions)
+    return region_map, torch.zeros_like(area, dtype=torch.int32), area
+
+
+register_vmap_rule("stuffinstance::class_areas")
+register_vmap_rule("stuffinstance::instance_regions")
+
+
+def _empty(labels: Tensor, *table: int) -> tuple[Tensor, Tensor]:
+    """A map without a region, (B, H, W) int32, and a table (B, ...) int64 of areas of 0."""
+    region_map = labels.new_zeros(labels.shape, dtype=torch.int32)
+    return region_map, labels.new_zeros((labels.shape[0], *table), dtype=torch.int64)

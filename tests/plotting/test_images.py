@@ -1,0 +1,187 @@
+"""Label maps, regions and matches: colors, outlines, numbers and lines."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
+
+import stuffinstance as si
+from stuffinstance import plotting
+from stuffinstance.plotting.matches import _Row, _uncrossed
+from tests.plotting.drawn import LABELS, PLAIN, REGIONS, SPACE, legend, matched, render, texts
+
+
+def test_label_map_has_the_palette_and_black_where_nothing_is_known() -> None:
+    ax = plotting.plot_label_map(LABELS, SPACE)
+    (image,) = ax.images
+    pixels = np.asarray(image.get_array())
+    assert pixels.shape == (4, 5, 4)
+    for (y, x), number in np.ndenumerate(LABELS[0].numpy()):
+        assert tuple(pixels[y, x]) == ((0, 0, 0, 255) if number == 255 else (*SPACE.palette[number], 255))  # type: ignore[index]
+    assert legend(ax) == {"road", "sky", "car", "not labeled"}
+    assert image.get_extent() == [0, 5, 4, 0]
+    colors = {patch.get_label(): patch.get_facecolor() for patch in ax.get_legend().get_patches()}
+    assert colors["car"] == to_rgba("#00008e")
+
+
+def test_labels_over_an_image_leave_it_visible() -> None:
+    image = torch.rand(1, 3, 9, 11)
+    ax = plotting.plot_label_map(LABELS, SPACE, image=image, opacity=0.4, legend=False)
+    below, above = ax.images
+    assert np.allclose(below.get_array(), image[0].permute(1, 2, 0).double())
+    assert below.get_extent() == above.get_extent()  # whatever the image's own size
+    alpha = np.asarray(above.get_array())[..., 3]
+    assert (alpha[0, 4], alpha[0, 0]) == (0, 102)
+    assert ax.get_legend() is None
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])
+def test_one_pixel_of_one_class_is_a_image(dtype: torch.dtype) -> None:
+    ax = plotting.plot_label_map(torch.zeros(3, 1, 1, dtype=dtype), PLAIN, item=2)
+    assert legend(ax) == {"one class"}
+    assert render(ax)
+
+
+def test_without_a_palette_colors_differ() -> None:
+    space = si.LabelSpace(names=[str(k) for k in range(24)])
+    ax = plotting.plot_label_map(torch.arange(24).view(1, 4, 6), space)
+    assert len(np.unique(np.asarray(ax.images[0].get_array()).reshape(-1, 4), axis=0)) == 24
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"labels": LABELS[0]}, r"labels must be an integer tensor \(B, H, W\)"),
+    ({"labels": LABELS + 4}, r"labels must hold class ids 0\.\.3"),
+    ({"item": 1}, r"item must be the place of an image in the batch, 0\.\.0, got 1"),
+    ({"opacity": 1.5}, "opacity must be between 0 and 1"),
+    ({"image": torch.rand(2, 3, 4, 5)}, "image must be a tensor .* with the labels' B = 1"),
+    ({"image": torch.randn(1, 3, 4, 5) * 9}, "image must be uint8, or floating within 0..1"),
+])  # fmt: skip
+def test_what_cannot_be_a_label_map_is_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        plotting.plot_label_map(**{"labels": LABELS, "space": SPACE, **change})
+
+
+# Regions
+
+
+def outline(ax: Axes) -> set[tuple[tuple[int, int], tuple[int, int]]]:
+    return {
+        tuple(map(tuple, np.asarray(segment).astype(int).tolist())) for segment in ax.collections[-1].get_segments()
+    }
+
+
+def test_regions_are_outlined_between_pixels_and_numbered() -> None:
+    ax = plotting.plot_regions(REGIONS)
+    assert texts(ax) == ["1", "2"]
+    tint = np.asarray(ax.images[0].get_array())
+    assert np.array_equal(tint[..., 3] > 0, (LABELS[0] == 2).numpy())
+    assert len(np.unique(tint[tint[..., 3] > 0][:, :3], axis=0)) == 2
+    left = {((x, y), (x + 1, y)) for x in (0, 1) for y in (1, 3)} | {
+        ((x, y), (x, y + 1)) for x in (0, 2) for y in (1, 2)
+    }
+    assert {side for side in outline(ax) if max(side)[0] <= 2} == left
+
+
+def test_numbers_are_ids_or_ranks_or_none() -> None:
+    labels = torch.zeros(1, 6, 12, dtype=torch.long)
+    labels[0, :3, :3], labels[0, :, 5:] = 2, 2  # the second one is larger
+    regions = si.instance_regions(labels, SPACE.things)
+    by_place = {"ids": ["1", "2"], "rank": ["2", "1"], None: []}
+    for number, expected in by_place.items():
+        ax = plotting.plot_regions(regions, number=number)  # type: ignore[arg-type]
+        found = sorted(ax.texts, key=lambda text: text.get_position()[0])
+        assert [text.get_text() for text in found] == expected
+
+
+def test_a_number_stands_inside_its_region() -> None:
+    labels = torch.zeros(1, 20, 20, dtype=torch.long)
+    labels[0, 2:18, 2:18], labels[0, 2:14, 6:14] = 2, 0  # a U, whose mean lies between its arms
+    (text,) = plotting.plot_regions(si.instance_regions(labels, (2,))).texts
+    x, y = text.get_position()
+    assert (x % 1, y % 1) == (0.5, 0.5)
+    up, down, left, right = ((y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1))
+    assert all(labels[0, int(row), int(column)] == 2 for row, column in ((y, x), up, down, left, right))
+
+
+def test_small_regions_are_outlined_without_a_number() -> None:
+    labels = torch.zeros(1, 200, 400, dtype=torch.long)
+    labels[0, 5, 5] = 2
+    ax = plotting.plot_regions(si.instance_regions(labels, (2,)), image=torch.rand(1, 3, 20, 40))
+    assert texts(ax) == []
+    assert len(outline(ax)) == 4
+
+
+@pytest.mark.parametrize("labels", [torch.full((1, 3, 4), 255), torch.zeros(2, 1, 1, dtype=torch.long)])
+def test_no_region_is_a_image_too(labels: torch.Tensor) -> None:
+    ax = plotting.plot_regions(si.instance_regions(labels, SPACE.things))
+    assert (texts(ax), outline(ax)) == ([], set())
+    assert render(ax)
+
+
+def test_what_cannot_be_regions_is_refused() -> None:
+    with pytest.raises(TypeError, match="regions must be Regions"):
+        plotting.plot_regions(REGIONS.map)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="number must be one of 'ids', 'rank' or None"):
+        plotting.plot_regions(REGIONS, number="area")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="opacity must be"):
+        plotting.plot_regions(REGIONS, opacity=2)
+
+
+# Matches
+
+
+def test_every_matched_region_is_listed_with_its_slot_and_distance() -> None:
+    matches, source = matched()
+    ax = plotting.plot_matches(matches, source, SPACE, image=torch.rand(1, 3, 8, 10))
+    words = texts(ax)
+    assert words[:4] == ["region", "slots of its class", "nearest", "distance"]
+    listed = {words[k]: (words[k + 1], words[k + 2]) for k in range(4, len(words), 3)}
+    assert listed == {
+        f"car {rank + 1}": (str(int(matches.slot[0, 0, rank])), f"{float(matches.distance[0, 0, rank]):.3g}")
+        for rank in range(2)
+    }
+    assert render(ax)
+
+
+def test_only_the_largest_are_listed() -> None:
+    matches, source = matched()
+    assert texts(plotting.plot_matches(matches, source, SPACE, most=1))[4] == "car 1"
+    assert "car 2" not in texts(plotting.plot_matches(matches, source, SPACE, most=1))
+
+
+@pytest.mark.parametrize("labels", [LABELS, torch.full((1, 1, 1), 255)])
+def test_a_cold_bank_matches_nothing(labels: torch.Tensor) -> None:
+    cold = si.InstanceBank(SPACE.things, feature_dim=3)
+    matches = si.InstanceMatchingLoss(cold).matches(torch.randn(1, 3, *labels.shape[1:]), labels)
+    ax = plotting.plot_matches(matches, cold, SPACE)
+    assert texts(ax) == ["no region is matched"]
+    assert outline(ax) == set()
+    assert render(ax)
+
+
+def test_lines_to_the_table_do_not_cross() -> None:
+    draw = random.Random(0)
+    for _ in range(20):
+        places = [float(k) for k in range(12)]
+        given = [_Row("", "", draw.uniform(0, 9), draw.uniform(0, 11), k, 1, 0.0) for k in range(12)]
+        ordered = _uncrossed(given, places, 10.0)
+        assert sorted(row.slot for row in ordered) == list(range(12))
+        for (first, a), (second, b) in itertools.combinations(zip(ordered, places, strict=True), 2):
+            later = max(first.x, second.x)
+            at = [row.y + (place - row.y) * (later - row.x) / (10 - row.x) for row, place in ((first, a), (second, b))]
+            assert at[0] <= at[1]
+
+
+def test_matches_of_another_bank_are_refused() -> None:
+    matches, source = matched()
+    with pytest.raises(ValueError, match="bank must hold the C = 2 classes that were matched"):
+        plotting.plot_matches(matches, si.InstanceBank((2,), feature_dim=3), SPACE)
+    with pytest.raises(TypeError, match="matches must be"):
+        plotting.plot_matches(matches.slot, source, SPACE)
