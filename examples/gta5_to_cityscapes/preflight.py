@@ -30,6 +30,9 @@ from .data.style_transfer import RestyledImages, restyled_folder
 from .data.training_data import Folders, open_labeled, open_target, open_validation
 from .experiments.experiment import Job, refuse_another_run
 from .experiments.runner import threads_of_a_run
+from .methods.matching import MatchingConfig
+from .methods.pseudo_labels import PseudoLabelConfig
+from .methods.style_transfer import StyleTransferConfig
 from .metrics_log import time_of_a_step
 from .models import WeightsError
 from .recipes import Recipe
@@ -170,16 +173,17 @@ def _look_into(what: str, dataset: SegmentationDataset, sample: int, findings: l
 
 def check_restyling(recipes: Sequence[Recipe], folders: Folders) -> list[Finding]:
     """The folder of restyled source images, where recipes restyle."""
-    restyling = [recipe for recipe in recipes if recipe.restyle is not None]
+    restyling = [recipe for recipe in recipes if recipe.config(StyleTransferConfig)]
     if not restyling:
         return []
     recipe, what = restyling[0], "restyled images"
-    assert recipe.restyle is not None
-    if recipe.restyle.in_step:
-        text = f"{recipe.restyle.method}, within a step; the paper's were translated by a CycleGAN (--restyle FOLDER)"
+    transfer = recipe.config(StyleTransferConfig)
+    assert transfer is not None
+    if transfer.in_step:
+        text = f"{transfer.method}, within a step; the paper's were translated by a CycleGAN (--restyle FOLDER)"
         return [Finding("note", what, text)]
     findings: list[Finding] = []
-    folder = attempted(what, partial(restyled_folder, recipe.restyle), findings)
+    folder = attempted(what, partial(restyled_folder, transfer), findings)
     if folder is None:
         return findings
     source = attempted(what, partial(open_labeled, recipe, folders), [])  # a source that is not there is told above
@@ -291,7 +295,8 @@ def measure(
 
 
 def _cost(job: Job) -> tuple[float, int]:
-    return job.cost, job.recipe.matching.capacity if job.recipe.matching else 0
+    matching = job.recipe.config(MatchingConfig)
+    return job.cost, matching.capacity if matching else 0
 
 
 def check_memory(measured: Measured, device: torch.device, processes: int) -> list[Finding]:
@@ -335,7 +340,7 @@ def check_disk(jobs: Sequence[Job], folders: Folders, out: Path, measured: Measu
 
 
 def _label_bytes(job: Job, folders: Folders) -> int:
-    if job.recipe.pseudo_labels is None:
+    if job.recipe.config(PseudoLabelConfig) is None:
         return 0
     height, width = job.recipe.data.target_size
     target = attempted(job.name, partial(open_target, job.recipe, folders), [])

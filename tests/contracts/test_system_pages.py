@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from examples.gta5_to_cityscapes.recipes.sizes import SIZES, Size
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import stuffinstance as si
 from examples.gta5_to_cityscapes.recipes import PARTS, compose_recipe
 from examples.gta5_to_cityscapes.recipes.recipe import override
-from examples.gta5_to_cityscapes.recipes.sizes import SIZES, Size
 from tests.code_blocks import code_blocks
 
 ROOT = Path(__file__).parent.parent.parent

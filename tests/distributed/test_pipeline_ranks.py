@@ -26,8 +26,8 @@ from examples.gta5_to_cityscapes.data.training_data import (
 from examples.gta5_to_cityscapes.distributed import RankLostError, of_all_ranks, sum_of_ranks
 from examples.gta5_to_cityscapes.experiments.experiment import carry_out, label_target, plan
 from examples.gta5_to_cityscapes.methods import Domain, StepContext
+from examples.gta5_to_cityscapes.methods.pseudo_labels import PseudoLabelConfig
 from examples.gta5_to_cityscapes.recipes import Recipe, compose_recipe
-from examples.gta5_to_cityscapes.recipes.settings import PseudoLabelConfig
 from examples.gta5_to_cityscapes.run_dir import Result, RunFolder
 from examples.gta5_to_cityscapes.signals import Stopped
 from examples.gta5_to_cityscapes.training.determinism import draw_apart
@@ -102,7 +102,7 @@ def sparse_labels(folders: Folders, out: Path) -> Path:
 def steps_of(rank: int, recipe: Recipe, folders: Folders, start: dict[str, Path]) -> dict[str, Any]:
     """Losses of each step, then everything that training has moved; every rank must hold the same bits."""
     torch.set_num_threads(1)
-    data = open_training_data(recipe, folders, start["labels"] if recipe.pseudo_labels else None)
+    data = open_training_data(recipe, folders, start["labels"] if "pseudo_labels" in recipe.methods else None)
     options = recipe.network.options
     network = start_network(recipe, CPU, start["auxiliary" if "auxiliary" in options else options["norm"]])
     take_step = TrainingStep(recipe, network, CPU)

@@ -415,7 +415,7 @@ def test_ctrl_c_while_the_city_is_drawn_says_that_it_goes_on(tmp_path: Path) -> 
         os.killpg(drawing.pid, signal.SIGINT)
         _, said = drawing.communicate(timeout=30)
     finally:
-        plotting.kill()
+        drawing.kill()
     assert drawing.returncode == 130
     assert "Interrupted. What has been written is kept; the same command goes on from there." in said
     assert "Traceback" not in said

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from examples.gta5_to_cityscapes.recipes.sizes import SIZES, Size
 from pydantic import BaseModel
 from typer.testing import CliRunner
 
@@ -19,7 +20,6 @@ from examples.gta5_to_cityscapes.data.training_data import Folders
 from examples.gta5_to_cityscapes.distributed import local_device
 from examples.gta5_to_cityscapes.experiments.experiment import carry_out, plan
 from examples.gta5_to_cityscapes.recipes import RecipeError
-from examples.gta5_to_cityscapes.recipes.sizes import SIZES, Size
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("one_thread")

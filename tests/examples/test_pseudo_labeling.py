@@ -28,9 +28,9 @@ from examples.gta5_to_cityscapes.data.training_data import (
 )
 from examples.gta5_to_cityscapes.experiments.experiment import Job, carry_out, plan, refuse_another_run
 from examples.gta5_to_cityscapes.input_files import InputFiles
+from examples.gta5_to_cityscapes.methods.pseudo_labels import PseudoLabelConfig
 from examples.gta5_to_cityscapes.models import SegmentationNetwork
 from examples.gta5_to_cityscapes.recipes import compose_recipe
-from examples.gta5_to_cityscapes.recipes.settings import PseudoLabelConfig
 from examples.gta5_to_cityscapes.run_dir import RunFolder, RunFolderError, Tick, silent
 from examples.gta5_to_cityscapes.training.loop import train
 from examples.gta5_to_cityscapes.training.pseudo_labeling import Kept, View, write_pseudo_labels

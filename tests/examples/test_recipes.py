@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 import stuffinstance as si
+from examples.gta5_to_cityscapes.config import LayoutConfig, ScheduleConfig
 from examples.gta5_to_cityscapes.recipes import ABLATION, Recipe, RecipeError, class_names, compose_recipe, depends_on
-from examples.gta5_to_cityscapes.recipes.settings import LayoutConfig, ScheduleConfig
 from examples.gta5_to_cityscapes.run_dir import differences
 from examples.gta5_to_cityscapes.training.optimizers import learning_rate_factor
 
@@ -16,10 +16,10 @@ from examples.gta5_to_cityscapes.training.optimizers import learning_rate_factor
 def test_a_name_switches_on_its_parts_and_nothing_else(name: str, size: str) -> None:
     recipe = compose_recipe(name, size)
     on = {
-        "it": recipe.restyle is not None,
-        "aa": recipe.adversarial is not None,
-        "sim": recipe.matching is not None,
-        "ssl": recipe.pseudo_labels is not None,
+        "it": "restyle" in recipe.methods,
+        "aa": "adversarial" in recipe.methods,
+        "sim": "matching" in recipe.methods,
+        "ssl": "pseudo_labels" in recipe.methods,
     }
     assert on == {part: part in name.split("+") for part in on}
     assert recipe.labeled == ("target" if name == "target-only" else "source")
@@ -42,16 +42,24 @@ def test_full_size_is_what_the_authors_ran() -> None:
     assert (optimizer.kind, optimizer.lr, optimizer.momentum) == ("sgd", 2.5e-4, 0.9)
     assert (optimizer.nesterov, optimizer.weight_decay, optimizer.head_lr_mult) == (False, 5e-4, 10)
     assert (recipe.schedule.max_steps, recipe.schedule.decay_steps, recipe.schedule.power) == (200_000, 250_000, 0.9)
-    assert recipe.adversarial is not None
-    assert (recipe.adversarial.weight, recipe.adversarial.lr) == (1e-3, 1e-4)
-    assert recipe.adversarial.betas == (0.9, 0.99)
-    assert recipe.matching is not None
-    assert (recipe.matching.weight, recipe.matching.capacity, recipe.matching.max_instances) == (0.01, 50, 10)
+    assert "adversarial" in recipe.methods
+    assert (recipe.methods["adversarial"].weight, recipe.methods["adversarial"].lr) == (1e-3, 1e-4)
+    assert recipe.methods["adversarial"].betas == (0.9, 0.99)
+    assert "matching" in recipe.methods
+    assert (
+        recipe.methods["matching"].weight,
+        recipe.methods["matching"].capacity,
+        recipe.methods["matching"].max_instances,
+    ) == (0.01, 50, 10)
     second = compose_recipe("aa+it+sim+ssl", "full")
-    assert second.matching is not None
-    assert second.matching.weight == 1e-3
-    assert second.pseudo_labels is not None
-    assert (second.pseudo_labels.quantile, second.pseudo_labels.cap, second.pseudo_labels.weight) == (0.5, 0.9, 1)
+    assert "matching" in second.methods
+    assert second.methods["matching"].weight == 1e-3
+    assert "pseudo_labels" in second.methods
+    assert (
+        second.methods["pseudo_labels"].quantile,
+        second.methods["pseudo_labels"].cap,
+        second.methods["pseudo_labels"].weight,
+    ) == (0.5, 0.9, 1)
     assert recipe.augmentation.flip == recipe.augmentation.color_jitter == 0
     assert compose_recipe("aa", "full-vgg16").network.name == "deeplabv2_vgg16"
 
@@ -72,10 +80,10 @@ def test_overrides_reach_their_setting_and_serve_recipes_without_it() -> None:
     overrides = ["schedule.max_steps=7", "matching.weight=0.5", "restyle.method=fourier", "data.batch=3"]
     recipe = compose_recipe("aa+it+sim", overrides=overrides)
     assert recipe.schedule.max_steps == 7
-    assert recipe.matching is not None
-    assert recipe.matching.weight == 0.5
-    assert recipe.restyle is not None
-    assert recipe.restyle.method == "fourier"
+    assert "matching" in recipe.methods
+    assert recipe.methods["matching"].weight == 0.5
+    assert "restyle" in recipe.methods
+    assert recipe.methods["restyle"].method == "fourier"
     assert compose_recipe("source", overrides=overrides).data.batch == 3
 
 

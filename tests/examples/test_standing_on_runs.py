@@ -14,10 +14,10 @@ from typer.testing import CliRunner
 from examples.gta5_to_cityscapes.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from examples.gta5_to_cityscapes.cli import run_commands
 from examples.gta5_to_cityscapes.cli.app import app
+from examples.gta5_to_cityscapes.config import LayoutConfig
 from examples.gta5_to_cityscapes.data.training_data import Folders
 from examples.gta5_to_cityscapes.experiments.experiment import Job, carry_out, plan
 from examples.gta5_to_cityscapes.recipes import compose_recipe
-from examples.gta5_to_cityscapes.recipes.settings import LayoutConfig
 from examples.gta5_to_cityscapes.run_dir import RunFolderError
 
 CPU = torch.device("cpu")

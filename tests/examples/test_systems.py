@@ -14,8 +14,8 @@ from examples.gta5_to_cityscapes.checkpoint import load_checkpoint
 from examples.gta5_to_cityscapes.data.training_data import Folders, open_training_data
 from examples.gta5_to_cityscapes.experiments.experiment import carry_out, plan
 from examples.gta5_to_cityscapes.methods.category_anchors import CategoryAnchoring
-from examples.gta5_to_cityscapes.methods.teacher import TargetTeacher
-from examples.gta5_to_cityscapes.recipes import PARTS, RecipeError, compose_recipe, depends_on
+from examples.gta5_to_cityscapes.methods.mean_teacher import TargetTeacher
+from examples.gta5_to_cityscapes.recipes import RecipeError, compose_recipe, depends_on, parts
 from examples.gta5_to_cityscapes.run_dir import RunFolder
 from examples.gta5_to_cityscapes.signals import Stopped
 from examples.gta5_to_cityscapes.training.loop import train
@@ -58,7 +58,7 @@ def test_a_part_adds_its_losses_and_nothing_else(name: str, quiet: list[str]) ->
     assert all(math.isfinite(float(value)) for value in record.values())
 
 
-@pytest.mark.parametrize("part", [part for part in PARTS.values() if part.group])
+@pytest.mark.parametrize("part", [part for _, part in parts().values() if part.kind != "fusion"])
 def test_every_part_is_a_group_of_settings(part) -> None:  # type: ignore[no-untyped-def]
     name = part.name if part.name != "sym" else "it+sym"
     recipe = compose_recipe(name, "small")

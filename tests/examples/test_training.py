@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from examples.gta5_to_cityscapes.checkpoint import load_checkpoint
+from examples.gta5_to_cityscapes.config import OptimizerConfig
 from examples.gta5_to_cityscapes.data import DatasetError
 from examples.gta5_to_cityscapes.data.style_transfer import BatchRestyling
 from examples.gta5_to_cityscapes.data.training_data import Folders, StepImages, open_training_data
@@ -20,8 +21,8 @@ from examples.gta5_to_cityscapes.methods import StepContext
 from examples.gta5_to_cityscapes.methods.matching import StuffInstanceAlignment
 from examples.gta5_to_cityscapes.methods.output_adversarial import OutputAlignment
 from examples.gta5_to_cityscapes.methods.segmentation import cross_entropy
+from examples.gta5_to_cityscapes.methods.style_transfer import StyleTransferConfig
 from examples.gta5_to_cityscapes.recipes import compose_recipe
-from examples.gta5_to_cityscapes.recipes.settings import OptimizerConfig, StyleTransferConfig
 from examples.gta5_to_cityscapes.run_dir import RunFolder, RunFolderError
 from examples.gta5_to_cityscapes.training.loop import train
 from examples.gta5_to_cityscapes.training.optimizers import network_optimizer

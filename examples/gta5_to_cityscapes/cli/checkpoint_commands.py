@@ -10,6 +10,7 @@ import typer
 from pydantic import ValidationError
 
 from ..checkpoint import digest_of_weights
+from ..config import LayoutConfig
 from ..data import (
     DatasetError,
     Layout,
@@ -23,8 +24,9 @@ from ..data import (
 )
 from ..data.training_data import Folders, open_target
 from ..experiments.experiment import label_target, seen_by
+from ..methods.pseudo_labels import PseudoLabelConfig
+from ..methods.style_transfer import TargetStyleTransferConfig
 from ..recipes import Recipe, class_names, compose_recipe
-from ..recipes.settings import LayoutConfig, PseudoLabelConfig
 from ..run_dir import Event, RunFolder
 from ..training.evaluation import evaluate as evaluate_network
 from ..training.recipe_network import trained_network
@@ -204,7 +206,8 @@ def _folders_for(
             f"--source-list {source_list} names images of the source: give --source, the folder that holds them, or "
             "leave the list out"
         )
-    if source is None and recipe.restyle_target is not None and recipe.restyle_target.in_step:
+    transfer = recipe.config(TargetStyleTransferConfig)
+    if source is None and transfer is not None and transfer.in_step:
         raise typer.BadParameter(
             f"recipe {recipe.name} sees target images restyled as the source: give --source, the folder it was "
             "trained with"

@@ -17,8 +17,9 @@ from ..checkpoint import CheckpointError
 from ..data import Layout
 from ..data.training_data import Folders
 from ..distributed import local_device, world
+from ..methods.style_transfer import StyleTransferConfig
 from ..metrics_log import time_of_a_step
-from ..recipes import Recipe, refuse_scales
+from ..recipes import Recipe, check_scales
 from ..run_dir import Result, RunFolder
 from ..training.evaluation import Scores
 
@@ -102,14 +103,14 @@ def factors(text: str, size: Sequence[int]) -> tuple[float, ...]:
     if not all(0 < factor < math.inf for factor in found):
         raise typer.BadParameter(f"--scales expects numbers above 0, got {text!r}")
     try:
-        refuse_scales(found, size, "--scales")
+        check_scales(found, size, "--scales")
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     return found
 
 
 def refuse_restyling_without_effect(restyle: str | None, recipes: Iterable[Recipe]) -> None:
-    if restyle is not None and all(recipe.restyle is None for recipe in recipes):
+    if restyle is not None and all(recipe.config(StyleTransferConfig) is None for recipe in recipes):
         raise typer.BadParameter(
             f"--restyle {restyle} says how a recipe with `it` restyles, and none that is asked for has that part; "
             "leave --restyle out, or ask for a recipe such as aa+it"

@@ -11,13 +11,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from ..config import LayoutConfig
 from ..data.training_data import Folders
 from ..distributed import from_first
 from ..experiments.city import BUDGETS, city_folders, generate
 from ..experiments.experiment import carry_out, plan, refuse_another_run
 from ..experiments.runner import run_experiment
-from ..recipes import ABLATION, PARTS, depends_on
-from ..recipes.settings import LayoutConfig
+from ..recipes import ABLATION, depends_on
+from ..recipes.parts import parts as known_parts
 from .options import (
     CitySeed,
     Classes,
@@ -175,7 +176,7 @@ def demo(
 def parts() -> None:
     """List the parts that recipe names are sums of."""
     table = Table("part", "what it does", "settings", box=None)
-    for part in PARTS.values():
+    for _, part in known_parts().values():
         name = f"{part.name}, {part.name}2 to {part.name}9" if part.rounds else part.name
         table.add_row(name, part.meaning, part.group or "")
     Console().print(table, markup=False)

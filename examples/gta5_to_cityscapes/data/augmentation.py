@@ -11,7 +11,7 @@ from typing import Any, Literal
 import kornia.augmentation as K
 from torch import Tensor, nn
 
-from ..recipes.settings import AugmentationConfig
+from ..config import AugmentationConfig
 
 
 class TrainingAugmentation:

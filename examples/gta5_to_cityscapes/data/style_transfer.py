@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 import stuffinstance as si
 
-from ..recipes.settings import RESTYLING_METHODS, StyleTransferConfig
+from ..methods.style_transfer import IN_STEP, StyleTransferConfig
 from . import Sample, SegmentationDataset, image_tensor, read_image
 from .listing import images_in, unique_by_name
 from .loader import Samples, as_unit_floats
@@ -52,7 +52,7 @@ def restyled_folder(settings: StyleTransferConfig | None) -> Path | None:
     folder = Path(settings.method)
     if not folder.is_dir():
         raise FileNotFoundError(
-            f"restyle.method and restyle_target.method must be one of {', '.join(RESTYLING_METHODS)} or a folder of "
+            f"restyle.method and restyle_target.method must be one of {', '.join(IN_STEP)} or a folder of "
             f"restyled images, got {settings.method!r}, which is no folder. Give the folder that holds <image's "
             "name>.png."
         )

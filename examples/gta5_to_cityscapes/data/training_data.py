@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from ..atomic_io import written_beside
 from ..distributed import own_share
 from ..input_files import FileDigest, InputFiles, Key
+from ..methods.style_transfer import StyleTransferConfig, TargetStyleTransferConfig
 from ..models import weights_file
 from ..recipes import Recipe
 from ..run_dir import FIRST_STEP, START_WEIGHTS
@@ -121,11 +122,11 @@ def open_training_data(
     labeled = open_labeled(recipe, folders)
     target = open_target(recipe, folders) if recipe.needs_target else None
     validation = open_validation(recipe, folders)
-    folder = restyled_folder(recipe.restyle)
+    folder = restyled_folder(recipe.config(StyleTransferConfig))
     restyled = RestyledImages(labeled, folder) if folder else None
     # A step restyles its own target images, each time towards others; from a folder they come as they are.
     second: Samples | None = target
-    if target is not None and restyled_folder(recipe.restyle_target):
+    if target is not None and restyled_folder(recipe.config(TargetStyleTransferConfig)):
         second = as_seen(recipe, target, labeled)
     scored = as_seen(recipe, validation, labeled)
     sets = {"labeled": files_of(labeled, restyled), "validation": files_of(validation, scored)}
@@ -156,14 +157,15 @@ def as_seen(recipe: Recipe, target: SegmentationDataset, labeled: SegmentationDa
     Each image goes towards one of the ``labeled`` source images, always the same one; restyled images that come
     from a folder need none.
     """
-    if recipe.restyle_target is None:
+    transfer = recipe.config(TargetStyleTransferConfig)
+    if transfer is None:
         return target
-    folder = restyled_folder(recipe.restyle_target)
+    folder = restyled_folder(transfer)
     if folder is not None:
         return RestyledImages(target, folder, labels=any(each.labels for each in target.files))
     if labeled is None:
         raise ValueError(f"recipe {recipe.name} restyles the target as the source and needs the source's images.")
-    return RestyledTowards(target, labeled, recipe.restyle_target)
+    return RestyledTowards(target, labeled, transfer)
 
 
 class DecodedImages(Dataset[Sample]):
@@ -272,10 +274,11 @@ class StepImages:
 
     def __init__(self, recipe: Recipe, data: TrainingData, device: torch.device, positions: Mapping[str, int]) -> None:
         self.device = device
-        self.restyle = BatchRestyling(recipe.restyle) if recipe.restyle and recipe.restyle.in_step else None
-        self.probability = recipe.restyle.probability if recipe.restyle else 0.0
+        source = recipe.config(StyleTransferConfig)
+        self.restyle = BatchRestyling(source) if source and source.in_step else None
+        self.probability = source.probability if source else 0.0
         share = own_share(recipe.runtime.accumulate_grad_batches, recipe.data.batch)
-        other = recipe.restyle_target
+        other = recipe.config(TargetStyleTransferConfig)
         self.restyle_target = BatchRestyling(other) if other and other.in_step else None
         self.augment = TrainingAugmentation(recipe.augmentation)
 

@@ -12,6 +12,7 @@ import torch
 
 from ..atomic_io import write_json
 from ..checkpoint import CheckpointError, digest_of_weights
+from ..config import LayoutConfig
 from ..data import SegmentationDataset
 from ..data.loader import Samples
 from ..data.style_transfer import RestyledImages, RestyledTowards
@@ -27,10 +28,12 @@ from ..data.training_data import (
 )
 from ..distributed import from_first, is_first
 from ..input_files import InputFiles
+from ..methods import registered_methods
+from ..methods.pseudo_labels import PseudoLabelConfig
+from ..methods.style_transfer import TargetStyleTransferConfig
 from ..metrics_log import Metrics
 from ..models import SegmentationNetwork
 from ..recipes import Recipe, canonical, compose_recipe, depends_on
-from ..recipes.settings import LayoutConfig, PseudoLabelConfig
 from ..run_dir import Event, ExperimentRecord, Result, RunFolder, Tick, Watch, peak_memory_bytes, unwatched
 from ..training.evaluation import evaluate_recipe
 from ..training.loop import train
@@ -59,15 +62,8 @@ class Job:
         if recipe.fused_of:
             return 0.1
         second_pass = 1.2 if recipe.needs_target else 0.0
-        extra = {
-            "matching": 0.3,
-            "restyle": 0.1,
-            "fine_grained": 0.8,
-            "anchors": 0.7,
-            "class_mixing": 1.5,
-            "masked_consistency": 1.2,
-        }
-        return 1.0 + second_pass + sum(cost for group, cost in extra.items() if getattr(recipe, group) is not None)
+        known = registered_methods()
+        return 1.0 + second_pass + sum(known[group].cost for group in recipe.methods)
 
 
 def plan(
@@ -216,11 +212,12 @@ def carry_out(
     from_first(claim)  # before the first file is written, not after: a folder may hold another run
     if recipe.fused_of:
         return _fuse(job, folders, device, watch, trained)
-    if recipe.pseudo_labels:
+    pseudo_labels = recipe.config(PseudoLabelConfig)
+    if pseudo_labels:
         label_target(
             trained,
             recipe,
-            recipe.pseudo_labels,
+            pseudo_labels,
             run,
             folders,
             device,
@@ -228,7 +225,7 @@ def carry_out(
             tick=lambda done, total: watch(Event(job.name, 0, recipe.schedule.max_steps, f"labels {done}/{total}")),
         )
     trained.clear()  # training needs their memory
-    labels = run.pseudo_labels if recipe.pseudo_labels else None
+    labels = run.pseudo_labels if pseudo_labels else None
     data = _opened(job, folders, digest, labels)
     return train(recipe, run, data, device=device, watch=watch, start=checkpoints[0] if recipe.start else None)
 
@@ -333,7 +330,8 @@ def label_target(
 
 def seen_by(recipe: Recipe, images: SegmentationDataset, folders: Folders) -> Samples:
     """Images of the target as the network of that recipe sees them."""
-    restyled_here = recipe.restyle_target is not None and recipe.restyle_target.in_step
+    transfer = recipe.config(TargetStyleTransferConfig)
+    restyled_here = transfer is not None and transfer.in_step
     return as_seen(recipe, images, open_labeled(recipe, folders) if restyled_here else None)
 
 

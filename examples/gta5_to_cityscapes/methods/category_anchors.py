@@ -1,49 +1,76 @@
-"""CAG-UDA: class anchors of the source, and target pixels drawn to those that they are near."""
+"""Category anchors: class means of the source, and target pixels labeled by the nearest of them (CAG-UDA)."""
 
 from __future__ import annotations
 
 import copy
 import logging
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 import stuffinstance as si
 
-from ..data.loader import Samples, as_unit_floats, collate
+from ..config import Count, Share, Weight
+from ..data.loader import as_unit_floats, collate
 from ..distributed import own_batches
-from ..models import SegmentationNetwork
-from ..recipes.settings import AnchorConfig
-from .method import AnchorLabels, Loss, Method, StepContext
+from .method import Loss, Method, MethodConfig, Part, Setup, StepContext
 from .segmentation import cross_entropy, labeled_pixels
 
+if TYPE_CHECKING:
+    from ..data.loader import Samples
+
 logger = logging.getLogger(__name__)
+ANCHORED = "anchor labels"
 NEAREST_PIXELS, CONFIDENT_PIXELS = "pixels with an anchor's label", "pixels with a confident label"
 
 
-class CategoryAnchoring(Method):
-    """One stage: anchors and labels come from the network as the stage begins, which stays as it was.
+class AnchorLabels(NamedTuple):
+    """Target labels (B, h, w): by the nearest anchor, and by the softmax."""
 
-    The labels are worked out for each step's own target images, so none lie on disk. The distance is a mean over the
+    nearest: Tensor
+    confident: Tensor
+
+
+class AnchorConfig(MethodConfig):
+    """CAG-UDA: class anchors of the source, and target labels by the nearest anchor, from the stage before."""
+
+    margin: Weight = 2.5
+    min_pixels: Count = 10
+    max_count: Count = 3000
+    confidence: Share = 0.95
+    label_weight: Weight = 0.5
+    distance_weight: Weight = 0.7
+    form: Literal["code", "paper"] = "code"
+
+
+class CategoryAnchoring(Method):
+    """One stage of CAG-UDA: anchors and labels come from the network as the stage begins, which stays frozen.
+
+    The labels are computed for each step's own target images, so none are stored. The distance is a mean over the
     classes that a part's images show, so it alone depends a little on how a step is cut into parts.
     """
 
-    needs_target = True
+    group, config, rank = "anchors", AnchorConfig, 100
+    parts = (Part("cag", "CAG", "category anchors (CAG-UDA)", kind="stage", rounds=True),)
+    presets = {"small": AnchorConfig(margin=0.5, min_pixels=4)}
+    losses = {
+        "anchor_distance_source": "CAG: distance of the source's class means to the anchors",
+        "anchor_distance_target": "CAG: distance of the target's class means to the anchors",
+        "anchor_labels": "CAG: cross-entropy on labels of the nearest anchor",
+        "confident_labels": "CAG: cross-entropy on confident labels",
+    }
+    needs_forward = True
+    cost = 0.7
 
-    def __init__(
-        self,
-        settings: AnchorConfig,
-        space: si.LabelSpace,
-        network: SegmentationNetwork,
-        device: torch.device,
-        batch: int,
-    ) -> None:
-        self.settings, self.space, self.device, self.batch = settings, space, device, batch
-        self.frozen = copy.deepcopy(network).eval().requires_grad_(False)
+    def __init__(self, config: AnchorConfig, setup: Setup) -> None:
+        self.settings, self.space, self.device = config, setup.space, setup.device
+        self.batch = setup.recipe.evaluation.batch
+        self.frozen = copy.deepcopy(setup.network).eval().requires_grad_(False)
         self.anchors = si.CategoryAnchors(
-            space.num_classes, network.feature_dim, min_pixels=settings.min_pixels, max_count=settings.max_count
-        ).to(device)
-        self.distance = si.AnchorDistanceLoss(self.anchors, form=settings.form)
+            self.space.num_classes, setup.network.feature_dim, min_pixels=config.min_pixels, max_count=config.max_count
+        ).to(setup.device)
+        self.distance = si.AnchorDistanceLoss(self.anchors, form=config.form)
 
     @torch.no_grad()
     def prepare(self, labeled: Samples) -> None:
@@ -68,30 +95,31 @@ class CategoryAnchoring(Method):
                 self.settings.min_pixels,
             )
 
-    def on_labeled(self, context: StepContext) -> list[Loss]:
-        domain = context.labeled
-        value = self.distance(domain.seen.features, domain.labels, domain.seen.logits)
-        return [Loss("anchor_distance_source", value, self.settings.distance_weight)]
-
     @torch.no_grad()
     def before(self, context: StepContext) -> None:
         seen = self.frozen(context.unlabeled.images)
         best = seen.logits.float().softmax(1).max(1)
         confident = torch.where(best.values > self.settings.confidence, best.indices, self.space.ignore_index)
-        context.anchored = AnchorLabels(self.anchors.assign(seen.features, self.settings.margin), confident)
+        nearest = self.anchors.assign(seen.features, self.settings.margin)
+        context.found[ANCHORED] = AnchorLabels(nearest, confident)
 
     def counts(self, context: StepContext) -> dict[str, Tensor]:
-        labels, ignored = context.anchor_labels, self.space.ignore_index
+        labels, ignored = context.found[ANCHORED], self.space.ignore_index
         return {
             NEAREST_PIXELS: labeled_pixels(labels.nearest, ignored),
             CONFIDENT_PIXELS: labeled_pixels(labels.confident, ignored),
         }
 
+    def on_labeled(self, context: StepContext) -> list[Loss]:
+        domain = context.labeled
+        value = self.distance(domain.seen.features, domain.labels, domain.seen.logits)
+        return [Loss("anchor_distance_source", value, self.settings.distance_weight)]
+
     def on_target(self, context: StepContext) -> list[Loss]:
-        labels, ignored = context.anchor_labels, self.space.ignore_index
+        labels, ignored = context.found[ANCHORED], self.space.ignore_index
         seen, weight = context.unlabeled.seen, self.settings.label_weight
         distance = self.distance(seen.features, labels.nearest, seen.logits)
-        nearest, confident = (cross_entropy(seen.logits, each, ignored) for each in (labels.nearest, labels.confident))
+        nearest, confident = (cross_entropy(seen.logits, each, ignored) for each in labels)
         return [
             Loss("anchor_labels", nearest, weight, NEAREST_PIXELS),
             Loss("confident_labels", confident, weight, CONFIDENT_PIXELS),

@@ -1,30 +1,59 @@
-"""FADA: adversarial alignment of features, class by class."""
+"""Fine-grained adversarial alignment of features, class by class (FADA)."""
 
 from __future__ import annotations
 
-import torch
+from typing import Literal
+
+from pydantic import Field
 from torch import nn
 from torch.optim import Optimizer
 
 import stuffinstance as si
 
-from ..recipes.settings import FineGrainedConfig
+from ..config import LARGEST, Decay, Rate, Step, Weight
 from ..training.optimizers import discriminator_optimizer
-from .method import Loss, Method, StepContext
+from .method import Loss, Method, MethodConfig, Part, Setup, StepContext
+
+
+class FineGrainedConfig(MethodConfig):
+    """FADA: a discriminator of domains and classes on the features; the source is trained at ``temperature`` too."""
+
+    weight: Weight = 0.001
+    width: int = Field(default=256, ge=2, le=LARGEST, multiple_of=2)
+    lr: Rate = 1e-4
+    betas: tuple[Decay, Decay] = (0.9, 0.99)
+    temperature: Rate = 1.8
+    clip: float = Field(default=0.9, gt=0.0, le=1.0)
+    encoding: Literal["soft", "hard"] = "soft"
+    start_step: Step = 0
 
 
 class FineGrainedAlignment(Method):
-    """A discriminator of domain and class on the feature map, told which class by the network's own softmax."""
+    """A discriminator of domain and class on the feature map, with the network's own softmax as the class."""
 
-    needs_target = True
+    group, config, rank = "fine_grained", FineGrainedConfig, 90
+    parts = (Part("fada", "FADA", "fine-grained adversarial alignment of features (FADA)", kind="stage"),)
+    presets = {
+        "small": FineGrainedConfig(weight=0.003, width=64, start_step=200),
+        "smoke": FineGrainedConfig(weight=0.003, width=8),
+    }
+    losses = {
+        "fine_grained": "FADA: the target's features taken for the source's",
+        "fine_grained_discriminator": "FADA's discriminator: domains and classes told apart",
+    }
+    needs_forward = True
+    cost = 0.8
 
-    def __init__(self, settings: FineGrainedConfig, feature_dim: int, num_classes: int, device: torch.device) -> None:
-        self.settings = settings
-        self.discriminator = si.FineGrainedDiscriminator(feature_dim, num_classes, width=settings.width).to(device)
+    def __init__(self, config: FineGrainedConfig, setup: Setup) -> None:
+        self.settings = config
+        self.temperature = config.temperature
+        self.discriminator = si.FineGrainedDiscriminator(
+            setup.network.feature_dim, setup.space.num_classes, width=config.width
+        ).to(setup.device)
         self.loss = si.FineGrainedAdversarialLoss(
-            temperature=settings.temperature, clip=settings.clip, encoding=settings.encoding
+            temperature=config.temperature, clip=config.clip, encoding=config.encoding
         )
-        self.optimizer = discriminator_optimizer(self.discriminator, settings.lr, settings.betas)
+        self.optimizer = discriminator_optimizer(self.discriminator, config.lr, config.betas)
 
     def on_target(self, context: StepContext) -> list[Loss]:
         if context.step < self.settings.start_step:

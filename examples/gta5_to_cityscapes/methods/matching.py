@@ -1,43 +1,60 @@
-"""SIM: stuff and instance matching."""
+"""Stuff and instance matching (SIM)."""
 
 from __future__ import annotations
 
 from functools import partial
+from typing import TYPE_CHECKING, Literal
 
-import torch
 from torch import nn
 
 import stuffinstance as si
 
-from ..models import SegmentationNetwork
-from ..recipes.settings import MatchingConfig
-from .method import Loss, Method, StepContext
+from ..config import Count, Step, Weight
+from .method import Loss, Method, MethodConfig, Part, Setup, StepContext
+
+if TYPE_CHECKING:
+    from typing import Self
+
+
+class MatchingConfig(MethodConfig):
+    """SIM: stuff and instance matching, Eq. 4 to 8 and 11; ``second_stage_weight`` is used beside pseudo-labels."""
+
+    weight: Weight = 0.01
+    second_stage_weight: Weight = 0.001
+    preset: Literal["code", "paper"] = "code"
+    capacity: Count = 50
+    max_instances: Count = 10
+    agreement: bool = True
+    start_step: Step = 0
+
+    def in_recipe(self, *, round: int, relabeled: bool) -> Self:
+        return self.model_copy(update={"weight": self.second_stage_weight}) if relabeled else self
 
 
 class StuffInstanceAlignment(Method):
-    """Eq. 4 to 8, and Eq. 11 where the target has pseudo-labels."""
+    """Target features are pulled towards source features of their class (SIM, Eq. 4 to 8; Eq. 11 with pseudo-labels)."""
 
-    needs_target = True
+    group, config, rank = "matching", MatchingConfig, 60
+    parts = (Part("sim", "SIM", "stuff and instance matching"),)
+    presets = {"small": MatchingConfig(capacity=20), "smoke": MatchingConfig(capacity=4)}
+    losses = {
+        "stuff": "SIM, stuff: distance to the nearest source row",
+        "instance": "SIM, instances: distance to the nearest source row",
+    }
+    needs_forward = True
+    cost = 0.3
 
-    def __init__(
-        self,
-        settings: MatchingConfig,
-        space: si.LabelSpace,
-        network: SegmentationNetwork,
-        device: torch.device,
-        *,
-        pseudo_labels: bool,
-    ) -> None:
-        self.settings = settings
-        self.pseudo_labels = pseudo_labels
+    def __init__(self, config: MatchingConfig, setup: Setup) -> None:
+        self.settings = config
+        self.pseudo_labels = "pseudo_labels" in setup.recipe.methods
         self.sim = si.StuffInstanceMatching(
-            space,
-            feature_dim=network.feature_dim,
-            preset=settings.preset,
-            capacity=settings.capacity,
-            max_instances=settings.max_instances,
-            classifier=network.classify if settings.agreement else None,
-        ).to(device)
+            setup.space,
+            feature_dim=setup.network.feature_dim,
+            preset=config.preset,
+            capacity=config.capacity,
+            max_instances=config.max_instances,
+            classifier=setup.network.classify if config.agreement else None,
+        ).to(setup.device)
 
     def on_labeled(self, context: StepContext) -> list[Loss]:
         domain = context.labeled

@@ -1,67 +1,121 @@
-"""What a step can be made of: each term brings its losses, and whatever it must train or remember.
+"""The protocol of an adaptation method, and the registry that recipes, settings and reports read.
 
-A step has moments and a term speaks at those it needs: before anything is computed (``before``), after the labeled
-images went through the network (``on_labeled``), after the target images did (``on_target``), for a term with a
-network of its own, after the segmentation network has its gradients (``on_own_network``), and when all optimizers
-have stepped (``after``). A new method is a new class in this room and one line in ``composition.py``.
+A method is one file of this package: its config, the words that switch it on in a recipe's name, its titles, its
+defaults per preset, and its hooks in a training step. A class that subclasses :class:`Method` registers itself.
 
-A step may be cut into parts, on this process and among others. A loss is a mean, so each part counts by its share of
-what the mean is taken over: images, unless the term says something else and counts it (``counts``).
+A step calls the hooks in this order: ``before`` anything is computed, ``on_labeled`` after the labeled images went
+through the network, ``on_target`` after the target images did, ``on_own_network`` once the segmentation network has its
+gradients (discriminators), and ``after`` all optimizers have stepped.
+
+A step may be cut into parts, on this process and across ranks. A loss is a mean, so each part counts by its share of
+what the mean is taken over: images, unless the method names something else and counts it (``counts``).
 """
 
 from __future__ import annotations
 
-from abc import ABC
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
-from ..data.loader import Samples
-from ..models import NetworkOutput
+import stuffinstance as si
+
+from ..config import Config
+from ..models import NetworkOutput, SegmentationNetwork
 from ..training.step_clock import UNTIMED, StepClock
 
-PICTURES = "images"
+if TYPE_CHECKING:
+    from typing import Self
+
+    from ..data.loader import Samples
+    from ..recipes import Recipe
+
+IMAGES = "images"
+Kind = Literal["training", "stage", "labeling", "fusion"]
+
+
+class MethodConfig(Config):
+    """The settings of a method, a group of their own in ``--set group.setting=value``."""
+
+    def in_recipe(self, *, round: int, relabeled: bool) -> Self:
+        """The settings as a recipe uses them: in a later ``round`` of the method, or beside pseudo-labels."""
+        return self
+
+    def check(self, recipe: Recipe) -> None:
+        """Raise ValueError where the rest of the recipe cannot work with these settings."""
+
+    def uses_target(self) -> bool:
+        """Whether a step needs target images for it."""
+        return True
+
+
+@dataclass(frozen=True)
+class Part:
+    """A word of recipe names that switches a method on.
+
+    Attributes:
+        name: The word.
+        title: In tables and figures.
+        meaning: One line for people.
+        changes: Settings of the method that the word fixes.
+        model_options: Options that the segmentation network needs for it.
+        kind: ``"training"`` takes effect in a step; a ``"stage"`` starts from another run's weights; ``"labeling"``
+            trains again with labels that other runs gave the target; ``"fusion"`` trains nothing.
+        rounds: Whether it can be repeated, as in ``cbst2``.
+        mirror: The word that does the same with source and target exchanged.
+        two_models: Whether it needs a recipe and its mirror.
+    """
+
+    name: str
+    title: str
+    meaning: str
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    model_options: Mapping[str, Any] = field(default_factory=dict)
+    kind: Kind = "training"
+    rounds: bool = False
+    mirror: str | None = None
+    two_models: bool = False
 
 
 class Loss(NamedTuple):
-    """One number to minimize, and how much it counts; it is logged without its weight.
+    """One number to minimize and its weight; it is logged without the weight.
 
-    ``value`` is the mean over a part's ``per``: its images, or something that the term counts under that name.
+    ``value`` is the mean over ``per`` of a part: its images, or what the method counts under that name.
     """
 
     name: str
     value: Tensor
     weight: float = 1.0
-    per: str = PICTURES
+    per: str = IMAGES
 
 
 @dataclass
 class Domain:
-    """Images of one domain and what the network made of them."""
+    """Images of one domain and the network's output for them."""
 
     images: Tensor  # (B, 3, H, W) float in [0, 1]
-    labels: Tensor  # (B, H, W) int64; for the target these are pseudo-labels, 255 throughout without
+    labels: Tensor  # (B, H, W) int64; of the target these are pseudo-labels, 255 everywhere without
     output: NetworkOutput | None = None
     _upsampled: dict[float, Tensor] = field(default_factory=dict)
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """After the backward pass: keep the output without its graph, and nothing of image size."""
         self.output = self.seen.detached()
         self._upsampled.clear()
 
     @property
     def seen(self) -> NetworkOutput:
-        """The network's output; asking before the forward pass is a programming error."""
+        """The network's output; an error before the forward pass."""
         if self.output is None:
-            raise RuntimeError("this domain's images have not been through the network yet")
+            raise RuntimeError("the images of this domain have not been through the network yet")
         return self.output
 
     def logits(self, scale: float = 1.0) -> Tensor:
-        """Logits (B, K, H, W) in float32 at ``scale`` times the image's size, upsampled once for all terms."""
+        """Logits (B, K, H, W) in float32 at ``scale`` times the image's size, upsampled once for all methods."""
         if scale not in self._upsampled:
             self._upsampled[scale] = self.at_scale(self.seen.logits, scale)
         return self._upsampled[scale]
@@ -69,7 +123,7 @@ class Domain:
     def auxiliary_logits(self, scale: float = 1.0) -> Tensor:
         """The same of the auxiliary head."""
         if self.seen.auxiliary is None:
-            raise RuntimeError("this network has no auxiliary head, but one of the recipe's terms needs one")
+            raise RuntimeError("this network has no auxiliary head, but a method of the recipe needs one")
         return self.at_scale(self.seen.auxiliary, scale)
 
     def at_scale(self, logits: Tensor, scale: float = 1.0) -> Tensor:
@@ -79,68 +133,98 @@ class Domain:
 
 
 @dataclass
-class TeacherLabels:
-    """What the averaged network makes of the target: labels (B, H, W), and how much each image counts (B,)."""
-
-    labels: Tensor
-    weights: Tensor
-
-
-@dataclass
-class AnchorLabels:
-    """Target labels (B, h, w) of CAG-UDA: by the nearest anchor, and by the softmax."""
-
-    nearest: Tensor
-    confident: Tensor
-
-
-@dataclass
 class StepContext:
-    """What one part of a step has computed so far; ``shares`` of the whole step, where it is not the whole step."""
+    """What one part of a step has computed so far.
+
+    ``shares`` are the part's shares of the whole step, empty where it is the whole step. ``found`` holds what one method
+    computes for others or for its own later hooks, by a key of its choice (the teacher's labels).
+    """
 
     step: int
     labeled: Domain
     target: Domain | None = None
-    teacher: TeacherLabels | None = None
-    anchored: AnchorLabels | None = None
     shares: Mapping[str, Tensor | float] = field(default_factory=dict)
-    clock: StepClock = UNTIMED  # for a term whose share of the step is told
+    clock: StepClock = UNTIMED
+    found: dict[str, Any] = field(default_factory=dict)
 
     @property
     def unlabeled(self) -> Domain:
-        """The target images of a step that has some."""
+        """The target images; an error in a recipe that draws none."""
         if self.target is None:
-            raise RuntimeError("this recipe draws no target images, but one of its terms needs them")
+            raise RuntimeError("this recipe draws no target images, but a method needs them")
         return self.target
 
-    @property
-    def taught(self) -> TeacherLabels:
-        """The teacher's labels of a step that has a teacher."""
-        if self.teacher is None:
-            raise RuntimeError("this recipe has no teacher, but one of its terms needs its labels")
-        return self.teacher
+
+class Setup(NamedTuple):
+    """What a method is built from besides its config; the network is as training starts with it."""
+
+    recipe: Recipe
+    network: SegmentationNetwork
+    device: torch.device
 
     @property
-    def anchor_labels(self) -> AnchorLabels:
-        """The labels of a step that has anchors."""
-        if self.anchored is None:
-            raise RuntimeError("this recipe has no anchors, but one of its terms needs their labels")
-        return self.anchored
+    def space(self) -> si.LabelSpace:
+        """The classes."""
+        return self.recipe.label_space
 
 
-class Method(ABC):  # noqa: B024  a term overrides only the moments it needs
-    """One ingredient of a step."""
+_REGISTERED: dict[str, type[Method]] = {}
 
-    needs_target = False  # target images, through the network
 
-    def prepare(self, labeled: Samples) -> None:  # noqa: B027
-        """Once, before the first step of a run: look at the labeled images."""
+def registered_methods() -> dict[str, type[Method]]:
+    """All methods by their group of settings, in the order of their rank."""
+    return dict(sorted(_REGISTERED.items(), key=lambda item: item[1].rank))
 
-    def before(self, context: StepContext) -> None:  # noqa: B027
+
+class Method:
+    """One adaptation method. A subclass overrides the hooks that it needs; naming its ``group`` registers it.
+
+    Attributes:
+        group: Its settings' name in ``--set group.setting=value``.
+        config: The type of its settings.
+        parts: The words that switch it on; none for a method that only others require.
+        rank: Its place among the methods: in recipe names, in tables and in a step.
+        presets: Its settings in a preset where they are not the defaults. ``smoke`` falls back to ``small``.
+        losses: Title of each loss that it logs.
+        requires: Groups of other methods that it needs.
+        needs_forward: Whether it needs the network's output for the target images.
+        cost: Time that it adds to a step, relative to a step on labeled images alone; for the estimate of time left.
+    """
+
+    group: ClassVar[str]
+    config: ClassVar[type[MethodConfig]]
+    parts: ClassVar[Sequence[Part]] = ()
+    rank: ClassVar[int] = 1000
+    presets: ClassVar[Mapping[str, MethodConfig]] = {}
+    losses: ClassVar[Mapping[str, str]] = {}
+    requires: ClassVar[Sequence[str]] = ()
+    needs_forward: ClassVar[bool] = False
+    cost: ClassVar[float] = 0.0
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "group" in cls.__dict__:
+            _REGISTERED[cls.group] = cls
+
+    def __init__(self, config: Any, setup: Setup) -> None:
+        """Take what it needs; ``config`` is of the type :attr:`config`."""
+
+    @classmethod
+    def default_config(cls, preset: str) -> MethodConfig:
+        """The settings in a preset."""
+        for name in (preset, *(("small",) if preset == "smoke" else ())):
+            if name in cls.presets:
+                return cls.presets[name]
+        return cls.config()
+
+    def prepare(self, labeled: Samples) -> None:
+        """Once, before the first step of a run: read the labeled images."""
+
+    def before(self, context: StepContext) -> None:
         """Before anything is computed."""
 
     def counts(self, context: StepContext) -> dict[str, Tensor]:
-        """What its losses are means over, other than images: how many of a part's, once ``before`` has spoken."""
+        """How many of what its losses are means over a part holds, besides images; called after ``before``."""
         return {}
 
     def on_labeled(self, context: StepContext) -> list[Loss]:
@@ -152,10 +236,10 @@ class Method(ABC):  # noqa: B024  a term overrides only the moments it needs
         return []
 
     def on_own_network(self, context: StepContext) -> list[Loss]:
-        """Losses of the term's own network, on outputs that carry no gradient back."""
+        """Losses of the method's own network, on outputs that carry no gradient back."""
         return []
 
-    def after(self) -> None:  # noqa: B027
+    def after(self) -> None:
         """Once all optimizers have stepped."""
 
     def modules(self) -> dict[str, nn.Module]:
@@ -163,5 +247,5 @@ class Method(ABC):  # noqa: B024  a term overrides only the moments it needs
         return {}
 
     def optimizers(self) -> dict[str, Optimizer]:
-        """Optimizers of the term's own network, by their name in a checkpoint."""
+        """Optimizers of the method's own network, by their name in a checkpoint."""
         return {}

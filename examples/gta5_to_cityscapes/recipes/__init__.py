@@ -1,21 +1,21 @@
-"""What a run is asked to do: settings in groups, sizes that fill them in, recipes that switch parts on."""
+"""Recipes: which methods a run uses, with what settings, and which runs it depends on."""
 
-from .fitting_settings import refuse_scales
 from .paper_experiments import PAPER_EXPERIMENTS, PaperExperiment, Variant
-from .parts import PARTS, RecipeError, canonical, depends_on
-from .recipe import ABLATION, Recipe, class_names, compose_recipe
+from .parts import RecipeError, canonical, depends_on, parts
+from .recipe import ABLATION, Recipe, check_scales, class_names, compose_recipe, preset_named
 
 __all__ = [
     "ABLATION",
     "PAPER_EXPERIMENTS",
-    "PARTS",
     "PaperExperiment",
     "Recipe",
     "RecipeError",
     "Variant",
     "canonical",
+    "check_scales",
     "class_names",
     "compose_recipe",
     "depends_on",
-    "refuse_scales",
+    "parts",
+    "preset_named",
 ]

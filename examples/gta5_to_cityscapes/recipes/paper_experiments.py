@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from ..config import LayoutConfig
 from .parts import RecipeError
-from .recipe import ABLATION, size_named
-from .settings import LayoutConfig
+from .recipe import ABLATION, Preset, preset_named
 
 PAPER_GTA5 = dict(zip(ABLATION, (36.6, 41.4, 44.9, 46.2, 49.2, 65.1), strict=True))
 PAPER_SYNTHIA_13 = dict(zip(ABLATION, (38.6, 45.9, 46.0, 47.1, 52.1, 71.7), strict=True))
@@ -102,7 +102,7 @@ class PaperExperiment:
         """What all its runs set: ``overrides``, and before them how often a curve is tested."""
         if not self.curve:
             return list(overrides)
-        steps = size_named(size, overrides).schedule.max_steps
+        steps = preset_named(size, overrides).schedule.max_steps
         return [f"schedule.evaluate_every={math.ceil(steps / TESTS_OF_A_CURVE)}", *overrides]
 
     def variants(self, size: str, overrides: Sequence[str] = ()) -> tuple[Variant, ...]:
@@ -120,7 +120,8 @@ class PaperExperiment:
 
 
 def _swept(sweep: Sweep, recipe: str, published: float, size: str, overrides: Sequence[str]) -> Variant:
-    own = getattr(getattr(size_named(size, overrides), sweep.group), sweep.setting)
+    preset: Preset = preset_named(size, overrides)
+    own = getattr(preset.methods[sweep.group], sweep.setting)
     value = own * published / sweep.default
     value = max(1, round(value)) if isinstance(own, int) else float(f"{value:.6g}")  # 0.01 · 0.05 / 0.01 is 0.05
     return Variant(

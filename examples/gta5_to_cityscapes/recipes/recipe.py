@@ -1,40 +1,25 @@
-"""Recipes: which terms a run is made of, and with what settings.
+"""Recipes: which methods a run uses, and with what settings.
 
-A recipe name is a sum of parts, ``aa+it+sim+ssl``; each part switches one group of settings on and
-nothing else, so any subset can be tried and no recipe copies another.
+A recipe name is a sum of words, ``aa+it+sim+ssl``; each switches one method on and nothing else, so any subset can be
+tried and no recipe copies another.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeVar
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
 
 import stuffinstance as si
 
+from ..config import LayoutConfig, ModelConfig, SpaceName
+from ..data.image_files import MAX_PIXELS
+from ..methods import MethodConfig, registered_methods
 from ..models import network_options
-from .fitting_settings import refuse_missing_heads, refuse_other_label_rules, refuse_scales, refuse_small_images
-from .parts import PARTS, Chosen, RecipeError, canonical, depends_on, parts_of
-from .settings import (
-    AnchorConfig,
-    ClassMixConfig,
-    EntropyConfig,
-    FineGrainedConfig,
-    LayoutConfig,
-    MaskedConsistencyConfig,
-    MatchingConfig,
-    MaxSquareConfig,
-    ModelConfig,
-    OutputAdversarialConfig,
-    PseudoLabelConfig,
-    Settings,
-    SpaceName,
-    StyleTransferConfig,
-    TeacherConfig,
-)
-from .sizes import SIZES, Shared, Size
+from .parts import Chosen, RecipeError, canonical, depends_on, parts_of
+from .presets import PRESETS, Shared
 
 ABLATION = ("source", "aa", "aa+it", "aa+it+sim", "aa+it+sim+ssl", "target-only")
 SPACES: dict[SpaceName, si.LabelSpace] = {
@@ -42,13 +27,40 @@ SPACES: dict[SpaceName, si.LabelSpace] = {
     "synthia16": si.SYNTHIA_16,
     "synthia13": si.SYNTHIA_13,
 }
+SMALLEST_BLURRED = 3  # the blur's kernel of 5 reflects two pixels at each border
+C = TypeVar("C", bound=MethodConfig)
 
 
-class Recipe(Shared):
+def _typed(configs: Mapping[str, Any]) -> dict[str, MethodConfig]:
+    """Each group as its method's own type of settings."""
+    known = registered_methods()
+    if unknown := sorted(set(configs) - set(known)):
+        raise ValueError(f"methods must be among {', '.join(known)}, got {', '.join(unknown)}")
+    typed = {}
+    for group, value in configs.items():
+        try:
+            typed[group] = known[group].config.model_validate(value)
+        except ValidationError as error:
+            raise ValueError(_reasons(error, f"{group}.")) from error
+    return typed
+
+
+class Preset(Shared):
+    """All settings that a recipe may draw on, those of the methods by their group."""
+
+    methods: dict[str, SerializeAsAny[MethodConfig]] = Field(default_factory=dict)
+
+    @field_validator("methods", mode="before")
+    @classmethod
+    def _of_the_registered_types(cls, configs: Mapping[str, Any]) -> dict[str, MethodConfig]:
+        return _typed(configs)
+
+
+class Recipe(Preset):
     """Everything that decides the outcome of one run, except the images themselves."""
 
     name: str
-    size: str
+    preset: str
     seed: int = Field(default=0, ge=0, lt=2**32)  # numpy's generators take no larger one
     layouts: LayoutConfig = LayoutConfig()
     space: SpaceName = "cityscapes"
@@ -57,24 +69,12 @@ class Recipe(Shared):
     start: str | None = None  # the recipe whose weights it begins with; random or given ones where there is none
     labeled_by: tuple[str, ...] = ()  # the recipes whose networks label its target
     fused_of: tuple[str, ...] = ()  # the recipes whose predictions it averages; it then trains nothing
-    restyle: StyleTransferConfig | None = None
-    restyle_target: StyleTransferConfig | None = None
-    adversarial: OutputAdversarialConfig | None = None
-    entropy: EntropyConfig | None = None
-    max_square: MaxSquareConfig | None = None
-    matching: MatchingConfig | None = None
-    fine_grained: FineGrainedConfig | None = None
-    anchors: AnchorConfig | None = None
-    teacher: TeacherConfig | None = None
-    class_mixing: ClassMixConfig | None = None
-    masked_consistency: MaskedConsistencyConfig | None = None
-    pseudo_labels: PseudoLabelConfig | None = None
 
     @model_validator(mode="after")
-    def _schedule_ends_before_its_horizon(self) -> Recipe:
+    def _schedule_ends_before_the_learning_rate_is_zero(self) -> Recipe:
         if self.schedule.max_steps > self.schedule.decay_steps:
             raise ValueError(
-                f"schedule.max_steps ({self.schedule.max_steps}) must not pass schedule.decay_steps "
+                f"schedule.max_steps ({self.schedule.max_steps}) must not be larger than schedule.decay_steps "
                 f"({self.schedule.decay_steps}), where the learning rate is 0; set both"
             )
         return self
@@ -88,29 +88,29 @@ class Recipe(Shared):
             size = getattr(self.data, field)
             if crop is not None and (crop[0] > size[0] or crop[1] > size[1]):
                 raise ValueError(
-                    f"augmentation.crop {list(crop)} must not be larger than images.{field} {list(size)}, both "
+                    f"augmentation.crop {list(crop)} must not be larger than data.{field} {list(size)}, both "
                     "(height, width); set augmentation.crop smaller, or null for no crop"
                 )
         return self
 
     @model_validator(mode="after")
-    def _mixed_images_have_one_size(self) -> Recipe:
-        images, crop = self.data, self.augmentation.crop
-        if self.class_mixing and (
-            (crop is None or self.augmentation.target == "none") and data.source_size != data.target_size
-        ):
-            raise ValueError(
-                f"mix pastes source images {list(data.source_size)} into target images "
-                f"{list(data.target_size)}, which must be of one size; set augmentation.crop"
-            )
+    def _settings_fit_each_other(self) -> Recipe:
+        blurred = {"source_size" if self.labeled == "source" else "target_size"}
+        if self.augmentation.target == "all":
+            blurred.add("target_size")
+        for field, size in self.trained_sizes.items():
+            if self.augmentation.blur and field in blurred and min(size) < SMALLEST_BLURRED:
+                raise ValueError(
+                    f"augmentation.blur needs images of at least {SMALLEST_BLURRED} pixels a side, got {list(size)} "
+                    f"(height, width) from data.{field} and augmentation.crop; set them larger, or augmentation.blur=0"
+                )
+        check_scales(self.evaluation.scales, self.data.target_size, "evaluation.scales")
         return self
 
     @model_validator(mode="after")
-    def _settings_fit_each_other(self) -> Recipe:
-        refuse_small_images(self)
-        refuse_scales(self.evaluation.scales, self.data.target_size, "evaluation.scales")
-        refuse_missing_heads(self)
-        refuse_other_label_rules(self)
+    def _methods_fit(self) -> Recipe:
+        for config in self.methods.values():
+            config.check(self)
         return self
 
     @property
@@ -130,47 +130,52 @@ class Recipe(Shared):
 
     @property
     def label_space(self) -> si.LabelSpace:
-        """The classes the network tells apart."""
+        """The classes that the network predicts."""
         return SPACES[self.space]
 
     @property
     def needs_target(self) -> bool:
-        """Whether a step looks at target images at all."""
-        restyled_towards_it = self.restyle is not None and self.restyle.in_step
-        adapting = {part.group for part in PARTS.values() if part.group} - {"restyle"}
-        return restyled_towards_it or any(getattr(self, group) is not None for group in adapting)
+        """Whether a step uses target images."""
+        return any(config.uses_target() for config in self.methods.values())
+
+    def config(self, kind: type[C]) -> C | None:
+        """The settings of the method whose settings are of this very type; None where the recipe does not use it."""
+        return next((each for each in self.methods.values() if type(each) is kind), None)  # type: ignore[return-value]
 
 
-def size_named(name: str, overrides: Sequence[str] = ()) -> Size:
-    """The settings of a size, some of them set otherwise."""
-    if name not in SIZES:
-        raise RecipeError(f"size must be one of {', '.join(SIZES)}, got {name!r}.")
-    return override(SIZES[name], overrides)
+def preset_named(name: str, overrides: Sequence[str] = ()) -> Preset:
+    """The settings of a preset, some of them set otherwise."""
+    if name not in PRESETS:
+        raise RecipeError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}.")
+    methods = {group: kind.default_config(name) for group, kind in registered_methods().items()}
+    return override(Preset(**dict(PRESETS[name]), methods=methods), overrides)
 
 
 def compose_recipe(
     name: str,
-    size: str = "small",
+    preset: str = "small",
     *,
     seed: int = 0,
     layouts: LayoutConfig | None = None,
     classes: str = "all",
     overrides: Sequence[str] = (),
 ) -> Recipe:
-    """Put a recipe together from its name, a size and ``key=value`` overrides of that size.
+    """Build a recipe from its name, a preset and ``group.setting=value`` overrides of that preset.
 
-    Overrides speak about the size, which all recipes share; a setting of a part that this recipe
-    does not use is therefore allowed and without effect, so one list serves a whole ablation.
+    Overrides change the preset, which all recipes share; a setting of a method that this recipe does not use is
+    therefore allowed and without effect, so one list serves a whole ablation.
     """
-    parts = parts_of(name)
+    chosen = parts_of(name)
     needed = depends_on(name)
-    chosen = size_named(size, overrides)
+    settings = preset_named(preset, overrides)
     layouts = layouts or LayoutConfig()
     space: SpaceName = "synthia16" if layouts.source == "synthia" else "cityscapes"
+    shared = {field: getattr(settings, field) for field in Shared.model_fields}
     try:
         return Recipe(
+            **{**shared, "network": _network_for(chosen, settings)},
             name=canonical(name),
-            size=size,
+            preset=preset,
             seed=seed,
             layouts=layouts,
             space=space,
@@ -179,54 +184,49 @@ def compose_recipe(
             start=needed.start,
             labeled_by=needed.labeled_by,
             fused_of=needed.fused_of,
-            **{field: getattr(chosen, field) for field in Shared.model_fields if field != "network"},
-            network=_network_for(parts, chosen),
-            **_groups(parts, chosen),
+            methods=_methods(chosen, settings),
         )
     except ValidationError as error:
-        raise RecipeError(f"recipe {name!r} in size {size!r} cannot be: {_reasons(error)}.") from error
+        raise RecipeError(f"recipe {name!r} in preset {preset!r} is not possible: {_reasons(error)}.") from error
 
 
-def _network_for(parts: Sequence[Chosen], size: Size) -> ModelConfig:
+def _network_for(chosen: Sequence[Chosen], preset: Preset) -> ModelConfig:
     options: dict[str, Any] = {}
-    for each in parts:
-        if absent := sorted(set(each.part.network) - set(network_options(size.network.name))):
+    for each in chosen:
+        if absent := sorted(set(each.part.model_options) - set(network_options(preset.network.name))):
             raise RecipeError(
-                f"part {each.word!r} needs a network with the option {', '.join(absent)}, which {size.network.name} "
+                f"part {each.word!r} needs a network with the option {', '.join(absent)}, which {preset.network.name} "
                 "does not have; take another network.name, or leave the part out."
             )
-        options |= each.part.network
-    return ModelConfig(**size.network.model_dump(exclude={"options"}), options={**size.network.options, **options})
+        options |= each.part.model_options
+    return ModelConfig(**preset.network.model_dump(exclude={"options"}), options={**preset.network.options, **options})
 
 
-def _groups(parts: Sequence[Chosen], size: Size) -> dict[str, Settings]:
-    """The groups of settings that the parts switch on, as they change them."""
-    relabeled = any(each.part.kind == "labeling" for each in parts)
-    groups: dict[str, Settings] = {}
-    for each in parts:
+def _methods(chosen: Sequence[Chosen], preset: Preset) -> dict[str, MethodConfig]:
+    """The settings of the methods that the parts switch on, and of those that these require."""
+    known = registered_methods()
+    relabeled = any(each.part.kind == "labeling" for each in chosen)
+    configs: dict[str, MethodConfig] = {}
+    for each in chosen:
         # A step on new labels starts afresh: the stage that led to them is over.
-        if each.part.group is None or (relabeled and each.part.kind == "stage"):
+        if relabeled and each.part.kind == "stage":
             continue
-        settings: Settings = getattr(size, each.part.group)
-        changes = dict(each.part.changes)
-        if isinstance(settings, PseudoLabelConfig):
-            grown = settings.portion + settings.portion_step * (each.round - 1)
-            changes["portion"] = min(grown, settings.largest_portion)
-        if isinstance(settings, MatchingConfig) and relabeled:
-            changes["weight"] = size.matching_weight_in_second_step
-        groups[each.part.group] = type(settings)(**{**settings.model_dump(), **changes})
-    if groups.keys() & {"class_mixing", "masked_consistency"}:
-        groups["teacher"] = size.teacher
-    return groups
+        config = preset.methods[each.group].in_recipe(round=each.round, relabeled=relabeled)
+        configs[each.group] = type(config)(**{**config.model_dump(), **each.part.changes})
+        for required in known[each.group].requires:
+            configs[required] = preset.methods[required]
+    return configs
 
 
-def override(size: Size, overrides: Sequence[str]) -> Size:
-    """``size`` with each ``group.setting=value`` put in; values are JSON, or plain text where that fails.
+def override(preset: Preset, overrides: Sequence[str]) -> Preset:
+    """``preset`` with each ``group.setting=value`` put in; values are JSON, or plain text where that fails.
 
-    The options of a size are those of its own network: with another one they are left out.
+    The network options of a preset are those of its own network: with another one they are dropped.
     """
-    settings: dict[str, Any] = size.model_dump()
-    if _another_network(size, overrides):
+    settings: dict[str, Any] = preset.model_dump()
+    methods = settings.pop("methods")
+    settings |= methods  # one level of groups: matching.weight, as schedule.max_steps
+    if _another_network(preset, overrides):
         settings["network"]["options"] = {}
     for item in overrides:
         key, equals, text = item.partition("=")
@@ -241,18 +241,25 @@ def override(size: Size, overrides: Sequence[str]) -> Size:
         if groups != ["network", "options"] and last not in place:
             raise RecipeError(
                 f"--set {item!r}: there is no setting {key!r}; "
-                f"{'.'.join(groups) or 'a size'} has {', '.join(place) or 'none'}."
+                f"{'.'.join(groups) or 'a preset'} has {', '.join(place) or 'none'}."
             )
         place[last] = _value(text.strip())
     try:
-        return Size.model_validate(settings)
+        return Preset.model_validate(
+            {
+                **{name: settings[name] for name in Shared.model_fields},
+                "methods": {name: settings[name] for name in methods},
+            }
+        )
     except ValidationError as error:
-        raise RecipeError(f"--set {' '.join(overrides)} gives a recipe that cannot be: {_reasons(error)}.") from error
+        raise RecipeError(
+            f"--set {' '.join(overrides)} gives a recipe that is not possible: {_reasons(error)}."
+        ) from error
 
 
-def _another_network(size: Size, overrides: Sequence[str]) -> bool:
+def _another_network(preset: Preset, overrides: Sequence[str]) -> bool:
     names = [text for key, _, text in (item.partition("=") for item in overrides) if key.strip() == "network.name"]
-    return bool(names) and _value(names[-1].strip()) != size.network.name
+    return bool(names) and _value(names[-1].strip()) != preset.network.name
 
 
 def _value(text: str) -> Any:
@@ -262,18 +269,18 @@ def _value(text: str) -> Any:
         return text
 
 
-def _reasons(error: ValidationError) -> str:
+def _reasons(error: ValidationError, prefix: str = "") -> str:
     """Which setting is wrong, and why; what concerns several settings names them itself."""
     reasons = []
     for each in error.errors():
-        where = ".".join(map(str, each["loc"]))
+        where = prefix + ".".join(map(str, each["loc"])) if each["loc"] not in ((), ("methods",)) else ""
         reason = each["msg"].removeprefix("Value error, ")
         reasons.append(f"{where}: {reason}" if where else reason)
     return "; ".join(reasons)
 
 
 def class_names(wanted: str, space: si.LabelSpace) -> tuple[str, ...]:
-    """The names to score: ``all``, ``16`` or ``13`` (the SYNTHIA subsets), or names set apart by commas."""
+    """The names to score: ``all``, ``16`` or ``13`` (the SYNTHIA subsets), or names separated by commas."""
     if wanted in ("all", str(space.num_classes)):
         return tuple(space.names)
     subsets = {"16": si.SYNTHIA_16.names, "13": si.SYNTHIA_13.names}
@@ -286,3 +293,16 @@ def class_names(wanted: str, space: si.LabelSpace) -> tuple[str, ...]:
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise RecipeError(f"classes must name each class once, got {', '.join(repeated)} again.")
     return tuple(names)
+
+
+def check_scales(scales: Sequence[float], size: Sequence[int], named: str) -> None:
+    """Require scales at which an image of ``size`` (height, width) has no more pixels than are read of any file.
+
+    Raises:
+        ValueError: If one is larger.
+    """
+    if wrong := [scale for scale in scales if (scale * size[0]) * (scale * size[1]) > MAX_PIXELS]:
+        raise ValueError(
+            f"{named} must leave images of {list(size)} (height, width) at most {MAX_PIXELS} pixels, got "
+            f"{', '.join(f'{scale:g}' for scale in wrong)}; set smaller scales"
+        )

@@ -1,4 +1,4 @@
-"""The one training loop: every recipe runs through here, what it is made of is in its terms."""
+"""The one training loop: every recipe runs through here, what it is made of is in its methods."""
 
 from __future__ import annotations
 

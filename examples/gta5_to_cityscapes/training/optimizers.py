@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from ..config import OptimizerConfig, ScheduleConfig
 from ..models import SegmentationNetwork
-from ..recipes.settings import OptimizerConfig, ScheduleConfig
 
 
 def network_optimizer(settings: OptimizerConfig, network: SegmentationNetwork) -> Optimizer:

@@ -20,7 +20,7 @@ from ..data.loader import Samples, as_unit_floats, collate
 from ..data.training_data import read_label_map, write_label_map
 from ..distributed import from_first, own_batches, sum_of_ranks
 from ..input_files import sampled_digest
-from ..recipes.settings import PseudoLabelConfig
+from ..methods.pseudo_labels import PseudoLabelConfig
 from ..run_dir import Tick, silent
 from .finite_logits import finite_logits
 

@@ -21,7 +21,7 @@ from ..checkpoint import restore_network
 from ..data.loader import Samples
 from ..distributed import Replicas, sum_of_ranks, world
 from ..methods import Loss, StepContext, compose_methods
-from ..methods.method import PICTURES
+from ..methods.method import IMAGES
 from ..models import SegmentationNetwork
 from ..models.sync_batch_norm import KeptStatistics
 from ..recipes import Recipe
@@ -31,7 +31,7 @@ AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class TrainingStep:
-    """The network, its terms and all optimizers; calling it trains once and returns the loss values.
+    """The network, its methods and all optimizers; calling it trains once and returns the loss values.
 
     Attributes:
         skipped: Steps in a row, up to the last, in which fp16 overflowed: they changed nothing but the scale of losses.
@@ -44,7 +44,7 @@ class TrainingStep:
         for method in self.methods:
             self.optimizers |= method.optimizers()
         self.looks_at_target = recipe.needs_target
-        self.forward_target = any(method.needs_target for method in self.methods)
+        self.forward_target = any(method.needs_forward for method in self.methods)
         self.batch_size = recipe.data.batch
         self.device = device
         self.precision = AUTOCAST.get(recipe.precision)
@@ -71,7 +71,7 @@ class TrainingStep:
         for place, part in enumerate(parts):
             ends = not self.looks_at_target and place == len(parts) - 1
             self._backward(part, self._of_labeled(part), record, ends=ends)
-            part.labeled.let_go()
+            part.labeled.release()
         if self.looks_at_target:
             for place, part in enumerate(parts):
                 self._target(part, record, ends=place == len(parts) - 1)
@@ -93,7 +93,7 @@ class TrainingStep:
         self._backward(part, self._of_target(part), record)
         self._backward(part, own, record)
         if self.forward_target and not ends:
-            part.unlabeled.let_go()
+            part.unlabeled.release()
 
     def _of_labeled(self, part: StepContext) -> Iterator[Loss]:
         part.labeled.output = self.network(part.labeled.images)
@@ -113,7 +113,7 @@ class TrainingStep:
         shares = table / sum_of_ranks(table.sum(0)).clamp(min=1)
         for part, row in zip(parts, shares, strict=True):
             part.shares = {
-                PICTURES: len(part.labeled.images) / self.batch_size,
+                IMAGES: len(part.labeled.images) / self.batch_size,
                 **dict(zip(counts[0], row, strict=True)),
             }
 

@@ -1,0 +1,163 @@
+"""The vocabulary of a recipe: small frozen models, one for each thing a run decides.
+
+Every default here is the value that the reference implementation of SIM ran with; the presets in
+``recipes/presets.py`` say where they depart from it.  A model refuses fields it does not know, so a mistyped
+setting is an error and never a silent default.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from .data import Layout
+from .data.image_files import MAX_PIXELS
+from .models import NetworkName, network_options
+
+LARGEST = 2**31 - 1  # what every kernel takes as a count
+LARGEST_FACTOR = 1e6  # beyond it float32 overflows within a step or two
+Side = Annotated[int, Field(ge=1, le=LARGEST)]  # of an image, in pixels
+Count = Annotated[int, Field(ge=1, le=LARGEST)]
+Step = Annotated[int, Field(ge=0, le=LARGEST)]
+Weight = Annotated[float, Field(ge=0.0, le=LARGEST_FACTOR)]
+Rate = Annotated[float, Field(gt=0.0, le=LARGEST_FACTOR)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Part = Annotated[float, Field(gt=0.0, le=1.0)]
+Decay = Annotated[float, Field(ge=0.0, lt=1.0)]  # what an exponential mean keeps in one step
+SpaceName = Literal["cityscapes", "synthia16", "synthia13"]
+
+
+class Config(BaseModel):
+    """A group of settings that cannot change once made.
+
+    Their bounds are those of what they are given to, so that a wrong one is an error before anything is trained.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class LayoutConfig(Config):
+    """How the two folders are laid out."""
+
+    source: Layout = "gta5"
+    target: Layout = "cityscapes"
+
+
+class ModelConfig(Config):
+    """Which network, and where it starts from.
+
+    ``sync_bn``: batch normalization takes its means and variances over the images of all processes.
+    """
+
+    name: NetworkName = "deeplabv2_resnet101"
+    weights: str | None = None
+    sync_bn: bool = False
+    options: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _options_are_those_of_the_network(self) -> ModelConfig:
+        known = network_options(self.name)
+        if unknown := sorted(set(self.options) - set(known)):
+            raise ValueError(
+                f"options of {self.name} must be among {', '.join(known)}, got {', '.join(unknown)}; leave them out"
+            )
+        return self
+
+
+class DataConfig(Config):
+    """Sizes are (height, width), as tensors have them; ``batch`` counts the images of a step, of each domain."""
+
+    source_size: tuple[Side, Side] = (720, 1280)
+    target_size: tuple[Side, Side] = (512, 1024)
+    batch: int = Field(default=1, ge=1, le=2**16)
+
+    @field_validator("source_size", "target_size")
+    @classmethod
+    def _size_can_be_read(cls, size: tuple[int, int]) -> tuple[int, int]:
+        if size[0] * size[1] > MAX_PIXELS:
+            raise ValueError(f"must be at most {MAX_PIXELS} pixels, as much as is read of a file, got {list(size)}")
+        return size
+
+
+class AugmentationConfig(Config):
+    """Random changes of the training images; the same for every recipe so that an ablation is fair.
+
+    The defaults change nothing, which is what the authors did.
+    """
+
+    crop: tuple[Side, Side] | None = None
+    scale: tuple[Part, Part] = (1.0, 1.0)
+    ratio_jitter: float = Field(default=1.0, ge=1.0, le=100.0)
+    flip: Share = 0.0
+    color_jitter: Share = 0.0
+    brightness: Share = 0.4
+    contrast: Share = 0.4
+    saturation: Share = 0.4
+    hue: float = Field(default=0.08, ge=0.0, le=0.5)
+    grayscale: Share = 0.0
+    blur: Share = 0.0
+    blur_sigma: tuple[Rate, Rate] = (0.1, 1.5)
+    noise: Share = 0.0
+    noise_deviation: Weight = 0.04
+    target: Literal["none", "geometry", "all"] = "all"
+
+    @field_validator("scale", "blur_sigma")
+    @classmethod
+    def _range_is_in_order(cls, bounds: tuple[float, float]) -> tuple[float, float]:
+        if bounds[0] > bounds[1]:
+            raise ValueError(f"must be (lowest, highest), got {list(bounds)}")
+        return bounds
+
+
+class OptimizerConfig(Config):
+    """The network's optimizer."""
+
+    kind: Literal["sgd", "adamw"] = "sgd"
+    lr: Rate = 2.5e-4
+    momentum: Weight = 0.9
+    nesterov: bool = False
+    weight_decay: Weight = 5e-4
+    head_lr_mult: Rate = 10.0
+
+    @model_validator(mode="after")
+    def _nesterov_has_momentum(self) -> OptimizerConfig:
+        if self.kind == "sgd" and self.nesterov and not self.momentum:
+            raise ValueError("nesterov needs a momentum above 0; set momentum, or leave nesterov out")
+        return self
+
+
+class ScheduleConfig(Config):
+    """Learning rates fall as (1 - step / decay_steps) ** power; training stops at ``max_steps``."""
+
+    max_steps: Count = 200_000
+    decay_steps: Count = 250_000
+    power: Weight = 0.9
+    warmup: Step = 0
+    log_every: Count = 50
+    evaluate_every: Count = 5_000
+    save_every: Count = 5_000
+
+
+class EvaluationConfig(Config):
+    """``at="labels"`` scores at the labels' own size; ``"images"`` at the size the network sees.
+
+    With ``flip`` or several ``scales`` the mean of the probabilities of all views of an image is scored: it is shown
+    at its size times each scale, and with ``flip`` mirrored as well.
+    """
+
+    at: Literal["labels", "images"] = "labels"
+    flip: bool = False
+    scales: tuple[Rate, ...] = Field(default=(1.0,), min_length=1)
+    batch: int = Field(default=1, ge=1, le=2**16)
+    previews: int = Field(default=6, ge=0, le=6)
+
+
+class RuntimeConfig(Config):
+    """What decides how a run is carried out but not what it computes; never compared between runs."""
+
+    num_workers: int = Field(default=4, ge=0, le=1024)
+    accumulate_grad_batches: Count = 1  # parts that each process goes through a step's images in, to need less memory
+    cache: bool = False
+    tensorboard: bool = True
+    save_total_limit: Count = 2  # the newest, and those before it for when it is damaged
