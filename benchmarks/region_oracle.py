@@ -88,7 +88,7 @@ def fault_of_largest(regions: si.Regions, classes: Sequence[int], expected: Sequ
             if area[area > 0].tolist() != one.area[own].tolist() or ids[ids > 0].tolist() != (own + 1).tolist():
                 return f"image {image}: the largest regions of class {k} differ"
             rows = 1 + place * regions.area.shape[2] + torch.arange(len(own))
-            counted = torch.isin(regions.map[image].cpu(), rows.to(torch.int32)).numpy()
+            counted = torch.isin(regions.region_map[image].cpu(), rows.to(torch.int32)).numpy()
             if not np.array_equal(counted, np.isin(one.numbers, own + 1)):
                 return f"image {image}: the map of class {k} differs"
     return None

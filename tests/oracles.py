@@ -174,12 +174,12 @@ class Sim:
     connectivity: int = 8
     ignore: int = IGNORE
     kind: str = ""
-    warm_up: bool = field(init=False)
+    require_full_bank: bool = field(init=False)
     stuff_bank: ListBank = field(init=False)
     instance_bank: ListBank = field(init=False)
 
     def __post_init__(self) -> None:
-        self.warm_up = self.preset == "code"
+        self.require_full_bank = self.preset == "code"
         self.kind = self.kind or {"code": "l1_mean", "paper": "l1_squared"}[self.preset]
         self.stuff_bank = ListBank(self.stuff, self.capacity)
         self.instance_bank = ListBank(self.things, self.capacity * self.max_instances)
@@ -235,7 +235,7 @@ class Sim:
 
     def _nearest(self, bank: ListBank, k: int, row: Array) -> tuple[float, Array]:
         rows = bank.rows(k)
-        if not rows or (self.warm_up and bank.written[k] / bank.capacity <= 1):
+        if not rows or (self.require_full_bank and bank.written[k] / bank.capacity <= 1):
             return 0.0, np.zeros_like(row)
         return min((distance(self.kind, row, other) for other in rows), key=lambda pair: pair[0])
 

@@ -195,7 +195,7 @@ def test_one_convention_for_domains() -> None:
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ({"form": "hinge"}, r"form must be one of 'bce', 'least_squares', got 'hinge'"),
+    ({"objective": "hinge"}, r"objective must be one of 'bce', 'least_squares', got 'hinge'"),
     ({"of": "logits"}, r"of must be one of 'probabilities', 'entropy', got 'logits'"),
 ])  # fmt: skip
 def test_unknown_forms_are_refused(options: dict[str, Any], message: str) -> None:

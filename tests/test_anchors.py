@@ -202,6 +202,6 @@ def test_margins_and_broken_features_are_refused() -> None:
     for margin in (-1.0, float("nan")):
         with pytest.raises(ValueError, match="margin must be a distance of 0 or more"):
             anchors.assign(torch.zeros(1, D, 2, 2), margin)
-    careful = CategoryAnchors(K, D, validate=True)
+    careful = CategoryAnchors(K, D, validate_args=True)
     with pytest.raises(ValueError, match="features must be finite"):
         careful.update(torch.full((1, D, 2, 2), torch.nan), torch.zeros(1, 2, 2, dtype=torch.int64))

@@ -135,7 +135,7 @@ def test_pseudo_labels(change: str) -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_features_that_are_not_finite_are_refused_when_validating(value: float) -> None:
-    sim, (features, labels, logits) = module(validate=True), source()
+    sim, (features, labels, logits) = module(validate_args=True), source()
     bad = poisoned(features, value)
     check_refused(sim, lambda: sim.update(bad, labels, logits), r"source_features must be finite.*1 NaN or inf")
     check_refused(sim, lambda: sim(bad, logits), r"target_features must be finite")

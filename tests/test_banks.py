@@ -123,7 +123,7 @@ def test_rows_that_are_not_finite_stay_out_and_take_no_slot(kind: str, value: fl
 @pytest.mark.parametrize("kind", ["stuff", "instance"])
 def test_validation_refuses_what_is_not_finite(kind: str) -> None:
     bank = make_bank(kind, 3)
-    strict = type(bank)(bank.classes, 4, 3, validate=True)
+    strict = type(bank)(bank.classes, 4, 3, validate_args=True)
     features = torch.randn(1, 4, 4, 4)
     features[0, 0, 0, 0] = float("nan")
     with pytest.raises(ValueError, match=r"features must be finite.*1 NaN"):

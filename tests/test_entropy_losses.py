@@ -20,7 +20,7 @@ LOSSES: dict[str, Callable[[], nn.Module]] = {
     "entropy": EntropyLoss,
     "squares": lambda: MaxSquareLoss(image_wise=False),
     "balanced": MaxSquareLoss,
-    "alike": lambda: MaxSquareLoss(power=1.0),
+    "alike": lambda: MaxSquareLoss(alpha=1.0),
 }
 
 
@@ -108,7 +108,7 @@ def test_squares_by_hand() -> None:
     assert MaxSquareLoss(image_wise=False)(logits).item() == pytest.approx(-1 / 4)
     weights = 3 / (3**0.2 * 4**0.8) + 1 / 4**0.8
     assert MaxSquareLoss()(logits).item() == pytest.approx(-weights / 4)
-    assert MaxSquareLoss(power=1.0)(logits).item() == pytest.approx(-2 / 4)
+    assert MaxSquareLoss(alpha=1.0)(logits).item() == pytest.approx(-2 / 4)
 
 
 def test_losses_equal_the_oracle(kind: str) -> None:
@@ -121,7 +121,7 @@ def test_losses_equal_the_oracle(kind: str) -> None:
 def test_no_weighting_is_a_power_of_zero() -> None:
     logits, mask = logits_and_mask()
     plain = MaxSquareLoss(image_wise=False)(logits, mask)
-    torch.testing.assert_close(MaxSquareLoss(power=0.0)(logits, mask), plain)
+    torch.testing.assert_close(MaxSquareLoss(alpha=0.0)(logits, mask), plain)
     torch.testing.assert_close(MaxSquareLoss(image_wise=False)(logits), -logits.softmax(1).square().mean() / 2)
 
 
@@ -263,5 +263,5 @@ def test_logits_are_no_probabilities(value: float) -> None:
 
 @pytest.mark.parametrize("power", [-0.1, 1.1, math.nan])
 def test_powers_that_cannot_be_are_refused(power: float) -> None:
-    with pytest.raises(ValueError, match="power must be between 0 and 1"):
-        MaxSquareLoss(power=power)
+    with pytest.raises(ValueError, match="alpha must be between 0 and 1"):
+        MaxSquareLoss(alpha=power)

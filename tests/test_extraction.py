@@ -20,8 +20,8 @@ THINGS = (5, 6, 7, 11, 12, 13, 18)
 def check_against_oracle(labels: Tensor, classes: tuple[int, ...], most: int, **options: object) -> None:
     regions = si.instance_regions(labels, classes, most, **options)  # type: ignore[arg-type]
     batch, slots = labels.shape[0], len(classes)
-    assert regions.map.shape == labels.shape
-    assert regions.map.dtype == regions.ids.dtype == torch.int32
+    assert regions.region_map.shape == labels.shape
+    assert regions.region_map.dtype == regions.ids.dtype == torch.int32
     assert regions.area.dtype == torch.int64
     assert regions.valid.dtype == torch.bool
     for table in (regions.ids, regions.area, regions.valid):
@@ -38,7 +38,7 @@ def check_against_oracle(labels: Tensor, classes: tuple[int, ...], most: int, **
             assert regions.ids[b, slot].tolist() == [r.number for r in of_class] + padding
             assert regions.area[b, slot].tolist() == [r.area for r in of_class] + padding
             assert regions.valid[b, slot].tolist() == [True] * len(of_class) + [False] * len(padding)
-        np.testing.assert_array_equal(regions.map[b].numpy(), expected_map)
+        np.testing.assert_array_equal(regions.region_map[b].numpy(), expected_map)
 
 
 @pytest.mark.parametrize("connectivity", [4, 8])
@@ -75,7 +75,7 @@ def test_touching_regions_of_two_classes_stay_apart() -> None:
     labels = torch.tensor([[[5, 6], [6, 5]]])
     regions = si.instance_regions(labels, (6, 5), 2)
     assert regions.area.tolist() == [[[2, 0], [2, 0]]]
-    assert regions.map.tolist() == [[[3, 1], [1, 3]]]
+    assert regions.region_map.tolist() == [[[3, 1], [1, 3]]]
     assert si.instance_regions(labels, (6, 5), 2, connectivity=4).area.tolist() == [[[1, 1], [1, 1]]]
 
 
@@ -90,7 +90,7 @@ def test_an_id_is_not_both_asked_for_and_ignored() -> None:
 def test_a_mask_has_one_class_and_a_background() -> None:
     mask = torch.tensor([[[False, True, True, False, True]]])
     regions = si.instance_regions(mask, (1,), max_regions=2)
-    assert regions.map.tolist() == [[[0, 1, 1, 0, 2]]]
+    assert regions.region_map.tolist() == [[[0, 1, 1, 0, 2]]]
     assert regions.area.tolist() == [[[2, 1]]]
     assert si.stuff_regions(mask, (1,)).area.tolist() == [[[3]]]
     for find in (si.stuff_regions, si.instance_regions):
@@ -134,7 +134,7 @@ def test_what_a_gpu_does_gives_the_same(name: str, classes: tuple[int, ...]) -> 
     labels = GALLERY[name]
     stuff = si.stuff_regions(labels, classes)
     region_map, area = by_pixels.class_areas(labels, classes)
-    assert torch.equal(region_map, stuff.map)
+    assert torch.equal(region_map, stuff.region_map)
     assert torch.equal(area[:, :, None], stuff.area)
     for most in (1, 3, 500):
         things = si.instance_regions(labels, classes, most)
@@ -148,7 +148,7 @@ def test_what_a_gpu_does_gives_the_same(name: str, classes: tuple[int, ...]) -> 
 def test_without_classes_there_are_no_regions() -> None:
     regions = si.instance_regions(GALLERY["street"], (), 4)
     assert regions.area.shape == (2, 0, 4)
-    assert not regions.map.any()
+    assert not regions.region_map.any()
 
 
 def test_stuff_is_one_region_per_class() -> None:
@@ -159,8 +159,8 @@ def test_stuff_is_one_region_per_class() -> None:
         for slot, k in enumerate(classes):
             assert int(regions.area[b, slot, 0]) == int((image == k).sum())
             assert bool(regions.valid[b, slot, 0]) == bool((image == k).any())
-            assert torch.equal(regions.map[b] == slot + 1, image == k)
-    assert torch.equal(regions.map > 0, sum(labels == k for k in classes) > 0)  # type: ignore[operator]
+            assert torch.equal(regions.region_map[b] == slot + 1, image == k)
+    assert torch.equal(regions.region_map > 0, sum(labels == k for k in classes) > 0)  # type: ignore[operator]
 
 
 @pytest.mark.parametrize(("labels", "options", "message"), [

@@ -90,7 +90,7 @@ def test_forward_mode_and_second_derivatives(layout: torch.memory_format) -> Non
 @pytest.mark.parametrize("call", [
     lambda m: si.connected_components(m, ignore_index=None),
     lambda m: torch.stack(list(si.instance_regions(m, (1, 2), 3)[1:3])),
-    lambda m: si.stuff_regions(m, (1, 2)).map,
+    lambda m: si.stuff_regions(m, (1, 2)).region_map,
     lambda m: si.stuff_regions(m, (1, 2)).area,
 ])  # fmt: skip
 @pytest.mark.parametrize("dim", [0, 1, 3])
@@ -120,9 +120,11 @@ def test_other_calls_with_fake_tensors(name: str) -> None:
         others()[name]()
 
 
-@pytest.mark.parametrize("validate", [False, True])
-def test_a_module_made_before_the_fake_mode(validate: bool) -> None:
-    sim = si.StuffInstanceMatching(si.LabelSpace(tuple("abcd"), (0, 1), (2, 3)), D, preset="paper", validate=validate)
+@pytest.mark.parametrize("validate_args", [False, True])
+def test_a_module_made_before_the_fake_mode(validate_args: bool) -> None:
+    sim = si.StuffInstanceMatching(
+        si.LabelSpace(tuple("abcd"), (0, 1), (2, 3)), D, preset="paper", validate_args=validate_args
+    )
     sim._calls = 99  # the call that looks whether the banks are still empty
     with FakeTensorMode(allow_non_fake_inputs=True):
         value = sim(torch.randn(B, D, H, W), torch.randn(B, K, H, W)).stuff

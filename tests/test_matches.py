@@ -53,7 +53,7 @@ def test_their_distances_make_the_loss_and_its_gradient(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_class_that_warms_up_is_not_matched(kind: str) -> None:
-    bank, loss, _ = pair(kind, warm_up=True)
+    bank, loss, _ = pair(kind, require_full_bank=True)
     bank.written.clamp_(max=bank.capacity)
     matches = loss.matches(torch.randn(1, 3, 4, 4, dtype=torch.float64), torch.full((1, 4, 4), 2))
     assert matches.regions.valid.any()

@@ -15,19 +15,19 @@ DISTANCES = ("l1_mean", "l1_squared", "l2", "cosine")
 KINDS = ("stuff", "instance")
 
 
-def pair(kind: str, distance: object = "l1_mean", dim: int = 3, warm_up: bool = False, capacity: int = 6):  # type: ignore[no-untyped-def]
+def pair(kind: str, distance: object = "l1_mean", dim: int = 3, require_full_bank: bool = False, capacity: int = 6):  # type: ignore[no-untyped-def]
     """A filled bank, its loss, and the oracle's bank with the same rows."""
     classes = (2, 5, 0)
     generator = torch.Generator().manual_seed(11)
     if kind == "stuff":
         bank = si.StuffBank(classes, dim, capacity)
-        loss = si.StuffMatchingLoss(bank, distance=distance, warm_up=warm_up)  # type: ignore[arg-type]
+        loss = si.StuffMatchingLoss(bank, distance=distance, require_full_bank=require_full_bank)  # type: ignore[arg-type]
     else:
         bank = si.InstanceBank(classes, dim, capacity, max_instances=3)
-        loss = si.InstanceMatchingLoss(bank, distance=distance, warm_up=warm_up)  # type: ignore[arg-type]
+        loss = si.InstanceMatchingLoss(bank, distance=distance, require_full_bank=require_full_bank)  # type: ignore[arg-type]
     name = distance if isinstance(distance, str) else "l1_mean"
     sim = oracles.Sim(classes, classes, capacity, 3, "paper", kind=name)
-    sim.warm_up = warm_up
+    sim.require_full_bank = require_full_bank
     sim.instance_bank.capacity = capacity
     sim.instance_bank.slots = {k: [None] * capacity for k in classes}
     features = torch.randn(4, dim, 6, 6, generator=generator, dtype=torch.float64)
@@ -92,7 +92,7 @@ def test_warm_up_waits_for_more_rows_than_slots(kind: str) -> None:
     classes = (5,)
     bank = si.StuffBank(classes, 2, 3) if kind == "stuff" else si.InstanceBank(classes, 2, 3)
     make = si.StuffMatchingLoss if kind == "stuff" else si.InstanceMatchingLoss
-    patient, eager = make(bank, warm_up=True), make(bank, warm_up=False)  # type: ignore[arg-type]
+    patient, eager = make(bank, require_full_bank=True), make(bank, require_full_bank=False)  # type: ignore[arg-type]
     target, labels = torch.randn(1, 2, 2, 2, requires_grad=True), torch.full((1, 2, 2), 5)
     for written in range(1, 6):
         bank.update(torch.randn(1, 2, 2, 2), labels)

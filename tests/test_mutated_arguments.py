@@ -138,7 +138,7 @@ CALLS: dict[str, Call] = {
     ),
     "LabelSpace.ids": method(lambda: SPACE, "ids", names=("car",)),
     "LabelSpace.mapping_from": method(lambda: SPACE, "mapping_from", other=si.CITYSCAPES),
-    "StuffBank": function(si.StuffBank, classes=(0,), feature_dim=D, capacity=2, sync="auto", validate=False),
+    "StuffBank": function(si.StuffBank, classes=(0,), feature_dim=D, capacity=2, sync="auto", validate_args=False),
     "StuffBank.update": method(lambda: filled_matching().stuff_bank, "update", **_MAPS, classifier=None),
     "InstanceBank": function(
         si.InstanceBank,
@@ -148,15 +148,15 @@ CALLS: dict[str, Call] = {
         max_instances=2,
         connectivity=8,
         sync="auto",
-        validate=False,
+        validate_args=False,
     ),
     "InstanceBank.update": method(lambda: filled_matching().instance_bank, "update", **_MAPS, classifier=None),
     "StuffMatchingLoss": function(
-        si.StuffMatchingLoss, bank=si.StuffBank((0,), D), distance="l2", warm_up=True, classifier=None
+        si.StuffMatchingLoss, bank=si.StuffBank((0,), D), distance="l2", require_full_bank=True, classifier=None
     ),
     "StuffMatchingLoss.forward": method(lambda: filled_matching().stuff_loss, "forward", **_MAPS),
     "InstanceMatchingLoss": function(
-        si.InstanceMatchingLoss, bank=si.InstanceBank((0,), D), distance="l2", warm_up=True
+        si.InstanceMatchingLoss, bank=si.InstanceBank((0,), D), distance="l2", require_full_bank=True
     ),
     "InstanceMatchingLoss.forward": method(lambda: filled_matching().instance_loss, "forward", **_MAPS),
     "InstanceMatchingLoss.matches": method(lambda: filled_matching().instance_loss, "matches", **_MAPS),
@@ -169,7 +169,7 @@ CALLS: dict[str, Call] = {
         max_instances=2,
         classifier=None,
         sync="auto",
-        validate=False,
+        validate_args=False,
     ),
     "StuffInstanceMatching.update": method(
         filled_matching,
@@ -193,7 +193,7 @@ CALLS: dict[str, Call] = {
         max_count=10,
         ignore_index=IGNORE,
         sync="auto",
-        validate=False,
+        validate_args=False,
     ),
     "CategoryAnchors.update": method(filled_anchors, "update", **_MAPS, logits=features(K)),
     "CategoryAnchors.assign": method(filled_anchors, "assign", features=features(), margin=0.1),
@@ -251,7 +251,7 @@ CALLS: dict[str, Call] = {
         ignore_index=IGNORE,
         bins=100,
         sync="auto",
-        validate=False,
+        validate_args=False,
     ),
     "ClassBalancedThreshold.update": method(
         lambda: si.ClassBalancedThreshold(K, bins=100), "update", probabilities=probabilities()
@@ -287,7 +287,7 @@ CALLS: dict[str, Call] = {
         gamma=8.0,
         ignore_index=IGNORE,
         sync="auto",
-        validate=False,
+        validate_args=False,
     ),
     "IASTThreshold.update": method(lambda: si.IASTThreshold(K), "update", probabilities=probabilities()),
     "CBSTThreshold": function(
@@ -299,7 +299,7 @@ CALLS: dict[str, Call] = {
         ignore_index=IGNORE,
         bins=100,
         sync="auto",
-        validate=False,
+        validate_args=False,
     ),
     "CBSTThreshold.compute": method(lambda: seen(si.CBSTThreshold(K, bins=100)), "compute", round_number=1),
     "CBSTThreshold.portion_at": method(lambda: si.CBSTThreshold(K, bins=100), "portion_at", round_number=1),
@@ -320,7 +320,7 @@ CALLS: dict[str, Call] = {
         probabilities=probabilities(),
         thresholds=torch.full((K,), 0.5),
         alpha=0.25,
-        validate=False,
+        validate_args=False,
     ),
     "soft_cross_entropy": function(si.soft_cross_entropy, logits=features(K), soft=probabilities(), keep=mask()),
     "mrkld_regularizer": function(si.mrkld_regularizer, logits=features(K), keep=mask(), weight=0.1),
@@ -352,7 +352,7 @@ CALLS: dict[str, Call] = {
     "fourier_amplitude_transfer": function(si.fourier_amplitude_transfer, source=images(), target=images(), window=0.1),
     "lab_color_transfer": function(si.lab_color_transfer, source=images(), target=images()),
     # metrics
-    "MeanIoU": function(si.MeanIoU, num_classes=K, ignore_index=IGNORE, sync="auto", validate=False),
+    "MeanIoU": function(si.MeanIoU, num_classes=K, ignore_index=IGNORE, sync="auto", validate_args=False),
     "MeanIoU.update": method(lambda: si.MeanIoU(K), "update", predictions=labels() % K, labels=labels()),
     "MeanIoU.update of logits": method(lambda: si.MeanIoU(K), "update", predictions=features(K), labels=labels()),
     "MeanIoU.compute": method(lambda: si.MeanIoU(K), "compute", undefined=True, classes=(0, 2)),
@@ -367,11 +367,11 @@ CALLS: dict[str, Call] = {
     "ClassCenterDistance.merge": method(
         lambda: si.ClassCenterDistance(K, D), "merge", other=si.ClassCenterDistance(K, D)
     ),
-    "PredictionEntropy": function(si.PredictionEntropy, num_classes=K, sync="auto", validate=False),
+    "PredictionEntropy": function(si.PredictionEntropy, num_classes=K, sync="auto", validate_args=False),
     "PredictionEntropy.update": method(lambda: si.PredictionEntropy(K), "update", probabilities=probabilities()),
     "PredictionEntropy.merge": method(lambda: si.PredictionEntropy(K), "merge", other=si.PredictionEntropy(K)),
     "SoftNeighborhoodDensity": function(
-        si.SoftNeighborhoodDensity, temperature=0.05, sample=10, sync="auto", validate=False
+        si.SoftNeighborhoodDensity, temperature=0.05, sample=10, sync="auto", validate_args=False
     ),
     "SoftNeighborhoodDensity.update": method(si.SoftNeighborhoodDensity, "update", probabilities=probabilities()),
 }

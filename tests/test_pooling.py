@@ -74,7 +74,7 @@ def test_regions_may_be_given_as_found() -> None:
     for regions in (si.instance_regions(labels, (13, 5, 11), 4), si.stuff_regions(labels, (0, 2, 10, 9))):
         rows = si.region_mean(features, regions)
         count = regions.valid.shape[1] * regions.valid.shape[2]
-        expected = oracle_rows(features, regions.map, count)
+        expected = oracle_rows(features, regions.region_map, count)
         torch.testing.assert_close(rows.double(), expected, atol=1e-6, rtol=1e-6)
         assert torch.equal(rows.abs().sum(2) > 0, regions.valid.flatten(1))
 

@@ -103,7 +103,9 @@ def test_thresholds_are_never_above_the_exact_ones(bins: int) -> None:
 def test_strided_labels_keep_torchs_rules() -> None:
     labels = torch.randint(0, 19, (2, 12, 24))[:, ::2, ::3].transpose(1, 2)
     torch.library.opcheck(torch.ops.stuffinstance.class_positions, (labels, [3, 1, 7]))
-    assert torch.equal(si.stuff_regions(labels, (3, 1)).map, si.stuff_regions(labels.contiguous(), (3, 1)).map)
+    assert torch.equal(
+        si.stuff_regions(labels, (3, 1)).region_map, si.stuff_regions(labels.contiguous(), (3, 1)).region_map
+    )
 
 
 @pytest.mark.parametrize(("build", "error", "message"), [
@@ -137,6 +139,6 @@ def test_numpy_integers_are_integers() -> None:
 
 
 def test_validation_steps_aside_in_compiled_code() -> None:
-    sim = si.StuffInstanceMatching(si.CITYSCAPES, 4, validate=True)
+    sim = si.StuffInstanceMatching(si.CITYSCAPES, 4, validate_args=True)
     compiled = torch.compile(sim, fullgraph=True, backend="aot_eager")
     assert compiled(torch.randn(1, 4, 3, 5), torch.randn(1, 19, 3, 5)).stuff == 0

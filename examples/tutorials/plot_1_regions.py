@@ -84,7 +84,9 @@ instance_rows = si.region_mean(images, regions)[0]  # (11 * 5, 3)
 colors = torch.cat(
     [torch.ones(1, 3), stuff_rows, instance_rows]
 )  # row 0, white: no region
-row_of_pixel = torch.where(regions.map > 0, regions.map + stuff.num_rows, stuff.map)[0]
+row_of_pixel = torch.where(
+    regions.region_map > 0, regions.region_map + stuff.num_rows, stuff.region_map
+)[0]
 
 figure, ax = plt.subplots(figsize=(7, 3.6), layout="constrained")
 ax.imshow(colors[row_of_pixel].numpy())

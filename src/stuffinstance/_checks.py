@@ -81,11 +81,11 @@ def _is_array(value: object) -> bool:
     return not isinstance(value, Tensor) and hasattr(value, "dtype") and bool(getattr(value, "shape", ()))
 
 
-def may_read(tensor: Tensor, validate: bool = False) -> bool:
+def may_read(tensor: Tensor, validate_args: bool = False) -> bool:
     """Whether looking at the values of ``tensor`` is allowed: free on a CPU, asked for elsewhere."""
     if torch.compiler.is_compiling() or tensor.device.type == "meta":
         return False
-    return (validate or tensor.device.type == "cpu") and not _stands_for_values(tensor)
+    return (validate_args or tensor.device.type == "cpu") and not _stands_for_values(tensor)
 
 
 def _stands_for_values(tensor: Tensor) -> bool:
@@ -205,10 +205,10 @@ def check_same_batch(name: str, tensor: Tensor, other_name: str, other: Tensor) 
 
 
 def check_class_ids(
-    name: str, labels: Tensor, num_classes: int, ignore_index: int | None, validate: bool = False
+    name: str, labels: Tensor, num_classes: int, ignore_index: int | None, validate_args: bool = False
 ) -> None:
     """Require every id to be 0 .. K-1 or ``ignore_index``, if any; looks only where reading is allowed."""
-    if labels.numel() == 0 or not may_read(labels, validate):
+    if labels.numel() == 0 or not may_read(labels, validate_args):
         return
     ids = labels.to(torch.int64)
     allowed = (ids >= 0) & (ids < num_classes)
@@ -224,8 +224,8 @@ def check_class_ids(
 
 
 def check_finite(name: str, tensor: Tensor) -> None:
-    """Require finite values. Reads the tensor where that can be done: call it in ``validate=True`` mode only."""
-    if not may_read(tensor, validate=True):
+    """Require finite values. Reads the tensor where that can be done: call it in ``validate_args=True`` mode only."""
+    if not may_read(tensor, validate_args=True):
         return
     if not bool(torch.isfinite(tensor).all()):
         bad = int((~torch.isfinite(tensor)).sum())

@@ -52,13 +52,13 @@ class Preset:
     """Where the paper and the reference implementation part."""
 
     distance: DistanceName
-    warm_up: bool
+    require_full_bank: bool
 
 
 _CALLS_UNTIL_DOUBT = 100
 PRESETS = {
-    "code": Preset(distance="l1_mean", warm_up=True),
-    "paper": Preset(distance="l1_squared", warm_up=False),
+    "code": Preset(distance="l1_mean", require_full_bank=True),
+    "paper": Preset(distance="l1_squared", require_full_bank=False),
 }
 
 
@@ -85,7 +85,7 @@ class StuffInstanceMatching(nn.Module):
             module alone copies it too; copy the network and this module together to keep the two joined.
         sync: ``"auto"`` shares bank rows across the ranks of a running process group, ``"off"`` does not.
         group: The process group whose ranks share; None for all ranks.
-        validate: Also check what must be read from the device: class ids and finite features. On CPU tensors ids are
+        validate_args: Also check what must be read from the device: class ids and finite features. On CPU tensors ids are
             always checked.
 
     Attributes:
@@ -126,7 +126,7 @@ class StuffInstanceMatching(nn.Module):
         classifier: Classifier | None = None,
         sync: Sync = "auto",
         group: ProcessGroup | None = None,
-        validate: bool = False,
+        validate_args: bool = False,
     ) -> None:
         super().__init__()
         if not isinstance(space, LabelSpace):
@@ -146,7 +146,7 @@ class StuffInstanceMatching(nn.Module):
         self.space = space
         self.feature_dim = checked_positive("feature_dim", feature_dim)
         self.preset = preset
-        self.validate = checked_flag("validate", validate)
+        self.validate_args = checked_flag("validate_args", validate_args)
         self._classifier = [classifier]
         self._calls = 0
         choices = PRESETS[preset]
@@ -155,10 +155,10 @@ class StuffInstanceMatching(nn.Module):
             space.things, feature_dim, capacity * max_instances, max_instances, sync=sync, group=group
         )
         self.stuff_loss: StuffMatchingLoss = StuffMatchingLoss(
-            self.stuff_bank, choices.distance, warm_up=choices.warm_up, classifier=classifier
+            self.stuff_bank, choices.distance, require_full_bank=choices.require_full_bank, classifier=classifier
         )
         self.instance_loss: InstanceMatchingLoss = InstanceMatchingLoss(
-            self.instance_bank, choices.distance, warm_up=choices.warm_up
+            self.instance_bank, choices.distance, require_full_bank=choices.require_full_bank
         )
 
     @property
@@ -260,7 +260,7 @@ class StuffInstanceMatching(nn.Module):
         if torch.compiler.is_compiling():
             return
         self._calls += 1
-        if self._calls == _CALLS_UNTIL_DOUBT and may_read(self.stuff_bank.written, self.validate):
+        if self._calls == _CALLS_UNTIL_DOUBT and may_read(self.stuff_bank.written, self.validate_args):
             if bool(self.stuff_bank.written.any()) or bool(self.instance_bank.written.any()):
                 return
             warnings.warn(
@@ -285,8 +285,8 @@ class StuffInstanceMatching(nn.Module):
             check_label_map(labels_name, labels)
             check_has_pixels(labels_name, labels)
             check_same_batch(labels_name, labels, features_name, features)
-            check_class_ids(labels_name, labels, self.space.num_classes, self.space.ignore_index, self.validate)
+            check_class_ids(labels_name, labels, self.space.num_classes, self.space.ignore_index, self.validate_args)
         check_on_device(features_name, features, "banks", self.stuff_bank.features)
-        if self.validate:
+        if self.validate_args:
             check_finite(features_name, features)
             check_finite(logits_name, logits)

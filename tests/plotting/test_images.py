@@ -127,7 +127,7 @@ def test_no_region_is_a_image_too(labels: torch.Tensor) -> None:
 
 def test_what_cannot_be_regions_is_refused() -> None:
     with pytest.raises(TypeError, match="regions must be Regions"):
-        plotting.plot_regions(REGIONS.map)  # type: ignore[arg-type]
+        plotting.plot_regions(REGIONS.region_map)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="number must be one of 'ids', 'rank' or None"):
         plotting.plot_regions(REGIONS, number="area")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="opacity must be"):

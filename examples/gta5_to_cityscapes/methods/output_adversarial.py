@@ -29,7 +29,7 @@ class OutputAdversarialConfig(MethodConfig):
     """
 
     weight: Weight = 0.001
-    form: Literal["bce", "least_squares"] = "bce"
+    objective: Literal["bce", "least_squares"] = "bce"
     of: Literal["probabilities", "entropy"] = "probabilities"
     levels: Literal[1, 2] = 1
     auxiliary_weight: Weight = 0.0002
@@ -65,7 +65,7 @@ class _Level:
         self.prefix = "auxiliary_" if auxiliary else ""
         self.weight = config.auxiliary_weight if auxiliary else config.weight
         self.discriminator = si.OutputDiscriminator(setup.space.num_classes, width=config.width).to(setup.device)
-        self.loss = si.OutputAdversarialLoss(self.discriminator, form=config.form, of=config.of)
+        self.loss = si.OutputAdversarialLoss(self.discriminator, objective=config.form, of=config.of)
         self.optimizer = discriminator_optimizer(self.discriminator, config.lr, config.betas)
 
     def logits(self, domain: Domain) -> Tensor:

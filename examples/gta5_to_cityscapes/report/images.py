@@ -167,7 +167,7 @@ def plot_regions(
     """
     largest = si.instance_regions(labels, space.things, most)
     gray = torch.from_numpy(image).float().mean(2).mul(0.6 / 255).add(0.23).expand(1, 3, -1, -1)
-    others = torch.where(largest.map > 0, space.ignore_index, labels)
+    others = torch.where(largest.region_map > 0, space.ignore_index, labels)
     plotting.plot_label_map(others, space, image=gray, opacity=0.5, legend=False, ax=axes)
     plotting.plot_regions(largest, number="rank", opacity=0.75, ax=axes)
     return _things(labels, space), int(largest.valid.sum())

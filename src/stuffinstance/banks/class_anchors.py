@@ -92,7 +92,7 @@ class CategoryAnchors(StatefulModule):
         ignore_index: Pixels of this id have no class.
         sync: ``"auto"`` shares rows across the ranks of a running process group, ``"off"`` does not.
         group: The process group whose ranks share; None for all ranks.
-        validate: Check class ids on a GPU too, and raise for non-finite features; reads from the device.
+        validate_args: Check class ids on a GPU too, and raise for non-finite features; reads from the device.
 
     Attributes:
         anchors: Buffer (K, D) float32; zero for a class without one.
@@ -131,7 +131,7 @@ class CategoryAnchors(StatefulModule):
         ignore_index: int = 255,
         sync: Sync = "auto",
         group: ProcessGroup | None = None,
-        validate: bool = False,
+        validate_args: bool = False,
     ) -> None:
         super().__init__(sync, group)
         num_classes = checked_num_classes(num_classes)
@@ -143,7 +143,7 @@ class CategoryAnchors(StatefulModule):
         self.min_pixels = min_pixels
         self.max_count = max_count
         self.ignore_index: int = checked_ignore_index(ignore_index, num_classes)
-        self.validate = checked_flag("validate", validate)
+        self.validate_args = checked_flag("validate_args", validate_args)
         self._hold("anchors", num_classes, feature_dim, dtype=torch.float32, kind="buffer")
         self._hold("remainder", num_classes, feature_dim, dtype=torch.float32, kind="buffer")
         self._hold("count", num_classes, kind="buffer")
@@ -236,7 +236,7 @@ class CategoryAnchors(StatefulModule):
         check_label_map("labels", labels)
         check_has_pixels("labels", labels)
         check_same_batch("labels", labels, "features", features)
-        check_class_ids("labels", labels, self.num_classes, self.ignore_index, self.validate)
+        check_class_ids("labels", labels, self.num_classes, self.ignore_index, self.validate_args)
         if logits is not None:
             check_maps("logits", logits, channels=self.num_classes, channel_name="K")
             check_same_batch("logits", logits, "features", features)
@@ -250,7 +250,7 @@ class CategoryAnchors(StatefulModule):
     def _check_features(self, features: Tensor) -> None:
         check_maps("features", features, channels=self.feature_dim)
         check_on_device("features", features, "anchors", self.anchors)
-        if self.validate:
+        if self.validate_args:
             check_finite("features", features)
 
     def extra_repr(self) -> str:

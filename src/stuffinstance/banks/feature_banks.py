@@ -159,7 +159,7 @@ class MemoryBank(StatefulModule, ABC):
         *,
         sync: Sync,
         group: ProcessGroup | None,
-        validate: bool,
+        validate_args: bool,
     ) -> None:
         super().__init__(sync, group)
         self.classes: tuple[int, ...] = checked_classes("classes", classes)
@@ -169,7 +169,7 @@ class MemoryBank(StatefulModule, ABC):
         capacity = checked_positive("capacity", capacity)
         self.feature_dim = feature_dim
         self.capacity = capacity
-        self.validate = checked_flag("validate", validate)
+        self.validate_args = checked_flag("validate_args", validate_args)
         count = len(self.classes)
         self._hold("features", count, capacity, feature_dim, dtype=torch.float32, kind="buffer")
         self._hold("written", count, kind="buffer")
@@ -199,7 +199,7 @@ class MemoryBank(StatefulModule, ABC):
             classifier: Rows (N, D) to logits (N, K). Given, only rows that it puts into their own class are written.
 
         Raises:
-            ValueError: If ranks, dtypes, sizes or devices do not fit, or, with ``validate=True``, if a feature is not
+            ValueError: If ranks, dtypes, sizes or devices do not fit, or, with ``validate_args=True``, if a feature is not
                 finite. The bank is then as it was.
         """
         self.check(features, labels)
@@ -213,7 +213,7 @@ class MemoryBank(StatefulModule, ABC):
         check_label_map("labels", labels)
         check_same_batch("labels", labels, "features", features)
         check_on_device("features", features, "bank", self.features)
-        if self.validate:
+        if self.validate_args:
             check_finite("features", features)
 
     @torch.no_grad()
@@ -243,7 +243,7 @@ class MemoryBank(StatefulModule, ABC):
 
     def _check_rings(self) -> None:
         """Require the next slot of a ring that is not full to be empty, which averaging ends."""
-        if not may_read(self.written, self.validate) or not self.classes:
+        if not may_read(self.written, self.validate_args) or not self.classes:
             return
         following = self.features[torch.arange(len(self.classes)), self.written.clamp(0, self.capacity - 1).cpu()]
         open_ended = (self.written >= 0) & (self.written < self.capacity)
@@ -290,7 +290,7 @@ class StuffBank(MemoryBank):
         capacity: S, slots per class (w = 50 in paper and code).
         sync: ``"auto"`` shares rows across the ranks of a running process group, ``"off"`` does not.
         group: The process group whose ranks share; None for all ranks.
-        validate: Look for non-finite features before each update and raise; reads from the device.
+        validate_args: Look for non-finite features before each update and raise; reads from the device.
 
     Raises:
         ValueError: If ``classes`` repeat, or ``feature_dim`` or ``capacity`` is below 1.
@@ -312,9 +312,9 @@ class StuffBank(MemoryBank):
         *,
         sync: Sync = "auto",
         group: ProcessGroup | None = None,
-        validate: bool = False,
+        validate_args: bool = False,
     ) -> None:
-        super().__init__(classes, feature_dim, capacity, sync=sync, group=group, validate=validate)
+        super().__init__(classes, feature_dim, capacity, sync=sync, group=group, validate_args=validate_args)
 
     def regions(self, labels: Tensor) -> Regions:
         """One region per class: all of its pixels."""
@@ -339,7 +339,7 @@ class InstanceBank(MemoryBank):
         connectivity: 4 or 8 neighbors (8 in the reference implementation; the paper does not say).
         sync: ``"auto"`` shares rows across the ranks of a running process group, ``"off"`` does not.
         group: The process group whose ranks share; None for all ranks.
-        validate: Look for non-finite features before each update and raise; reads from the device.
+        validate_args: Look for non-finite features before each update and raise; reads from the device.
 
     Raises:
         ValueError: If ``classes`` repeat, a size is below 1, or ``connectivity`` is not 4 or 8.
@@ -362,9 +362,9 @@ class InstanceBank(MemoryBank):
         *,
         sync: Sync = "auto",
         group: ProcessGroup | None = None,
-        validate: bool = False,
+        validate_args: bool = False,
     ) -> None:
-        super().__init__(classes, feature_dim, capacity, sync=sync, group=group, validate=validate)
+        super().__init__(classes, feature_dim, capacity, sync=sync, group=group, validate_args=validate_args)
         connectivity = checked_connectivity(connectivity)
         max_instances = checked_positive("max_instances", max_instances)
         self.max_instances = max_instances

@@ -112,7 +112,7 @@ class OutputAdversarialLoss(nn.Module):
 
     with :math:`\\ell` binary cross-entropy with logits, or :math:`(D - \\text{label})^2` for ``"least_squares"``, and
     *m* the identity, or ADVENT's :func:`entropy_map` for ``"entropy"``. The halves stay with the discriminator in
-    either form. Published weights of the first term: 0.001, with least squares 0.01.
+    either objective. Published weights of the first term: 0.001, with least squares 0.01.
 
     AdaptSegNet's two levels are two of these losses, one for each head of the network with a discriminator of its own:
     0.001 times the generator's loss of the last head plus 0.0002 times that of the auxiliary one.
@@ -122,12 +122,12 @@ class OutputAdversarialLoss(nn.Module):
     Args:
         discriminator: Maps (B, K, H, W) to logits of "target", any shape; for least squares the output is compared with
             the labels as it is.
-        form: ``"bce"`` (SIM, AdaptSegNet, ADVENT) or ``"least_squares"`` (AdaptSegNet's variant).
+        objective: ``"bce"`` (SIM, AdaptSegNet, ADVENT) or ``"least_squares"`` (AdaptSegNet's variant).
         of: What the discriminator sees: class ``"probabilities"``, or ``"entropy"`` for ADVENT's maps.
 
     Raises:
         TypeError: If ``discriminator`` cannot be called.
-        ValueError: If ``form`` or ``of`` is unknown.
+        ValueError: If ``objective`` or ``of`` is unknown.
 
     Example:
         >>> loss = OutputAdversarialLoss(OutputDiscriminator(num_classes=3, width=2))
@@ -136,13 +136,15 @@ class OutputAdversarialLoss(nn.Module):
         (True, torch.Size([]))
     """
 
-    def __init__(self, discriminator: nn.Module, form: AdversarialForm = "bce", of: Judged = "probabilities") -> None:
+    def __init__(
+        self, discriminator: nn.Module, objective: AdversarialForm = "bce", of: Judged = "probabilities"
+    ) -> None:
         super().__init__()
         check_callable("discriminator", discriminator, "maps (B, K, H, W)")
-        check_choice("form", form, get_args(AdversarialForm))
+        check_choice("objective", objective, get_args(AdversarialForm))
         check_choice("of", of, get_args(Judged))
         self._discriminator = [discriminator]  # in a list: not a submodule, its state is saved where it lives
-        self.form: AdversarialForm = form
+        self.objective: AdversarialForm = objective
         self.of: Judged = of
 
     def generator(self, target_logits: Tensor) -> Tensor:
@@ -182,7 +184,7 @@ class OutputAdversarialLoss(nn.Module):
         with torch.autocast(autocast_device(logits), enabled=False):
             judged = judged if judged.dtype == torch.float64 else judged.float()
             ground_truth = torch.full_like(judged, domain)
-            if self.form == "least_squares":
+            if self.objective == "least_squares":
                 error = F.mse_loss(judged, ground_truth, reduction="sum")
             else:
                 error = F.binary_cross_entropy_with_logits(judged, ground_truth, reduction="sum")
@@ -190,4 +192,4 @@ class OutputAdversarialLoss(nn.Module):
 
     def extra_repr(self) -> str:
         """The choices, for ``print(module)``."""
-        return f"form={self.form!r}, of={self.of!r}"
+        return f"objective={self.objective!r}, of={self.of!r}"

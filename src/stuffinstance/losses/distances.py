@@ -147,7 +147,7 @@ def _try(distance: Between, feature_dim: int, device: torch.device) -> None:
     with torch.random.fork_rng(cuda), torch.autocast(place, enabled=False):  # a distance may draw numbers
         apart = _answer(distance, descriptors[:, :, None], bank[:, None])
         _answer(distance, descriptors, descriptors)
-    if not may_read(apart, validate=True):
+    if not may_read(apart, validate_args=True):
         return
     equal = row[:, None] == slot
     nearest = apart.masked_fill(~equal, -torch.inf).amax(2)  # of equal rows the furthest, of different ones the nearest

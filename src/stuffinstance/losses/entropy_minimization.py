@@ -178,7 +178,7 @@ class MaxSquareLoss(nn.Module):
               w_i(x) = \\frac{1}{\\max(n_{i, \\hat y(x)}^{\\,a} N_i^{\\,1-a},\\ 1)}
 
     :math:`\\hat y(x) = \\operatorname{argmax}_c p_c(x)`, :math:`n_{i,c}` pixels of image *i* are predicted *c*,
-    :math:`N_i = |\\Omega_i|` pixels count, *a* is ``power``. Weights carry no gradient. Without ``image_wise`` (or with
+    :math:`N_i = |\\Omega_i|` pixels count, *a* is ``alpha``. Weights carry no gradient. Without ``image_wise`` (or with
     *a* = 0) all weights are :math:`1/N_i` and this is :math:`-\\operatorname{mean}(p^2)/2` over pixels and classes.
 
     Paper and reference implementation part: the paper has no 1/K, and weights each term by its own class *c*, which has no value
@@ -187,24 +187,24 @@ class MaxSquareLoss(nn.Module):
 
     Args:
         image_wise: Weight the classes of each image by how often they are predicted in it.
-        power: *a*, 0.2 in paper and code: 0 weights all pixels alike, 1 all predicted classes.
+        alpha: *a*, 0.2 in paper and code: 0 weights all pixels alike, 1 all predicted classes.
 
     Raises:
-        TypeError: If ``image_wise`` is not True or False, or ``power`` not a number.
-        ValueError: If ``power`` is outside 0 .. 1.
+        TypeError: If ``image_wise`` is not True or False, or ``alpha`` not a number.
+        ValueError: If ``alpha`` is outside 0 .. 1.
 
     Example:
         >>> logits = torch.tensor([[[[9.0, 9.0, 0.0]], [[0.0, 0.0, 9.0]]]])     # class 0 twice, class 1 once
         >>> MaxSquareLoss(image_wise=False)(logits)
         tensor(-0.2499)
-        >>> MaxSquareLoss(power=1.0)(logits)                                    # each of the two classes counts once
+        >>> MaxSquareLoss(alpha=1.0)(logits)                                    # each of the two classes counts once
         tensor(-0.4999)
     """
 
-    def __init__(self, image_wise: bool = True, power: float = 0.2) -> None:
+    def __init__(self, image_wise: bool = True, alpha: float = 0.2) -> None:
         super().__init__()
         self.image_wise = checked_flag("image_wise", image_wise)
-        self.power = checked_fraction("power", power)
+        self.alpha = checked_fraction("alpha", alpha)
 
     def forward(self, logits: Tensor, mask: Tensor | None = None) -> Tensor:
         """The loss of a batch.
@@ -242,8 +242,8 @@ class MaxSquareLoss(nn.Module):
         share = none.scatter_add(0, place.flatten(), counted.flatten().to(torch.int64))
         pixels = counted.sum((1, 2))[:, None, None].to(logits.dtype)
         same = share[place].to(logits.dtype)  # pixels of the image that are predicted like this one
-        return pixels / (same.pow(self.power) * pixels.pow(1 - self.power)).clamp(min=1)
+        return pixels / (same.pow(self.alpha) * pixels.pow(1 - self.alpha)).clamp(min=1)
 
     def extra_repr(self) -> str:
         """The choices, for ``print(module)``."""
-        return f"image_wise={self.image_wise}, power={self.power}"
+        return f"image_wise={self.image_wise}, alpha={self.alpha}"

@@ -43,7 +43,7 @@ class MatchingLoss(nn.Module, ABC):
         bank: MemoryBank,
         distance: DistanceName | Between,
         *,
-        warm_up: bool,
+        require_full_bank: bool,
         classifier: Classifier | None,
     ) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class MatchingLoss(nn.Module, ABC):
         self._classifier = [classifier]
         self.distance_name: str = distance if isinstance(distance, str) else getattr(distance, "__name__", "callable")
         self.distance: Distance = resolve_distance(distance, bank.feature_dim, bank.features.device)
-        self.warm_up = checked_flag("warm_up", warm_up)
+        self.require_full_bank = checked_flag("require_full_bank", require_full_bank)
 
     @property
     def bank(self) -> MemoryBank:
@@ -135,13 +135,11 @@ class MatchingLoss(nn.Module, ABC):
         wanted = regions.valid.transpose(0, 1).flatten(1)  # (C, B*Z)
         found = nearest_distance(grouped, bank.features, bank.filled, self.distance, wanted)
         distance, slot = (each.reshape(classes, batch, per_class).transpose(0, 1) for each in found)
-        return distance, slot, bank.written > (bank.capacity if self.warm_up else 0)
+        return distance, slot, bank.written > (bank.capacity if self.require_full_bank else 0)
 
     def extra_repr(self) -> str:
         """The choices, for ``print(module)``."""
-        return (
-            f"distance={self.distance_name!r}, warm_up={self.warm_up}, agreement_filter={self.classifier is not None}"
-        )
+        return f"distance={self.distance_name!r}, require_full_bank={self.require_full_bank}, agreement_filter={self.classifier is not None}"
 
 
 def stuff_matching_loss(distances: Tensor, used: Tensor) -> Tensor:
@@ -182,7 +180,7 @@ class StuffMatchingLoss(MatchingLoss):
         distance: ``"l1_mean"`` (code), ``"l1_squared"`` (paper), ``"l2"``, ``"cosine"``, or a callable of two tensors
             (..., D) that broadcast, which returns (...), smaller for nearer rows: of a similarity, 1 - similarity. A
             callable is tried here on a few small rows of the bank's D.
-        warm_up: Match a class only after more rows were written than the bank holds (code); else from the first row
+        require_full_bank: Match a class only after more rows were written than the bank holds (code); else from the first row
             on (paper).
         classifier: Rows (N, D) to logits (N, K): regions that it puts into another class are not matched (code).
 
@@ -203,11 +201,11 @@ class StuffMatchingLoss(MatchingLoss):
         bank: StuffBank,
         distance: DistanceName | Between = "l1_mean",
         *,
-        warm_up: bool = False,
+        require_full_bank: bool = False,
         classifier: Classifier | None = None,
     ) -> None:
         check_kind("bank", bank, StuffBank)
-        super().__init__(bank, distance, warm_up=warm_up, classifier=classifier)
+        super().__init__(bank, distance, require_full_bank=require_full_bank, classifier=classifier)
 
     def of_rows(self, rows: Tensor, regions: Regions) -> Tensor:
         """The loss of stuff regions whose mean features (B, C, D) are already known."""
@@ -257,7 +255,7 @@ class InstanceMatchingLoss(MatchingLoss):
         distance: ``"l1_mean"`` (code), ``"l1_squared"`` (paper), ``"l2"``, ``"cosine"``, or a callable of two tensors
             (..., D) that broadcast, which returns (...), smaller for nearer rows: of a similarity, 1 - similarity. A
             callable is tried here on a few small rows of the bank's D.
-        warm_up: Match a class only after more rows were written than the bank holds (code); else from the first row
+        require_full_bank: Match a class only after more rows were written than the bank holds (code); else from the first row
             on (paper).
 
     Raises:
@@ -274,10 +272,10 @@ class InstanceMatchingLoss(MatchingLoss):
     """
 
     def __init__(
-        self, bank: InstanceBank, distance: DistanceName | Between = "l1_mean", *, warm_up: bool = False
+        self, bank: InstanceBank, distance: DistanceName | Between = "l1_mean", *, require_full_bank: bool = False
     ) -> None:
         check_kind("bank", bank, InstanceBank)
-        super().__init__(bank, distance, warm_up=warm_up, classifier=None)
+        super().__init__(bank, distance, require_full_bank=require_full_bank, classifier=None)
 
     def of_rows(self, rows: Tensor, regions: Regions) -> Tensor:
         """The loss of thing regions whose mean features (B, C * Z, D) are already known."""

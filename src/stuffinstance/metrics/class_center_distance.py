@@ -205,7 +205,7 @@ def _spread_per_image(features: Tensor, labels: Tensor, num_classes: int, ignore
     regions = stuff_regions(torch.where(counted, ground_truth, -1), range(num_classes))
     centers = region_mean(features, regions)  # (B, K, D)
     with_none = F.pad(centers, (0, 0, 1, 0))  # (B, K + 1, D): row 0 for pixels of no class
-    number = regions.map.flatten(1).to(torch.int64)  # (B, P)
+    number = regions.region_map.flatten(1).to(torch.int64)  # (B, P)
     own = with_none.gather(1, number[:, :, None].expand(-1, -1, centers.shape[2])).transpose(1, 2)  # (B, D, P)
     squared = (features.flatten(2).to(centers.dtype) - own).square().sum(1).view(ground_truth.shape)
     pixels = regions.area[:, :, 0]

@@ -51,7 +51,7 @@ class MeanIoU(StatefulModule):
         ignore_index: True pixels of this id are not counted; not one of the K classes. None where all are counted.
         sync: ``"auto"`` adds the counts of all ranks in :meth:`compute`, ``"off"`` does not.
         group: The process group whose ranks share; None for all ranks.
-        validate: Check class ids on a GPU too; on CPU tensors they are always checked.
+        validate_args: Check class ids on a GPU too; on CPU tensors they are always checked.
 
     Attributes:
         confusion: (K, K) int64, rows the ground truth, columns the prediction. As ``unclassed`` a rank's own: saved, but not
@@ -81,13 +81,13 @@ class MeanIoU(StatefulModule):
         *,
         sync: Sync = "auto",
         group: ProcessGroup | None = None,
-        validate: bool = False,
+        validate_args: bool = False,
     ) -> None:
         super().__init__(sync, group)
         num_classes = checked_num_classes(num_classes)
         self.num_classes = num_classes
         self.ignore_index = optional_ignore_index(ignore_index, num_classes)
-        self.validate = checked_flag("validate", validate)
+        self.validate_args = checked_flag("validate_args", validate_args)
         self._hold("confusion", num_classes, num_classes)
         self._hold("unclassed", num_classes)
 
@@ -116,12 +116,12 @@ class MeanIoU(StatefulModule):
                 f"{tuple(predictions.shape)}. Upsample the logits to the labels, not the labels to the logits."
             )
         check_can_move("predictions", predictions, "score", self.confusion)
-        check_class_ids("labels", labels, self.num_classes, self.ignore_index, self.validate)
+        check_class_ids("labels", labels, self.num_classes, self.ignore_index, self.validate_args)
         ground_truth = labels.to(torch.int64).reshape(-1)
         guess = predictions.to(torch.int64).reshape(-1)
         counted = (ground_truth >= 0) & (ground_truth < self.num_classes)
         # What was predicted where nothing is counted does not matter.
-        check_class_ids("predictions", torch.where(counted, guess, 0), self.num_classes, -1, self.validate)
+        check_class_ids("predictions", torch.where(counted, guess, 0), self.num_classes, -1, self.validate_args)
         columns = self.num_classes + 1  # the last one for predictions that are no class
         guess = torch.where((guess >= 0) & (guess < self.num_classes), guess, self.num_classes)
         cell = torch.where(counted, ground_truth * columns + guess, self.num_classes * columns)
@@ -133,7 +133,7 @@ class MeanIoU(StatefulModule):
 
     def _refuse_broken(self, values: Tensor) -> None:
         """The largest of logits is NaN where one of them is, and the class beside it a made-up one."""
-        if may_read(values, self.validate) and bool(values.isnan().any()):
+        if may_read(values, self.validate_args) and bool(values.isnan().any()):
             raise ValueError(
                 f"predictions must be numbers, got logits with NaN at {int(values.isnan().sum())} of {values.numel()} "
                 "pixels. Look for a diverged loss or a half-precision overflow; nothing was counted."

@@ -36,9 +36,9 @@ class _StreamingMean(StatefulModule):
     sums: Tensor
     count: Tensor
 
-    def __init__(self, sync: Sync, group: ProcessGroup | None, validate: bool) -> None:
+    def __init__(self, sync: Sync, group: ProcessGroup | None, validate_args: bool) -> None:
         super().__init__(sync, group)
-        self.validate = checked_flag("validate", validate)
+        self.validate_args = checked_flag("validate_args", validate_args)
         self._hold("sums", 2)
         self._hold("count")
 
@@ -101,7 +101,7 @@ class PredictionEntropy(_StreamingMean):
         num_classes: K, of at least 2.
         sync: ``"auto"`` joins the pixels of all ranks in :meth:`compute`, ``"off"`` does not.
         group: The process group whose ranks share; None for all ranks.
-        validate: Check that values are probabilities on a GPU too; on CPU tensors they are always checked. Pixels that
+        validate_args: Check that values are probabilities on a GPU too; on CPU tensors they are always checked. Pixels that
             are not finite and were not looked for are not counted.
 
     Attributes:
@@ -125,9 +125,9 @@ class PredictionEntropy(_StreamingMean):
         *,
         sync: Sync = "auto",
         group: ProcessGroup | None = None,
-        validate: bool = False,
+        validate_args: bool = False,
     ) -> None:
-        super().__init__(sync, group, validate)
+        super().__init__(sync, group, validate_args)
         num_classes = checked_num_classes(num_classes)
         if num_classes == 1:
             raise ValueError("num_classes must be at least 2, got 1: one class has no entropy.")
@@ -144,7 +144,7 @@ class PredictionEntropy(_StreamingMean):
             TypeError: If ``probabilities`` are not a tensor.
             ValueError: If rank, dtype or K do not fit, or the values are not probabilities (logits, say, or NaN).
         """
-        check_probabilities("probabilities", probabilities, self.num_classes, self.validate)
+        check_probabilities("probabilities", probabilities, self.num_classes, self.validate_args)
         check_can_move("probabilities", probabilities, "score", self.sums)
         self._add(self_information(as_float(probabilities)).sum(1))
 
@@ -180,7 +180,7 @@ class SoftNeighborhoodDensity(_StreamingMean):
         sample: The most pixels of an image, at least 2; the grid's rows times columns. All pixels of a smaller image.
         sync: ``"auto"`` joins the images of all ranks in :meth:`compute`, ``"off"`` does not.
         group: The process group whose ranks share; None for all ranks.
-        validate: Check that values are probabilities on a GPU too; on CPU tensors they are always checked. Pixels that
+        validate_args: Check that values are probabilities on a GPU too; on CPU tensors they are always checked. Pixels that
             are not finite and were not looked for are nobody's neighbors.
 
     Attributes:
@@ -206,9 +206,9 @@ class SoftNeighborhoodDensity(_StreamingMean):
         *,
         sync: Sync = "auto",
         group: ProcessGroup | None = None,
-        validate: bool = False,
+        validate_args: bool = False,
     ) -> None:
-        super().__init__(sync, group, validate)
+        super().__init__(sync, group, validate_args)
         temperature = checked_divisor("temperature", temperature)
         sample = checked_positive("sample", sample)
         if sample < 2:
@@ -231,7 +231,7 @@ class SoftNeighborhoodDensity(_StreamingMean):
         check_maps("probabilities", probabilities, channel_name="K")
         check_can_move("probabilities", probabilities, "score", self.sums)
         sampled = _on_grid(probabilities, self.sample)
-        check_probabilities("probabilities", sampled, probabilities.shape[1], self.validate)
+        check_probabilities("probabilities", sampled, probabilities.shape[1], self.validate_args)
         with torch.autocast(autocast_device(probabilities), enabled=False):
             self._add(_density(as_float(sampled).flatten(2).transpose(1, 2), self.temperature))
 

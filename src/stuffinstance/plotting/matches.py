@@ -98,7 +98,7 @@ def plot_matches(
             f"bank must hold the C = {matches.used.shape[1]} classes that were matched, all of the space, "
             f"got {bank.classes}."
         )
-    pixels = label_pixels("matches.regions.map", matches.regions.map, item)
+    pixels = label_pixels("matches.regions.region_map", matches.regions.region_map, item)
     rows = _rows(matches, bank, space, pixels, item, most)
     height, width = pixels.shape
     step = max(height / max(6, len(rows)), _ROW * width / (0.5 * _WIDTH))

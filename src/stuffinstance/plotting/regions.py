@@ -73,10 +73,10 @@ def plot_regions(
     if number is not None:
         check_choice("number", number, ("ids", "rank"), " or None")
     opacity = checked_fraction("opacity", opacity)
-    rows = label_pixels("regions.map", regions.map, item)
+    rows = label_pixels("regions.region_map", regions.region_map, item)
     ids = np.asarray(regions.ids[item].cpu())
     ax = axes_on(ax, shown_height(rows.shape, README_WIDTH) + 0.1)
-    show_gray(ax, image, item, regions.map.shape[0], rows.shape)
+    show_gray(ax, image, item, regions.region_map.shape[0], rows.shape)
     paint_regions(ax, rows, ids, opacity)
     framed(ax, rows.shape)
     if number is not None:

@@ -61,7 +61,7 @@ def region_mean(
                  [5.]]])
     """
     check_maps("features", features)
-    region_map = regions.map if isinstance(regions, Regions) else regions
+    region_map = regions.region_map if isinstance(regions, Regions) else regions
     check_label_map("regions", region_map, masks=True)
     check_same_batch("regions", region_map, "features", features)
     check_backend(BACKENDS, backend, "features", features.device)

@@ -44,7 +44,7 @@ class CBSTThreshold(HistogramRule):
         bins: Resolution of the counts.
         sync: ``"auto"`` adds the counts of all ranks in :meth:`compute`, ``"off"`` does not.
         group: The process group whose ranks share; None for all ranks.
-        validate: Check on a GPU too that probabilities were passed; on CPU tensors that is always checked.
+        validate_args: Check on a GPU too that probabilities were passed; on CPU tensors that is always checked.
 
     Attributes:
         histogram: (K, bins) int64: a rank's own counts, saved but not a buffer.
@@ -76,9 +76,9 @@ class CBSTThreshold(HistogramRule):
         bins: int = 65536,
         sync: Sync = "auto",
         group: ProcessGroup | None = None,
-        validate: bool = False,
+        validate_args: bool = False,
     ) -> None:
-        super().__init__(num_classes, ignore_index, bins, sync, validate, group)
+        super().__init__(num_classes, ignore_index, bins, sync, validate_args, group)
         self.portion = checked_fraction("portion", portion)
         self.step = checked_fraction("step", step)
         self.max_portion = checked_fraction("max_portion", max_portion)
@@ -122,9 +122,9 @@ class CBSTThreshold(HistogramRule):
             ValueError: If ``thresholds`` are not (K,) or not above 0, or ``probabilities`` are none.
         """
         thresholds = self._thresholds(thresholds)
-        check_above_zero("thresholds", thresholds, self.validate)
+        check_above_zero("thresholds", thresholds, self.validate_args)
         self._check_device("probabilities", probabilities)
-        check_probabilities("probabilities", probabilities, self.num_classes, self.validate)
+        check_probabilities("probabilities", probabilities, self.num_classes, self.validate_args)
         thresholds = thresholds.to(probabilities.device)
         weighed = as_float(probabilities)
         labels = best_class(weighed / thresholds.to(weighed.dtype)[:, None, None])[1]

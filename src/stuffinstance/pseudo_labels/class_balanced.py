@@ -39,7 +39,7 @@ class ClassBalancedThreshold(HistogramRule):
         bins: Resolution of the counts.
         sync: ``"auto"`` adds the counts of all ranks in :meth:`compute`, ``"off"`` does not.
         group: The process group whose ranks share; None for all ranks.
-        validate: Check on a GPU too that probabilities were passed; on CPU tensors that is always checked.
+        validate_args: Check on a GPU too that probabilities were passed; on CPU tensors that is always checked.
 
     Attributes:
         histogram: (K, bins) int64: a rank's own counts, saved but not a buffer.
@@ -67,9 +67,9 @@ class ClassBalancedThreshold(HistogramRule):
         bins: int = 65536,
         sync: Sync = "auto",
         group: ProcessGroup | None = None,
-        validate: bool = False,
+        validate_args: bool = False,
     ) -> None:
-        super().__init__(num_classes, ignore_index, bins, sync, validate, group)
+        super().__init__(num_classes, ignore_index, bins, sync, validate_args, group)
         self.quantile = checked_fraction("quantile", quantile)
         self.cap = checked_fraction("cap", cap)
 
@@ -82,7 +82,7 @@ class ClassBalancedThreshold(HistogramRule):
         """
         counts = self._all_counts()
         total = counts.sum(1)
-        if may_read(total, self.validate) and not bool(total.any()):
+        if may_read(total, self.validate_args) and not bool(total.any()):
             warnings.warn(
                 "thresholds of no predictions are 0, which keeps every pixel: call update(probabilities) over the "
                 "target data first.",

@@ -21,7 +21,7 @@ from stuffinstance.pseudo_labels.threshold import as_float, check_above_zero, ch
 
 @torch.no_grad()
 def soft_labels(
-    probabilities: Tensor, thresholds: Tensor, alpha: float = 0.25, *, validate: bool = False
+    probabilities: Tensor, thresholds: Tensor, alpha: float = 0.25, *, validate_args: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Soft pseudo-labels and which pixels have one: self-training with a label entropy regularizer (CRST-LRENT).
 
@@ -37,7 +37,7 @@ def soft_labels(
         probabilities: Softmax outputs, (B, K, H, W).
         thresholds: k, (K,), above 0, from :meth:`CBSTThreshold.compute`.
         alpha: Weight of the entropy, 0.25 in the paper's runs: the larger, the softer.
-        validate: Look at the values on a GPU too; on a CPU they are always looked at.
+        validate_args: Look at the values on a GPU too; on a CPU they are always looked at.
 
     Returns:
         Soft labels (B, K, H, W), float64 for float64 and float32 otherwise, of sum 1 at every pixel; and the mask
@@ -57,13 +57,13 @@ def soft_labels(
         tensor([[[ True, False]]])
     """
     alpha = checked_divisor("alpha", alpha)
-    validate = checked_flag("validate", validate)
+    validate_args = checked_flag("validate_args", validate_args)
     check_maps("probabilities", probabilities, channel_name="K")
     num_classes = probabilities.shape[1]
     check_thresholds("thresholds", thresholds, num_classes)
     check_can_move("thresholds", thresholds, "tensor of probabilities", probabilities)
-    check_above_zero("thresholds", thresholds, validate)
-    check_probabilities("probabilities", probabilities, num_classes, validate)
+    check_above_zero("thresholds", thresholds, validate_args)
+    check_probabilities("probabilities", probabilities, num_classes, validate_args)
     thresholds = thresholds.to(probabilities.device)
     # In logarithms a probability of 0 stays a label of 0, and no power overflows.
     logarithms = as_float(probabilities).log()

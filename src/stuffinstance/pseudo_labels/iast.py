@@ -49,7 +49,7 @@ class IASTThreshold(PseudoLabelThreshold):
         ignore_index: What pixels below their class's threshold become.
         sync: ``"auto"`` takes the batches of all ranks together, ``"off"`` does not.
         group: The process group whose ranks share; None for all ranks.
-        validate: Check on a GPU too that probabilities were passed; on CPU tensors that is always checked.
+        validate_args: Check on a GPU too that probabilities were passed; on CPU tensors that is always checked.
 
     Attributes:
         thresholds: (K,) float64 on the CPU, read from the device; :meth:`compute` gives them there in float32.
@@ -83,9 +83,9 @@ class IASTThreshold(PseudoLabelThreshold):
         *,
         sync: Sync = "auto",
         group: ProcessGroup | None = None,
-        validate: bool = False,
+        validate_args: bool = False,
     ) -> None:
-        super().__init__(num_classes, ignore_index, sync, validate, group)
+        super().__init__(num_classes, ignore_index, sync, validate_args, group)
         self.start = checked_fraction("start", start)
         self.alpha = checked_fraction("alpha", alpha)
         self.beta = checked_fraction("beta", beta)

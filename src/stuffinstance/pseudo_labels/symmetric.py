@@ -88,7 +88,7 @@ class SymmetricConsistency(nn.Module):
             ValueError: If shapes or devices differ, or the values are not probabilities.
         """
         for name, probabilities in (("probs_a", probs_a), ("probs_b", probs_b)):
-            check_probabilities(name, probabilities, self.rule.num_classes, self.rule.validate)
+            check_probabilities(name, probabilities, self.rule.num_classes, self.rule.validate_args)
         check_same_batch("probs_b", probs_b, "probs_a", probs_a)
         if probs_a.shape != probs_b.shape:
             raise ValueError(

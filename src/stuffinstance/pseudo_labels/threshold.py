@@ -33,13 +33,13 @@ from stuffinstance.distributed import Sync, sum_over_ranks
 _SAMPLED_PIXELS = 4096
 
 
-def confidences(probabilities: Tensor, num_classes: int, validate: bool = False) -> tuple[Tensor, Tensor]:
+def confidences(probabilities: Tensor, num_classes: int, validate_args: bool = False) -> tuple[Tensor, Tensor]:
     """The largest probability of each pixel and its class.
 
     Args:
         probabilities: Softmax outputs, (B, K, H, W), any floating dtype.
         num_classes: K.
-        validate: Look at the values on a GPU too; on a CPU they are always looked at.
+        validate_args: Look at the values on a GPU too; on a CPU they are always looked at.
 
     Returns:
         Confidences (B, H, W), float64 for float64 and float32 otherwise, and classes (B, H, W) int64.
@@ -52,17 +52,17 @@ def confidences(probabilities: Tensor, num_classes: int, validate: bool = False)
         >>> confidence.tolist(), predicted.tolist()
         ([[[0.75, 0.5]]], [[[1, 0]]])
     """
-    _check_sample("probabilities", probabilities, num_classes, validate)
+    _check_sample("probabilities", probabilities, num_classes, validate_args)
     values, classes = best_class(probabilities)
-    _check_largest("probabilities", values, validate)
+    _check_largest("probabilities", values, validate_args)
     return as_float(values), classes
 
 
-def check_probabilities(name: str, probabilities: Tensor, num_classes: int, validate: bool = False) -> None:
+def check_probabilities(name: str, probabilities: Tensor, num_classes: int, validate_args: bool = False) -> None:
     """Require softmax outputs (B, K, H, W); looks at the values only where reading is allowed."""
-    _check_sample(name, probabilities, num_classes, validate)
-    if may_read(probabilities, validate) and probabilities.numel():
-        _check_largest(name, probabilities.amax(1), validate)
+    _check_sample(name, probabilities, num_classes, validate_args)
+    if may_read(probabilities, validate_args) and probabilities.numel():
+        _check_largest(name, probabilities.amax(1), validate_args)
 
 
 def as_float(values: Tensor) -> Tensor:
@@ -70,10 +70,10 @@ def as_float(values: Tensor) -> Tensor:
     return values if values.dtype == torch.float64 else values.float()
 
 
-def _check_sample(name: str, probabilities: Tensor, num_classes: int, validate: bool) -> None:
+def _check_sample(name: str, probabilities: Tensor, num_classes: int, validate_args: bool) -> None:
     """Look at a few thousand pixels: each must be finite, not negative, and sum to 1."""
     check_maps(name, probabilities, channels=num_classes, channel_name="K")
-    if not (may_read(probabilities, validate) and probabilities.numel()):
+    if not (may_read(probabilities, validate_args) and probabilities.numel()):
         return
     batch, _, height, width = probabilities.shape
     step = max(1, int((batch * height * width / _SAMPLED_PIXELS) ** 0.5))
@@ -88,9 +88,9 @@ def _check_sample(name: str, probabilities: Tensor, num_classes: int, validate: 
         )
 
 
-def _check_largest(name: str, largest: Tensor, validate: bool) -> None:
+def _check_largest(name: str, largest: Tensor, validate_args: bool) -> None:
     """Look at the largest probability of every pixel: the cheapest look that misses no NaN."""
-    if not (may_read(largest, validate) and largest.numel()):
+    if not (may_read(largest, validate_args) and largest.numel()):
         return
     lowest, highest = (float(bound) for bound in torch.aminmax(largest.detach()))
     if not (lowest > 0 and highest <= 1 + _slack(largest.dtype)):
@@ -120,7 +120,7 @@ class PseudoLabelThreshold(StatefulModule, ABC):
         ignore_index: What pixels without a pseudo-label become.
         sync: ``"auto"`` makes the thresholds those of all ranks, ``"off"`` keeps to the own ones.
         group: The process group whose ranks share; None for all ranks.
-        validate: Check values on a GPU too; on CPU tensors they are always checked.
+        validate_args: Check values on a GPU too; on CPU tensors they are always checked.
 
     Raises:
         TypeError: If ``ignore_index`` is no whole number.
@@ -137,13 +137,13 @@ class PseudoLabelThreshold(StatefulModule, ABC):
     """
 
     def __init__(
-        self, num_classes: int, ignore_index: int, sync: Sync, validate: bool, group: ProcessGroup | None = None
+        self, num_classes: int, ignore_index: int, sync: Sync, validate_args: bool, group: ProcessGroup | None = None
     ) -> None:
         super().__init__(sync, group)
         num_classes = checked_num_classes(num_classes)
         self.num_classes = num_classes
         self.ignore_index: int = checked_ignore_index(ignore_index, num_classes)
-        self.validate = checked_flag("validate", validate)
+        self.validate_args = checked_flag("validate_args", validate_args)
 
     @abstractmethod
     def compute(self) -> Tensor:
@@ -178,7 +178,7 @@ class PseudoLabelThreshold(StatefulModule, ABC):
             ValueError: If rank, dtype or K do not fit, or the values are not probabilities (logits, say, or NaN).
         """
         self._check_device("probabilities", probabilities)
-        self._take(*confidences(probabilities, self.num_classes, self.validate))
+        self._take(*confidences(probabilities, self.num_classes, self.validate_args))
 
     @torch.no_grad()
     def update_scores(self, scores: Tensor, predicted: Tensor) -> None:
@@ -210,7 +210,7 @@ class PseudoLabelThreshold(StatefulModule, ABC):
         """
         thresholds = self._thresholds(thresholds)
         self._check_device("probabilities", probabilities)
-        return self._kept(*confidences(probabilities, self.num_classes, self.validate), thresholds)
+        return self._kept(*confidences(probabilities, self.num_classes, self.validate_args), thresholds)
 
     @torch.no_grad()
     def keep(self, scores: Tensor, predicted: Tensor, thresholds: Tensor | None = None) -> Tensor:
@@ -255,11 +255,11 @@ class PseudoLabelThreshold(StatefulModule, ABC):
             raise ValueError(
                 f"predicted must have the scores' size (B, H, W) = {tuple(scores.shape)}, got {tuple(predicted.shape)}."
             )
-        check_class_ids("predicted", predicted, self.num_classes, self.ignore_index, self.validate)
+        check_class_ids("predicted", predicted, self.num_classes, self.ignore_index, self.validate_args)
         self._check_device("scores", scores)
         # What is not finite is left out. Half precision may carry a score a little beyond 1.
         outside = torch.isfinite(scores) & ((scores < 0) | (scores > 1 + 1e-2))
-        if may_read(scores, self.validate) and bool(outside.any()):
+        if may_read(scores, self.validate_args) and bool(outside.any()):
             raise ValueError(
                 f"scores must be within 0..1, got {int(outside.sum())} that are not, such as "
                 f"{float(scores[outside][0]):.4g}. Scale them first: thresholds are sought between 0 and 1."
@@ -287,9 +287,9 @@ def check_thresholds(name: str, thresholds: Tensor, num_classes: int) -> None:
         )
 
 
-def check_above_zero(name: str, thresholds: Tensor, validate: bool = False) -> None:
+def check_above_zero(name: str, thresholds: Tensor, validate_args: bool = False) -> None:
     """Require thresholds to divide by."""
-    if may_read(thresholds, validate) and not bool((thresholds > 0).all()):
+    if may_read(thresholds, validate_args) and not bool((thresholds > 0).all()):
         raise ValueError(
             f"{name} must all be above 0, got {thresholds.tolist()}. Take them from CBSTThreshold.compute(), where "
             "a class that was never predicted gets 1."
@@ -321,7 +321,7 @@ class HistogramRule(PseudoLabelThreshold):
         bins: Resolution of the counts.
         sync: ``"auto"`` adds the counts of all ranks in :meth:`compute`, ``"off"`` does not.
         group: The process group whose ranks share; None for all ranks.
-        validate: Check on a GPU too that probabilities were passed; on CPU tensors that is always checked.
+        validate_args: Check on a GPU too that probabilities were passed; on CPU tensors that is always checked.
 
     Attributes:
         histogram: (K, bins) int64: a rank's own counts, saved but not a buffer.
@@ -338,10 +338,10 @@ class HistogramRule(PseudoLabelThreshold):
         ignore_index: int,
         bins: int,
         sync: Sync,
-        validate: bool,
+        validate_args: bool,
         group: ProcessGroup | None = None,
     ) -> None:
-        super().__init__(num_classes, ignore_index, sync, validate, group)
+        super().__init__(num_classes, ignore_index, sync, validate_args, group)
         bins = checked_positive("bins", bins)
         self.bins = bins
         self._hold("histogram", self.num_classes, bins)

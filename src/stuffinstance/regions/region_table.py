@@ -22,7 +22,7 @@ class Regions(NamedTuple):
     """The regions of a batch in tensors whose shape depends on B, C and Z alone (Z regions at most per class).
 
     Attributes:
-        map: (B, H, W) int32. 0 outside all regions, else ``1 + class position * Z + rank``: the row of
+        region_map: (B, H, W) int32. 0 outside all regions, else ``1 + class position * Z + rank``: the row of
             :func:`region_mean` that the pixel belongs to, counted from 1.
         ids: (B, C, Z) int32. The region's number in its numbering (for instances that of
             :func:`connected_components`), 0 where there is none.
@@ -30,7 +30,7 @@ class Regions(NamedTuple):
         valid: (B, C, Z) bool. Whether there is such a region.
     """
 
-    map: Tensor
+    region_map: Tensor
     ids: Tensor
     area: Tensor
     valid: Tensor
@@ -109,7 +109,7 @@ def instance_regions(
         >>> regions = instance_regions(torch.tensor([[[5, 0, 5, 5]]]), classes=(5,), max_regions=3)
         >>> regions.area, regions.ids
         (tensor([[[2, 1, 0]]]), tensor([[[2, 1, 0]]], dtype=torch.int32))
-        >>> regions.map
+        >>> regions.region_map
         tensor([[[2, 0, 1, 1]]], dtype=torch.int32)
     """
     labels, classes, ignored = checked_ids(labels, classes, ignore_index)
@@ -137,7 +137,7 @@ def join_regions(first: Regions, second: Regions) -> Tensor:
 
     With it :func:`region_mean` pools stuff and things in one pass over the features.
     """
-    return torch.where(second.map > 0, second.map + count_rows(first), first.map)
+    return torch.where(second.region_map > 0, second.region_map + count_rows(first), first.region_map)
 
 
 # Operators to the compiler, so that the CPU's way may be numpy without a graph break.
