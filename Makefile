@@ -39,16 +39,17 @@ smoke: $(READY) ## the same in a minute, on images too few and small to learn fr
 test: $(READY) ## run all tests (7 minutes on 2 cores)
 	$(BIN)/python -m pytest -n 2
 
-lint: $(READY) ## check formatting, lint, types
+lint: $(READY) ## check formatting, lint, types, words
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python .ci/check_words.py
 
 docs: $(DOCS_READY) ## build the site, tutorials and all: docs/_build/html/index.html (a minute)
-	@echo "Running the tutorials and writing the pages; nothing more is said unless something is wrong."
+	@echo "Running the tutorials and writing the pages; no more output unless something is wrong."
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs docs/_build/html
 
-docs-check: docs ## build the site, check its links and look at it in a browser
+docs-check: docs ## build the site and check its links, also in a browser
 	$(BIN)/python /ci/check_site_links.py docs/_build/html
 	$(BIN)/python /ci/check_site_in_browser.py docs/_build/html
 
