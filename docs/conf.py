@@ -1,4 +1,4 @@
-"""How the site is built: `make docs` writes docs/_build/html, and every warning is an error."""
+"""How the site is built: `make docs` writes docs/_build/html, with every warning an error."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ repository_pages = {
     "benchmarks/README.md": "results/how_it_is_timed",
     "benchmarks/results/cpu.md": "results/cpu",
     "examples/gta5_to_cityscapes/README.md": "pipeline_code",
+    "examples/train_sim.py": "train_sim",
     "tests/golden/README.md": "explanation/recorded_numbers",
 }
 
@@ -70,7 +71,7 @@ sphinx_gallery_conf = {
     "abort_on_example_error": True,
     "capture_repr": (),
     "download_all_examples": False,
-    "ignore_pattern": r"^(?!plot_)",  # what the tutorials share is no tutorial
+    "ignore_pattern": r"^(?!plot_)",  # what the tutorials share
     "image_scrapers": ("matplotlib",),
     "remove_config_comments": True,
     "show_memory": False,
