@@ -32,7 +32,7 @@ class MatchingConfig(MethodConfig):
 
 
 class StuffInstanceAlignment(Method):
-    """Target features are pulled towards source features of their class (SIM, Eq. 4 to 8; Eq. 11 with pseudo-labels)."""
+    """Target features are pulled towards source features of their class (Eq. 4 to 8; Eq. 11 with pseudo-labels)."""
 
     group, config, rank = "matching", MatchingConfig, 60
     parts = (Part("sim", "SIM", "stuff and instance matching"),)
