@@ -12,7 +12,7 @@ from sphinx.environment import BuildEnvironment
 import stuffinstance
 
 KINDS = {"class", "data", "exception", "function"}
-FIELD_OF_A_NAMED_TUPLE = type(stuffinstance.Regions.map)
+FIELD_OF_A_NAMED_TUPLE = type(stuffinstance.Regions.ids)
 
 
 def find_documented(
@@ -32,7 +32,7 @@ def find_documented(
 
 
 def skip_fields(app: Sphinx, what: str, name: str, obj: object, skip: bool, options: Any) -> bool | None:
-    """Leave out fields of named tuples, which their class's docstring lists, and what only ``print`` uses."""
+    """Skip fields of named tuples, which their class's docstring lists, and what only ``print`` uses."""
     return True if isinstance(obj, FIELD_OF_A_NAMED_TUPLE) or name.endswith("extra_repr") else None
 
 

@@ -1,4 +1,4 @@
-"""What the pages of documentation show can be typed: snippets run and train, names and files are there."""
+"""The pages of documentation: snippets run and train, and named recipes, settings, names and files exist."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from examples.gta5_to_cityscapes.recipes.sizes import SIZES, Size
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import stuffinstance as si
-from examples.gta5_to_cityscapes.recipes import PARTS, compose_recipe
-from examples.gta5_to_cityscapes.recipes.recipe import override
+from examples.gta5_to_cityscapes.recipes import compose_recipe, parts, preset_named
 from tests.code_blocks import code_blocks
 
 ROOT = Path(__file__).parent.parent.parent
@@ -40,7 +38,7 @@ RECIPES = sorted(
 
 
 class ModelConfig(nn.Module):
-    """A trainer's network that tells three colors apart: features (B, 256, h, w) of stride 8, logits (B, 19, h, w)."""
+    """A network that distinguishes three colors: features (B, 256, h, w) of stride 8, logits (B, 19, h, w)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -121,16 +119,18 @@ def test_a_recipe_of_the_pages_can_be_composed(name: str) -> None:
 def test_settings_of_the_pages_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     for item in re.findall(r"--set ([^\s`]+)", text):
-        override(SIZES["full"], [item])
+        preset_named("full", [item])
+    full = preset_named("full").model_dump()
+    groups = full | full["methods"]
     for line in text.splitlines():
         group = ""
         for named, setting in re.findall(r"`(\w*)\.(\w+)`", line) if line.startswith("|") else ():
             group = named or group
-            if group in Size.model_fields:
-                assert hasattr(getattr(SIZES["full"], group), setting), f"{group}.{setting}"
+            if group in groups:
+                assert setting in groups[group], f"{group}.{setting}"
 
 
-@pytest.mark.parametrize("part", [part.name for part in PARTS.values()])
+@pytest.mark.parametrize("part", list(parts()))
 def test_every_part_is_in_the_table(part: str) -> None:
     assert any(f"`{part}`" in row[3] for row in ROWS)
 
