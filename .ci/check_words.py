@@ -37,8 +37,11 @@ WORDS: dict[str, str] = {
     r"the first one": "rank 0, the first",
     r"at once": "immediately, all at the same time",
     r"what is not a number": "NaN",
-    r"(is|are|was|were) no (?!longer\b|more\b|less\b|larger\b|smaller\b|other\b|different\b)(?=\w)": "is not a",
+    r"(?<!there )(is|are|was|were) no (?!longer\b|more\b|less\b|larger\b|smaller\b|other\b|different\b)(?=\w)": "is not a",
     r"(?-i:(is|are) none)": "there is no, is not a",
+    r"(?P<doubled>a|an|the|of|to|is|and|ground) (?P=doubled)": "one of the two",
+    r"an (ground|reference|rejected|style|color|gray)": "a",
+    r"a (image|empty|error|ignored|optimizer|epoch|unlabeled|uninterrupted)": "an",
     r"\w*colour\w*": "color",
     r"\w*(optimis|normalis|regularis|initialis|synchronis|minimis|maximis|recognis|randomis|quantis)\w*": "-iz-",
     r"\w*neighbour\w*": "neighbor",
@@ -59,7 +62,8 @@ def found(text: str) -> list[tuple[int, str, str]]:
     places = []
     for number, line in enumerate(text.splitlines(), 1):
         for match in PATTERN.finditer(re.sub(r"(?<=\w)_(?=\w)", " ", line)):
-            places.append((number, match[0], ADVICE[int((match.lastgroup or "w0")[1:])]))
+            rule = next(i for i in range(len(ADVICE)) if match[f"w{i}"] is not None)
+            places.append((number, match[0], ADVICE[rule]))
     return places
 
 

@@ -18,7 +18,7 @@ FIELD_OF_A_NAMED_TUPLE = type(stuffinstance.Regions.ids)
 def find_documented(
     app: Sphinx, env: BuildEnvironment, node: pending_xref, contnode: nodes.Element
 ) -> nodes.Element | None:
-    """Resolve ``stuffinstance.banks.feature_banks.StuffBank`` (an annotation) and ``StuffBank`` to the one page that has it."""
+    """Resolve the full path of an annotation, and the bare ``StuffBank``, to the one page that has the name."""
     domain = env.domains.python_domain
     name = node.get("reftarget", "").split(".")[-1]
     known = [

@@ -2,7 +2,7 @@
 Regions: what is matched
 ========================
 
-Stuff (road, sky) is looked at class by class, things (cars, people) region by region.
+Stuff (road, sky) is matched class by class, things (cars, people) region by region.
 This page takes one image of the generated city, finds its regions and replaces each by
 its mean.
 """
@@ -33,9 +33,9 @@ plotting.plot_label_map(labels, space, ax=axes[1])
 # --------------------
 #
 # :func:`~stuffinstance.connected_components` numbers the connected regions of all classes
-# at once, in the order of their first pixels. Two pixels are joined when they have the
-# same class and touch; with ``connectivity=8``, the default and the reference implementation's
-# choice, corners count as touching.
+# in one pass, in the order of their first pixels. Two pixels are connected when they have
+# the same class and touch. With ``connectivity=8``, the default and the choice of the
+# reference implementation, corners count as touching.
 
 
 def count_of_regions(count):
@@ -54,7 +54,7 @@ for connectivity in (4, 8):
 #
 # Matching takes the ``max_regions`` largest regions of each thing class, ten by default.
 # :func:`~stuffinstance.instance_regions` gives them in tensors whose shape does not
-# depend on the image, so that a GPU is never waited for: here (images, classes,
+# depend on the image, so there is no synchronization with a GPU: here (images, classes,
 # regions).
 
 regions = si.instance_regions(labels, space.things, max_regions=5)
@@ -70,13 +70,12 @@ figure, ax = plt.subplots(figsize=(7, 3.6), layout="constrained")
 plotting.plot_regions(regions, image=images, number="rank", ax=ax)
 
 # %%
-# Regions to descriptors
-# ----------------------
+# Mean features
+# -------------
 #
-# What is remembered and matched is the mean feature of each region, which
-# :func:`~stuffinstance.region_mean` takes in one pass. Features can be anything that has
-# a map. The image itself is one with three channels, and then the means are colors:
-# here is the street as matching sees it, if it saw colors.
+# Banks keep, and matching compares, the mean feature of each region, which
+# :func:`~stuffinstance.region_mean` computes in one pass. Any map can be the features.
+# Here it is the image with its three channels, so the means are colors.
 
 stuff = si.stuff_regions(labels, space.stuff)
 stuff_rows = si.region_mean(images, stuff)[0]  # (8, 3), one row a stuff class

@@ -1,10 +1,10 @@
 """
-Banks: what is remembered
-=========================
+Banks: ring buffers of features
+===============================
 
-A bank keeps the last mean features of each class in a ring. Features of a network cannot
-be looked at, colors can: on this page the image itself is the feature map, with three
-channels, and so each row of a bank is a color.
+A bank keeps the last mean features of each class in a ring buffer. On this page the
+image itself is the feature map, with three channels, so each row of a bank is a color
+that can be shown.
 """
 
 import sys
@@ -29,8 +29,8 @@ images, labels = draw_streets(GAME_CITY, count=12, seed=1)
 # --------------
 #
 # Every image gives one row for each stuff class that is in it, and one for each of the
-# largest regions of each thing class. The rings here are small, so that they are written
-# over while we look.
+# largest regions of each thing class. The rings here are small, so that they are
+# overwritten within this page.
 
 stuff_bank = si.StuffBank(space.stuff, feature_dim=3, capacity=8)
 instance_bank = si.InstanceBank(
@@ -64,9 +64,9 @@ for ax, bank in zip(axes, (stuff_bank, instance_bank), strict=True):
 
 # %%
 # ``written`` counts all rows ever written; from it follow the next slot and which slots
-# are filled. So the two buffers are the whole state, and a resumed run goes on as if it
-# had never stopped. Some classes have gone round their ring already, others have hardly
-# been seen. That is why the published sizes are 50 and 500.
+# are filled. So the two buffers are the whole state, and a resumed run continues with the
+# same rows. Some rings have been overwritten already, others have few rows. The published
+# sizes are 50 and 500.
 
 figure, ax = plt.subplots(figsize=(7, 5), layout="constrained")
 plotting.plot_bank_fill([stuff_bank, instance_bank], space, ax=ax)
@@ -82,9 +82,9 @@ plotting.plot_bank_rows([stuff_bank, instance_bank], space, ax=ax)
 # Only what the network gets right
 # --------------------------------
 #
-# In training, a pixel whose prediction is wrong is taken out first (Eq. 4), so that a
-# bank remembers what the network already recognizes. Here a prediction that is right but
-# calls the whole left half a road:
+# In training, wrongly predicted pixels are ignored first (Eq. 4), so the bank keeps only
+# features that the network classifies correctly. Here is a prediction that is right,
+# except that the whole left half is road:
 
 logits = (
     F.one_hot(labels[:1].where(labels[:1] != 255, 0), space.num_classes)
@@ -101,8 +101,8 @@ axes[0].set_title("ground truth")
 axes[1].set_title("where the prediction agrees with it")
 
 # %%
-# Drawing a target towards the bank
-# ---------------------------------
+# Matching a target to the bank
+# -----------------------------
 #
 # Each region of a target image is matched with the nearest row of its class:
 
@@ -114,11 +114,11 @@ plotting.plot_matches(matches, instance_bank, space, image=target, most=16, ax=a
 
 # %%
 # The loss is the mean of these distances over the regions of a class, summed over the
-# classes. Its gradient flows into the target's features alone; the bank is a memory and
-# is not trained.
+# classes. Its gradient flows into the target's features alone; the bank is not
+# trained.
 
 regions = matches.regions
 per_class = matches.distance[0].sum(1) / regions.valid[0].sum(1).clamp(min=1)
 with torch.no_grad():  # only to look at the value
-    print(f"the loss: {float(loss(target, ground truth)):.6f}")
+    print(f"the loss: {float(loss(target, ground_truth)):.6f}")
 print(f"by hand:  {float(per_class.sum()):.6f}")

@@ -2,10 +2,10 @@
 Thresholds: which predictions become labels
 ===========================================
 
-The second stage of the method trains on the target with labels that the network gave it. A
-threshold for each class decides which predictions are sure enough. This page trains a
-very small network on streets of the game city for a few seconds, lets it predict the
-camera city, and compares the three rules on the same predictions.
+The second stage of the method trains on the target with the network's own predictions as
+labels. A threshold for each class decides which predictions are confident enough. This
+page trains a very small network on streets of the game city for a few seconds, lets it
+predict the camera city, and compares the three rules on the same predictions.
 """
 
 import sys
@@ -30,7 +30,7 @@ target_images, target_labels = draw_streets(CAMERA_CITY, count=8, seed=1)
 
 
 def with_height(images):
-    """A fourth channel: how high a pixel is, which so small a network could not see."""
+    """A fourth channel: the height in the image, which a small network cannot infer."""
     height = torch.linspace(-1, 1, images.shape[2])[:, None].expand_as(images[:, :1])
     return torch.cat([images, height], dim=1)
 
@@ -74,10 +74,10 @@ print(f"the network is right on {100 * float(right):.0f} % of the pixels")
 # Confidences of each class
 # -------------------------
 #
-# A network is surer of some classes than of others. One threshold for all would keep the
-# sky and lose the rest. The rule of SIM takes the median of each class instead, but never
-# more than 0.9 (Eq. 9). It reads predictions as they come, image by image, and keeps
-# counts of a fixed size.
+# A network is more confident for some classes than for others. One threshold for all
+# would keep the sky and lose the rest. The rule of SIM takes the median of each class instead, but never
+# more than 0.9 (Eq. 9). It reads predictions image by image and keeps counts of a
+# fixed size.
 
 medians = si.ClassBalancedThreshold(space.num_classes)
 for batch in probabilities.split(1):
@@ -93,9 +93,9 @@ plotting.plot_confidences(medians, space, classes=most, ax=ax)
 # -----------------------------------
 #
 # ``CBSTThreshold`` (CBST) takes the most confident fifth of each class and compares
-# classes by how much surer than usual they are. ``IASTThreshold`` (IAST) needs no
-# separate pass: its thresholds follow the predictions batch by batch. All three are the
-# same to the trainer.
+# classes by how much more confident than usual they are. ``IASTThreshold`` (IAST) needs
+# no separate pass: its thresholds follow the predictions batch by batch. All three have
+# the same interface.
 
 rules = {
     "class medians": medians,
@@ -121,8 +121,8 @@ for ax, (name, label_map) in zip(axes.flat[1:], panels.items(), strict=True):
 # What a rule keeps, and how much of that is right
 # ------------------------------------------------
 #
-# On data of your own the ground truth is not there to look at; here it is. Keeping less is only
-# worth something where what is kept is right more often.
+# On your own data there is no ground truth; here there is. Keeping fewer pixels only
+# helps where the kept pixels are right more often.
 
 ground_truth_known = target_labels != 255
 for name, kept in {"all predictions": predicted, **labels}.items():

@@ -2,10 +2,10 @@
 A small adaptation
 ==================
 
-The whole method on images that are drawn in no time: colored shapes by day with
-labels, the same kind of images in another light without. Two networks of the same start
-see the same images; one learns from the labeled ones alone, the other also matches
-stuff and instances. It takes some seconds on one core.
+The whole method on small synthetic images: colored shapes by day with labels, and the
+same kind of images in another light without labels. Two networks start from the same
+weights. One learns from the labeled images alone, the other also matches stuff and
+instances. It takes some seconds on one core.
 """
 
 import matplotlib.pyplot as plt
@@ -117,7 +117,7 @@ def upsampled(logits):
 
 
 def train(matching_weight, seed, steps=200):
-    """A network, and what its training remembered."""
+    """A trained network and its banks."""
     torch.manual_seed(seed)
     network, random = Network(), torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)
@@ -126,7 +126,7 @@ def train(matching_weight, seed, steps=200):
         source_images, source_labels = draw_batch(4, random)
         target_images, _ = draw_batch(
             4, random, other_light=True
-        )  # its labels are not looked at
+        )  # its labels are not used
         source_features, source_logits = network(source_images)
         loss = F.cross_entropy(upsampled(source_logits), source_labels)
         if matching_weight:
@@ -158,8 +158,8 @@ def evaluate(networks):
 #
 # Two seeds of each; the marks are the IoU over both. The weight of matching is 0.1, since
 # these are 200 steps on simple, noisy images; the published 0.01 is for 200 000 steps.
-# It is no advice for photographs: on :doc:`those of CamVid <../camvid>` matching added
-# nothing to the mean, with either weight.
+# That is not a recommendation for photographs: on :doc:`those of CamVid <../camvid>`
+# matching added nothing to the mean, with either weight.
 
 runs = {"source only": 0.0, "with matching": 0.1}
 trained = {
@@ -195,7 +195,7 @@ for place in range(4):
             line[0].set_title(name, fontsize=9)
 
 # %%
-# Where each region was drawn to: its slot in the bank and the distance that is left.
+# What each region was matched to: its slot in the bank and the remaining distance.
 
 network, sim = trained["with matching"][0]
 with torch.no_grad():
@@ -205,7 +205,7 @@ figure, ax = plt.subplots(figsize=(9, 3.6), layout="constrained")
 plotting.plot_matches(matches, sim.instance_bank, space, image=images, ax=ax)
 
 # %%
-# **What this shows and what not.** Here the two domains differ in light, contrast and
-# noise, and the classes can still be told apart; then matching class by class is a strong
-# help. Real domains also differ in what is in the images. What matching adds there is
-# in :doc:`../camvid` and :doc:`../systems/results`, and it is less.
+# **Limits.** Here the two domains differ in light, contrast and noise, and the classes
+# are still separable. Then matching class by class helps a lot. Real domains also differ
+# in content. There matching adds less: see :doc:`../camvid` and
+# :doc:`../systems/results`.

@@ -2,10 +2,10 @@
 Your own data set with two classes
 ==================================
 
-Nothing here is about streets. This page takes two microscopes: cells on the images of
-the first were outlined by hand, those of the second are to be found. It shows what to
-decide for data of your own: what is stuff, what is a thing, how large the banks are, and
-how the second stage labels the target.
+This page adapts between two microscopes. Cells in the images of the first are labeled,
+those in the images of the second are to be segmented. It shows what to decide for your
+own data: what is stuff, what is a thing, how large the banks are, and how the second
+stage labels the target.
 """
 
 import matplotlib.pyplot as plt
@@ -22,8 +22,8 @@ SIZE = 48
 # What is stuff, what is a thing
 # ------------------------------
 #
-# Cells are counted, and one looks unlike the next: a thing. The background only covers
-# area: stuff.
+# Cells are countable and look different from each other: things. The background only
+# covers area: stuff.
 
 space = si.LabelSpace(
     names=("background", "cell"),
@@ -86,14 +86,14 @@ for ax, title in zip(
     ax.axis("off")
 
 # %%
-# Cells that touch are one region, here as in the reference implementation. For matching that is
-# harmless: their mean is that of two cells. A minimum area there is none.
+# Cells that touch are one region, as in the reference implementation. That is harmless
+# for matching: their mean is that of two cells. There is no minimum area.
 #
-# The first step
-# --------------
+# The first stage
+# ---------------
 #
-# Half of the steps go without matching, so that banks hold features of a network that
-# knows something. A batch of 8 has 8 backgrounds and about 35 cells, so small banks are
+# Half of the steps go without matching, so that banks hold features of a partly trained
+# network. A batch of 8 has 8 backgrounds and about 35 cells, so small banks are
 # enough: ``capacity=32`` rows for the background, ten times as many for cells.
 
 
@@ -158,21 +158,21 @@ def evaluate(network):
 
 
 source_only = train()
-first_step = train(matching_weight=0.1)
+first_stage = train(matching_weight=0.1)
 
 # %%
 # The second stage
-# ---------------
+# ----------------
 #
-# The network of the first step labels the target: of each class the more confident half.
-# Then training begins again from the start weights, now with these labels too.
+# The network of the first stage labels the target: of each class the more confident half.
+# Then training starts again from the start weights, now with these labels too.
 
 with torch.no_grad():
-    probabilities = upsampled(predict(first_step, target_images)[1].softmax(1))
+    probabilities = upsampled(predict(first_stage, target_images)[1].softmax(1))
 rule = si.ClassBalancedThreshold(space.num_classes)
 rule.update(probabilities)
 pseudo_labels = rule.pseudo_labels(probabilities)
-second_step = train(matching_weight=0.1, pseudo_labels=pseudo_labels)
+second_stage = train(matching_weight=0.1, pseudo_labels=pseudo_labels)
 
 figure, axes = plt.subplots(1, 3, figsize=(8, 2.8), layout="constrained")
 axes[0].imshow(target_images[0].movedim(0, 2).numpy())
@@ -187,8 +187,8 @@ axes[2].set_title("labels for the second stage", fontsize=9)
 
 scores = {
     "source only": evaluate(source_only),
-    "with matching": evaluate(first_step),
-    "second stage": evaluate(second_step),
+    "with matching": evaluate(first_stage),
+    "second stage": evaluate(second_stage),
 }
 for name, score in scores.items():
     print(f"{name:>13}: mIoU {100 * score.mean:.1f}")

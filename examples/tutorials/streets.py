@@ -26,7 +26,7 @@ def draw_streets(
 
     Returns:
         Images (B, 3, 120, 240) in 0 .. 1, and class ids of ``si.CITYSCAPES``
-        (B, 120, 240), 255 where there is none.
+        (B, 120, 240), 255 where ignored.
     """
     table = build_label_table(CITYSCAPES_IDS, si.CITYSCAPES).ids.astype(np.int64)
     scenes = [

@@ -64,7 +64,7 @@ def test_evaluation_does_not_write_into_the_banks(names: dict[str, Any]) -> None
 
 
 def resumed(trainer: str, again: str, names: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """``trainer`` after four steps, and ``again`` resumed from its checkpoint of the second stage."""
+    """``trainer`` after four steps, and ``again`` resumed from its checkpoint of step 2."""
     _, resume = PAGE.further
     whole = seeded(trainer, {**names, "steps": 4})
     shutil.rmtree(names["folder"] / "checkpoint-4")

@@ -77,7 +77,7 @@ def test_tokens_without_the_first_ones_are_the_map_of_the_backbone(kind: str, tm
     torch.testing.assert_close(patches, expected)
 
 
-def test_transformers_leaves_out_what_does_not_fill_a_patch(tmp_path: Path) -> None:
+def test_transformers_drops_what_does_not_fill_a_patch(tmp_path: Path) -> None:
     body = small_body("Dinov2", tmp_path)["body"]
     images = torch.randn(1, 3, 60, 64)
     other = images.clone()
