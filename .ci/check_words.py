@@ -37,7 +37,7 @@ WORDS: dict[str, str] = {
     r"the first one": "rank 0, the first",
     r"at once": "immediately, all at the same time",
     r"what is not a number": "NaN",
-    r"(?<!there )(is|are|was|were) no (?!longer\b|more\b|less\b|larger\b|smaller\b|other\b|different\b)(?=\w)": "is not a",
+    r"(?<!there )(is|are|was|were) no (?!(longer|more|less|larger|smaller|other|different)\b)(?=\w)": "is not a",
     r"(?-i:(is|are) none)": "there is no, is not a",
     r"(?P<doubled>a|an|the|of|to|is|and|ground) (?P=doubled)": "one of the two",
     r"an (ground|reference|rejected|style|color|gray)": "a",

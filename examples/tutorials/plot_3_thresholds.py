@@ -75,9 +75,9 @@ print(f"the network is right on {100 * float(right):.0f} % of the pixels")
 # -------------------------
 #
 # A network is more confident for some classes than for others. One threshold for all
-# would keep the sky and lose the rest. The rule of SIM takes the median of each class instead, but never
-# more than 0.9 (Eq. 9). It reads predictions image by image and keeps counts of a
-# fixed size.
+# would keep the sky and lose the rest. The rule of SIM takes the median of each class
+# instead, but never more than 0.9 (Eq. 9). It reads predictions image by image and keeps
+# counts of a fixed size.
 
 medians = si.ClassBalancedThreshold(space.num_classes)
 for batch in probabilities.split(1):
