@@ -71,11 +71,12 @@ def run(settings: Settings) -> list[Measurement]:
         result: si.MatchingLosses = sim(inputs.target_features, inputs.target_logits)
         return result
 
-    things = sim.instance_bank.regions(inputs.target_logits.argmax(1))
-    descriptors = si.region_mean(inputs.target_features.detach(), things)
+    predicted, fixed = inputs.target_logits.argmax(1), inputs.target_features.detach()
+    things = si.instance_regions(predicted, sim.space.things, sim.instance_bank.max_instances)
+    descriptors = si.region_mean(fixed, things)
 
     def match_things() -> Tensor:
-        return sim.instance_loss.of_rows(descriptors, things)
+        return sim.instance_loss._of_rows(descriptors, things.valid)
 
     @torch.no_grad()
     def bound() -> tuple[Tensor, Tensor, Tensor]:

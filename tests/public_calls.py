@@ -12,12 +12,6 @@ import torch
 from torch import Tensor, nn
 
 import stuffinstance as si
-from stuffinstance.losses import (
-    anchor_distance_loss,
-    instance_matching_loss,
-    pixel_anchor_distance_loss,
-    stuff_matching_loss,
-)
 
 SPACE = si.LabelSpace(names=tuple("abcd"), stuff=(0, 1), things=(2, 3))
 B, D, K, H, W = 2, 5, 4, 6, 8
@@ -56,10 +50,9 @@ def anchors(dtype: torch.dtype) -> si.CategoryAnchors:
 def losses(dtype: torch.dtype = torch.float32) -> dict[str, Loss]:
     """Every public loss. What they are called with beside the tensor is made here, once."""
     code, paper = matching("code", dtype), matching("paper", dtype)
-    held, table, scores = anchors(dtype), torch.randn(K, D, dtype=dtype), logits(dtype)
+    held, scores = anchors(dtype), logits(dtype)
     ground_truth, some, weights = labels(), labels() != 3, torch.rand(B, H, W, dtype=dtype)
     region = labels() + 1
-    seen_by_class = torch.ones(B, K, dtype=torch.bool)
     patches, seen = si.OutputDiscriminator(K, width=2), si.FineGrainedDiscriminator(D, K, width=4)
     if dtype == torch.float64:
         patches, seen = patches.double(), seen.double()
@@ -78,12 +71,9 @@ def losses(dtype: torch.dtype = torch.float32) -> dict[str, Loss]:
         ),
         "AnchorDistanceLoss, code": Loss(D, lambda x: si.AnchorDistanceLoss(held)(x, ground_truth, scores)),
         "AnchorDistanceLoss, paper": Loss(D, lambda x: si.AnchorDistanceLoss(held, form="paper")(x, ground_truth)),
-        "stuff_matching_loss": Loss(1, lambda x: stuff_matching_loss(x.flatten(1), some.flatten(1))),
-        "instance_matching_loss": Loss(1, lambda x: instance_matching_loss(x[:, 0], some, some.any(2).any(0))),
-        "anchor_distance_loss": Loss(
-            D, lambda x: anchor_distance_loss(si.region_mean(x, region, K), seen_by_class, table)
-        ),
-        "pixel_anchor_distance_loss": Loss(D, lambda x: pixel_anchor_distance_loss(x, ground_truth, some, table)),
+        "stuff_matching_loss": Loss(D, lambda x: si.stuff_matching_loss(x, ground_truth, paper.stuff_bank)),
+        "instance_matching_loss": Loss(D, lambda x: si.instance_matching_loss(x, ground_truth, paper.instance_bank)),
+        "anchor_distance_loss": Loss(D, lambda x: si.anchor_distance_loss(x, ground_truth, held, logits=scores)),
         "region_mean": Loss(D, lambda x: si.region_mean(x, region, K).square().sum()),
         "EntropyLoss": Loss(K, lambda x: si.EntropyLoss()(x, some)),
         "entropy_map": Loss(K, lambda x: si.entropy_map(x.softmax(1)).square().sum()),
@@ -119,6 +109,7 @@ def others(dtype: torch.dtype = torch.float32) -> dict[str, Callable[[], object]
             si.StuffBank((0,), D), lambda a, b: (a - b).abs().mean(-1)
         )(features, ground_truth),
         "class_center_distance": lambda: si.class_center_distance(features, ground_truth, K),
+        "head_classifier": lambda: si.head_classifier(nn.Conv2d(D, K, 1, dtype=dtype))(features[:, :, 0, 0]),
         "class_mix": lambda: si.class_mix(images, ground_truth, images, ground_truth),
         "confident_fraction": lambda: si.confident_fraction(probabilities),
         "soft_labels": lambda: si.soft_labels(probabilities, thresholds),

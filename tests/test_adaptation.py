@@ -1,10 +1,13 @@
-"""The façade as a whole: batches, saved state, copies, precisions, compilation of a training step."""
+"""StuffInstanceMatching: batches, saved state, copies, precisions, options, and how many calls a step makes."""
 
 from __future__ import annotations
 
 import copy
 import io
 import pickle
+import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -165,7 +168,7 @@ def test_an_update_after_forward_does_not_disturb_backward() -> None:
 
 @pytest.mark.parametrize("images", [0, 2])
 @pytest.mark.parametrize("preset", ["paper", "code"])
-def test_cold_banks_and_no_images_are_an_attached_zero(preset: str, images: int) -> None:
+def test_empty_banks_and_no_images_are_an_attached_zero(preset: str, images: int) -> None:
     sim = make(preset) if images else filled(preset)
     features, labels, logits = batch(34, images=2)
     features, labels, logits = features[:images].requires_grad_(), labels[:images], logits[:images]
@@ -249,7 +252,7 @@ def test_classifier_weights_are_not_saved_with_the_banks() -> None:
 
 
 @pytest.mark.parametrize("preset", ["code", "paper"])
-def test_a_forgotten_update_is_told_once(preset: str) -> None:
+def test_a_forgotten_update_warns_once(preset: str) -> None:
     sim, (features, _, logits) = make(preset), batch(3)
     for _ in range(99):
         sim(features, logits)
@@ -277,3 +280,50 @@ def test_a_space_of_unmatched_classes_is_warned_about_where_it_is_matched() -> N
     assert len(seen) == 1
     sim.update(torch.randn(1, 6, 3, 4), torch.zeros(1, 3, 4, dtype=torch.int64), torch.randn(1, 2, 3, 4))
     sim(torch.randn(1, 6, 3, 4, requires_grad=True), torch.randn(1, 2, 3, 4))
+
+
+def test_distance_and_full_bank_override_the_preset() -> None:
+    plain = filled("paper")
+    for preset in ("code", "paper"):
+        sim = make(preset, distance="l2", require_full_bank=False)
+        sim.load_state_dict(plain.state_dict())
+        features, _, logits = batch(40)
+        losses = sim(features, logits)
+        predicted = logits.argmax(1)
+        assert torch.equal(losses.stuff, si.stuff_matching_loss(features, predicted, plain.stuff_bank, distance="l2"))
+        assert torch.equal(
+            losses.instance, si.instance_matching_loss(features, predicted, plain.instance_bank, distance="l2")
+        )
+    assert make("code").stuff_loss.require_full_bank
+    assert make("paper", require_full_bank=True).instance_loss.require_full_bank
+    assert not make("paper").stuff_loss.require_full_bank
+
+
+def test_banks_of_the_facade_know_the_names_of_the_space() -> None:
+    sim = filled()
+    assert torch.equal(sim.stuff_bank.rows("d"), sim.stuff_bank.rows(3))
+    assert "d: 2" in repr(sim)
+
+
+def own_calls(call: Callable[[], object]) -> int:
+    """How many calls of functions of the library one call makes."""
+    own, count = str(Path(si.__file__).parent), 0
+
+    def profile(frame: object, event: str, _: object) -> None:
+        nonlocal count
+        count += event == "call" and frame.f_code.co_filename.startswith(own)  # type: ignore[attr-defined]
+
+    sys.setprofile(profile)
+    try:
+        call()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+def test_a_step_checks_its_arguments_once() -> None:
+    """Public functions check and call what does the work; the library calls the latter."""
+    sim = filled()
+    source, (features, labels, logits) = batch(41, images=1), batch(42, images=1)
+    assert own_calls(lambda: sim.update(*source)) <= 75
+    assert own_calls(lambda: sim(features, logits, labels)) <= 85

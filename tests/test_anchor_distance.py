@@ -11,6 +11,7 @@ import torch
 
 from stuffinstance.banks import CategoryAnchors
 from stuffinstance.losses import AnchorDistanceLoss, anchor_distance_loss
+from stuffinstance.losses.anchors import _distance_of_means
 from tests.label_maps import IGNORE
 from tests.plain_anchors import Array, D, K, agreed, batch, filled, plain_loss, recorded_anchors
 
@@ -44,7 +45,7 @@ def test_value_and_scaled_gradient_equal_the_plain_version(scale: float, damp_ab
 @pytest.mark.parametrize(("distance", "softened"), [(5.5, 5.0), (5.6, 0.51), (50.5, 5.0), (60.5, 0.6), (6000.5, 0.6)])
 def test_softening_by_hand(distance: float, softened: float) -> None:
     row = torch.tensor([[[distance]]], dtype=torch.float64)
-    value = anchor_distance_loss(row, torch.tensor([[True]]), torch.zeros(1, 1, dtype=torch.float64))
+    value = _distance_of_means(row, torch.tensor([[True]]), torch.zeros(1, 1, dtype=torch.float64), 5.0)
     assert value.item() == pytest.approx(10 * softened)
 
 
@@ -63,6 +64,17 @@ def test_the_papers_form_equals_the_plain_version() -> None:
     assert value.item() == pytest.approx(np.mean(terms))
     (gradient,) = torch.autograd.grad(value, features)
     np.testing.assert_allclose(gradient, slope / len(terms), atol=1e-12)
+
+
+@pytest.mark.parametrize("options", [
+    {"scale_gradient": False}, {"scale_gradient": False, "damp_above": 0.1}, {"form": "paper"}
+])  # fmt: skip
+def test_the_function_is_the_module(options: dict[str, Any]) -> None:
+    anchors, _ = filled()
+    features, labels, logits = batch(9)
+    value = anchor_distance_loss(features, labels, anchors, logits=logits, **options)
+    assert value > 0
+    assert torch.equal(value, AnchorDistanceLoss(anchors, **options)(features, labels, logits))
 
 
 @pytest.mark.parametrize("options", [
@@ -151,7 +163,7 @@ def test_compiled_whole(form: Any) -> None:
     torch.compiler.reset()
 
 
-def test_options_that_cannot_be_are_refused() -> None:
+def test_anchor_distance_options_raise() -> None:
     anchors, _ = filled()
     with pytest.raises(TypeError, match="anchors must be a CategoryAnchors, got Tensor"):
         AnchorDistanceLoss(anchors.anchors)  # type: ignore[arg-type]

@@ -169,7 +169,7 @@ def test_update_and_assignment_compiled_whole() -> None:
     ({"logits": torch.zeros(2, K, 8, 8)}, r"logits must have the features' size .*got \(8, 8\)"),
     ({"features": torch.zeros(2, D, 4, 4, device="meta")}, r"features must be on the device of the anchors"),
 ])  # fmt: skip
-def test_batches_that_cannot_be_are_refused(change: dict[str, Tensor], message: str) -> None:
+def test_bad_batches_raise_and_change_nothing(change: dict[str, Tensor], message: str) -> None:
     anchors, _ = filled()
     before = copy.deepcopy(anchors.state_dict())
     inputs = {
@@ -187,17 +187,17 @@ def test_batches_that_cannot_be_are_refused(change: dict[str, Tensor], message: 
     ({"num_classes": 0}, "num_classes"), ({"feature_dim": 0}, "feature_dim"), ({"min_pixels": 0}, "min_pixels"),
     ({"max_count": 0}, "max_count"), ({"ignore_index": 3}, r"ignore_index .*0\.\.3, got 3"), ({"sync": "on"}, "sync"),
 ])  # fmt: skip
-def test_anchors_that_cannot_be_are_refused(options: dict[str, Any], message: str) -> None:
+def test_bad_anchor_settings_raise(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         CategoryAnchors(**{"num_classes": K, "feature_dim": D} | options)
 
 
-def test_an_ignored_id_that_would_make_labels_floats_is_refused() -> None:
+def test_a_float_ignore_index_raises() -> None:
     with pytest.raises(TypeError, match=r"ignore_index must be a whole number, got float 255\.0"):
         CategoryAnchors(K, D, ignore_index=255.0)  # type: ignore[arg-type]
 
 
-def test_margins_and_broken_features_are_refused() -> None:
+def test_bad_margins_and_features_that_are_not_finite_raise() -> None:
     anchors, _ = filled()
     for margin in (-1.0, float("nan")):
         with pytest.raises(ValueError, match="margin must be a distance of 0 or more"):

@@ -13,7 +13,7 @@ CPU = torch.device("cpu")
 TABLE = {"fast": Backend("nowhere", "run", ("cpu",), "no_such_package"), "plain": Backend("nowhere", "run")}
 
 
-def test_a_missing_package_is_named_and_passed_over() -> None:
+def test_a_missing_package_is_named_and_skipped() -> None:
     with pytest.raises(BackendUnavailableError, match=r"'fast' .* needs the package 'no_such_package'"):
         resolve(TABLE, "fast", "labels", CPU)
     assert resolve(TABLE, "auto", "labels", CPU) is TABLE["plain"]

@@ -121,7 +121,7 @@ def test_rows_that_are_not_finite_stay_out_and_take_no_slot(kind: str, value: fl
 
 
 @pytest.mark.parametrize("kind", ["stuff", "instance"])
-def test_validation_refuses_what_is_not_finite(kind: str) -> None:
+def test_validation_raises_for_features_that_are_not_finite(kind: str) -> None:
     bank = make_bank(kind, 3)
     strict = type(bank)(bank.classes, 4, 3, validate_args=True)
     features = torch.randn(1, 4, 4, 4)
@@ -143,7 +143,7 @@ def test_a_row_enters_only_where_the_classifier_agrees() -> None:
     assert bank.written.tolist() == [0, 0]  # the mean of class 2 is 0, a tie that goes to class 0
     things = si.InstanceBank((2,), 1, 4, max_instances=1)
     things.update(torch.tensor([[[[-1.0, -1.0, 0.0, 1.0]]]]), torch.tensor([[[2, 2, 5, 2]]]), classifier)
-    assert things.written.tolist() == [0]  # the turned-away region used up the only place
+    assert things.written.tolist() == [0]  # the rejected region used up the only place
     roomy = si.InstanceBank((2,), 1, 4, max_instances=2)
     roomy.update(torch.tensor([[[[-1.0, -1.0, 0.0, 1.0]]]]), torch.tensor([[[2, 2, 5, 2]]]), classifier)
     assert roomy.written.tolist() == [1]
@@ -206,7 +206,7 @@ FEATURES, LABELS = torch.randn(1, 4, 3, 3), torch.zeros(1, 3, 3, dtype=torch.int
     (FEATURES, LABELS.expand(2, 3, 3), r"labels.*features.*B = 2"),
     (FEATURES.to("meta"), LABELS.to("meta"), r"features must be on .*meta"),
 ])  # fmt: skip
-def test_what_cannot_be_right_is_refused(kind: str, features: Tensor, labels: Tensor, message: str) -> None:
+def test_bad_input_raises_and_changes_nothing(kind: str, features: Tensor, labels: Tensor, message: str) -> None:
     bank = make_bank(kind, 3)
     bank.update(FEATURES, LABELS)
     before = {name: value.clone() for name, value in bank.state_dict().items()}
@@ -222,7 +222,7 @@ def test_what_cannot_be_right_is_refused(kind: str, features: Tensor, labels: Te
     ((1,), 0, 3, r"feature_dim must be .*got 0"),
     ((1,), 4, 0, r"capacity must be .*got 0"),
 ])  # fmt: skip
-def test_a_bank_that_cannot_be_is_refused(
+def test_bad_bank_settings_raise(
     bank: type[nn.Module], classes: tuple[int, ...], dim: int, capacity: int, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
@@ -231,9 +231,45 @@ def test_a_bank_that_cannot_be_is_refused(
 
 @pytest.mark.parametrize("answer", [lambda rows: rows[:, 0], lambda rows: rows[:1], lambda rows: None])
 @pytest.mark.parametrize("kind", ["stuff", "instance"])
-def test_a_classifier_that_gives_no_logits_is_refused(kind: str, answer) -> None:  # type: ignore[no-untyped-def]
+def test_a_classifier_without_logits_raises(kind: str, answer) -> None:  # type: ignore[no-untyped-def]
     bank = make_bank(kind, 3)
     with pytest.raises((ValueError, TypeError), match=r"classifier must .*\(N, K\)"):
         bank.update(FEATURES.repeat(2, 1, 1, 1), LABELS.repeat(2, 1, 1), answer)
     assert not bank.written.any()
     np.testing.assert_array_equal(bank.filled.numpy(), np.zeros((3, 3), dtype=bool))
+
+
+@pytest.mark.parametrize("kind", ["stuff", "instance"])
+@pytest.mark.parametrize("images", [0, 1, 2, 3, 5, 6, 7])
+def test_rows_of_a_class_are_the_filled_ones_newest_last(kind: str, images: int) -> None:
+    make = si.StuffBank if kind == "stuff" else si.InstanceBank
+    bank = make((7, 2), 1, 3, names=("sky", "road"))
+    for value in range(images):
+        bank.update(torch.full((1, 1, 1, 1), float(value)), torch.tensor([[[2]]]))
+    expected = [[float(value)] for value in range(images)][-3:]
+    assert bank.rows(2).tolist() == bank.rows("road").tolist() == expected
+    assert bank.rows("sky").shape == (0, 1)
+    assert len(bank) == len(expected)
+    assert bank, "an empty bank is a bank"
+    assert f"rows={{sky: 0, road: {len(expected)}}}" in repr(bank)
+    bank.rows(2).zero_()
+    assert bank.rows(2).tolist() == expected
+
+
+def test_repr_of_a_bank_reads_nothing_from_a_device() -> None:
+    assert "rows={7: 0}" in repr(si.StuffBank((7,), 1))
+    assert "rows=on meta" in repr(si.StuffBank((7,), 1).to("meta"))
+
+
+@pytest.mark.parametrize(("call", "error", "message"), [
+    (lambda bank: bank.rows(3), ValueError, r"class_ must be one of .*\(7, 2\) or names \('sky', 'road'\), got 3"),
+    (lambda bank: bank.rows("car"), ValueError, r"class_ must be one of .*got 'car'"),
+    (lambda bank: bank.rows(7.0), TypeError, r"class_ must be a class id or a name, got float 7.0"),
+    (lambda _: si.StuffBank((1,), 2).rows("sky"), ValueError, r"classes \(1,\), got 'sky'"),
+    (lambda _: si.StuffBank((1, 2), 2, names=("a",)), ValueError, r"names must be 2 distinct names.*\('a',\)"),
+    (lambda _: si.StuffBank((1, 2), 2, names=("a", "a")), ValueError, r"names must be 2 distinct names"),
+    (lambda _: si.InstanceBank((1, 2), 2, names="ab"), TypeError, r"names must be a sequence of class names, got 'ab'"),
+])  # fmt: skip
+def test_names_and_classes_of_another_bank_raise(call, error: type[Exception], message: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(error, match=message):
+        call(si.StuffBank((7, 2), 1, names=("sky", "road")))

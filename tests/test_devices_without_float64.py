@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import stuffinstance as si
-from stuffinstance.losses import anchor_distance_loss
+from stuffinstance.losses.anchors import _distance_of_means
 from tests.public_calls import B, H, W, losses, others
 
 
@@ -67,7 +67,7 @@ def test_softening_is_right_for_terms_of_any_size(damp_above: float) -> None:
             expected /= 10
         row = torch.tensor([[[term + 0.5]]], requires_grad=True)
         if exact > 1:
-            value = anchor_distance_loss(row, torch.tensor([[True]]), torch.zeros(1, 1), damp_above)
+            value = _distance_of_means(row, torch.tensor([[True]]), torch.zeros(1, 1), damp_above)
             assert value.item() == pytest.approx(10 * expected, rel=1e-5)
 
 

@@ -10,12 +10,6 @@ import torch
 from torch import Tensor, nn
 
 import stuffinstance as si
-from stuffinstance.losses import (
-    anchor_distance_loss,
-    instance_matching_loss,
-    pixel_anchor_distance_loss,
-    stuff_matching_loss,
-)
 
 SPACE = si.LabelSpace(names=("a", "b"), stuff=(0,), things=(1,))
 LABELS = torch.tensor([[[0, 0, 1], [0, 1, 1]]])
@@ -67,12 +61,10 @@ def modules() -> dict[str, tuple[nn.Module, Call]]:
 
 
 FUNCTIONS: dict[str, Call] = {
-    "stuff": lambda x: stuff_matching_loss(x[:, 0, 0], torch.ones(1, 3, dtype=torch.bool)),
-    "instance": lambda x: instance_matching_loss(
-        x[:, 0], torch.ones(1, 2, 3, dtype=torch.bool), torch.ones(2, dtype=torch.bool)
-    ),
-    "anchors, code": lambda x: anchor_distance_loss(x[:, 0], torch.ones(1, 2, dtype=torch.bool), torch.zeros(2, 3)),
-    "anchors, paper": lambda x: pixel_anchor_distance_loss(x, LABELS, LABELS >= 0, torch.zeros(2, 3)),
+    "stuff": lambda x: si.stuff_matching_loss(x, LABELS, matching().stuff_bank),
+    "instance": lambda x: si.instance_matching_loss(x, LABELS, matching().instance_bank),
+    "anchors, code": lambda x: si.anchor_distance_loss(x, LABELS, anchors()),
+    "anchors, paper": lambda x: si.anchor_distance_loss(x, LABELS, anchors(), form="paper"),
 }
 MESSAGE = r"without a gradient came while gradient mode is on, so the .* trains nothing: .*torch\.no_grad\(\)"
 

@@ -62,7 +62,7 @@ def test_a_class_that_warms_up_is_not_matched(kind: str) -> None:
     assert (matches.distance == 0).all()
 
 
-def test_stuff_that_the_classifier_turns_away_is_not_matched() -> None:
+def test_stuff_that_the_classifier_rejects_is_not_matched() -> None:
     bank = si.StuffBank((0, 1), 2, 4)
     bank.update(torch.ones(1, 2, 1, 2), torch.tensor([[[0, 1]]]))
     always_one = si.StuffMatchingLoss(bank, classifier=lambda rows: torch.tensor([[0.0, 1.0]]).expand(len(rows), 2))

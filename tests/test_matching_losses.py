@@ -195,6 +195,29 @@ def test_target_stuff_is_filtered_and_target_things_are_not() -> None:
     assert head.weight.grad is None
 
 
+@pytest.mark.parametrize("options", [{}, {"distance": "l2"}, {"require_full_bank": True}, {"classifier": True}])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_function_is_the_module(kind: str, options: dict[str, object]) -> None:
+    if "classifier" in options:
+        if kind == "instance":
+            return  # things are not filtered
+        options = {"classifier": torch.nn.Linear(3, 6, dtype=torch.float64)}
+    bank, _, _ = pair(kind, capacity=2)
+    module, function = {
+        "stuff": (si.StuffMatchingLoss, si.stuff_matching_loss),
+        "instance": (si.InstanceMatchingLoss, si.instance_matching_loss),
+    }[kind]
+    features, labels = torch.randn(2, 3, 6, 6, dtype=torch.float64), blocks(6, 6, (2, 5, 0), 5, 2)
+    features.requires_grad_()
+    value = function(features, labels, bank, **options)  # type: ignore[arg-type]
+    assert torch.equal(value, module(bank, **options)(features, labels))  # type: ignore[arg-type]
+    if "classifier" not in options:
+        assert value > 0
+    other = si.StuffBank((1,), 3) if kind == "instance" else si.InstanceBank((1,), 3)
+    with pytest.raises(TypeError, match=r"bank must be an? (Stuff|Instance)Bank, got (Stuff|Instance)Bank"):
+        function(features, labels, other)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("features", "labels", "message"), [
     (torch.randn(3, 4, 4), torch.zeros(1, 4, 4, dtype=torch.int64), r"features must be .*\(3, 4, 4\)"),
@@ -202,11 +225,11 @@ def test_target_stuff_is_filtered_and_target_things_are_not() -> None:
     (torch.randn(1, 3, 4, 4), torch.zeros(1, 6, 4, 4), r"labels must be .*argmax"),
     (torch.randn(1, 3, 4, 4), torch.zeros(2, 4, 4, dtype=torch.int64), r"labels.*features.*B = 2"),
 ])  # fmt: skip
-def test_what_cannot_be_right_is_refused(kind: str, features: Tensor, labels: Tensor, message: str) -> None:
+def test_bad_input_raises(kind: str, features: Tensor, labels: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         pair(kind)[1](features, labels)
 
 
-def test_an_unknown_distance_is_refused() -> None:
+def test_an_unknown_distance_raises() -> None:
     with pytest.raises(ValueError, match=r"distance must be one of l1_mean.*'l3'"):
         si.StuffMatchingLoss(si.StuffBank((0,), 1), distance="l3")  # type: ignore[arg-type]

@@ -143,7 +143,7 @@ def bits(module: nn.Module) -> dict[str, tuple[str, bytes]]:
     found = {name: (str(each.dtype), each.numpy().tobytes()) for name, each in module.state_dict().items()}
     for name, each in module.named_modules():
         if isinstance(each, si.StuffBank | si.InstanceBank):
-            found[f"{name}.class_ids"] = (str(each.class_ids.dtype), each.class_ids.numpy().tobytes())
+            found[f"{name}._class_ids"] = (str(each._class_ids.dtype), each._class_ids.numpy().tobytes())
     return found
 
 
@@ -365,7 +365,7 @@ def test_rows_go_to_their_classes_whatever_the_order(kind: Any, assign: bool) ->
     for place, c in enumerate(new.classes):
         assert torch.equal(new.features[place], old.features[c])
         assert new.written[place] == old.written[c]
-    assert new.class_ids.tolist() == [2, 0, 1]
+    assert new._class_ids.tolist() == [2, 0, 1]
     feed_maps(old)
     feed_maps(new)
     assert torch.equal(new.features, old.features[[2, 0, 1]])

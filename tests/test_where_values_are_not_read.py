@@ -64,7 +64,7 @@ def test_a_broken_pixel_spoils_its_own_region_alone(value: float) -> None:
 
 @pytest.mark.usefixtures("unread")
 @pytest.mark.parametrize("strange", [20, 19, -1, 10**6])
-def test_a_prediction_that_is_no_class_is_a_miss(strange: int) -> None:
+def test_a_prediction_outside_the_classes_is_a_miss(strange: int) -> None:
     score = si.MeanIoU(19)
     score.update(torch.tensor([[[strange, 0]]]), torch.tensor([[[0, 0]]]))
     assert score.compute().mean == 0.5
@@ -73,7 +73,7 @@ def test_a_prediction_that_is_no_class_is_a_miss(strange: int) -> None:
 
 
 @pytest.mark.usefixtures("unread")
-def test_a_confidence_that_is_no_number_is_not_counted() -> None:
+def test_a_nan_confidence_is_not_counted() -> None:
     probabilities = torch.tensor([0.8, 0.2]).view(1, 2, 1, 1).repeat(1, 1, 1, 5)
     probabilities[..., 2:] = float("nan")
     threshold = si.ClassBalancedThreshold(2)
@@ -117,7 +117,7 @@ def test_strided_labels_keep_torchs_rules() -> None:
     (lambda: si.LabelSpace(stuff=(0.9,)), TypeError, "stuff.* must hold whole numbers.*0.9"),
     (lambda: si.LabelSpace(names=("road",), stuff=0), TypeError, r"stuff must be a sequence.*Pass \(0,\)"),
     (lambda: si.StuffInstanceMatching(4, 8), TypeError, "space must be a LabelSpace .*got int 4"),
-    (lambda: si.lab_color_transfer(torch.full((1, 3, 4, 4), 200.0), torch.zeros(1, 3, 4, 4)), ValueError, "0..1, got 200"),
+    (lambda: si.lab_color_transfer(torch.full((1, 3, 4, 4), 2e2), torch.zeros(1, 3, 4, 4)), ValueError, "0..1, got 200"),
     (lambda: si.MeanIoU(2).update([[0]], torch.zeros(1, 1, 1).long()), TypeError, "predictions must be .*list"),
 ])  # fmt: skip
 def test_arguments_of_the_wrong_kind_are_named(build, error: type[Exception], message: str) -> None:  # type: ignore[no-untyped-def]
@@ -125,7 +125,7 @@ def test_arguments_of_the_wrong_kind_are_named(build, error: type[Exception], me
         build()
 
 
-def test_a_head_of_another_label_space_is_refused_and_nothing_changes() -> None:
+def test_a_head_of_another_label_space_raises_and_nothing_changes() -> None:
     sim = si.StuffInstanceMatching(si.CITYSCAPES, 4, classifier=torch.nn.Linear(4, 1))
     logits = torch.nn.functional.one_hot(torch.full((1, 3, 3), 10), 19).permute(0, 3, 1, 2).float()
     with pytest.raises(ValueError, match=r"classifier must give logits .*got K = 1"):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from torch.serialization import add_safe_globals
 
 from stuffinstance._backends import BackendUnavailableError
-from stuffinstance.banks import CategoryAnchors, InstanceBank, StuffBank
+from stuffinstance.banks import CategoryAnchors, InstanceBank, StuffBank, head_classifier
 from stuffinstance.label_maps import correct_labels, merge_pseudo_labels, resize_labels
 from stuffinstance.label_space import CITYSCAPES, SYNTHIA_13, SYNTHIA_16, LabelSpace
 from stuffinstance.losses import (
@@ -16,14 +16,17 @@ from stuffinstance.losses import (
     FineGrainedAdversarialLoss,
     FineGrainedDiscriminator,
     InstanceMatchingLoss,
+    Matches,
     MaxSquareLoss,
     OutputAdversarialLoss,
     OutputDiscriminator,
     StuffMatchingLoss,
+    anchor_distance_loss,
     entropy_map,
+    instance_matching_loss,
+    stuff_matching_loss,
 )
 from stuffinstance.losses import cross_entropy as weighted_cross_entropy
-from stuffinstance.losses.matching import Matches
 from stuffinstance.metrics.class_center_distance import ClassCenterDistance, class_center_distance
 from stuffinstance.metrics.mean_iou import IoU, MeanIoU
 from stuffinstance.metrics.unsupervised import PredictionEntropy, SoftNeighborhoodDensity
@@ -85,6 +88,7 @@ __all__ = [
     "InstanceMatchingLoss",
     "IoU",
     "LabelSpace",
+    "Matches",
     "MatchingLosses",
     "MaxSquareLoss",
     "MeanIoU",
@@ -99,6 +103,7 @@ __all__ = [
     "StuffInstanceMatching",
     "StuffMatchingLoss",
     "SymmetricConsistency",
+    "anchor_distance_loss",
     "class_center_distance",
     "class_mix",
     "confident_fraction",
@@ -106,6 +111,8 @@ __all__ = [
     "correct_labels",
     "entropy_map",
     "fourier_amplitude_transfer",
+    "head_classifier",
+    "instance_matching_loss",
     "instance_regions",
     "lab_color_transfer",
     "merge_pseudo_labels",
@@ -115,6 +122,7 @@ __all__ = [
     "resize_labels",
     "soft_cross_entropy",
     "soft_labels",
+    "stuff_matching_loss",
     "stuff_regions",
     "weighted_cross_entropy",
 ]

@@ -1,10 +1,11 @@
-"""Errors that are this package's own; everything else is a ``ValueError`` or ``TypeError``."""
+"""Table of backends of an operator, and the error of one that cannot run."""
 
 import importlib
 import importlib.util
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -14,9 +15,9 @@ from stuffinstance._checks import check_choice
 
 
 class BackendUnavailableError(RuntimeError):
-    """A backend was asked for by name and cannot run here.
+    """Error of a backend that was selected by name and cannot run here.
 
-    Raised instead of falling back in silence: who names a backend wants that one.
+    There is no silent fallback: a backend that is named is the one that is wanted.
     """
 
 
@@ -42,7 +43,7 @@ class Backend:
         found = self.package is None or importlib.util.find_spec(self.package) is not None
         object.__setattr__(self, "installed", found)
 
-    @property
+    @cached_property
     def run(self) -> Callable[..., Tensor]:
         """The function itself."""
         function: Callable[..., Tensor] = getattr(importlib.import_module(self.module), self.function)
@@ -68,7 +69,12 @@ def _interpreting(device: torch.device) -> bool:
 
 
 def check_backend(table: Mapping[str, Backend], backend: Any, what: str, device: torch.device) -> None:
-    """As :func:`resolve`; on ``meta``, where nothing is computed but shapes, any backend of the table is right."""
+    """As :func:`resolve`, before an operator that resolves again; the operator itself reports that none can run.
+
+    On ``meta``, where nothing is computed but shapes, any backend of the table is right.
+    """
+    if isinstance(backend, str) and backend == "auto":
+        return
     if device.type == "meta":
         check_choice("backend", backend, ("auto", *sorted(table)))
     else:
@@ -85,15 +91,15 @@ def resolve(table: Mapping[str, Backend], backend: Any, what: str, device: torch
         device: Where it is.
 
     Raises:
-        ValueError: If there is no backend of that name.
+        ValueError: If no backend has that name.
         BackendUnavailableError: If it cannot run there. There is no silent fallback.
     """
-    check_choice("backend", backend, ("auto", *sorted(table)))
-    if backend == "auto":
+    if isinstance(backend, str) and backend == "auto":
         for candidate in table.values():
-            if candidate.is_for(device) and candidate.obstacle(what, device) is None:
+            if candidate.installed and (candidate.devices is None or device.type in candidate.devices):
                 return candidate
         raise BackendUnavailableError(f"no backend of {sorted(table)} runs on {device} tensors; use {what}.cpu().")
+    check_choice("backend", backend, ("auto", *sorted(table)))
     obstacle = table[backend].obstacle(what, device)
     if obstacle is not None:
         raise BackendUnavailableError(f"backend {backend!r} cannot run here: {obstacle}. Use backend='auto'.")

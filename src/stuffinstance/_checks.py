@@ -1,4 +1,4 @@
-"""Single numbers of any library as Python's own: ints, floats, numpy's scalars and 0-d tensors."""
+"""Checks of arguments: numbers, tensors, label maps, feature maps and choices; each error names the argument."""
 
 import operator
 import sys
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch._guards import detect_fake_mode
+from torch._guards import TracingContext, detect_fake_mode
 
 
 def whole_number(value: Any) -> int | None:
@@ -38,7 +38,7 @@ def real_number(value: Any) -> float | None:
 
 
 def _is_scalar(value: Any) -> bool:
-    """Whether it is neither an array nor one of the numbers that are not ordered, or ground truth values."""
+    """Whether it is neither an array nor one of the numbers that are not ordered, or booleans."""
     kind = str(getattr(value, "dtype", ""))
     return not getattr(value, "shape", ()) and "bool" not in kind and "complex" not in kind
 
@@ -72,7 +72,7 @@ def _came(value: object) -> str:
 
 
 def _is_label_space(value: object) -> bool:
-    """Whether it is a ``LabelSpace``, told by what it has: checks come before label spaces in the flow of imports."""
+    """Whether it is a ``LabelSpace``, recognized by what it has: checks come before label spaces in the flow of imports."""
     return hasattr(value, "things") and hasattr(value, "stuff")
 
 
@@ -82,16 +82,15 @@ def _is_array(value: object) -> bool:
 
 
 def may_read(tensor: Tensor, validate_args: bool = False) -> bool:
-    """Whether looking at the values of ``tensor`` is allowed: free on a CPU, asked for elsewhere."""
+    """Whether the values of ``tensor`` may be read: on a CPU, elsewhere with ``validate_args``; never of fake tensors."""
     if torch.compiler.is_compiling() or tensor.device.type == "meta":
         return False
-    return (validate_args or tensor.device.type == "cpu") and not _stands_for_values(tensor)
-
-
-def _stands_for_values(tensor: Tensor) -> bool:
-    """Whether it has no values of its own: a fake tensor (or any within a ``FakeTensorMode``), or one that a transform
-    of ``torch.func`` has wrapped."""
-    return torch._C._functorch.is_functorch_wrapped_tensor(tensor) or detect_fake_mode(tensor) is not None
+    if not (validate_args or tensor.device.type == "cpu") or torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        return False  # a tensor that a transform of torch.func has wrapped has no values of its own
+    plain = type(tensor) is Tensor or type(tensor) is torch.nn.Parameter
+    if plain and torch._C._len_torch_dispatch_stack() == 0 and TracingContext.try_get() is None:
+        return True  # no fake mode anywhere: the search for one takes ten times as long as the rest
+    return detect_fake_mode(tensor) is None
 
 
 def check_tensor(name: str, wanted: str, value: Any) -> None:
@@ -137,7 +136,7 @@ def check_mask(name: str, mask: Tensor) -> None:
 
 
 def check_has_pixels(name: str, labels: Tensor) -> None:
-    """Require H and W of at least 1, without which there is no nearest pixel."""
+    """Require H and W of at least 1, so that each output pixel has a nearest one."""
     if labels.shape[1] == 0 or labels.shape[2] == 0:
         raise ValueError(f"{name} must have H and W of at least 1, got {describe(labels)}.")
 

@@ -1,4 +1,4 @@
-"""The type of device for which autocast is switched off around a tensor's computation."""
+"""Numeric rules: autocast off, sums in two float32 numbers, max over classes, seeded draws."""
 
 import numpy as np
 import torch
@@ -84,7 +84,7 @@ def best_class(maps: Tensor) -> tuple[Tensor, Tensor]:
         best = maps.max(1)
         return best.values, best.indices
     values = maps.amax(1)
-    if not bool(values.isfinite().all()):  # what is not a number equals nothing, not even itself
+    if not bool(values.isfinite().all()):  # NaN equals nothing, not even itself
         best = maps.max(1)
         return best.values, best.indices
     from_the_end = torch.arange(classes, 0, -1, dtype=torch.uint8)[:, None, None]
@@ -94,6 +94,6 @@ def best_class(maps: Tensor) -> tuple[Tensor, Tensor]:
 
 def uniform(size: tuple[int, ...], device: torch.device, generator: torch.Generator | None) -> Tensor:
     """Numbers in [0, 1), float32, on ``device``; drawn where ``generator`` lives, and copied from there."""
-    if generator is None:  # left out, not passed as None, with which no size that varies can be compiled
+    if generator is None:  # not passed as None, with which torch cannot compile dynamic sizes
         return torch.rand(size, device=device)
     return torch.rand(size, generator=generator, device=generator.device).to(device, non_blocking=True)

@@ -1,4 +1,4 @@
-"""What crosses ranks: rows gathered in rank order, counts added up. Without a process group nothing happens here."""
+"""Collectives: rows gathered in rank order and counts summed over ranks; nothing without a process group."""
 
 from __future__ import annotations
 
@@ -101,9 +101,9 @@ def gather_rows(tensors: tuple[Tensor, ...], sync: Sync, group: ProcessGroup | N
 
 def _gather_padded(tensor: Tensor, lengths: list[int], group: ProcessGroup | None) -> Tensor:
     """all_gather wants equal shapes: pad to the longest, cut afterwards. Booleans travel as bytes."""
-    travelling = tensor.to(torch.uint8) if tensor.dtype == torch.bool else tensor
-    padded = travelling.new_zeros(max(lengths), *travelling.shape[1:])
-    padded[: travelling.shape[0]] = travelling
+    sent = tensor.to(torch.uint8) if tensor.dtype == torch.bool else tensor
+    padded = sent.new_zeros(max(lengths), *sent.shape[1:])
+    padded[: sent.shape[0]] = sent
     received = [torch.empty_like(padded) for _ in lengths]
     dist.all_gather(received, padded, group=group)
     joined = torch.cat([rows[:length] for rows, length in zip(received, lengths, strict=True)])

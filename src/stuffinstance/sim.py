@@ -1,4 +1,4 @@
-"""The façade: banks and losses of stuff and instance matching behind two calls, one before and one in the loss."""
+"""Stuff and instance matching (SIM) as one module: banks and losses behind two calls."""
 
 from __future__ import annotations
 
@@ -28,20 +28,23 @@ from stuffinstance._checks import (
 from stuffinstance._numerics import best_class
 from stuffinstance.banks import Classifier, InstanceBank, StuffBank
 from stuffinstance.distributed import Sync
-from stuffinstance.label_maps import correct_labels, merge_pseudo_labels
+from stuffinstance.label_maps import _correct_labels, _merge_pseudo_labels
 from stuffinstance.label_space import LabelSpace
 from stuffinstance.losses import InstanceMatchingLoss, StuffMatchingLoss
-from stuffinstance.losses.distances import DistanceName
+from stuffinstance.losses.distances import Between, DistanceName
 from stuffinstance.losses.gradient_warning import FEATURES, warn_without_gradient
-from stuffinstance.pooling import region_mean
-from stuffinstance.regions import Regions, count_rows, join_regions
+from stuffinstance.pooling.region_mean import _region_mean
+from stuffinstance.regions import count_rows, join_regions
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 
 class MatchingLosses(NamedTuple):
-    """Two scalars, before any weight: SIM uses 0.01 for both (0.001 in the second stage of the reference implementation)."""
+    """Stuff and instance matching loss, two scalars before any weight.
+
+    SIM weighs both by 0.01; the reference implementation by 0.001 in the second stage.
+    """
 
     stuff: Tensor
     instance: Tensor
@@ -49,7 +52,7 @@ class MatchingLosses(NamedTuple):
 
 @dataclass(frozen=True)
 class Preset:
-    """Where the paper and the reference implementation part."""
+    """Settings in which the paper and the reference implementation differ."""
 
     distance: DistanceName
     require_full_bank: bool
@@ -63,7 +66,7 @@ PRESETS = {
 
 
 class StuffInstanceMatching(nn.Module):
-    """Stuff and instance matching (SIM, CVPR 2020) for any backbone, any batch, one GPU or many.
+    """Stuff and instance matching (SIM, CVPR 2020, https://arxiv.org/abs/2003.08040), any backbone, one GPU or many.
 
     Call :meth:`update` with the source batch, then the module with the target batch of the same step: the bank already
     holds this step's rows, as in the reference implementation.
@@ -77,22 +80,26 @@ class StuffInstanceMatching(nn.Module):
         preset: ``"code"``, what produced the published numbers: mean absolute difference over channels, and a class is
             matched only once more rows were written than its bank holds. ``"paper"``, the equations as printed: squared
             L1 distance, matched from the first row on.
+        distance: As for :class:`StuffMatchingLoss`. None: by preset.
+        require_full_bank: Match a class only after more rows were written than its bank holds. None: by preset.
         capacity: w, rows per stuff class; an instance bank holds ``capacity * max_instances``.
         max_instances: z, regions per class and image.
-        classifier: Rows (N, D) to logits (N, K), usually the segmentation head on 1×1 maps. Given, pooled source
-            features and target stuff count only where it agrees on their class (the reference implementation; target things are
-            not filtered). It stays the caller's: its parameters are not part of this module. A ``deepcopy`` of this
-            module alone copies it too; copy the network and this module together to keep the two joined.
+        classifier: Rows (N, D) to logits (N, K), usually :func:`head_classifier` of the segmentation head. Given,
+            pooled source features and target stuff count only where it agrees on their class (the reference
+            implementation; target things are not filtered). It stays the caller's: its parameters are not part of this
+            module. A ``deepcopy`` of this module alone copies it too; copy the network and this module together to keep
+            the two joined.
         sync: ``"auto"`` shares bank rows across the ranks of a running process group, ``"off"`` does not.
         group: The process group whose ranks share; None for all ranks.
-        validate_args: Also check what must be read from the device: class ids and finite features. On CPU tensors ids are
-            always checked.
+        validate_args: Also check what must be read from the device: class ids and finite features. On CPU tensors ids
+            are always checked.
 
     Attributes:
-        stuff_bank: The memory of stuff. All state is in the buffers of the two memories.
-        instance_bank: The memory of things.
-        stuff_loss: The loss on the memory of stuff.
-        instance_loss: The loss on the memory of things.
+        stuff_bank: The :class:`StuffBank`. All state is in the buffers of the two banks. Both know the names of
+            ``space``: ``sim.instance_bank.rows("car")``.
+        instance_bank: The :class:`InstanceBank`.
+        stuff_loss: The :class:`StuffMatchingLoss` on the stuff bank.
+        instance_loss: The :class:`InstanceMatchingLoss` on the instance bank.
 
     The banks are equal on all ranks and keep their dtypes. They cannot be averaged as weights are: pass
     ``use_buffers=False`` to ``AveragedModel`` or ``EMAWeightAveraging``, which then copy buffers. ``load_state_dict``
@@ -100,7 +107,7 @@ class StuffInstanceMatching(nn.Module):
 
     Raises:
         ValueError: If ``preset`` is unknown or a size is below 1.
-        TypeError: If ``space`` is no :class:`LabelSpace` or ``classifier`` cannot be called.
+        TypeError: If ``space`` is not a :class:`LabelSpace` or ``classifier`` cannot be called.
 
     Warns:
         UserWarning: If ``space`` has neither stuff nor things, so that nothing can be matched.
@@ -127,6 +134,8 @@ class StuffInstanceMatching(nn.Module):
         sync: Sync = "auto",
         group: ProcessGroup | None = None,
         validate_args: bool = False,
+        distance: DistanceName | Between | None = None,
+        require_full_bank: bool | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(space, LabelSpace):
@@ -149,16 +158,26 @@ class StuffInstanceMatching(nn.Module):
         self.validate_args = checked_flag("validate_args", validate_args)
         self._classifier = [classifier]
         self._calls = 0
-        choices = PRESETS[preset]
-        self.stuff_bank: StuffBank = StuffBank(space.stuff, feature_dim, capacity, sync=sync, group=group)
+        distance = PRESETS[preset].distance if distance is None else distance
+        full = PRESETS[preset].require_full_bank if require_full_bank is None else require_full_bank
+        stuff_names, thing_names = ([space.names[c] for c in classes] for classes in (space.stuff, space.things))
+        self.stuff_bank: StuffBank = StuffBank(
+            space.stuff, feature_dim, capacity, sync=sync, group=group, names=stuff_names
+        )
         self.instance_bank: InstanceBank = InstanceBank(
-            space.things, feature_dim, capacity * max_instances, max_instances, sync=sync, group=group
+            space.things,
+            feature_dim,
+            capacity * max_instances,
+            max_instances,
+            sync=sync,
+            group=group,
+            names=thing_names,
         )
         self.stuff_loss: StuffMatchingLoss = StuffMatchingLoss(
-            self.stuff_bank, choices.distance, require_full_bank=choices.require_full_bank, classifier=classifier
+            self.stuff_bank, distance, require_full_bank=full, classifier=classifier
         )
         self.instance_loss: InstanceMatchingLoss = InstanceMatchingLoss(
-            self.instance_bank, choices.distance, require_full_bank=choices.require_full_bank
+            self.instance_bank, distance, require_full_bank=full
         )
 
     @property
@@ -191,13 +210,13 @@ class StuffInstanceMatching(nn.Module):
 
     @torch.no_grad()
     def update(self, source_features: Tensor, source_labels: Tensor, source_logits: Tensor) -> None:
-        """Put the correctly predicted source regions into the banks (Eq. 4, 5, Algorithm 1), without gradient.
+        """Update the banks with the correctly predicted source regions (Eq. 4, 5, Algorithm 1), without gradient.
 
-        Either both banks change or, on an error, none. Rows that are not finite are left out.
+        Either both banks change or, on an error, none. Rows that are not finite are ignored.
 
         Args:
             source_features: (B, D, h, w).
-            source_labels: Ground ground truth (B, H, W), any integer dtype; resized nearest to (h, w).
+            source_labels: Ground truth (B, H, W), any integer dtype; resized nearest to (h, w).
             source_logits: (B, K, h, w), at the features' resolution.
 
         Raises:
@@ -205,16 +224,13 @@ class StuffInstanceMatching(nn.Module):
         """
         check_label_map("source_labels", source_labels)
         self._check("source", source_features, source_logits, source_labels, "source_labels")
-        check_feature_size("source_logits", source_logits, source_features)
-        correct = correct_labels(source_labels, source_logits, self.space.ignore_index)
+        correct = _correct_labels(source_labels, source_logits, self.space.ignore_index)
         stuff, instance = self._pool(source_features, correct)
         # Both lists are complete before either bank is written.
-        pending = [
-            (self.stuff_bank, self.stuff_bank.candidates(*stuff, self.classifier)),
-            (self.instance_bank, self.instance_bank.candidates(*instance, self.classifier)),
-        ]
-        for bank, candidates in pending:
-            bank.write(candidates)
+        stuff_rows = self.stuff_bank._candidates(*stuff, self._classifier[0])
+        instance_rows = self.instance_bank._candidates(*instance, self._classifier[0])
+        self.stuff_bank._write(stuff_rows)
+        self.instance_bank._write(instance_rows)
 
     def forward(
         self, target_features: Tensor, target_logits: Tensor, pseudo_labels: Tensor | None = None
@@ -224,8 +240,8 @@ class StuffInstanceMatching(nn.Module):
         Args:
             target_features: (B, D, h, w); the losses are differentiable in them.
             target_logits: (B, K, h, w), at the features' resolution; only their argmax is used.
-            pseudo_labels: (B, H, W), any integer dtype, ``space.ignore_index`` where there is none; resized nearest.
-                Where there is one it replaces the prediction (Eq. 11; the reference implementation leaves this out).
+            pseudo_labels: (B, H, W), any integer dtype, ``space.ignore_index`` for pixels without one; resized nearest.
+                A pseudo-label replaces the prediction (Eq. 11; the reference implementation omits this).
 
         Returns:
             :class:`MatchingLosses`, each the mean over images of the single-image loss; exactly 0, still attached to
@@ -235,19 +251,20 @@ class StuffInstanceMatching(nn.Module):
             ValueError: If ranks, dtypes, sizes, devices or class ids cannot be right.
 
         Warns:
-            UserWarning: At the hundredth call, if no row was ever written to the banks. Looked at as class ids are.
+            UserWarning: At the hundredth call, if no row was ever written to the banks (checked as class ids are).
             UserWarning: Once, if ``target_features`` carry no gradient while gradient mode is on and this module is in
                 training mode: matching then trains nothing.
         """
         self._notice_empty_banks()
+        if pseudo_labels is not None:
+            check_label_map("pseudo_labels", pseudo_labels)
         self._check("target", target_features, target_logits, pseudo_labels, "pseudo_labels")
-        check_feature_size("target_logits", target_logits, target_features)
         warn_without_gradient("matching loss", "target_features", target_features, FEATURES, self, stacklevel=5)
         labels = best_class(target_logits.detach())[1]
         if pseudo_labels is not None:
-            labels = merge_pseudo_labels(labels, pseudo_labels, self.space.ignore_index)
+            labels = _merge_pseudo_labels(labels, pseudo_labels, self.space.ignore_index)
         stuff, instance = self._pool(target_features, labels)
-        return MatchingLosses(self.stuff_loss.of_rows(*stuff), self.instance_loss.of_rows(*instance))
+        return MatchingLosses(self.stuff_loss._of_rows(*stuff), self.instance_loss._of_rows(*instance))
 
     if TYPE_CHECKING:
         # To type checkers nn.Module itself returns Any.
@@ -256,7 +273,7 @@ class StuffInstanceMatching(nn.Module):
         ) -> MatchingLosses: ...
 
     def _notice_empty_banks(self) -> None:
-        """Losses of 0 because ``update`` was forgotten look like those of a warm-up: say so, once."""
+        """Warn once that ``update`` was never called: losses of 0 look like those of banks that are not full yet."""
         if torch.compiler.is_compiling():
             return
         self._calls += 1
@@ -270,19 +287,20 @@ class StuffInstanceMatching(nn.Module):
                 stacklevel=3,
             )
 
-    def _pool(self, features: Tensor, labels: Tensor) -> tuple[tuple[Tensor, Regions], tuple[Tensor, Regions]]:
-        """Mean features of stuff and things together: one pass over the feature map."""
-        stuff, things = self.stuff_bank.regions(labels), self.instance_bank.regions(labels)
-        rows = region_mean(features, join_regions(stuff, things), count_rows(stuff) + count_rows(things))
-        return (rows[:, : count_rows(stuff)], stuff), (rows[:, count_rows(stuff) :], things)
+    def _pool(self, features: Tensor, labels: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Mean features (B, C * Z, D) of stuff and of things, and which exist (B, C, Z); reads the features once."""
+        stuff, things = self.stuff_bank._regions(labels), self.instance_bank._regions(labels)
+        first = count_rows(stuff)
+        rows = _region_mean(features, join_regions(stuff, things), first + count_rows(things))
+        return (rows[:, :first], stuff.valid), (rows[:, first:], things.valid)
 
     def _check(self, domain: str, features: Tensor, logits: Tensor, labels: Tensor | None, labels_name: str) -> None:
         features_name, logits_name = f"{domain}_features", f"{domain}_logits"
         check_maps(features_name, features, channels=self.feature_dim)
         check_maps(logits_name, logits, channels=self.space.num_classes, channel_name="K")
         check_same_batch(logits_name, logits, features_name, features)
+        check_feature_size(logits_name, logits, features)
         if labels is not None:
-            check_label_map(labels_name, labels)
             check_has_pixels(labels_name, labels)
             check_same_batch(labels_name, labels, features_name, features)
             check_class_ids(labels_name, labels, self.space.num_classes, self.space.ignore_index, self.validate_args)

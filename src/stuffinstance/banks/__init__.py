@@ -1,6 +1,7 @@
 """Memories of source features: per class a ring of the last rows written, or one running mean."""
 
 from stuffinstance.banks.class_anchors import CategoryAnchors
-from stuffinstance.banks.feature_banks import Candidates, Classifier, InstanceBank, MemoryBank, StuffBank
+from stuffinstance.banks.classifier import Classifier, head_classifier
+from stuffinstance.banks.feature_banks import InstanceBank, MemoryBank, StuffBank
 
-__all__ = ["Candidates", "CategoryAnchors", "Classifier", "InstanceBank", "MemoryBank", "StuffBank"]
+__all__ = ["CategoryAnchors", "Classifier", "InstanceBank", "MemoryBank", "StuffBank", "head_classifier"]

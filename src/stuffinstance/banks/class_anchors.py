@@ -1,4 +1,4 @@
-"""Arithmetic of one running mean per class; knows tensors only, no modules."""
+"""Category anchors: one running mean feature per class (CAG-UDA)."""
 
 from __future__ import annotations
 
@@ -25,19 +25,23 @@ from stuffinstance._checks import (
 from stuffinstance._numerics import add_to_pair, autocast_device, difference, pair_in
 from stuffinstance._state import StatefulModule
 from stuffinstance.distributed import Sync, gather_rows
-from stuffinstance.label_maps import correct_labels, resize_labels
-from stuffinstance.pooling import region_mean
-from stuffinstance.regions import Regions, stuff_regions
+from stuffinstance.label_maps import _correct_labels, _resize_labels
+from stuffinstance.pooling.region_mean import _region_mean
+from stuffinstance.regions import Regions
+from stuffinstance.regions.region_table import _stuff_regions, count_rows
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 
 def running_mean(
     mean: Tensor, remainder: Tensor, count: Tensor, rows: Tensor, valid: Tensor, max_count: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Take N rows per class into the running means, as if one after the other, without a loop.
+    """Running mean per class: take N rows per class in, as if one after the other, without a loop.
 
     .. math:: \\mu \\leftarrow \\frac{n \\mu + x}{n + 1}, \\qquad n \\leftarrow \\min(n + 1, n_{max})
 
-    Once the count stands at its most, each further row weighs :math:`1 / (n_{max} + 1)` and older rows fade. The count
+    Once the count has reached its limit, each further row weighs :math:`1 / (n_{max} + 1)` and older rows fade. The count
     before each row is known beforehand, so every row's weight is its own share times what later rows leave of it, and
     all rows are added together, each by its weight times its difference to the mean: rounding is that of the step, not
     of the mean. The mean has 48 bits in two float32 numbers (:func:`add_to_pair`), so small steps are not lost.
@@ -68,12 +72,8 @@ def running_mean(
     return *add_to_pair(mean, remainder, step), (count + valid.sum(0)).clamp(max=max_count)
 
 
-if TYPE_CHECKING:
-    from torch.distributed import ProcessGroup
-
-
 class CategoryAnchors(StatefulModule):
-    """Keeps the mean source feature of every class, and gives target pixels the class of the nearest (CAG-UDA).
+    """Category anchors (CAG-UDA): the mean source feature of every class; target pixels take the class of the nearest.
 
     .. math:: A_c \\leftarrow \\frac{n_c A_c + \\mathcal{A}^c(L_C, f)}{n_c + 1}, \\qquad
               n_c \\leftarrow \\min(n_c + 1, 3000)
@@ -81,13 +81,13 @@ class CategoryAnchors(StatefulModule):
     once per source image in which at least ``min_pixels`` pixels are class *c* in ground truth and prediction
     (:math:`L_C`, :func:`correct_labels`), with :math:`\\mathcal{A}^c` their mean feature. The paper's anchor is the
     centroid of all source features of a class; the mean of per-image means, the least number of pixels and the count
-    that stops growing are the reference implementation's, and this class follows the code. Within a stage of training the anchors
-    stand still: update them before it, with the network that the stage starts from.
+    that stops growing are the reference implementation's, and this class follows the code. Within a stage of training
+    the anchors are fixed: update them before it, with the network that the stage starts from.
 
     Args:
         num_classes: K.
         feature_dim: D.
-        min_pixels: Fewer pixels than this of a class in an image, at feature resolution, are passed over (10).
+        min_pixels: Fewer pixels than this of a class in an image, at feature resolution, are ignored (10).
         max_count: Where the count stops; from then on a new image weighs 1 / (``max_count`` + 1) (3000).
         ignore_index: Pixels of this id have no class.
         sync: ``"auto"`` shares rows across the ranks of a running process group, ``"off"`` does not.
@@ -105,7 +105,7 @@ class CategoryAnchors(StatefulModule):
     ``DistributedDataParallel(..., broadcast_buffers=False)`` then keeps them so.
 
     Raises:
-        TypeError: If ``ignore_index`` is no whole number.
+        TypeError: If ``ignore_index`` is not a whole number.
         ValueError: If a size is below 1, ``ignore_index`` is a class, or ``sync`` is neither way.
 
     Example:
@@ -159,22 +159,21 @@ class CategoryAnchors(StatefulModule):
 
     @torch.no_grad()
     def update(self, features: Tensor, labels: Tensor, logits: Tensor | None = None) -> None:
-        """Take a batch of source images into the anchors, image by image, without gradient.
+        """Update the anchors with a batch of source images, image by image, without gradient.
 
         A mean with a NaN or an infinity never enters and does not count. Under ``torch.distributed`` every rank must
         call this; the images of all ranks enter on all ranks, in rank order.
 
         Args:
             features: Source features, (B, D, h, w).
-            labels: Ground ground truth (B, H, W), any integer dtype; resized nearest.
+            labels: Ground truth (B, H, W), any integer dtype; resized nearest.
             logits: (B, K, h, w): pixels that they put into another class do not count. None takes all pixels of
                 ``labels``, for instance where :func:`correct_labels` was there already.
 
         Raises:
             ValueError: If ranks, dtypes, sizes, devices or class ids cannot be right. The anchors are then as before.
         """
-        regions = self.regions(features, labels, logits)
-        rows = region_mean(features, regions)  # (B, K, D)
+        rows, regions = self._pool(features, labels, logits)  # (B, K, D)
         # In the buffer's own dtype: what overflows there is not finite either.
         valid = (regions.area[:, :, 0] >= self.min_pixels) & rows.to(self.anchors.dtype).isfinite().all(2)
         rows, valid = gather_rows((rows, valid), self.sync, self.group)
@@ -185,13 +184,13 @@ class CategoryAnchors(StatefulModule):
 
     @torch.no_grad()
     def assign(self, features: Tensor, margin: float = 2.5) -> Tensor:
-        """The class of the nearest anchor, where it is nearer than the second by a margin (active pixels).
+        """Active pixels of CAG-UDA: the class of the nearest anchor, where it is nearer than the second by a margin.
 
         .. math:: d_c = \\lVert A_c - f \\rVert_2, \\qquad
                   \\hat y = \\operatorname{argmin}_c d_c \\text{ if } d_{second} - d_{first} \\ge margin
 
-        A class without an anchor is no candidate. Where fewer than two classes have one there is no second, and no
-        pixel is active (this library's choice; so is leaving out pixels that are not finite).
+        A class without an anchor is not a candidate. Where fewer than two classes have one there is no second, and no
+        pixel is active (this library's choice; so is ignoring pixels that are not finite).
 
         Args:
             features: Target features, (B, D, h, w), of the frozen network of the stage.
@@ -218,15 +217,12 @@ class CategoryAnchors(StatefulModule):
         labels = torch.where(active, nearest, self.ignore_index)
         return labels.view(features.shape[0], *features.shape[2:])
 
-    def regions(self, features: Tensor, labels: Tensor, logits: Tensor | None = None) -> Regions:
-        """The pixels of each class as regions (Z = 1) at the features' size; with logits only those they agree on.
+    def _pool(self, features: Tensor, labels: Tensor, logits: Tensor | None) -> tuple[Tensor, Regions]:
+        """Mean features (B, K, D) and the regions they are of: the pixels of each class that logits agree on."""
+        regions = _stuff_regions(self._labels_at(features, labels, logits), range(self.num_classes))
+        return _region_mean(features, regions.region_map, count_rows(regions)), regions
 
-        Raises:
-            ValueError: If ranks, dtypes, sizes, devices or class ids cannot be right.
-        """
-        return stuff_regions(self.labels_at(features, labels, logits), range(self.num_classes))
-
-    def labels_at(self, features: Tensor, labels: Tensor, logits: Tensor | None = None) -> Tensor:
+    def _labels_at(self, features: Tensor, labels: Tensor, logits: Tensor | None) -> Tensor:
         """Labels (B, h, w) at the features' size; with logits only where their argmax agrees, else ``ignore_index``.
 
         Raises:
@@ -241,8 +237,8 @@ class CategoryAnchors(StatefulModule):
             check_maps("logits", logits, channels=self.num_classes, channel_name="K")
             check_same_batch("logits", logits, "features", features)
             check_feature_size("logits", logits, features)
-            labels = correct_labels(labels, logits, self.ignore_index)
-        return resize_labels(labels, (features.shape[2], features.shape[3]))
+            labels = _correct_labels(labels, logits, self.ignore_index)
+        return _resize_labels(labels, features.shape[2], features.shape[3])
 
     def _settings(self) -> dict[str, Any]:
         return {"num_classes": int(self.num_classes), "feature_dim": int(self.feature_dim)}

@@ -1,11 +1,12 @@
 """The losses: matching of stuff and instances, distance to anchors, adversaries of output and features, certainty."""
 
 from stuffinstance.losses.adversarial import OutputAdversarialLoss, OutputDiscriminator
-from stuffinstance.losses.anchors import AnchorDistanceLoss, anchor_distance_loss, pixel_anchor_distance_loss
+from stuffinstance.losses.anchors import AnchorDistanceLoss, anchor_distance_loss
 from stuffinstance.losses.entropy_minimization import EntropyLoss, MaxSquareLoss, entropy_map
 from stuffinstance.losses.fine_grained import FineGrainedAdversarialLoss, FineGrainedDiscriminator
 from stuffinstance.losses.matching import (
     InstanceMatchingLoss,
+    Matches,
     MatchingLoss,
     StuffMatchingLoss,
     instance_matching_loss,
@@ -18,6 +19,7 @@ __all__ = [
     "FineGrainedAdversarialLoss",
     "FineGrainedDiscriminator",
     "InstanceMatchingLoss",
+    "Matches",
     "MatchingLoss",
     "MaxSquareLoss",
     "OutputAdversarialLoss",
@@ -26,6 +28,5 @@ __all__ = [
     "anchor_distance_loss",
     "entropy_map",
     "instance_matching_loss",
-    "pixel_anchor_distance_loss",
     "stuff_matching_loss",
 ]

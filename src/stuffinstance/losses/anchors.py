@@ -1,4 +1,4 @@
-"""Distance of a class's features to its category anchor (CAG-UDA): of class means, or of single pixels."""
+"""Anchor distance loss (CAG-UDA): class means, or single pixels, to the anchor of their class."""
 
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -9,35 +9,98 @@ from torch import Tensor, nn
 from stuffinstance._checks import check_choice, check_kind, checked_divisor, checked_flag
 from stuffinstance.banks.class_anchors import CategoryAnchors
 from stuffinstance.losses.gradient_warning import FEATURES, warn_without_gradient
-from stuffinstance.pooling import region_mean
 
 Form = Literal["code", "paper"]
 
 _WEIGHT = 10.0  # of the sum, and what a large term is divided by
 
 
-def anchor_distance_loss(rows: Tensor, used: Tensor, anchors: Tensor, damp_above: float | None = 5.0) -> Tensor:
-    """Ten times the mean distance of class means to their anchors (CAG-UDA's reference implementation).
+def anchor_distance_loss(
+    features: Tensor,
+    labels: Tensor,
+    anchors: CategoryAnchors,
+    *,
+    logits: Tensor | None = None,
+    form: Form = "code",
+    damp_above: float | None = 5.0,
+    scale_gradient: bool = True,
+) -> Tensor:
+    """Anchor distance loss (CAG-UDA), the function of :class:`AnchorDistanceLoss`.
 
     Args:
-        rows: Mean features, (B, K, D).
-        used: Which of them count, (B, K) bool.
-        anchors: (K, D).
-        damp_above: A term is divided by 10 for as long as it exceeds this; None never does.
+        features: (B, D, h, w).
+        labels: Class ids (B, H, W), any integer dtype, ``anchors.ignore_index`` for pixels without a class; resized
+            nearest.
+        anchors: The :class:`CategoryAnchors`.
+        logits: (B, K, h, w): only pixels that they put into the labels' class count. None takes all labeled pixels.
+        form: ``"code"`` or ``"paper"``.
+        damp_above: As for :class:`AnchorDistanceLoss`.
+        scale_gradient: As for :class:`AnchorDistanceLoss`.
 
     Returns:
-        A scalar; 0 where nothing is used.
+        A scalar; exactly 0, still attached to ``features``, where no class can be pulled.
+
+    Raises:
+        TypeError: If an argument is not of its kind.
+        ValueError: If ranks, dtypes, sizes, devices or class ids cannot be right, or ``form`` has another value.
 
     Example:
-        >>> rows = torch.tensor([[[3.0], [9.0]]], requires_grad=True)
-        >>> anchor_distance_loss(rows, torch.tensor([[True, False]]), torch.tensor([[1.0], [0.0]]))
-        tensor(15., grad_fn=<DivBackward0>)
+        >>> anchors = CategoryAnchors(num_classes=1, feature_dim=1, min_pixels=2)
+        >>> anchors.update(torch.tensor([[[[1.0, 3.0]]]]), torch.tensor([[[0, 0]]]))
+        >>> features, labels = torch.tensor([[[[4.0, 6.0, 9.0]]]], requires_grad=True), torch.tensor([[[0, 0, 255]]])
+        >>> anchor_distance_loss(features, labels, anchors)                   # 10 (|5 - 2| - 1/2)
+        tensor(25., grad_fn=<DivBackward0>)
     """
-    warn_without_gradient("anchor distance loss", "rows", rows, FEATURES)
-    return _distance_of_means(rows, used, anchors, damp_above)
+    choices = _choices(anchors, form, damp_above, scale_gradient)
+    loss = _anchor_distance(features, labels, logits, anchors, *choices)
+    warn_without_gradient("anchor distance loss", "features", features, FEATURES)
+    return loss
+
+
+def _choices(
+    anchors: CategoryAnchors, form: Form, damp_above: float | None, scale_gradient: bool
+) -> tuple[Form, float | None, bool]:
+    """The settings of the loss, checked."""
+    check_kind("anchors", anchors, CategoryAnchors)
+    check_choice("form", form, get_args(Form))
+    if damp_above is not None:
+        damp_above = checked_divisor("damp_above", damp_above, "a number above 0, or None for never")
+    return form, damp_above, checked_flag("scale_gradient", scale_gradient)
+
+
+def _anchor_distance(
+    features: Tensor,
+    labels: Tensor,
+    logits: Tensor | None,
+    anchors: CategoryAnchors,
+    form: Form,
+    damp_above: float | None,
+    scale_gradient: bool,
+) -> Tensor:
+    if form == "paper":
+        return _of_pixels(features, labels, logits, anchors)
+    rows, regions = anchors._pool(features, labels, logits)
+    area = regions.area[:, :, 0]
+    if scale_gradient:
+        share = area / (features.shape[2] * features.shape[3])
+        fixed = rows.detach()
+        rows = fixed + (rows - fixed) * (2 * share)[:, :, None].to(rows.dtype)
+    used = (area >= anchors.min_pixels) & anchors.filled
+    return _distance_of_means(rows, used, anchors.anchors_in(rows.dtype), damp_above)
+
+
+def _of_pixels(features: Tensor, labels: Tensor, logits: Tensor | None, anchors: CategoryAnchors) -> Tensor:
+    classes = anchors._labels_at(features, labels, logits).to(torch.int64)
+    known = (classes >= 0) & (classes < anchors.num_classes)
+    used = known & anchors.filled[torch.where(known, classes, 0)]
+    exact = torch.promote_types(features.dtype, torch.float32)
+    own = anchors.anchors_in(exact).detach()[torch.where(used, classes, 0)].movedim(3, 1)  # (B, D, h, w)
+    apart = torch.where(used[:, None], features.to(exact) - own, 0)
+    return apart.square().sum() / used.sum().clamp(min=1)
 
 
 def _distance_of_means(rows: Tensor, used: Tensor, anchors: Tensor, damp_above: float | None) -> Tensor:
+    """Of rows (B, K, D), those that are used (B, K), to anchors (K, D)."""
     # An unused row takes its anchor's place: distance 0, and no gradient even where the row is not finite.
     anchors = anchors.detach().to(rows.dtype)
     rows = torch.where(used[:, :, None], rows, anchors)
@@ -50,36 +113,10 @@ def _distance_of_means(rows: Tensor, used: Tensor, anchors: Tensor, damp_above: 
     return _WEIGHT * terms.sum() / used.sum().clamp(min=1)
 
 
-def pixel_anchor_distance_loss(features: Tensor, labels: Tensor, used: Tensor, anchors: Tensor) -> Tensor:
-    """Mean over pixels of the squared L2 distance to the anchor of the pixel's class (CAG-UDA's paper).
-
-    Args:
-        features: (B, D, h, w).
-        labels: Class ids, (B, h, w) int64, 0 .. K-1 where ``used``.
-        used: Which pixels count, (B, h, w) bool.
-        anchors: (K, D).
-
-    Returns:
-        A scalar; 0 where nothing is used.
-
-    Example:
-        >>> features, labels = torch.tensor([[[[3.0, 9.0]]]], requires_grad=True), torch.tensor([[[0, 255]]])
-        >>> pixel_anchor_distance_loss(features, labels, labels == 0, torch.tensor([[1.0]]))
-        tensor(4., grad_fn=<DivBackward0>)
-    """
-    warn_without_gradient("anchor distance loss", "features", features, FEATURES)
-    return _distance_of_pixels(features, labels, used, anchors)
-
-
-def _distance_of_pixels(features: Tensor, labels: Tensor, used: Tensor, anchors: Tensor) -> Tensor:
-    own = anchors.detach().to(features.dtype)[torch.where(used, labels, 0)].movedim(3, 1)  # (B, D, h, w)
-    return torch.where(used[:, None], features - own, 0).square().sum() / used.sum().clamp(min=1)
-
-
 class AnchorDistanceLoss(nn.Module):
-    """Pull the features of each class to its anchor, in the source and in the target (CAG-UDA).
+    """Anchor distance loss (CAG-UDA): pulls the features of each class to its anchor, in source and target.
 
-    reference implementation, ``form="code"``:
+    Reference implementation, ``form="code"``:
 
     .. math:: \\mathcal{L}_{dist} = \\frac{10}{n} \\sum_{(i, c)} \\frac{1}{D} \\sum_d
               \\mathrm{SmoothL1}(\\mathcal{A}^c(L_i, f_i)_d - A_{c,d})
@@ -102,8 +139,8 @@ class AnchorDistanceLoss(nn.Module):
             class's share of the image's pixels. The value stays what it is.
 
     Raises:
-        TypeError: If ``anchors`` are no :class:`CategoryAnchors`.
-        ValueError: If there is no such ``form``, or ``damp_above`` is not above 0.
+        TypeError: If ``anchors`` is not a :class:`CategoryAnchors`.
+        ValueError: If ``form`` has another value, or ``damp_above`` is not above 0.
 
     Example:
         >>> anchors = CategoryAnchors(num_classes=1, feature_dim=1, min_pixels=2)
@@ -124,14 +161,10 @@ class AnchorDistanceLoss(nn.Module):
         scale_gradient: bool = True,
     ) -> None:
         super().__init__()
-        check_kind("anchors", anchors, CategoryAnchors)
-        check_choice("form", form, get_args(Form))
-        if damp_above is not None:
-            damp_above = checked_divisor("damp_above", damp_above, "a number above 0, or None for never")
+        choices = _choices(anchors, form, damp_above, scale_gradient)
         self._anchors = [anchors]  # in a list: not a submodule, its state is saved where it lives
-        self.form: Form = form
-        self.damp_above = damp_above
-        self.scale_gradient = checked_flag("scale_gradient", scale_gradient)
+        self.form: Form
+        self.form, self.damp_above, self.scale_gradient = choices
 
     @property
     def anchors(self) -> CategoryAnchors:
@@ -143,10 +176,11 @@ class AnchorDistanceLoss(nn.Module):
 
         Args:
             features: (B, D, h, w).
-            labels: Class ids (B, H, W), any integer dtype, ``anchors.ignore_index`` where there is none: the ground
-                ground truth of source images, :meth:`CategoryAnchors.assign` for target images; resized nearest to (h, w).
-            logits: (B, K, h, w): only pixels that they put into the labels' class count, as in the reference implementation. None
-                takes all labeled pixels.
+            labels: Class ids (B, H, W), any integer dtype, ``anchors.ignore_index`` for pixels without a class: the
+                ground truth of source images, :meth:`CategoryAnchors.assign` for target images; resized nearest to
+                (h, w).
+            logits: (B, K, h, w): only pixels that they put into the labels' class count, as in the reference
+                implementation. None takes all labeled pixels.
 
         Returns:
             A scalar, float32 (float64 for float64 features). Exactly 0, still attached to ``features``, where no class
@@ -160,31 +194,14 @@ class AnchorDistanceLoss(nn.Module):
             UserWarning: Once, if ``features`` carry no gradient while gradient mode is on and the loss is in training
                 mode: it then trains nothing.
         """
-        pull = self._of_means if self.form == "code" else self._of_pixels
-        loss = pull(features, labels, logits)
+        choices = self.form, self.damp_above, self.scale_gradient
+        loss = _anchor_distance(features, labels, logits, self._anchors[0], *choices)
         warn_without_gradient("anchor distance loss", "features", features, FEATURES, self, stacklevel=5)
         return loss
 
     if TYPE_CHECKING:
         # To type checkers nn.Module itself returns Any.
         def __call__(self, features: Tensor, labels: Tensor, logits: Tensor | None = None) -> Tensor: ...
-
-    def _of_means(self, features: Tensor, labels: Tensor, logits: Tensor | None) -> Tensor:
-        regions = self.anchors.regions(features, labels, logits)
-        rows, area = region_mean(features, regions), regions.area[:, :, 0]
-        if self.scale_gradient:
-            share = area / (features.shape[2] * features.shape[3])
-            fixed = rows.detach()
-            rows = fixed + (rows - fixed) * (2 * share)[:, :, None].to(rows.dtype)
-        used = (area >= self.anchors.min_pixels) & self.anchors.filled
-        return _distance_of_means(rows, used, self.anchors.anchors_in(rows.dtype), self.damp_above)
-
-    def _of_pixels(self, features: Tensor, labels: Tensor, logits: Tensor | None) -> Tensor:
-        classes = self.anchors.labels_at(features, labels, logits).to(torch.int64)
-        known = (classes >= 0) & (classes < self.anchors.num_classes)
-        used = known & self.anchors.filled[torch.where(known, classes, 0)]
-        exact = torch.promote_types(features.dtype, torch.float32)
-        return _distance_of_pixels(features.to(exact), classes, used, self.anchors.anchors_in(exact))
 
     def extra_repr(self) -> str:
         """The choices, for ``print(module)``."""

@@ -1,4 +1,4 @@
-"""Descriptors and bank rows to distances: the nearest row is found without gradient, the distance to it has one."""
+"""Distances of descriptors to bank rows: the nearest row is found without gradient, the distance to it has one."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ _BUFFER_ELEMENTS = 2**21
 
 @dataclass(frozen=True)
 class Distance:
-    """How far two feature vectors are apart, and a cheaper score that has the same nearest row.
+    """Distance of two feature vectors, and a cheaper score that has the same nearest row.
 
     Attributes:
         between: (..., D) and (..., D) to (...), differentiable.
@@ -104,7 +104,7 @@ _CALLABLE = (
 def resolve_distance(
     distance: DistanceName | str | Between, feature_dim: int = 8, device: torch.device | str = "cpu"
 ) -> Distance:
-    """The distance of that name, or one made of a callable, which is tried once on a few small rows.
+    """Distance by name, or made of a callable, which is tried once on a few small rows.
 
     Args:
         distance: One of the names, or two tensors (..., D) that broadcast to distances (...).
@@ -112,7 +112,7 @@ def resolve_distance(
         device: Where they lie; those of an ``nn.Module`` lie where its parameters do.
 
     Raises:
-        ValueError: If there is no distance of that name, or a callable cannot take such rows, returns another shape, or
+        ValueError: If no distance has that name, or a callable cannot take such rows, returns another shape, or
             puts equal rows further apart than different ones.
         TypeError: If it is neither a name nor a callable of two tensors that returns a floating-point tensor.
     """
@@ -125,7 +125,8 @@ def resolve_distance(
         return DISTANCES[distance]
     if not callable(distance):
         raise TypeError(f"distance must be a name or a callable, got {type(distance).__name__} {distance!r}.")
-    _try(distance, feature_dim, torch.device(device))
+    if not torch.compiler.is_compiling():
+        _try(distance, feature_dim, torch.device(device))
     return Distance(distance, partial(_blockwise_ranking, distance))
 
 
@@ -198,7 +199,7 @@ def _blockwise_ranking(between: Between, rows: Tensor, bank: Tensor) -> Tensor:
 def nearest_distance(
     rows: Tensor, bank: Tensor, filled: Tensor, distance: Distance, wanted: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Distance of each descriptor to the nearest row of its class.
+    """Nearest-neighbor distance of each descriptor to the rows of its class.
 
     The gradient flows to the descriptors only, through the one row that was found.
 

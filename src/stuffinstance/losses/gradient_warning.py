@@ -1,4 +1,4 @@
-"""The warning of a loss that cannot train anything, since what it is given carries no gradient."""
+"""Warning of a loss whose input carries no gradient."""
 
 import warnings
 
@@ -14,7 +14,7 @@ FEATURES = (
 def warn_without_gradient(
     loss: str, name: str, tensor: Tensor, remedy: str, module: nn.Module | None = None, stacklevel: int = 3
 ) -> None:
-    """Warn where a loss is computed for training, but from constants: its value then looks right and does nothing.
+    """Warn that a loss is computed in training from an input without gradient, so that it trains nothing.
 
     Silent where nobody trains: with gradient mode off, in evaluation mode, within ``torch.func``'s transforms, which
     ask for gradients in another way; and in compiled code, which cannot warn.

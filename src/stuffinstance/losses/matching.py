@@ -1,4 +1,4 @@
-"""What both matching losses do: pool the regions, find the nearest rows, mask what has no partner."""
+"""Stuff and instance matching losses (SIM): distance of target regions to the nearest source rows of their class."""
 
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, NamedTuple
@@ -8,15 +8,13 @@ from torch import Tensor, nn
 
 from stuffinstance._checks import check_callable, check_kind, checked_flag
 from stuffinstance.banks import Classifier, InstanceBank, MemoryBank, StuffBank
-from stuffinstance.label_maps import resize_labels
 from stuffinstance.losses.distances import Between, Distance, DistanceName, nearest_distance, resolve_distance
 from stuffinstance.losses.gradient_warning import FEATURES, warn_without_gradient
-from stuffinstance.pooling import region_mean
 from stuffinstance.regions import Regions
 
 
 class Matches(NamedTuple):
-    """Which bank row each region of a batch is drawn to: what a matching loss sums, before it is summed.
+    """Matched pairs of target regions and bank rows, whose distances a matching loss sums.
 
     Attributes:
         regions: The target regions, Z at most per class.
@@ -33,7 +31,7 @@ class Matches(NamedTuple):
 
 
 class MatchingLoss(nn.Module, ABC):
-    """Distance of target regions to the nearest source rows of their class.
+    """Matching loss: distance of target regions to the nearest source rows of their class. Base class of both.
 
     The bank is read, never written, and is not part of this module's state: whoever updates it saves it.
     """
@@ -47,14 +45,13 @@ class MatchingLoss(nn.Module, ABC):
         classifier: Classifier | None,
     ) -> None:
         super().__init__()
-        if classifier is not None:
-            check_callable("classifier", classifier, "rows (N, D)")
+        resolved, full, classifier = _choices(bank, distance, require_full_bank, classifier)
         # In lists, so that neither becomes a submodule: the bank's and the network's state are saved where they live.
         self._bank = [bank]
         self._classifier = [classifier]
         self.distance_name: str = distance if isinstance(distance, str) else getattr(distance, "__name__", "callable")
-        self.distance: Distance = resolve_distance(distance, bank.feature_dim, bank.features.device)
-        self.require_full_bank = checked_flag("require_full_bank", require_full_bank)
+        self.distance: Distance = resolved
+        self.require_full_bank: bool = full
 
     @property
     def bank(self) -> MemoryBank:
@@ -67,12 +64,12 @@ class MatchingLoss(nn.Module, ABC):
         return self._classifier[0]
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Pool the regions of ``labels`` and match them.
+        """The loss of a batch.
 
         Args:
             features: Target features, (B, D, h, w).
             labels: Target labels (B, H, W), any integer dtype, usually the argmax of the logits; resized nearest to
-                (h, w). Ids that are not the bank's are passed over.
+                (h, w). Ids that are not the bank's are ignored.
 
         Returns:
             A scalar: the mean over images of the single-image loss. Exactly 0, still attached to ``features``, where
@@ -86,9 +83,9 @@ class MatchingLoss(nn.Module, ABC):
             UserWarning: Once, if ``features`` carry no gradient while gradient mode is on and the loss is in training
                 mode: it then trains nothing.
         """
-        pooled = self._pool(features, labels)
+        rows, regions = self._pool(features, labels)
         warn_without_gradient("matching loss", "features", features, FEATURES, self, stacklevel=5)
-        return self.of_rows(*pooled)
+        return self._of_rows(rows, regions.valid)
 
     if TYPE_CHECKING:
         # To type checkers nn.Module itself returns Any.
@@ -108,80 +105,119 @@ class MatchingLoss(nn.Module, ABC):
             ValueError: If ranks, dtypes, sizes or devices do not fit.
         """
         rows, regions = self._pool(features, labels)
-        distance, slot, matchable = self.nearest(rows, regions)
-        used = regions.valid & matchable[:, None] & self.trusted(rows, regions)
+        distance, slot = _nearest(rows, regions.valid, self.bank, self.distance)
+        used = _used(rows, regions.valid, self.bank, self.require_full_bank, self.classifier)
         return Matches(regions, used, torch.where(used, slot, -1), torch.where(used, distance, 0))
 
-    @abstractmethod
-    def of_rows(self, rows: Tensor, regions: Regions) -> Tensor:
-        """The loss of regions whose mean features (B, R, D) are already known."""
-
-    def trusted(self, rows: Tensor, regions: Regions) -> Tensor:
-        """Which regions the classifier puts into their own class, (B, C, Z) bool; without one all that exist."""
-        if self.classifier is None:
-            return regions.valid
-        return self.bank.agreeing(rows, regions, self.classifier)
-
     def _pool(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Regions]:
-        self.bank.check(features, labels)
-        regions = self.bank.regions(resize_labels(labels, (features.shape[2], features.shape[3])))
-        return region_mean(features, regions), regions
+        self.bank._check(features, labels)
+        return self.bank._pool(features, labels)
 
-    def nearest(self, rows: Tensor, regions: Regions) -> tuple[Tensor, Tensor, Tensor]:
-        """Distance to the nearest row, its slot, and whether the class can be matched: twice (B, C, Z), and (C,)."""
-        bank = self.bank
-        batch, classes, per_class = regions.valid.shape
-        grouped = rows.reshape(batch, classes, per_class, bank.feature_dim).transpose(0, 1).flatten(1, 2)  # (C, B*Z, D)
-        wanted = regions.valid.transpose(0, 1).flatten(1)  # (C, B*Z)
-        found = nearest_distance(grouped, bank.features, bank.filled, self.distance, wanted)
-        distance, slot = (each.reshape(classes, batch, per_class).transpose(0, 1) for each in found)
-        return distance, slot, bank.written > (bank.capacity if self.require_full_bank else 0)
+    @abstractmethod
+    def _of_rows(self, rows: Tensor, exists: Tensor) -> Tensor:
+        """The loss of regions that exist (B, C, Z), whose mean features are (B, C * Z, D)."""
 
     def extra_repr(self) -> str:
         """The choices, for ``print(module)``."""
-        return f"distance={self.distance_name!r}, require_full_bank={self.require_full_bank}, agreement_filter={self.classifier is not None}"
+        return (
+            f"distance={self.distance_name!r}, require_full_bank={self.require_full_bank}, "
+            f"agreement_filter={self.classifier is not None}"
+        )
 
 
-def stuff_matching_loss(distances: Tensor, used: Tensor) -> Tensor:
-    """Sum over the classes that are used, mean over images.
+def _choices(
+    bank: MemoryBank, distance: DistanceName | Between, require_full_bank: bool, classifier: Classifier | None
+) -> tuple[Distance, bool, Classifier | None]:
+    """The settings of a matching loss, checked."""
+    if classifier is not None:
+        check_callable("classifier", classifier, "rows (N, D)")
+    resolved = resolve_distance(distance, bank.feature_dim, bank.features.device)
+    return resolved, checked_flag("require_full_bank", require_full_bank), classifier
+
+
+def _nearest(rows: Tensor, exists: Tensor, bank: MemoryBank, distance: Distance) -> tuple[Tensor, Tensor]:
+    """Distance of each region (rows (B, C * Z, D)) to the nearest row of its class, and the row's slot: (B, C, Z)."""
+    batch, classes, per_class = exists.shape
+    grouped = rows.reshape(batch, classes, per_class, bank.feature_dim).transpose(0, 1).flatten(1, 2)  # (C, B*Z, D)
+    wanted = exists.transpose(0, 1).flatten(1)  # (C, B*Z)
+    found, slot = nearest_distance(grouped, bank.features, bank.filled, distance, wanted)
+    shape = classes, batch, per_class
+    return found.reshape(shape).transpose(0, 1), slot.reshape(shape).transpose(0, 1)
+
+
+def _used(rows: Tensor, exists: Tensor, bank: MemoryBank, full: bool, classifier: Classifier | None) -> Tensor:
+    """Which regions count, (B, C, Z) bool: they exist, their class can be matched, and the classifier agrees."""
+    used = exists & (bank.written > (bank.capacity if full else 0))[:, None]
+    return used if classifier is None else used & bank._agreeing(rows, exists, classifier)
+
+
+def stuff_matching_loss(
+    features: Tensor,
+    labels: Tensor,
+    bank: StuffBank,
+    *,
+    distance: DistanceName | Between = "l1_mean",
+    require_full_bank: bool = False,
+    classifier: Classifier | None = None,
+) -> Tensor:
+    """Stuff matching loss (SIM, Eq. 6), the function of :class:`StuffMatchingLoss`.
 
     Args:
-        distances: To the nearest source row, (B, C).
-        used: Class occurs, has a partner and passed the filter, (B, C) bool.
+        features: Target features, (B, D, h, w).
+        labels: Target labels (B, H, W), any integer dtype; resized nearest to (h, w).
+        bank: The :class:`StuffBank` to match against.
+        distance: As for :class:`StuffMatchingLoss`. A callable is tried on a few small rows in each call; the module
+            does that once.
+        require_full_bank: Match a class only after more rows were written than the bank holds.
+        classifier: Rows (N, D) to logits (N, K): regions that it puts into another class are not matched.
 
     Returns:
-        A scalar; 0 where nothing is used.
+        A scalar; exactly 0, still attached to ``features``, where nothing can be matched.
+
+    Raises:
+        TypeError: If an argument is not of its kind.
+        ValueError: If ranks, dtypes, sizes or devices do not fit, or no distance has that name.
 
     Example:
-        >>> distances = torch.tensor([[1.0, 2.0], [4.0, 8.0]], requires_grad=True)
-        >>> stuff_matching_loss(distances, torch.tensor([[True, True], [True, False]]))
-        tensor(3.5000, grad_fn=<DivBackward0>)
+        >>> bank = StuffBank(classes=(0,), feature_dim=1, capacity=2)
+        >>> bank.update(torch.tensor([[[[2.0]]]]), torch.tensor([[[0]]]))
+        >>> stuff_matching_loss(torch.tensor([[[[5.0]]]], requires_grad=True), torch.tensor([[[0]]]), bank)
+        tensor(3., grad_fn=<DivBackward0>)
     """
-    warn_without_gradient("stuff matching loss", "distances", distances, FEATURES)
-    return _summed(distances, used)
+    check_kind("bank", bank, StuffBank)
+    choices = _choices(bank, distance, require_full_bank, classifier)
+    bank._check(features, labels)
+    warn_without_gradient("stuff matching loss", "features", features, FEATURES)
+    rows, regions = bank._pool(features, labels)
+    return _stuff_loss(rows, regions.valid, bank, *choices)
 
 
-def _summed(distances: Tensor, used: Tensor) -> Tensor:
-    return torch.where(used, distances, 0).sum() / max(1, distances.shape[0])
+def _stuff_loss(
+    rows: Tensor, exists: Tensor, bank: MemoryBank, distance: Distance, full: bool, classifier: Classifier | None
+) -> Tensor:
+    found, _ = _nearest(rows, exists, bank, distance)
+    used = _used(rows, exists, bank, full, classifier)
+    return torch.where(used[:, :, 0], found[:, :, 0], 0).sum() / max(1, exists.shape[0])
 
 
 class StuffMatchingLoss(MatchingLoss):
-    """Pull each stuff class of a target image to the nearest source row of the class.
+    """Stuff matching loss (SIM, Eq. 6): each stuff class of a target image to the nearest source row of the class.
 
     .. math:: \\mathcal{L}_{stf} = \\frac{1}{B} \\sum_i \\sum_b \\min_j d(\\mathcal{A}^b(L_i, f_i), S^b_j)
 
-    over the classes *b* that occur. Paper: :math:`d = \\lVert\\cdot\\rVert_1^2`, sum over images. reference implementation: mean
-    over channels of the absolute difference, no square, one image a batch; a class absent from the image can add a
-    constant without gradient there, which is not copied here. The mean over images is this library's choice, so that a
-    batch equals the mean of its single images.
+    over the classes *b* that occur. Paper (https://arxiv.org/abs/2003.08040): :math:`d = \\lVert\\cdot\\rVert_1^2`, sum
+    over images. Reference implementation: mean over channels of the absolute difference, no square, one image a batch;
+    a class absent from the image can add a constant without gradient there, which is not copied here. The mean over
+    images is this library's choice, so that a batch equals the mean of its single images. Function form:
+    :func:`stuff_matching_loss`.
 
     Args:
         bank: The :class:`StuffBank` to match against.
         distance: ``"l1_mean"`` (code), ``"l1_squared"`` (paper), ``"l2"``, ``"cosine"``, or a callable of two tensors
             (..., D) that broadcast, which returns (...), smaller for nearer rows: of a similarity, 1 - similarity. A
             callable is tried here on a few small rows of the bank's D.
-        require_full_bank: Match a class only after more rows were written than the bank holds (code); else from the first row
-            on (paper).
+        require_full_bank: Match a class only after more rows were written than the bank holds (code); else from the
+            first row on (paper).
         classifier: Rows (N, D) to logits (N, K): regions that it puts into another class are not matched (code).
 
     Raises:
@@ -207,56 +243,77 @@ class StuffMatchingLoss(MatchingLoss):
         check_kind("bank", bank, StuffBank)
         super().__init__(bank, distance, require_full_bank=require_full_bank, classifier=classifier)
 
-    def of_rows(self, rows: Tensor, regions: Regions) -> Tensor:
-        """The loss of stuff regions whose mean features (B, C, D) are already known."""
-        distance, _, matchable = self.nearest(rows, regions)
-        used = regions.valid & matchable[:, None] & self.trusted(rows, regions)
-        return _summed(distance[:, :, 0], used[:, :, 0])
+    def _of_rows(self, rows: Tensor, exists: Tensor) -> Tensor:
+        return _stuff_loss(rows, exists, self._bank[0], self.distance, self.require_full_bank, self._classifier[0])
 
 
-def instance_matching_loss(distances: Tensor, valid: Tensor, matchable: Tensor) -> Tensor:
-    """Mean over the regions of a class, sum over classes, mean over images.
+def instance_matching_loss(
+    features: Tensor,
+    labels: Tensor,
+    bank: InstanceBank,
+    *,
+    distance: DistanceName | Between = "l1_mean",
+    require_full_bank: bool = False,
+) -> Tensor:
+    """Instance matching loss (SIM, Eq. 8), the function of :class:`InstanceMatchingLoss`.
 
     Args:
-        distances: To the nearest source row, (B, C, Z).
-        valid: There is such a region, (B, C, Z) bool.
-        matchable: The class has rows to match, (C,) bool.
+        features: Target features, (B, D, h, w).
+        labels: Target labels (B, H, W), any integer dtype; resized nearest to (h, w).
+        bank: The :class:`InstanceBank` to match against.
+        distance: As for :class:`InstanceMatchingLoss`. A callable is tried on a few small rows in each call; the module
+            does that once.
+        require_full_bank: Match a class only after more rows were written than the bank holds.
 
     Returns:
-        A scalar; 0 where nothing can be matched.
+        A scalar; exactly 0, still attached to ``features``, where nothing can be matched.
+
+    Raises:
+        TypeError: If an argument is not of its kind.
+        ValueError: If ranks, dtypes, sizes or devices do not fit, or no distance has that name.
 
     Example:
-        >>> distances = torch.tensor([[[2.0, 4.0, 9.0]]], requires_grad=True)
-        >>> instance_matching_loss(distances, torch.tensor([[[True, True, False]]]), torch.tensor([True]))
-        tensor(3., grad_fn=<DivBackward0>)
+        >>> bank = InstanceBank(classes=(5,), feature_dim=1, capacity=4)
+        >>> bank.update(torch.tensor([[[[1.0, 9.0]]]]), torch.tensor([[[5, 0]]]))
+        >>> features = torch.tensor([[[[2.0, 0.0, 4.0]]]], requires_grad=True)
+        >>> instance_matching_loss(features, torch.tensor([[[5, 0, 5]]]), bank)
+        tensor(2., grad_fn=<DivBackward0>)
     """
-    warn_without_gradient("instance matching loss", "distances", distances, FEATURES)
-    return _averaged(distances, valid, matchable)
+    check_kind("bank", bank, InstanceBank)
+    choices = _choices(bank, distance, require_full_bank, None)
+    bank._check(features, labels)
+    warn_without_gradient("instance matching loss", "features", features, FEATURES)
+    rows, regions = bank._pool(features, labels)
+    return _instance_loss(rows, regions.valid, bank, *choices)
 
 
-def _averaged(distances: Tensor, valid: Tensor, matchable: Tensor) -> Tensor:
-    used = valid & matchable[:, None]
-    per_class = torch.where(used, distances, 0).sum(2) / valid.sum(2).clamp(min=1)
-    return per_class.sum() / max(1, distances.shape[0])
+def _instance_loss(
+    rows: Tensor, exists: Tensor, bank: MemoryBank, distance: Distance, full: bool, classifier: Classifier | None
+) -> Tensor:
+    found, _ = _nearest(rows, exists, bank, distance)
+    used = _used(rows, exists, bank, full, classifier)
+    per_class = torch.where(used, found, 0).sum(2) / exists.sum(2).clamp(min=1)
+    return per_class.sum() / max(1, exists.shape[0])
 
 
 class InstanceMatchingLoss(MatchingLoss):
-    """Pull each of a target image's largest thing regions to the nearest source instance of its class.
+    """Instance matching loss (SIM, Eq. 8): the largest thing regions to the nearest source instances of their class.
 
     .. math:: \\mathcal{L}_{ins} = \\frac{1}{B} \\sum_i \\sum_k \\frac{1}{\\lvert R_k \\rvert} \\sum_{r \\in R_k}
               \\min_j d(\\mathcal{I}(r, f_i), S^k_j)
 
     with :math:`R_k` the bank's ``max_instances`` largest connected regions of class *k*, all of them where there are
-    fewer. The text of the paper and the code agree on the largest ten; Eq. 8 as printed has all regions. Distances as
-    in :class:`StuffMatchingLoss`. The reference implementation applies no agreement filter to target things.
+    fewer. The text of the paper (https://arxiv.org/abs/2003.08040) and the code agree on the largest ten; Eq. 8 as
+    printed has all regions. Distances as in :class:`StuffMatchingLoss`. The reference implementation applies no
+    agreement filter to target things. Function form: :func:`instance_matching_loss`.
 
     Args:
         bank: The :class:`InstanceBank` to match against.
         distance: ``"l1_mean"`` (code), ``"l1_squared"`` (paper), ``"l2"``, ``"cosine"``, or a callable of two tensors
             (..., D) that broadcast, which returns (...), smaller for nearer rows: of a similarity, 1 - similarity. A
             callable is tried here on a few small rows of the bank's D.
-        require_full_bank: Match a class only after more rows were written than the bank holds (code); else from the first row
-            on (paper).
+        require_full_bank: Match a class only after more rows were written than the bank holds (code); else from the
+            first row on (paper).
 
     Raises:
         TypeError: If ``bank`` is not such a bank, or ``distance`` is neither a name nor a callable of two tensors.
@@ -277,7 +334,5 @@ class InstanceMatchingLoss(MatchingLoss):
         check_kind("bank", bank, InstanceBank)
         super().__init__(bank, distance, require_full_bank=require_full_bank, classifier=None)
 
-    def of_rows(self, rows: Tensor, regions: Regions) -> Tensor:
-        """The loss of thing regions whose mean features (B, C * Z, D) are already known."""
-        distance, _, matchable = self.nearest(rows, regions)
-        return _averaged(distance, regions.valid, matchable)
+    def _of_rows(self, rows: Tensor, exists: Tensor) -> Tensor:
+        return _instance_loss(rows, exists, self._bank[0], self.distance, self.require_full_bank, None)

@@ -1,4 +1,4 @@
-"""Features and regions to descriptors: the mean feature of every region, in one pass over the feature map."""
+"""Region pooling: the mean feature of every region."""
 
 from stuffinstance.pooling.region_mean import region_mean
 

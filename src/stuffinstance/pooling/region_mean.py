@@ -1,4 +1,4 @@
-"""region_mean(): check features and regions, hand them to a backend, divide by the areas; and its gradient."""
+"""Mean feature of each region, and its gradient."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +17,7 @@ from stuffinstance.regions import Regions, count_rows, most_regions
 def region_mean(
     features: Tensor, regions: Regions | Tensor, num_regions: int | None = None, *, backend: str = "auto"
 ) -> Tensor:
-    """Average the features of each region (SIM, Eq. 5 and 7).
+    """Region-wise average pooling (SIM, Eq. 5 and 7): the mean feature of each region.
 
     .. math:: \\mathcal{I}(r, f) = \\frac{\\sum_{h,w} r^{(h,w)} f^{(h,w)}}{\\max(1, \\sum_{h,w} r^{(h,w)})}
 
@@ -51,7 +51,7 @@ def region_mean(
         TypeError: If ``features`` or ``regions`` are not such tensors, or ``num_regions`` is not a whole number.
         ValueError: If ranks, dtypes, sizes, batch sizes or devices do not fit, or a region number exceeds R
             (checked where reading is free: on a CPU, outside ``torch.compile``), or R is far above what an image can
-            hold, or there is no such backend.
+            hold, or no backend has that name.
         BackendUnavailableError: If ``backend`` cannot run here.
 
     Example:
@@ -72,6 +72,11 @@ def region_mean(
         )
     number = region_map.flatten(1).to(torch.int64)  # (B, P)
     num_regions = _checked_rows(regions, number, num_regions, most_regions(region_map))
+    return _region_mean(features, number, num_regions, backend)
+
+
+def _region_mean(features: Tensor, region_map: Tensor, num_regions: int, backend: str = "auto") -> Tensor:
+    number = region_map.flatten(1).to(torch.int64)  # (B, P)
     sums = _differentiable_sums(features, number, num_regions, backend)  # (B, D, R)
     area = sums.new_zeros(number.shape[0], num_regions + 1).scatter_add(
         1, number, torch.ones_like(number, dtype=sums.dtype)
@@ -87,9 +92,7 @@ def _checked_rows(regions: Regions | Tensor, number: Tensor, num_regions: int | 
     if isinstance(regions, Regions):
         rows = count_rows(regions)
         if num_regions not in (None, rows):
-            raise ValueError(
-                f"num_regions must be left out, or R = {rows}, the rows of these regions, got {num_regions!r}."
-            )
+            raise ValueError(f"num_regions must be None or R = {rows}, the rows of these regions, got {num_regions!r}.")
         return checked_whole("regions.num_rows", rows, 0, most)
     if num_regions is None and regions.dtype == torch.bool:
         num_regions = 1

@@ -1,7 +1,7 @@
-"""Runs of equal values along the rows of a map: on a CPU, what is the same for a run is worked out once a run.
+"""Position of each label in a list of classes: by runs of equal labels on a CPU, by binary search elsewhere.
 
-A street has five to two hundred times fewer runs than pixels, and finding them and painting them again are the two
-cheapest passes there are: comparing neighbors and filling memory.
+A street has five to two hundred times fewer runs than pixels, and comparing neighbors to find them and filling memory
+to paint them again are cheap.
 """
 
 from collections.abc import Sequence

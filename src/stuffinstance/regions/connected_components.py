@@ -1,4 +1,4 @@
-"""connected_components(): check the labels, make classes into values from 1 on, hand them to a backend."""
+"""Connected components of label maps."""
 
 from collections.abc import Collection, Sequence
 from typing import Literal
@@ -23,7 +23,7 @@ def connected_components(
     ignore_index: int | None = 255,
     backend: str = "auto",
 ) -> Tensor:
-    """Number the connected regions of equal class id in each image, all classes in one pass.
+    """Connected components of each image of a label map, all classes together.
 
     Numbers follow the raster order of each region's first pixel, so every backend returns the same tensor, bit for
     bit. Exact for any shape of region: snakes, spirals, combs.

@@ -1,4 +1,4 @@
-"""Regions to pool features over: one per stuff class, and the largest connected ones of each thing class."""
+"""Regions of a label map: one per stuff class, the largest connected ones per thing class."""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -25,8 +25,8 @@ class Regions(NamedTuple):
         region_map: (B, H, W) int32. 0 outside all regions, else ``1 + class position * Z + rank``: the row of
             :func:`region_mean` that the pixel belongs to, counted from 1.
         ids: (B, C, Z) int32. The region's number in its numbering (for instances that of
-            :func:`connected_components`), 0 where there is none.
-        area: (B, C, Z) int64. Pixels, 0 where there is none.
+            :func:`connected_components`), 0 for an empty place.
+        area: (B, C, Z) int64. Pixels, 0 for an empty place.
         valid: (B, C, Z) bool. Whether there is such a region.
     """
 
@@ -47,7 +47,7 @@ def count_rows(regions: Regions) -> int:
 
 
 def stuff_regions(labels: Tensor, classes: Sequence[int]) -> Regions:
-    """One region per class and image: all pixels of the class.
+    """Stuff regions (SIM, Eq. 5): one region per class and image, all pixels of the class.
 
     Args:
         labels: Class ids, (B, H, W), any integer dtype; or a bool mask, whose True is class 1.
@@ -66,6 +66,10 @@ def stuff_regions(labels: Tensor, classes: Sequence[int]) -> Regions:
                  [0]]])
     """
     labels, classes, _ = checked_ids(labels, classes, None)
+    return _stuff_regions(labels, classes)
+
+
+def _stuff_regions(labels: Tensor, classes: Sequence[int]) -> Regions:
     region_map, area = torch.ops.stuffinstance.class_areas(labels, list(classes))
     area = area[:, :, None]
     valid = area > 0
@@ -82,10 +86,10 @@ def instance_regions(
     ignore_index: int | None = 255,
     backend: str = "auto",
 ) -> Regions:
-    """The largest connected regions of each class (SIM, Eq. 7 and Algorithm 1), by falling area.
+    """Instance regions (SIM, Eq. 7 and Algorithm 1): the largest connected regions of each class, by falling area.
 
-    Regions of equal area come in raster order of their first pixel (the reference implementation leaves ties in no fixed order).
-    No area is too small: paper and code know no minimum.
+    Regions of equal area come in raster order of their first pixel (in the reference implementation their order is not
+    fixed). Paper and code have no minimum area.
 
     Args:
         labels: Class ids, (B, H, W), any integer dtype; or a bool mask, whose True is class 1.
@@ -115,8 +119,19 @@ def instance_regions(
     labels, classes, ignored = checked_ids(labels, classes, ignore_index)
     max_regions = checked_whole("max_regions", max_regions, 1, most_regions(labels))
     connectivity = checked_connectivity(connectivity)
-    check_batch(labels)
     check_backend(BACKENDS, backend, "labels", labels.device)
+    return _instance_regions(labels, classes, max_regions, connectivity, ignored, backend)
+
+
+def _instance_regions(
+    labels: Tensor,
+    classes: Sequence[int],
+    max_regions: int,
+    connectivity: int,
+    ignored: int | None = None,
+    backend: str = "auto",
+) -> Regions:
+    check_batch(labels)
     region_map, ids, area = torch.ops.stuffinstance.instance_regions(
         labels, list(classes), max_regions, connectivity, ignored, backend
     )
@@ -135,7 +150,7 @@ def most_regions(region_map: Tensor) -> int:
 def join_regions(first: Regions, second: Regions) -> Tensor:
     """One map (B, H, W) int32 of two sets of regions that share no pixel: the second's rows follow the first's.
 
-    With it :func:`region_mean` pools stuff and things in one pass over the features.
+    With it :func:`region_mean` pools stuff and things while it reads the features once.
     """
     return torch.where(second.region_map > 0, second.region_map + count_rows(first), first.region_map)
 

@@ -77,7 +77,7 @@ def _added_channels(features: Tensor, first_lane: Tensor, lanes: int, count: int
 def _added_rows(features: Tensor, first_lane: Tensor, lanes: int, count: int) -> Iterator[tuple[slice, Tensor]]:
     """Channels last: whole rows are added, a block of pixels at a time. Lanes are spans of pixels, for the caches.
 
-    The partial sums of all channels exist at once: adding parts of rows takes several times as long.
+    The partial sums of all channels exist together: adding parts of rows takes several times as long.
     """
     batch, channels, pixels = features.shape[0], features.shape[1], first_lane.shape[1]
     image = torch.arange(batch)[:, None] * (count * lanes)
@@ -99,9 +99,9 @@ def multiplied_sums(features: Tensor, number: Tensor, num_regions: int) -> Tenso
     """Add pixels up as a matrix product: the same in every run, which adding by atomics on a GPU would not be.
 
     A product meets every pixel with every region, and 0 * NaN is NaN: pixels that are not finite are cleared in a copy,
-    and only the regions that they lie in become NaN. Without asking the device whether there are such pixels the copy
-    cannot be spared. So the features are read twice (lowest and highest of each pixel, which are finite where all of it
-    is; the copy), and the copy once per D regions, so that the masks take no more memory than it.
+    and only the regions that they lie in become NaN. Without a read from the device whether there are such pixels the
+    copy cannot be spared. So the features are read twice (lowest and highest of each pixel, which are finite where all
+    of it is; the copy), and the copy once per D regions, so that the masks take no more memory than it.
     """
     exact = sum_dtype(features)
     flat = features.flatten(2)

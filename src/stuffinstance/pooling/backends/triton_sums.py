@@ -1,4 +1,4 @@
-"""Sums of regions on a GPU in one pass over the features: a matrix product with masks that exist in registers only.
+"""Sums of regions on a GPU that read the features once: a matrix product with masks that exist in registers only.
 
 A program takes a block of channels over a span of pixels, one tile after another, and multiplies each tile with the
 one-hot masks of up to 128 regions, made from the region numbers on the spot. More regions take more programs on the
@@ -33,7 +33,7 @@ _MOST_REGIONS = 128
 
 
 def region_sums(features: Tensor, number: Tensor, num_regions: int) -> Tensor:
-    """Features (B, D, h, w) and region numbers (B, P) to sums (B, D, R), without asking the device anything.
+    """Features (B, D, h, w) and region numbers (B, P) to sums (B, D, R), without a read from the device.
 
     NCHW and channels_last features are read where they lie, other layouts from a contiguous copy. float64 goes
     through torch's matrix product.

@@ -35,7 +35,7 @@ _SCAN_BLOCK = 1024
 
 
 def label(labels: Tensor, classes: Sequence[int] | None, ignore_index: int | None, connectivity: int) -> Tensor:
-    """Number regions in raster order of their first pixel, without asking the device anything."""
+    """Number regions in raster order of their first pixel, without a read from the device."""
     with torch.cuda.device_of(labels):  # kernels go to the current device, which need not be the labels'
         return _launch(labels.contiguous(), classes, ignore_index, connectivity)
 
