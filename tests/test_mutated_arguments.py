@@ -209,19 +209,22 @@ CALLS: dict[str, Call] = {
     ),
     "entropy_map": function(si.entropy_map, probabilities=probabilities()),
     "EntropyLoss.forward": method(si.EntropyLoss, "forward", logits=features(K), mask=mask()),
-    "MaxSquareLoss": function(si.MaxSquareLoss, image_wise=True, power=0.2),
+    "MaxSquareLoss": function(si.MaxSquareLoss, image_wise=True, alpha=0.2),
     "MaxSquareLoss.forward": method(si.MaxSquareLoss, "forward", logits=features(K), mask=mask()),
     "OutputDiscriminator": function(si.OutputDiscriminator, num_classes=K, width=1),
     "OutputDiscriminator.forward": method(lambda: _DISCRIMINATOR, "forward", probabilities=large(K)),
     "OutputAdversarialLoss": function(
-        si.OutputAdversarialLoss, discriminator=_DISCRIMINATOR, form="bce", of="probabilities"
+        si.OutputAdversarialLoss, discriminator=_DISCRIMINATOR, objective="bce", of="probabilities"
     ),
-    "OutputAdversarialLoss.generator": method(
-        lambda: si.OutputAdversarialLoss(_DISCRIMINATOR), "generator", inner="probabilities", target_logits=large(K)
+    "OutputAdversarialLoss.generator_loss": method(
+        lambda: si.OutputAdversarialLoss(_DISCRIMINATOR),
+        "generator_loss",
+        inner="probabilities",
+        target_logits=large(K),
     ),
-    "OutputAdversarialLoss.discriminator": method(
+    "OutputAdversarialLoss.discriminator_loss": method(
         lambda: si.OutputAdversarialLoss(_DISCRIMINATOR, of="entropy"),
-        "discriminator",
+        "discriminator_loss",
         inner="probabilities",
         source_logits=large(K),
         target_logits=large(K),
@@ -230,16 +233,23 @@ CALLS: dict[str, Call] = {
     "FineGrainedDiscriminator.forward": method(
         lambda: si.FineGrainedDiscriminator(D, K, 2), "forward", features=features()
     ),
-    "FineGrainedAdversarialLoss": function(si.FineGrainedAdversarialLoss, temperature=1.8, clip=0.9, encoding="soft"),
-    "FineGrainedAdversarialLoss.generator": method(
-        si.FineGrainedAdversarialLoss, "generator", output=features(2 * K), logits=features(K)
+    "FineGrainedAdversarialLoss": function(
+        si.FineGrainedAdversarialLoss, discriminator=_DISCRIMINATOR, temperature=1.8, clip=0.9, encoding="soft"
     ),
-    "FineGrainedAdversarialLoss.discriminator": method(
-        lambda: si.FineGrainedAdversarialLoss(encoding="hard"),
-        "discriminator",
-        source_output=features(2 * K),
+    "FineGrainedAdversarialLoss.generator_loss": method(
+        lambda: si.FineGrainedAdversarialLoss(si.FineGrainedDiscriminator(D, K, 2)),
+        "generator_loss",
+        inner="features",
+        target_features=features(),
+        target_logits=features(K),
+    ),
+    "FineGrainedAdversarialLoss.discriminator_loss": method(
+        lambda: si.FineGrainedAdversarialLoss(si.FineGrainedDiscriminator(D, K, 2), encoding="hard"),
+        "discriminator_loss",
+        inner="features",
+        source_features=features(),
         source_logits=features(K),
-        target_output=features(2 * K),
+        target_features=features(),
         target_logits=features(K),
     ),
     # thresholds

@@ -65,7 +65,7 @@ class _Level:
         self.prefix = "auxiliary_" if auxiliary else ""
         self.weight = config.auxiliary_weight if auxiliary else config.weight
         self.discriminator = si.OutputDiscriminator(setup.space.num_classes, width=config.width).to(setup.device)
-        self.loss = si.OutputAdversarialLoss(self.discriminator, objective=config.form, of=config.of)
+        self.loss = si.OutputAdversarialLoss(self.discriminator, objective=config.objective, of=config.of)
         self.optimizer = discriminator_optimizer(self.discriminator, config.lr, config.betas)
 
     def logits(self, domain: Domain) -> Tensor:
@@ -112,7 +112,7 @@ class OutputAlignment(Method):
         losses = []
         for level in self.levels:
             level.discriminator.requires_grad_(False)  # fooling it must not train it
-            value = level.loss.generator(level.logits(context.unlabeled))
+            value = level.loss.generator_loss(level.logits(context.unlabeled))
             losses.append(Loss(f"{level.prefix}adversarial", value, level.weight))
         return losses
 
@@ -122,7 +122,7 @@ class OutputAlignment(Method):
         for level in self.levels:
             level.discriminator.requires_grad_(True)
             source, target = level.logits(context.labeled), level.logits(context.unlabeled)
-            value = level.loss.discriminator(source.detach(), target.detach())
+            value = level.loss.discriminator_loss(source, target)
             losses.append(Loss(f"{level.prefix}discriminator", value))
         return losses
 

@@ -1,12 +1,13 @@
-"""What the losses on unlabeled logits share: which pixels count, and how they become one number."""
+"""Entropy minimization losses on unlabeled logits."""
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from stuffinstance._checks import (
+    check_choice,
     check_has_pixels,
     check_maps,
     check_mask,
@@ -17,6 +18,14 @@ from stuffinstance._checks import (
 )
 from stuffinstance._numerics import autocast_device, best_class
 from stuffinstance.label_maps import resize_labels
+
+Reduction = Literal["mean", "none"]
+
+
+def checked_reduction(reduction: Reduction) -> Reduction:
+    """``"mean"`` over the images or ``"none"``, one value per image."""
+    check_choice("reduction", reduction, get_args(Reduction))
+    return reduction
 
 
 def counted_logits(logits: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
