@@ -163,12 +163,12 @@ def test_scores_of_ones_own_move_thresholds_too(make: type[IASTThreshold]) -> No
     by_probabilities.update(probabilities)
     by_scores.update_scores(scores, predicted.to(torch.uint8))
     assert torch.equal(by_probabilities.compute(), by_scores.compute())
-    assert torch.equal(by_probabilities.pseudo_labels(probabilities), by_scores.keep(scores, predicted))
+    assert torch.equal(by_probabilities.pseudo_labels(probabilities), by_scores.filter(scores, predicted))
     predicted[:, 0] = 255
     before = by_scores.counts()
     by_scores.update_scores(scores, predicted)
     assert int((by_scores.counts() - before).sum()) == 2 * 7 * 8
-    assert bool((by_scores.keep(scores, predicted)[:, 0] == 255).all())
+    assert bool((by_scores.filter(scores, predicted)[:, 0] == 255).all())
 
 
 def test_scores_that_are_not_finite_are_left_out() -> None:
@@ -188,7 +188,7 @@ def test_scores_that_are_not_finite_are_left_out() -> None:
     (SCORES, CLASSES.float(), ValueError, r"predicted must be an integer"),
     (SCORES.to("meta"), CLASSES.to("meta"), ValueError, r"scores must be on the device"),
 ])  # fmt: skip
-@pytest.mark.parametrize("method", ["update_scores", "keep"])
+@pytest.mark.parametrize("method", ["update_scores", "filter"])
 def test_scores_that_cannot_be_are_refused(
     method: str, scores: Tensor, predicted: Tensor, error: type[Exception], message: str
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,11 +17,11 @@ from stuffinstance.losses import EntropyLoss, MaxSquareLoss, entropy_map
 from tests.test_compile import check_same
 
 Array = NDArray[np.float64]
-LOSSES: dict[str, Callable[[], nn.Module]] = {
+LOSSES: dict[str, Callable[..., nn.Module]] = {
     "entropy": EntropyLoss,
-    "squares": lambda: MaxSquareLoss(image_wise=False),
+    "squares": partial(MaxSquareLoss, image_wise=False),
     "balanced": MaxSquareLoss,
-    "alike": lambda: MaxSquareLoss(alpha=1.0),
+    "alike": partial(MaxSquareLoss, alpha=1.0),
 }
 
 
@@ -127,9 +128,14 @@ def test_no_weighting_is_a_power_of_zero() -> None:
 
 def test_a_batch_is_the_mean_of_its_images(kind: str) -> None:
     logits, mask = logits_and_mask()
-    loss = LOSSES[kind]()
-    singles = [loss(logits[i : i + 1], mask[i : i + 1]) for i in range(3)]
-    torch.testing.assert_close(loss(logits, mask), torch.stack(singles).mean())
+    mask[1] = False  # an image without a pixel adds 0
+    loss, by_image = LOSSES[kind](), LOSSES[kind](reduction="none")
+    singles = torch.stack([loss(logits[i : i + 1], mask[i : i + 1]) for i in range(3)])
+    torch.testing.assert_close(loss(logits, mask), singles.mean())
+    torch.testing.assert_close(by_image(logits, mask), singles)
+    assert by_image(logits[:0]).shape == (0,)
+    with pytest.raises(ValueError, match=r"reduction must be one of 'mean', 'none', got 'sum'"):
+        LOSSES[kind](reduction="sum")
 
 
 def test_a_small_mask_is_resized_nearest(kind: str) -> None:

@@ -237,19 +237,17 @@ CALLS: dict[str, Call] = {
         si.FineGrainedAdversarialLoss, discriminator=_DISCRIMINATOR, temperature=1.8, clip=0.9, encoding="soft"
     ),
     "FineGrainedAdversarialLoss.generator_loss": method(
-        lambda: si.FineGrainedAdversarialLoss(si.FineGrainedDiscriminator(D, K, 2)),
+        lambda: si.FineGrainedAdversarialLoss(nn.Identity()),
         "generator_loss",
-        inner="features",
-        target_features=features(),
+        target_features=features(2 * K),
         target_logits=features(K),
     ),
     "FineGrainedAdversarialLoss.discriminator_loss": method(
-        lambda: si.FineGrainedAdversarialLoss(si.FineGrainedDiscriminator(D, K, 2), encoding="hard"),
+        lambda: si.FineGrainedAdversarialLoss(nn.Identity(), encoding="hard"),
         "discriminator_loss",
-        inner="features",
-        source_features=features(),
+        source_features=features(2 * K),
         source_logits=features(K),
-        target_features=features(),
+        target_features=features(2 * K),
         target_logits=features(K),
     ),
     # thresholds
@@ -278,9 +276,9 @@ CALLS: dict[str, Call] = {
         probabilities=probabilities(),
         thresholds=torch.full((K,), 0.5),
     ),
-    "ClassBalancedThreshold.keep": method(
+    "ClassBalancedThreshold.filter": method(
         lambda: seen(si.ClassBalancedThreshold(K, bins=100)),
-        "keep",
+        "filter",
         scores=probabilities().amax(1),
         predicted=labels(),
         thresholds=torch.full((K,), 0.5),
@@ -332,8 +330,8 @@ CALLS: dict[str, Call] = {
         alpha=0.25,
         validate_args=False,
     ),
-    "soft_cross_entropy": function(si.soft_cross_entropy, logits=features(K), soft=probabilities(), keep=mask()),
-    "mrkld_regularizer": function(si.mrkld_regularizer, logits=features(K), keep=mask(), weight=0.1),
+    "soft_cross_entropy": function(si.soft_cross_entropy, logits=features(K), soft=probabilities(), mask=mask()),
+    "mrkld_regularizer": function(si.mrkld_regularizer, logits=features(K), mask=mask(), weight=0.1),
     # self-training
     "MeanTeacher": function(si.MeanTeacher, network=network(), alpha=0.9),
     "MeanTeacher.update": method(lambda: si.MeanTeacher(network()), "update", network=network()),
@@ -696,8 +694,8 @@ SHAPES_ALONE = (
     "entropy_map",
     "EntropyLoss.forward",
     "MaxSquareLoss.forward",
-    "FineGrainedAdversarialLoss.generator",
-    "FineGrainedAdversarialLoss.discriminator",
+    "FineGrainedAdversarialLoss.generator_loss",
+    "FineGrainedAdversarialLoss.discriminator_loss",
     "soft_labels",
     "soft_cross_entropy",
     "mrkld_regularizer",

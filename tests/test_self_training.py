@@ -9,9 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stuffinstance.losses import cross_entropy as weighted_cross_entropy
-from stuffinstance.self_training import MeanTeacher, confident_fraction, random_block_mask
-from stuffinstance.self_training import mixing as class_mix
+from stuffinstance.losses.cross_entropy import weighted_cross_entropy
+from stuffinstance.self_training import MeanTeacher, class_mix, confident_fraction, random_block_mask
 
 IGNORE = 255
 
@@ -203,6 +202,7 @@ def test_weighted_cross_entropy_equals_the_sum_over_pixels() -> None:
     assert float(weighted_cross_entropy(logits, labels, weights)) == pytest.approx(total / 30, rel=1e-12)
     alone = [weighted_cross_entropy(logits[b : b + 1], labels[b : b + 1], weights[b : b + 1]) for b in range(2)]
     torch.testing.assert_close(weighted_cross_entropy(logits, labels, weights), torch.stack(alone).mean())
+    torch.testing.assert_close(weighted_cross_entropy(logits, labels, weights, reduction="none"), torch.stack(alone))
 
 
 def test_weights_of_images_are_those_of_their_pixels_and_do_not_cancel() -> None:

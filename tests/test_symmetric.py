@@ -120,7 +120,7 @@ def test_every_rule_can_give_the_thresholds(rule: PseudoLabelThreshold) -> None:
     alone.update_scores(fused.score, fused.labels)
     assert torch.equal(module.compute(), alone.compute())
     assert not torch.equal(module.compute(), rule.compute())
-    assert torch.equal(module.pseudo_labels(probs_a, probs_b), alone.keep(fused.score, fused.labels))
+    assert torch.equal(module.pseudo_labels(probs_a, probs_b), alone.filter(fused.score, fused.labels))
 
 
 def test_parts_merge_and_state_continues() -> None:

@@ -40,7 +40,7 @@ def domain_channels(domain: float, num_classes: int) -> slice:
 
 
 class OutputDiscriminator(nn.Module):
-    """Patch discriminator of the output space (`AdaptSegNet <https://arxiv.org/abs/1802.10349>`__).
+    """Patch discriminator of the output space (AdaptSegNet, Tsai et al., CVPR 2018).
 
     Five 4×4 convolutions of stride 2 that classify the domain of each patch of a class probability map.
 

@@ -148,7 +148,7 @@ class SymmetricConsistency(nn.Module):
             ValueError: As :meth:`forward`, or if ``thresholds`` are not (K,).
         """
         fused = self(probs_a, probs_b)
-        return self.rule.keep(fused.score, fused.labels, thresholds)
+        return self.rule.filter(fused.score, fused.labels, thresholds)
 
     def merge(self, other: SymmetricConsistency) -> None:
         """Add what another one took from another part of the data set; errors are the rule's.

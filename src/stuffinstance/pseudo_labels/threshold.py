@@ -113,7 +113,7 @@ class PseudoLabelThreshold(StatefulModule, ABC):
     """Abstract: one threshold per class from a stream of target predictions, and the pseudo-labels that pass it.
 
     Feed it with :meth:`update`, read :meth:`compute`, label with :meth:`pseudo_labels`. Scores other than the largest
-    probability go through :meth:`update_scores` and :meth:`keep`.
+    probability go through :meth:`update_scores` and :meth:`filter`.
 
     Args:
         num_classes: K.
@@ -213,7 +213,7 @@ class PseudoLabelThreshold(StatefulModule, ABC):
         return self._kept(*confidences(probabilities, self.num_classes, self.validate_args), thresholds)
 
     @torch.no_grad()
-    def keep(self, scores: Tensor, predicted: Tensor, thresholds: Tensor | None = None) -> Tensor:
+    def filter(self, scores: Tensor, predicted: Tensor, thresholds: Tensor | None = None) -> Tensor:
         """``predicted`` where its score reaches the class's threshold, ``ignore_index`` elsewhere.
 
         Args:
