@@ -1,4 +1,4 @@
-"""Class center distance: the formula, streaming, absent classes, and what cannot be."""
+"""Class center distance: the formula, streaming, absent classes, and errors."""
 
 from __future__ import annotations
 
@@ -133,23 +133,23 @@ def test_compiled_whole() -> None:
 
 @pytest.mark.parametrize(("change", "message"), [
     ({"features": torch.zeros(1, 4, 4)}, r"features must be .*\(1, 4, 4\)"),
-    ({"labels": torch.zeros(1, 4, 4)}, r"labels must be an integer tensor"),
-    ({"labels": torch.zeros(2, 4, 4, dtype=torch.int64)}, r"must hold the same B"),
-    ({"labels": torch.full((1, 4, 4), 7)}, r"class ids 0\.\.4 .*\[7\]"),
-    ({"labels": torch.zeros(1, 4, 0, dtype=torch.int64)}, r"H and W of at least 1"),
+    ({"target": torch.zeros(1, 4, 4)}, r"target must be an integer tensor"),
+    ({"target": torch.zeros(2, 4, 4, dtype=torch.int64)}, r"must hold the same B"),
+    ({"target": torch.full((1, 4, 4), 7)}, r"class ids 0\.\.4 .*\[7\]"),
+    ({"target": torch.zeros(1, 4, 0, dtype=torch.int64)}, r"H and W of at least 1"),
     ({"num_classes": 0}, "num_classes must be a whole number"),
 ])  # fmt: skip
-def test_what_cannot_be_is_refused(change: dict[str, Any], message: str) -> None:
+def test_arguments_that_do_not_fit_raise(change: dict[str, Any], message: str) -> None:
     inputs: dict[str, Any] = {
         "features": torch.zeros(1, D, 4, 4),
-        "labels": torch.zeros(1, 4, 4, dtype=torch.int64),
+        "target": torch.zeros(1, 4, 4, dtype=torch.int64),
         "num_classes": K,
     }
     with pytest.raises(ValueError, match=message):
         class_center_distance(**inputs | change)
 
 
-def test_modules_that_cannot_be_are_refused() -> None:
+def test_settings_out_of_range_raise() -> None:
     for options, message in (
         ({"feature_dim": 0}, "feature_dim"),
         ({"sync": "on"}, "sync"),

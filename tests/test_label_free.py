@@ -235,13 +235,13 @@ MAPS = torch.full((1, 4, 2, 3), 0.25)
 
 
 @pytest.mark.parametrize(("maps", "error", "message"), [
-    ([0.5], TypeError, r"probabilities must be .*\(B, K.*list"),
-    (MAPS[0], ValueError, r"probabilities must be .*\(4, 2, 3\)"),
-    (MAPS.long(), ValueError, r"probabilities must be .*int64"),
-    (MAPS[:, :, :0], ValueError, r"probabilities must have h and w of at least 1"),
-    (8 * MAPS, ValueError, r"probabilities must .*sum to 1.*softmax"),
-    (MAPS.log(), ValueError, r"probabilities must .*softmax"),
-    (MAPS * torch.nan, ValueError, r"probabilities must be finite"),
+    ([0.5], TypeError, r"preds must be .*\(B, K.*list"),
+    (MAPS[0], ValueError, r"preds must be .*\(4, 2, 3\)"),
+    (MAPS.long(), ValueError, r"preds must be .*int64"),
+    (MAPS[:, :, :0], ValueError, r"preds must have h and w of at least 1"),
+    (8 * MAPS, ValueError, r"preds must .*sum to 1.*softmax"),
+    (MAPS.log(), ValueError, r"preds must .*softmax"),
+    (MAPS * torch.nan, ValueError, r"preds must be finite"),
 ])  # fmt: skip
 def test_what_cannot_be_right_is_refused(
     make: Callable[[], Score], maps: Tensor, error: type[Exception], message: str
@@ -256,7 +256,7 @@ def test_what_cannot_be_right_is_refused(
 @pytest.mark.parametrize(("build", "message"), [
     (lambda: si.PredictionEntropy(0), r"num_classes must .*0"),
     (lambda: si.PredictionEntropy(1), r"num_classes must be at least 2, got 1"),
-    (lambda: si.PredictionEntropy(3).update(MAPS), r"probabilities must have K = 3 .*got 4"),
+    (lambda: si.PredictionEntropy(3).update(MAPS), r"preds must have K = 3 .*got 4"),
     (lambda: si.PredictionEntropy(3, sync="on"), r"sync must be"),  # type: ignore[arg-type]
     (lambda: si.SoftNeighborhoodDensity(0), r"temperature must .*0"),
     (lambda: si.SoftNeighborhoodDensity(math.nan), r"temperature must .*nan"),

@@ -361,27 +361,34 @@ CALLS: dict[str, Call] = {
     "lab_color_transfer": function(si.lab_color_transfer, source=images(), target=images()),
     # metrics
     "MeanIoU": function(si.MeanIoU, num_classes=K, ignore_index=IGNORE, sync="auto", validate_args=False),
-    "MeanIoU.update": method(lambda: si.MeanIoU(K), "update", predictions=labels() % K, labels=labels()),
-    "MeanIoU.update of logits": method(lambda: si.MeanIoU(K), "update", predictions=features(K), labels=labels()),
+    "MeanIoU.update": method(lambda: si.MeanIoU(K), "update", preds=labels() % K, target=labels()),
+    "MeanIoU.update of logits": method(lambda: si.MeanIoU(K), "update", preds=features(K), target=labels()),
     "MeanIoU.compute": method(lambda: si.MeanIoU(K), "compute", undefined=True, classes=(0, 2)),
     "MeanIoU.merge": method(lambda: si.MeanIoU(K), "merge", other=si.MeanIoU(K)),
     "class_center_distance": function(
-        si.class_center_distance, undefined=True, **_MAPS, num_classes=K, ignore_index=IGNORE
+        si.class_center_distance,
+        undefined=True,
+        features=features(),
+        target=labels(),
+        num_classes=K,
+        ignore_index=IGNORE,
     ),
     "ClassCenterDistance": function(
         si.ClassCenterDistance, num_classes=K, feature_dim=D, ignore_index=IGNORE, sync="auto"
     ),
-    "ClassCenterDistance.update": method(lambda: si.ClassCenterDistance(K, D), "update", **_MAPS),
+    "ClassCenterDistance.update": method(
+        lambda: si.ClassCenterDistance(K, D), "update", features=features(), target=labels()
+    ),
     "ClassCenterDistance.merge": method(
         lambda: si.ClassCenterDistance(K, D), "merge", other=si.ClassCenterDistance(K, D)
     ),
     "PredictionEntropy": function(si.PredictionEntropy, num_classes=K, sync="auto", validate_args=False),
-    "PredictionEntropy.update": method(lambda: si.PredictionEntropy(K), "update", probabilities=probabilities()),
+    "PredictionEntropy.update": method(lambda: si.PredictionEntropy(K), "update", preds=probabilities()),
     "PredictionEntropy.merge": method(lambda: si.PredictionEntropy(K), "merge", other=si.PredictionEntropy(K)),
     "SoftNeighborhoodDensity": function(
         si.SoftNeighborhoodDensity, temperature=0.05, sample=10, sync="auto", validate_args=False
     ),
-    "SoftNeighborhoodDensity.update": method(si.SoftNeighborhoodDensity, "update", probabilities=probabilities()),
+    "SoftNeighborhoodDensity.update": method(si.SoftNeighborhoodDensity, "update", preds=probabilities()),
 }
 
 NOT_CALLED = {
