@@ -185,7 +185,7 @@ MASK = torch.ones(1, 2, 3, dtype=torch.bool)
     (lambda: mrkld_regularizer(P, MASK[:0]), ValueError, "mask and logits must hold the same B"),
     (lambda: mrkld_regularizer(P, MASK.to("meta")), ValueError, "mask and logits must be on one device"),
 ])  # fmt: skip
-def test_what_does_not_fit_is_refused(call, error: type[Exception], message: str) -> None:  # type: ignore[no-untyped-def]
+def test_what_does_not_fit_raises(call, error: type[Exception], message: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(error, match=message):
         call()
 

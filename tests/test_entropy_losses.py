@@ -210,7 +210,7 @@ def test_a_broken_pixel_that_counts_is_seen(kind: str) -> None:
     assert LOSSES[kind]()(logits).isnan()
 
 
-# ------------------------------------------------------------------ precision, compiler, copies, refusals
+# ------------------------------------------------------------------ precision, compiler, copies, errors
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -249,7 +249,7 @@ def test_copies_and_state(kind: str) -> None:
     (torch.zeros(1, 3, 2, 2), [[True]], TypeError, r"mask must be a bool tensor .*list"),
     (np.zeros((1, 3, 2, 2)), None, TypeError, r"logits must be .*ndarray"),
 ])  # fmt: skip
-def test_what_cannot_be_is_refused(kind: str, logits: object, mask: object, error: type, message: str) -> None:
+def test_arguments_that_do_not_fit_raise(kind: str, logits: object, mask: object, error: type, message: str) -> None:
     with pytest.raises(error, match=message):
         LOSSES[kind]()(logits, mask)
 
@@ -262,12 +262,12 @@ def test_one_class_has_no_entropy() -> None:
 
 
 @pytest.mark.parametrize("value", [-0.5, 1.5])
-def test_logits_are_no_probabilities(value: float) -> None:
+def test_entropy_map_of_logits_raises(value: float) -> None:
     with pytest.raises(ValueError, match=r"probabilities must be within 0\.\.1, got values .*softmax"):
         entropy_map(torch.tensor([value, 0.5]).view(1, 2, 1, 1))
 
 
 @pytest.mark.parametrize("power", [-0.1, 1.1, math.nan])
-def test_powers_that_cannot_be_are_refused(power: float) -> None:
+def test_powers_out_of_range_raise(power: float) -> None:
     with pytest.raises(ValueError, match="alpha must be between 0 and 1"):
         MaxSquareLoss(alpha=power)

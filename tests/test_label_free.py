@@ -1,4 +1,4 @@
-"""Scores without labels: plain loops, values by hand, streams, ranks, what is left out and what is refused."""
+"""Metrics without labels: plain loops, values by hand, streams, ranks, ignored values and errors."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def test_a_single_pixel_has_no_neighbor() -> None:
     assert math.isnan(score.compute())
 
 
-def test_what_was_not_looked_at_and_is_not_finite_is_left_out(
+def test_what_was_not_looked_at_and_is_not_finite_is_ignored(
     make: Callable[[], Score], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on a GPU, where values are not read."""
@@ -228,7 +228,7 @@ def test_ranks_agree_on_the_mean_of_all(tmp_path: Path) -> None:
     assert all(math.isnan(value) for value in first["apart"])
 
 
-# ------------------------------------------------------------------ what is refused
+# ------------------------------------------------------------------ errors
 
 
 MAPS = torch.full((1, 4, 2, 3), 0.25)
@@ -243,7 +243,7 @@ MAPS = torch.full((1, 4, 2, 3), 0.25)
     (MAPS.log(), ValueError, r"preds must .*softmax"),
     (MAPS * torch.nan, ValueError, r"preds must be finite"),
 ])  # fmt: skip
-def test_what_cannot_be_right_is_refused(
+def test_arguments_that_do_not_fit_raise(
     make: Callable[[], Score], maps: Tensor, error: type[Exception], message: str
 ) -> None:
     score = make()
@@ -268,6 +268,6 @@ def test_what_cannot_be_right_is_refused(
     (lambda: si.SoftNeighborhoodDensity().merge(si.SoftNeighborhoodDensity(0.1)), r"other must .*0.05.*0.1"),
     (lambda: si.SoftNeighborhoodDensity().merge(si.PredictionEntropy(4)), r"other must .*Soft.*PredictionEntropy"),
 ])  # fmt: skip
-def test_settings_that_cannot_be_right_are_refused(build: Callable[[], object], message: str) -> None:
+def test_settings_out_of_range_raise(build: Callable[[], object], message: str) -> None:
     with pytest.raises((TypeError, ValueError), match=message):
         build()

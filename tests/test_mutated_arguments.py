@@ -666,7 +666,7 @@ PICTURES: dict[str, Call] = {
     "plot_kept_fractions": function(
         plotting.plot_kept_fractions,
         thresholds=torch.full((K,), 0.5),
-        kept=torch.full((K,), 0.5),
+        fractions=torch.full((K,), 0.5),
         space=SPACE,
         cap=0.9,
         ax=None,

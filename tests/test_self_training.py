@@ -1,4 +1,4 @@
-"""Mixtures, hidden blocks and weights: against plain oracles, by seed, refusing what cannot be."""
+"""Class mix, block masks and weighted cross-entropy: against plain oracles, by seed, and errors."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_an_image_does_not_depend_on_its_batch_and_inputs_stay() -> None:
     assert class_mix(*(each[:0] for each in inputs)).images.shape == (0, 3, 12, 17)
 
 
-def test_what_cannot_be_mixed_is_refused() -> None:
+def test_what_cannot_be_mixed_raises() -> None:
     source, source_labels, target, target_labels = two_domains()
     with pytest.raises(ValueError, match=r"must share \(B, C, H, W\) and dtype.*Crop both"):
         class_mix(source, source_labels, target[..., 1:], target_labels)
@@ -141,7 +141,7 @@ def test_what_is_hidden_cannot_spoil() -> None:
     assert random_block_mask(torch.ones(0, 3, 4, 4)).shape == (0, 3, 4, 4)
 
 
-def test_blocks_that_cannot_be_are_refused() -> None:
+def test_blocks_out_of_range_raise() -> None:
     images = torch.ones(1, 3, 4, 4)
     with pytest.raises(ValueError, match="block must be a whole number of at least 1, got 0"):
         random_block_mask(images, 0)
@@ -246,7 +246,7 @@ def test_half_precision_gives_a_float32_loss(dtype: torch.dtype) -> None:
     assert torch.equal(loss, exact)
 
 
-def test_a_loss_that_cannot_be_is_refused() -> None:
+def test_a_loss_that_cannot_be_raises() -> None:
     logits, labels, weights = loss_case()
     with pytest.raises(ValueError, match=r"labels must have the logits' size \(H, W\) = \(3, 5\).*Upsample"):
         weighted_cross_entropy(logits, labels[:, 1:], weights)
@@ -298,7 +298,7 @@ def test_a_whole_step_compiles_to_one_graph() -> None:
 
 
 def test_no_value_is_read_on_the_way() -> None:
-    """On the meta device there is none to read."""
+    """Tensors on the meta device hold nothing to read."""
     student = nn.Conv2d(3, 4, 1, device="meta")
     teacher = MeanTeacher(student)
     teacher.update(student)

@@ -107,7 +107,7 @@ class PredictionEntropy(_StreamingMean):
     .. math:: \\frac{1}{N} \\sum_x \\frac{-\\sum_c p_c(x) \\log p_c(x)}{\\log K} \\in [0, 1]
 
     over all N pixels, with the probabilities *p* of K classes. Every pixel counts alike and no ground truth is needed,
-    so there are no ignored classes; a class that is absent changes nothing but the normalization by log K. A network
+    so no class is ignored; an absent class still counts in log K. A network
     that is certain of the wrong class scores well, and one trained to be certain (:class:`EntropyLoss`) scores better
     than it should. Memory: three numbers, and in :meth:`update` a few copies of the batch's probabilities.
 
@@ -186,7 +186,7 @@ class SoftNeighborhoodDensity(_StreamingMean):
     Here as many pixels of each image and the mean over images too, without a pixel's own similarity. This library's
     choice: the pixels are the centers of the cells of a grid of nearly square cells, so that nothing is random and
     every checkpoint is evaluated on the same pixels. Compare values of the same ``sample`` and image sizes only. No
-    ground truth is needed, so there are no ignored or absent classes.
+    ground truth is needed, so no class is ignored or absent.
 
     Memory: three numbers, and in :meth:`update` a few times B · ``sample²`` numbers, whatever the image size.
 
