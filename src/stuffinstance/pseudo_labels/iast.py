@@ -117,10 +117,6 @@ class IASTThreshold(PseudoLabelThreshold):
             "Pass all batches to one IASTThreshold; ranks of torch.distributed share one with sync='auto'."
         )
 
-    def reset(self) -> None:
-        """Back to the start."""
-        super().reset()
-
     def _take(self, scores: Tensor, predicted: Tensor) -> None:
         finite = scores.isfinite()
         # Class and score in one whole number, so that one sort orders both: the scores of class c lie in 2c .. 2c + 1,

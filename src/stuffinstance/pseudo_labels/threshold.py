@@ -154,11 +154,6 @@ class PseudoLabelThreshold(StatefulModule, ABC):
         """Pixels predicted as each class so far, (K,) int64."""
 
     @abstractmethod
-    def reset(self) -> None:
-        """Forget everything: back to the state after construction."""
-        super().reset()
-
-    @abstractmethod
     def merge(self, other: PseudoLabelThreshold) -> None:
         """Add what a rule of the same kind took from another part of the data set."""
 
@@ -343,17 +338,9 @@ class HistogramRule(PseudoLabelThreshold):
         self.bins = bins
         self._hold("histogram", self.num_classes, bins)
 
-    @abstractmethod
-    def compute(self) -> Tensor:
-        """The K thresholds so far, (K,) float32, on the histogram's device."""
-
     def counts(self) -> Tensor:
         """Pixels predicted as each class so far, (K,) int64."""
         return self._all_counts().sum(1)
-
-    def reset(self) -> None:
-        """Forget everything: back to the state after construction."""
-        super().reset()
 
     def _all_counts(self) -> Tensor:
         """The histogram of all ranks that share."""
