@@ -60,7 +60,7 @@ def losses(dtype: torch.dtype = torch.float32) -> dict[str, Loss]:
         si.OutputAdversarialLoss(nn.Conv2d(K, 1, 1, dtype=dtype), form, of)
         for form, of in (("bce", "probabilities"), ("least_squares", "entropy"))
     )  # type: ignore[misc]
-    fine, hard = si.FineGrainedAdversarialLoss(), si.FineGrainedAdversarialLoss(encoding="hard")
+    fine, hard = si.FineGrainedAdversarialLoss(seen), si.FineGrainedAdversarialLoss(seen, encoding="hard")
     soft = scores.softmax(1)
     return {
         "StuffInstanceMatching, paper": Loss(D, lambda x: sum(paper(x, scores))),  # type: ignore[arg-type, return-value]
@@ -78,13 +78,13 @@ def losses(dtype: torch.dtype = torch.float32) -> dict[str, Loss]:
         "EntropyLoss": Loss(K, lambda x: si.EntropyLoss()(x, some)),
         "entropy_map": Loss(K, lambda x: si.entropy_map(x.softmax(1)).square().sum()),
         "MaxSquareLoss": Loss(K, lambda x: si.MaxSquareLoss()(x, some)),
-        "OutputAdversarialLoss, generator": Loss(K, output.generator),
-        "OutputAdversarialLoss, entropy": Loss(K, entropy.generator),
+        "OutputAdversarialLoss, generator": Loss(K, output.generator_loss),
+        "OutputAdversarialLoss, entropy": Loss(K, entropy.generator_loss),
         "OutputDiscriminator": Loss(
             K, lambda x: patches(x.softmax(1).repeat_interleave(6, 2).repeat_interleave(4, 3)).sum()
         ),
-        "FineGrainedAdversarialLoss, soft": Loss(D, lambda x: fine.generator(seen(x), scores)),
-        "FineGrainedAdversarialLoss, hard": Loss(D, lambda x: hard.discriminator(seen(x), scores, seen(x), scores)),
+        "FineGrainedAdversarialLoss, soft": Loss(D, lambda x: fine.generator_loss(x, scores)),
+        "FineGrainedAdversarialLoss, hard": Loss(D, lambda x: hard.generator_loss(x, scores)),
         "weighted_cross_entropy": Loss(K, lambda x: si.weighted_cross_entropy(x, ground_truth, weights)),
         "soft_cross_entropy": Loss(K, lambda x: si.soft_cross_entropy(x, soft, some)),
         "mrkld_regularizer": Loss(K, lambda x: si.mrkld_regularizer(x, some)),

@@ -163,15 +163,15 @@ def test_scores_of_ones_own_move_thresholds_too(make: type[IASTThreshold]) -> No
     by_probabilities.update(probabilities)
     by_scores.update_scores(scores, predicted.to(torch.uint8))
     assert torch.equal(by_probabilities.compute(), by_scores.compute())
-    assert torch.equal(by_probabilities.pseudo_labels(probabilities), by_scores.keep(scores, predicted))
+    assert torch.equal(by_probabilities.pseudo_labels(probabilities), by_scores.filter(scores, predicted))
     predicted[:, 0] = 255
     before = by_scores.counts()
     by_scores.update_scores(scores, predicted)
     assert int((by_scores.counts() - before).sum()) == 2 * 7 * 8
-    assert bool((by_scores.keep(scores, predicted)[:, 0] == 255).all())
+    assert bool((by_scores.filter(scores, predicted)[:, 0] == 255).all())
 
 
-def test_scores_that_are_not_finite_are_left_out() -> None:
+def test_scores_that_are_not_finite_are_ignored() -> None:
     rule = ClassBalancedThreshold(2)
     scores = torch.tensor([[[float("inf"), float("-inf"), float("nan"), 0.5]]])
     rule.update_scores(scores, torch.zeros(1, 1, 4, dtype=torch.int64))
@@ -188,8 +188,8 @@ def test_scores_that_are_not_finite_are_left_out() -> None:
     (SCORES, CLASSES.float(), ValueError, r"predicted must be an integer"),
     (SCORES.to("meta"), CLASSES.to("meta"), ValueError, r"scores must be on the device"),
 ])  # fmt: skip
-@pytest.mark.parametrize("method", ["update_scores", "keep"])
-def test_scores_that_cannot_be_are_refused(
+@pytest.mark.parametrize("method", ["update_scores", "filter"])
+def test_scores_out_of_range_raise(
     method: str, scores: Tensor, predicted: Tensor, error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
@@ -203,13 +203,13 @@ def test_scores_that_cannot_be_are_refused(
     ({"gamma": -1}, r"gamma must be at least 0, got -1"),
     ({"num_classes": 0}, r"num_classes must be .*got 0"),
 ])  # fmt: skip
-def test_settings_that_cannot_be_are_refused(options: dict[str, float], message: str) -> None:
+def test_settings_out_of_range_raise(options: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         IASTThreshold(**{"num_classes": 4, **options})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("method", ["update", "pseudo_labels"])
-def test_what_are_no_probabilities_is_refused(method: str) -> None:
+def test_values_that_are_not_probabilities_raise(method: str) -> None:
     threshold = IASTThreshold(4)
     with pytest.raises(ValueError, match=r"probabilities must be .*softmax"):
         getattr(threshold, method)(torch.randn(1, 4, 6, 6))

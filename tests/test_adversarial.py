@@ -1,4 +1,4 @@
-"""The output-space adversary: recorded values, values by hand, and who gets gradients."""
+"""Output-space adversarial loss: recorded values, values by hand, and who gets gradients."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def test_recorded_outputs_and_losses(golden_baselines: dict[str, np.ndarray]) ->
     output = discriminator(logits.softmax(1))
     np.testing.assert_allclose(output.detach().numpy(), golden_baselines["asn_out"], rtol=1e-5, atol=1e-7)
     loss = si.OutputAdversarialLoss(discriminator)
-    assert loss.generator(logits).item() == pytest.approx(float(golden_baselines["asn_adv"]), rel=1e-6)
+    assert loss.generator_loss(logits).item() == pytest.approx(float(golden_baselines["asn_adv"]), rel=1e-6)
     halves = 0.5 * (float(golden_baselines["asn_d_source"]) + float(golden_baselines["asn_d_target"]))
-    assert loss.discriminator(logits, logits).item() == pytest.approx(halves, rel=1e-6)
+    assert loss.discriminator_loss(logits, logits).item() == pytest.approx(halves, rel=1e-6)
 
 
 def test_losses_equal_the_oracle() -> None:
@@ -42,26 +42,26 @@ def test_losses_equal_the_oracle() -> None:
     source, target = torch.randn(2, 4, 40, 70).double(), torch.randn(3, 4, 64, 32).double()
     with torch.no_grad():
         on_source, on_target = (discriminator(x.softmax(1)).numpy() for x in (source, target))
-    assert loss.generator(target).item() == pytest.approx(oracles.binary_cross_entropy(on_target, 0))
+    assert loss.generator_loss(target).item() == pytest.approx(oracles.binary_cross_entropy(on_target, 0))
     expected = 0.5 * oracles.binary_cross_entropy(on_source, 0) + 0.5 * oracles.binary_cross_entropy(on_target, 1)
-    assert loss.discriminator(source, target).item() == pytest.approx(expected)
+    assert loss.discriminator_loss(source, target).item() == pytest.approx(expected)
 
 
 def test_an_undecided_discriminator_costs_log_two() -> None:
     loss = si.OutputAdversarialLoss(lambda p: torch.zeros(p.shape[0], 1, 2, 2))  # type: ignore[arg-type]
     logits = torch.randn(1, 3, 32, 32)
-    assert loss.generator(logits).item() == pytest.approx(math.log(2))
-    assert loss.discriminator(logits, logits).item() == pytest.approx(math.log(2))
+    assert loss.generator_loss(logits).item() == pytest.approx(math.log(2))
+    assert loss.discriminator_loss(logits, logits).item() == pytest.approx(math.log(2))
 
 
 def test_gradients_reach_the_right_side() -> None:
     discriminator = si.OutputDiscriminator(3, width=2)
     loss = si.OutputAdversarialLoss(discriminator)
     logits = torch.randn(1, 3, 32, 32, requires_grad=True)
-    loss.discriminator(logits, logits).backward()
+    loss.discriminator_loss(logits, logits).backward()
     assert logits.grad is None
     assert all(p.grad is not None for p in discriminator.parameters())
-    loss.generator(logits).backward()
+    loss.generator_loss(logits).backward()
     assert logits.grad is not None
     assert bool(logits.grad.any())
 
@@ -77,9 +77,23 @@ def test_autocast_is_near_single_precision(dtype: torch.dtype) -> None:
     loss = si.OutputAdversarialLoss(si.OutputDiscriminator(3, width=4))
     logits = torch.randn(1, 3, 64, 64)
     with torch.autocast("cpu", dtype):
-        value = loss.generator(logits)
+        value = loss.generator_loss(logits)
     assert value.dtype == torch.float32
-    assert value.item() == pytest.approx(loss.generator(logits).item(), rel=0.01)
+    assert value.item() == pytest.approx(loss.generator_loss(logits).item(), rel=0.01)
+
+
+@pytest.mark.parametrize("objective", ["bce", "least_squares"])
+def test_the_mean_of_the_images_losses(objective: Any) -> None:
+    discriminator = si.OutputDiscriminator(3, width=2)
+    mean, none = (OutputAdversarialLoss(discriminator, objective, reduction=r) for r in ("mean", "none"))
+    source, target = torch.randn(2, 3, 32, 64), torch.randn(2, 3, 64, 32, requires_grad=True)
+    assert none.generator_loss(target).shape == none.discriminator_loss(source, target).shape == (2,)
+    torch.testing.assert_close(none.generator_loss(target).mean(), mean.generator_loss(target))
+    torch.testing.assert_close(none.discriminator_loss(source, target).mean(), mean.discriminator_loss(source, target))
+    torch.testing.assert_close(none.generator_loss(target)[1], mean.generator_loss(target[1:]))
+    assert none.generator_loss(target[:0]).shape == (0,)
+    with pytest.raises(ValueError, match=r"source and target must hold equally many .*B = 1 and B = 2"):
+        none.discriminator_loss(source[:1], target)
 
 
 def test_the_discriminator_stays_the_callers() -> None:
@@ -91,19 +105,19 @@ def test_the_discriminator_stays_the_callers() -> None:
     ((1, 4, 32, 32), r"must have K = 3 .*4"),
     ((1, 3, 31, 64), r"at least 32"),
 ])  # fmt: skip
-def test_maps_that_cannot_be_are_refused(shape: tuple[int, ...], message: str) -> None:
+def test_maps_that_cannot_be_raise(shape: tuple[int, ...], message: str) -> None:
     loss = si.OutputAdversarialLoss(si.OutputDiscriminator(3, width=2))
     with pytest.raises(ValueError, match=message):
-        loss.generator(torch.zeros(shape))
+        loss.generator_loss(torch.zeros(shape))
 
 
-# ------------------------------------------------------------------ forms, and what the discriminator sees
+# ------------------------------------------------------------------ objectives, and what the discriminator sees
 
-FORMS = ("bce", "least_squares")
+OBJECTIVES = ("bce", "least_squares")
 SEEN = ("probabilities", "entropy")
 
 
-def plain_loss(form: str, of: str, discriminator: torch.nn.Module, logits: torch.Tensor, label: int) -> float:
+def plain_loss(objective: str, of: str, discriminator: torch.nn.Module, logits: torch.Tensor, label: int) -> float:
     """The formula in numpy, around the same discriminator."""
     odds = np.exp(logits.detach().numpy() - logits.detach().numpy().max(1, keepdims=True))
     seen = odds / odds.sum(1, keepdims=True)
@@ -111,53 +125,53 @@ def plain_loss(form: str, of: str, discriminator: torch.nn.Module, logits: torch
         seen = -seen * np.log2(seen) / math.log2(seen.shape[1])
     with torch.no_grad():
         outputs = discriminator(torch.from_numpy(seen)).numpy()
-    if form == "bce":
+    if objective == "bce":
         return oracles.binary_cross_entropy(outputs, label)
     return sum((value - label) ** 2 for value in outputs.ravel().tolist()) / outputs.size
 
 
 @pytest.mark.parametrize("of", SEEN)
-@pytest.mark.parametrize("form", FORMS)
-def test_every_form_equals_its_formula(form: str, of: str) -> None:
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_every_objective_equals_its_formula(objective: str, of: str) -> None:
     discriminator = si.OutputDiscriminator(4, width=2).double()
-    loss = OutputAdversarialLoss(discriminator, form, of)  # type: ignore[arg-type]
+    loss = OutputAdversarialLoss(discriminator, objective, of)  # type: ignore[arg-type]
     source, target = torch.randn(2, 4, 40, 70).double(), torch.randn(3, 4, 64, 32).double()
-    plain = functools.partial(plain_loss, form, of, discriminator)
-    assert loss.generator(target).item() == pytest.approx(plain(target, 0), rel=1e-12)
+    plain = functools.partial(plain_loss, objective, of, discriminator)
+    assert loss.generator_loss(target).item() == pytest.approx(plain(target, 0), rel=1e-12)
     halves = 0.5 * plain(source, 0) + 0.5 * plain(target, 1)
-    assert loss.discriminator(source, target).item() == pytest.approx(halves, rel=1e-12)
+    assert loss.discriminator_loss(source, target).item() == pytest.approx(halves, rel=1e-12)
 
 
 def test_least_squares_by_hand() -> None:
     loss = OutputAdversarialLoss(lambda p: torch.full((p.shape[0], 1, 2, 2), 3.0), "least_squares")  # type: ignore[arg-type]
     logits = torch.randn(2, 3, 4, 4)
-    assert loss.generator(logits).item() == 9
-    assert loss.discriminator(logits, logits).item() == 0.5 * 9 + 0.5 * 4
+    assert loss.generator_loss(logits).item() == 9
+    assert loss.discriminator_loss(logits, logits).item() == 0.5 * 9 + 0.5 * 4
 
 
 def test_the_discriminator_sees_the_entropy_of_each_class() -> None:
     seen = []
     loss = OutputAdversarialLoss(lambda p: seen.append(p) or p, of="entropy")  # type: ignore[arg-type, func-returns-value]
     logits = torch.randn(1, 5, 3, 3)
-    loss.generator(logits)
+    loss.generator_loss(logits)
     torch.testing.assert_close(seen[0], entropy_map(logits.softmax(1)))
 
 
 @pytest.mark.parametrize("of", SEEN)
-@pytest.mark.parametrize("form", FORMS)
-def test_gradcheck(form: str, of: str) -> None:
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_gradcheck(objective: str, of: str) -> None:
     discriminator = torch.nn.Conv2d(3, 1, 2, dtype=torch.float64)
-    loss = OutputAdversarialLoss(discriminator, form, of)  # type: ignore[arg-type]
+    loss = OutputAdversarialLoss(discriminator, objective, of)  # type: ignore[arg-type]
     logits = torch.randn(2, 3, 3, 2, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(loss.generator, (logits,))
+    assert torch.autograd.gradcheck(loss.generator_loss, (logits,))
 
 
 @pytest.mark.parametrize("of", SEEN)
-@pytest.mark.parametrize("form", FORMS)
-def test_an_empty_batch_is_an_exact_zero_on_the_graph(form: str, of: str) -> None:
-    loss = OutputAdversarialLoss(si.OutputDiscriminator(3, width=2), form, of)  # type: ignore[arg-type]
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_an_empty_batch_is_an_exact_zero_on_the_graph(objective: str, of: str) -> None:
+    loss = OutputAdversarialLoss(si.OutputDiscriminator(3, width=2), objective, of)  # type: ignore[arg-type]
     logits = torch.zeros(0, 3, 32, 32, requires_grad=True)
-    value = loss.generator(logits)
+    value = loss.generator_loss(logits)
     assert value.item() == 0.0
     value.backward()
     assert logits.grad is not None
@@ -168,23 +182,23 @@ def test_an_empty_batch_is_an_exact_zero_on_the_graph(form: str, of: str) -> Non
 def test_half_precision_gives_single_precision_losses(of: str, dtype: torch.dtype) -> None:
     logits = torch.randn(1, 3, 32, 64)
     discriminator = si.OutputDiscriminator(3, width=4)
-    for form in FORMS:
-        loss = OutputAdversarialLoss(discriminator, form, of)  # type: ignore[arg-type]
-        expected = loss.generator(logits).item()
+    for objective in OBJECTIVES:
+        loss = OutputAdversarialLoss(discriminator, objective, of)  # type: ignore[arg-type]
+        expected = loss.generator_loss(logits).item()
         with torch.autocast("cpu", dtype):
-            assert loss.generator(logits.to(dtype)).item() == pytest.approx(expected, rel=0.01, abs=1e-4)
-        halved = OutputAdversarialLoss(copy.deepcopy(discriminator).to(dtype), form, of)  # type: ignore[arg-type]
-        value = halved.generator(logits.to(dtype))
+            assert loss.generator_loss(logits.to(dtype)).item() == pytest.approx(expected, rel=0.01, abs=1e-4)
+        halved = OutputAdversarialLoss(copy.deepcopy(discriminator).to(dtype), objective, of)  # type: ignore[arg-type]
+        value = halved.generator_loss(logits.to(dtype))
         assert value.dtype == torch.float32
         assert value.item() == pytest.approx(expected, rel=0.02, abs=1e-3)
 
 
 @pytest.mark.parametrize("of", SEEN)
-@pytest.mark.parametrize("form", FORMS)
-def test_compiled(form: str, of: str) -> None:
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_compiled(objective: str, of: str) -> None:
     torch.use_deterministic_algorithms(False)
-    loss = OutputAdversarialLoss(si.OutputDiscriminator(3, width=2), form, of)  # type: ignore[arg-type]
-    check_same(loss.generator, torch.randn(1, 3, 32, 32))
+    loss = OutputAdversarialLoss(si.OutputDiscriminator(3, width=2), objective, of)  # type: ignore[arg-type]
+    check_same(loss.generator_loss, torch.randn(1, 3, 32, 32))
 
 
 def test_one_convention_for_domains() -> None:
@@ -196,8 +210,9 @@ def test_one_convention_for_domains() -> None:
 
 @pytest.mark.parametrize(("options", "message"), [
     ({"objective": "hinge"}, r"objective must be one of 'bce', 'least_squares', got 'hinge'"),
+    ({"reduction": "sum"}, r"reduction must be one of 'mean', 'none', got 'sum'"),
     ({"of": "logits"}, r"of must be one of 'probabilities', 'entropy', got 'logits'"),
 ])  # fmt: skip
-def test_unknown_forms_are_refused(options: dict[str, Any], message: str) -> None:
+def test_unknown_objectives_raise(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         OutputAdversarialLoss(si.OutputDiscriminator(3, width=2), **options)

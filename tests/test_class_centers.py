@@ -1,4 +1,4 @@
-"""Class center distance: the formula, streaming, absent classes, and what cannot be."""
+"""Class center distance: the formula, streaming, absent classes, and errors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def batch(seed: int, images: int = 2, ids: tuple[int, ...] = (0, 1, 3, 4, IGNORE
 
 
 def plain_distance(features: Array, labels: Array) -> Array:
-    """As the formula is written, with two passes over all pixels; K counts the classes that are present."""
+    """As the formula is written, in two loops over all pixels; K counts the classes that are present."""
     pixels = [features[b, :, y, x] for b, y, x in np.ndindex(labels.shape)]
     members = {
         i: [x for x, y in zip(pixels, labels.reshape(-1), strict=True) if y == i and np.isfinite(x).all()]
@@ -66,7 +66,7 @@ def test_far_from_the_origin_nothing_is_lost() -> None:
     torch.testing.assert_close(class_center_distance(moved, labels, K), expected, rtol=1e-7, atol=0, equal_nan=True)
 
 
-def test_streaming_in_any_parts_equals_all_images_at_once() -> None:
+def test_streaming_in_any_parts_equals_all_images_in_one_batch() -> None:
     features, labels = batch(3, 6)
     features += torch.arange(6)[:, None, None, None]  # the centers move on from image to image
     streamed, first, second = (ClassCenterDistance(K, D) for _ in range(3))
@@ -93,7 +93,7 @@ def test_labels_are_resized_and_any_layout_and_precision_serves() -> None:
     assert half.dtype == torch.float32
 
 
-def test_pixels_that_are_not_finite_are_left_out() -> None:
+def test_pixels_that_are_not_finite_are_ignored() -> None:
     features, labels = batch(5)
     features[0, 1, 2, 3], features[1, 0, 0, 0] = torch.nan, torch.inf
     expected = plain_distance(features.numpy(), labels.numpy())
@@ -133,23 +133,23 @@ def test_compiled_whole() -> None:
 
 @pytest.mark.parametrize(("change", "message"), [
     ({"features": torch.zeros(1, 4, 4)}, r"features must be .*\(1, 4, 4\)"),
-    ({"labels": torch.zeros(1, 4, 4)}, r"labels must be an integer tensor"),
-    ({"labels": torch.zeros(2, 4, 4, dtype=torch.int64)}, r"must hold the same B"),
-    ({"labels": torch.full((1, 4, 4), 7)}, r"class ids 0\.\.4 .*\[7\]"),
-    ({"labels": torch.zeros(1, 4, 0, dtype=torch.int64)}, r"H and W of at least 1"),
+    ({"target": torch.zeros(1, 4, 4)}, r"target must be an integer tensor"),
+    ({"target": torch.zeros(2, 4, 4, dtype=torch.int64)}, r"must hold the same B"),
+    ({"target": torch.full((1, 4, 4), 7)}, r"class ids 0\.\.4 .*\[7\]"),
+    ({"target": torch.zeros(1, 4, 0, dtype=torch.int64)}, r"H and W of at least 1"),
     ({"num_classes": 0}, "num_classes must be a whole number"),
 ])  # fmt: skip
-def test_what_cannot_be_is_refused(change: dict[str, Any], message: str) -> None:
+def test_arguments_that_do_not_fit_raise(change: dict[str, Any], message: str) -> None:
     inputs: dict[str, Any] = {
         "features": torch.zeros(1, D, 4, 4),
-        "labels": torch.zeros(1, 4, 4, dtype=torch.int64),
+        "target": torch.zeros(1, 4, 4, dtype=torch.int64),
         "num_classes": K,
     }
     with pytest.raises(ValueError, match=message):
         class_center_distance(**inputs | change)
 
 
-def test_modules_that_cannot_be_are_refused() -> None:
+def test_settings_out_of_range_raise() -> None:
     for options, message in (
         ({"feature_dim": 0}, "feature_dim"),
         ({"sync": "on"}, "sync"),

@@ -161,11 +161,11 @@ VARYING: dict[str, tuple[Callable[[], Any], Callable[[Any, Batch], Any]]] = {
     "entropy_map": (lambda: None, lambda _, b: si.entropy_map(b.probabilities)),
     "OutputAdversarialLoss": (
         lambda: si.OutputAdversarialLoss(si.OutputDiscriminator(5, width=4)),
-        lambda made, b: made.generator(b.logits.repeat(1, 1, 8, 8)),
+        lambda made, b: made.generator_loss(b.logits.repeat(1, 1, 8, 8)),
     ),
     "FineGrainedAdversarialLoss": (
-        lambda: nn.ModuleList([si.FineGrainedDiscriminator(6, 5, width=4), si.FineGrainedAdversarialLoss(5)]),
-        lambda made, b: made[1].generator(made[0](b.features), b.logits),
+        lambda: si.FineGrainedAdversarialLoss(si.FineGrainedDiscriminator(6, 5, width=4)),
+        lambda made, b: made.generator_loss(b.features, b.logits),
     ),
     "ClassBalancedThreshold.update": (
         lambda: si.ClassBalancedThreshold(5),

@@ -23,7 +23,7 @@ def oracle_soft_labels(probabilities: Tensor, thresholds: Tensor, alpha: float) 
     """Pixel by pixel the labels, and the condition with all its terms."""
     batch, classes, height, width = probabilities.shape
     soft = torch.zeros_like(probabilities)
-    keep = torch.zeros(batch, height, width, dtype=torch.bool)
+    mask = torch.zeros(batch, height, width, dtype=torch.bool)
     k = thresholds.tolist()
     for b, i, j in np.ndindex(batch, height, width):
         p = probabilities[b, :, i, j].tolist()
@@ -32,15 +32,15 @@ def oracle_soft_labels(probabilities: Tensor, thresholds: Tensor, alpha: float) 
         with_label = sum(-y[c] * math.log(p[c]) + alpha * y[c] * math.log(y[c]) for c in range(classes) if y[c] > 0)
         without = sum(-y[c] * math.log(k[c]) for c in range(classes))
         soft[b, :, i, j] = torch.tensor(y)
-        keep[b, i, j] = with_label < without
-    return soft, keep
+        mask[b, i, j] = with_label < without
+    return soft, mask
 
 
-def oracle_losses(logits: Tensor, soft: Tensor, keep: Tensor) -> tuple[float, float]:
+def oracle_losses(logits: Tensor, soft: Tensor, mask: Tensor) -> tuple[float, float]:
     """Sums over the kept pixels one by one."""
     logarithms = logits.log_softmax(1)
     entropy, divergence, count = 0.0, 0.0, 0
-    for b, i, j in torch.nonzero(keep).tolist():
+    for b, i, j in torch.nonzero(mask).tolist():
         entropy -= float((soft[b, :, i, j] * logarithms[b, :, i, j]).sum())
         divergence -= float(logarithms[b, :, i, j].sum()) / logits.shape[1]
         count += 1
@@ -50,59 +50,59 @@ def oracle_losses(logits: Tensor, soft: Tensor, keep: Tensor) -> tuple[float, fl
 @pytest.mark.parametrize("alpha", [0.1, 0.25, 1.0, 3.0])
 def test_soft_labels_equal_the_formula_as_printed(alpha: float) -> None:
     probabilities, thresholds = random_case()
-    soft, keep = soft_labels(probabilities, thresholds, alpha)
+    soft, mask = soft_labels(probabilities, thresholds, alpha)
     expected, kept = oracle_soft_labels(probabilities, thresholds, alpha)
     torch.testing.assert_close(soft, expected)
-    assert torch.equal(keep, kept)
-    assert keep.any()
-    assert bool(keep.all()) == (alpha >= 1)  # no threshold is above 1, so from there on every sum is
+    assert torch.equal(mask, kept)
+    assert mask.any()
+    assert bool(mask.all()) == (alpha >= 1)  # no threshold is above 1, so from there on every sum is
 
 
 def test_little_entropy_leads_to_hard_labels() -> None:
     probabilities, thresholds = random_case()
     threshold = CBSTThreshold(5)
-    soft, keep = soft_labels(probabilities, thresholds * (1 + 1e-9), alpha=1e-5)  # no ratio of exactly 1
+    soft, mask = soft_labels(probabilities, thresholds * (1 + 1e-9), alpha=1e-5)  # no ratio of exactly 1
     hard = threshold.pseudo_labels(probabilities, thresholds * (1 + 1e-9))
-    assert torch.equal(torch.where(keep, soft.argmax(1), 255), hard)
+    assert torch.equal(torch.where(mask, soft.argmax(1), 255), hard)
     assert float(soft.amax(1).min()) > 0.99
 
 
 def test_a_probability_of_zero_stays_zero() -> None:
     probabilities = torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1)
-    soft, keep = soft_labels(probabilities, torch.tensor([0.9, 1e-6, 1.0]))
+    soft, mask = soft_labels(probabilities, torch.tensor([0.9, 1e-6, 1.0]))
     assert soft.flatten().tolist() == [1, 0, 0]
-    assert bool(keep.all())
+    assert bool(mask.all())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_half_precision_is_raised_to_float32(dtype: torch.dtype) -> None:
     probabilities, thresholds = random_case()
     probabilities = probabilities.to(dtype)
-    soft, keep = soft_labels(probabilities, thresholds)
+    soft, mask = soft_labels(probabilities, thresholds)
     expected, kept = oracle_soft_labels(probabilities.double(), thresholds, 0.25)
     torch.testing.assert_close(soft, expected.float())
-    assert torch.equal(keep, kept)
+    assert torch.equal(mask, kept)
     logits = torch.randn(2, 5, 6, 7).to(dtype).requires_grad_()
     for loss, exact in (
-        (soft_cross_entropy(logits, soft, keep), soft_cross_entropy(logits.float(), soft, keep)),
-        (mrkld_regularizer(logits, keep), mrkld_regularizer(logits.float(), keep)),
+        (soft_cross_entropy(logits, soft, mask), soft_cross_entropy(logits.float(), soft, mask)),
+        (mrkld_regularizer(logits, mask), mrkld_regularizer(logits.float(), mask)),
     ):
         assert loss.dtype == torch.float32
         torch.testing.assert_close(loss, exact)
         loss.backward()
     with torch.autocast("cpu", torch.bfloat16):
-        torch.testing.assert_close(soft_cross_entropy(logits, soft, keep), soft_cross_entropy(logits, soft, keep))
-        assert mrkld_regularizer(logits, keep).dtype == torch.float32
+        torch.testing.assert_close(soft_cross_entropy(logits, soft, mask), soft_cross_entropy(logits, soft, mask))
+        assert mrkld_regularizer(logits, mask).dtype == torch.float32
 
 
 def test_losses_equal_the_oracles() -> None:
     probabilities, thresholds = random_case()
-    soft, keep = soft_labels(probabilities, thresholds)
+    soft, mask = soft_labels(probabilities, thresholds)
     logits = torch.randn(2, 5, 6, 7, dtype=torch.float64)
-    entropy, divergence = oracle_losses(logits, soft, keep)
-    assert float(soft_cross_entropy(logits, soft, keep)) == pytest.approx(entropy, rel=1e-12)
-    assert float(mrkld_regularizer(logits, keep)) == pytest.approx(0.1 * divergence, rel=1e-12)
-    assert float(mrkld_regularizer(logits, keep, weight=2)) == pytest.approx(2 * divergence, rel=1e-12)
+    entropy, divergence = oracle_losses(logits, soft, mask)
+    assert float(soft_cross_entropy(logits, soft, mask)) == pytest.approx(entropy, rel=1e-12)
+    assert float(mrkld_regularizer(logits, mask)) == pytest.approx(0.1 * divergence, rel=1e-12)
+    assert float(mrkld_regularizer(logits, mask, weight=2)) == pytest.approx(2 * divergence, rel=1e-12)
 
 
 def test_hard_soft_labels_give_the_usual_cross_entropy() -> None:
@@ -115,26 +115,26 @@ def test_hard_soft_labels_give_the_usual_cross_entropy() -> None:
 
 
 def test_the_regularizer_is_least_at_the_uniform_prediction() -> None:
-    keep = torch.ones(1, 3, 3, dtype=torch.bool)
-    least = mrkld_regularizer(torch.full((1, 4, 3, 3), 7.0), keep)
+    mask = torch.ones(1, 3, 3, dtype=torch.bool)
+    least = mrkld_regularizer(torch.full((1, 4, 3, 3), 7.0), mask)
     assert float(least) == pytest.approx(0.1 * math.log(4), rel=1e-6)
-    assert bool(mrkld_regularizer(torch.randn(1, 4, 3, 3), keep) > least)
+    assert bool(mrkld_regularizer(torch.randn(1, 4, 3, 3), mask) > least)
 
 
 def test_gradients() -> None:
     probabilities, thresholds = random_case(3)
-    soft, keep = soft_labels(probabilities[:, :, :2, :3], thresholds)
-    keep[0, 0, 0], keep[1, 1, 1] = True, False
+    soft, mask = soft_labels(probabilities[:, :, :2, :3], thresholds)
+    mask[0, 0, 0], mask[1, 1, 1] = True, False
     logits = torch.randn(2, 3, 2, 3, dtype=torch.float64, requires_grad=True)
-    torch.autograd.gradcheck(lambda z: soft_cross_entropy(z, soft, keep), logits)
-    torch.autograd.gradcheck(lambda z: mrkld_regularizer(z, keep), logits)
+    torch.autograd.gradcheck(lambda z: soft_cross_entropy(z, soft, mask), logits)
+    torch.autograd.gradcheck(lambda z: mrkld_regularizer(z, mask), logits)
 
 
 @pytest.mark.parametrize("batch", [0, 1])
 def test_no_kept_pixel_is_zero_on_the_graph(batch: int) -> None:
     logits = torch.randn(batch, 3, 4, 5, requires_grad=True)
-    soft, keep = torch.full((batch, 3, 4, 5), 1 / 3), torch.zeros(batch, 4, 5, dtype=torch.bool)
-    for loss in (soft_cross_entropy(logits, soft, keep), mrkld_regularizer(logits, keep)):
+    soft, mask = torch.full((batch, 3, 4, 5), 1 / 3), torch.zeros(batch, 4, 5, dtype=torch.bool)
+    for loss in (soft_cross_entropy(logits, soft, mask), mrkld_regularizer(logits, mask)):
         assert loss.item() == 0
         (gradient,) = torch.autograd.grad(loss, logits)
         assert not gradient.any()
@@ -156,8 +156,8 @@ def test_compiled_in_one_graph() -> None:
     probabilities, thresholds = random_case()
 
     def both(logits: Tensor) -> Tensor:
-        soft, keep = soft_labels(probabilities, thresholds)
-        return soft_cross_entropy(logits, soft, keep) + mrkld_regularizer(logits, keep)
+        soft, mask = soft_labels(probabilities, thresholds)
+        return soft_cross_entropy(logits, soft, mask) + mrkld_regularizer(logits, mask)
 
     logits = torch.randn(2, 5, 6, 7, dtype=torch.float64, requires_grad=True)
     expected, actual = both(logits), torch.compile(both, fullgraph=True, backend="aot_eager")(logits)
@@ -166,7 +166,7 @@ def test_compiled_in_one_graph() -> None:
 
 
 P, K = torch.full((1, 4, 2, 3), 0.25), torch.full((4,), 0.5)
-KEEP = torch.ones(1, 2, 3, dtype=torch.bool)
+MASK = torch.ones(1, 2, 3, dtype=torch.bool)
 
 
 @pytest.mark.parametrize(("call", "error", "message"), [
@@ -176,16 +176,16 @@ KEEP = torch.ones(1, 2, 3, dtype=torch.bool)
     (lambda: soft_labels(P, K[None]), ValueError, r"thresholds must be .*\(K,\) = \(4,\), got .*\(1, 4\)"),
     (lambda: soft_labels(P, [0.5] * 4), TypeError, r"thresholds must be .*\(K,\) = \(4,\), got list"),
     (lambda: soft_labels(P, K * 0), ValueError, "thresholds must all be above 0"),
-    (lambda: soft_cross_entropy(P[0], P, KEEP), ValueError, "logits must be"),
-    (lambda: soft_cross_entropy(P, P[:, :3], KEEP), ValueError, "soft must have K = 4 channels"),
-    (lambda: soft_cross_entropy(P, P[..., :2], KEEP), ValueError, "soft must have the logits' size.*Upsample"),
-    (lambda: soft_cross_entropy(P, P, KEEP.long()), ValueError, "keep must be a bool tensor.*labels != 255"),
-    (lambda: soft_cross_entropy(P, P, KEEP[:, :1]), ValueError, "keep must have the logits' size"),
-    (lambda: soft_cross_entropy(P, P, None), TypeError, "keep must be a bool tensor"),
-    (lambda: mrkld_regularizer(P, KEEP[:0]), ValueError, "keep and logits must hold the same B"),
-    (lambda: mrkld_regularizer(P, KEEP.to("meta")), ValueError, "keep and logits must be on one device"),
+    (lambda: soft_cross_entropy(P[0], P, MASK), ValueError, "logits must be"),
+    (lambda: soft_cross_entropy(P, P[:, :3], MASK), ValueError, "soft must have K = 4 channels"),
+    (lambda: soft_cross_entropy(P, P[..., :2], MASK), ValueError, "soft must have the logits' size.*Upsample"),
+    (lambda: soft_cross_entropy(P, P, MASK.long()), ValueError, "mask must be a bool tensor.*labels != 255"),
+    (lambda: soft_cross_entropy(P, P, MASK[:, :1]), ValueError, "mask must have the logits' size"),
+    (lambda: soft_cross_entropy(P, P, None), TypeError, "mask must be a bool tensor"),
+    (lambda: mrkld_regularizer(P, MASK[:0]), ValueError, "mask and logits must hold the same B"),
+    (lambda: mrkld_regularizer(P, MASK.to("meta")), ValueError, "mask and logits must be on one device"),
 ])  # fmt: skip
-def test_what_does_not_fit_is_refused(call, error: type[Exception], message: str) -> None:  # type: ignore[no-untyped-def]
+def test_what_does_not_fit_raises(call, error: type[Exception], message: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(error, match=message):
         call()
 
@@ -193,12 +193,12 @@ def test_what_does_not_fit_is_refused(call, error: type[Exception], message: str
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_what_is_not_kept_spoils_no_gradient(value: float) -> None:
     plain = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
-    keep = torch.ones(2, 4, 5, dtype=torch.bool)
-    keep[0, 1] = False
+    mask = torch.ones(2, 4, 5, dtype=torch.bool)
+    mask[0, 1] = False
     soft = plain.softmax(1)
     broken = plain.clone()
     broken[0, :, 1] = value
-    for loss in (lambda z: soft_cross_entropy(z, soft, keep), lambda z: mrkld_regularizer(z, keep)):
+    for loss in (lambda z: soft_cross_entropy(z, soft, mask), lambda z: mrkld_regularizer(z, mask)):
         clean, spoilt = plain.clone().requires_grad_(), broken.clone().requires_grad_()
         loss(clean).backward()
         loss(spoilt).backward()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,11 +17,11 @@ from stuffinstance.losses import EntropyLoss, MaxSquareLoss, entropy_map
 from tests.test_compile import check_same
 
 Array = NDArray[np.float64]
-LOSSES: dict[str, Callable[[], nn.Module]] = {
+LOSSES: dict[str, Callable[..., nn.Module]] = {
     "entropy": EntropyLoss,
-    "squares": lambda: MaxSquareLoss(image_wise=False),
+    "squares": partial(MaxSquareLoss, image_wise=False),
     "balanced": MaxSquareLoss,
-    "alike": lambda: MaxSquareLoss(alpha=1.0),
+    "alike": partial(MaxSquareLoss, alpha=1.0),
 }
 
 
@@ -127,9 +128,14 @@ def test_no_weighting_is_a_power_of_zero() -> None:
 
 def test_a_batch_is_the_mean_of_its_images(kind: str) -> None:
     logits, mask = logits_and_mask()
-    loss = LOSSES[kind]()
-    singles = [loss(logits[i : i + 1], mask[i : i + 1]) for i in range(3)]
-    torch.testing.assert_close(loss(logits, mask), torch.stack(singles).mean())
+    mask[1] = False  # an image without a pixel adds 0
+    loss, by_image = LOSSES[kind](), LOSSES[kind](reduction="none")
+    singles = torch.stack([loss(logits[i : i + 1], mask[i : i + 1]) for i in range(3)])
+    torch.testing.assert_close(loss(logits, mask), singles.mean())
+    torch.testing.assert_close(by_image(logits, mask), singles)
+    assert by_image(logits[:0]).shape == (0,)
+    with pytest.raises(ValueError, match=r"reduction must be one of 'mean', 'none', got 'sum'"):
+        LOSSES[kind](reduction="sum")
 
 
 def test_a_small_mask_is_resized_nearest(kind: str) -> None:
@@ -204,7 +210,7 @@ def test_a_broken_pixel_that_counts_is_seen(kind: str) -> None:
     assert LOSSES[kind]()(logits).isnan()
 
 
-# ------------------------------------------------------------------ precision, compiler, copies, refusals
+# ------------------------------------------------------------------ precision, compiler, copies, errors
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -243,7 +249,7 @@ def test_copies_and_state(kind: str) -> None:
     (torch.zeros(1, 3, 2, 2), [[True]], TypeError, r"mask must be a bool tensor .*list"),
     (np.zeros((1, 3, 2, 2)), None, TypeError, r"logits must be .*ndarray"),
 ])  # fmt: skip
-def test_what_cannot_be_is_refused(kind: str, logits: object, mask: object, error: type, message: str) -> None:
+def test_arguments_that_do_not_fit_raise(kind: str, logits: object, mask: object, error: type, message: str) -> None:
     with pytest.raises(error, match=message):
         LOSSES[kind]()(logits, mask)
 
@@ -256,12 +262,12 @@ def test_one_class_has_no_entropy() -> None:
 
 
 @pytest.mark.parametrize("value", [-0.5, 1.5])
-def test_logits_are_no_probabilities(value: float) -> None:
+def test_entropy_map_of_logits_raises(value: float) -> None:
     with pytest.raises(ValueError, match=r"probabilities must be within 0\.\.1, got values .*softmax"):
         entropy_map(torch.tensor([value, 0.5]).view(1, 2, 1, 1))
 
 
 @pytest.mark.parametrize("power", [-0.1, 1.1, math.nan])
-def test_powers_that_cannot_be_are_refused(power: float) -> None:
+def test_powers_out_of_range_raise(power: float) -> None:
     with pytest.raises(ValueError, match="alpha must be between 0 and 1"):
         MaxSquareLoss(alpha=power)

@@ -1,4 +1,4 @@
-"""The class-wise adversary of features: recorded values, plain loops, gradients, and who gets them."""
+"""Fine-grained adversarial loss: recorded values, plain loops, gradients, and who gets them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.test_compile import check_same
 
 Array = NDArray[np.float64]
 ENCODINGS = ("soft", "hard")
-RELEASED_NAMES = {"D.0": "conv1", "D.2": "conv2", "cls1": "source", "cls2": "target"}
+REFERENCE_NAMES = {"D.0": "conv1", "D.2": "conv2", "cls1": "source", "cls2": "target"}
 
 
 def recorded_discriminator(golden: dict[str, np.ndarray]) -> FineGrainedDiscriminator:
@@ -26,7 +26,7 @@ def recorded_discriminator(golden: dict[str, np.ndarray]) -> FineGrainedDiscrimi
     for name, value in golden.items():
         if name.startswith("fada_D."):
             layer, _, kind = name.removeprefix("fada_D.").rpartition(".")
-            weights[f"{RELEASED_NAMES[layer]}.{kind}"] = torch.from_numpy(value)
+            weights[f"{REFERENCE_NAMES[layer]}.{kind}"] = torch.from_numpy(value)
     discriminator.load_state_dict(weights)
     return discriminator
 
@@ -36,7 +36,7 @@ def recorded(golden: dict[str, np.ndarray], domain: str) -> tuple[Tensor, Tensor
 
 
 def recorded_loss(golden: dict[str, np.ndarray]) -> FineGrainedAdversarialLoss:
-    loss = FineGrainedAdversarialLoss()
+    loss = FineGrainedAdversarialLoss(recorded_discriminator(golden))
     assert loss.temperature == pytest.approx(float(golden["fada_temperature"]))
     assert loss.clip == pytest.approx(float(golden["fada_clip"]))
     return loss
@@ -44,9 +44,7 @@ def recorded_loss(golden: dict[str, np.ndarray]) -> FineGrainedAdversarialLoss:
 
 def test_recorded_generator_loss_and_gradient(golden_baselines: dict[str, np.ndarray]) -> None:
     features, logits = recorded(golden_baselines, "target")
-    value = recorded_loss(golden_baselines).generator(
-        recorded_discriminator(golden_baselines)(features.requires_grad_()), logits
-    )
+    value = recorded_loss(golden_baselines).generator_loss(features.requires_grad_(), logits)
     assert value.item() == pytest.approx(float(golden_baselines["fada_adv"]), rel=1e-5)
     (gradient,) = torch.autograd.grad(value, features)
     expected = golden_baselines["fada_adv_grad"]
@@ -54,14 +52,14 @@ def test_recorded_generator_loss_and_gradient(golden_baselines: dict[str, np.nda
 
 
 def test_recorded_discriminator_losses(golden_baselines: dict[str, np.ndarray]) -> None:
-    discriminator, loss = recorded_discriminator(golden_baselines), recorded_loss(golden_baselines)
+    loss = recorded_loss(golden_baselines)
     (source, source_logits), (target, target_logits) = (recorded(golden_baselines, d) for d in ("source", "target"))
-    nothing = torch.zeros(0, 38, 10, 14), torch.zeros(0, 19, 20, 28)  # an empty batch costs 0: one half alone is left
-    on_source = loss.discriminator(discriminator(source), source_logits, *nothing)
-    on_target = loss.discriminator(*nothing, discriminator(target), target_logits)
+    nothing = torch.zeros(0, 16, 10, 14), torch.zeros(0, 19, 20, 28)  # an empty batch costs 0: one half alone is left
+    on_source = loss.discriminator_loss(source, source_logits, *nothing)
+    on_target = loss.discriminator_loss(*nothing, target, target_logits)
     assert 2 * on_source.item() == pytest.approx(float(golden_baselines["fada_d_source"]), rel=1e-5)
     assert 2 * on_target.item() == pytest.approx(float(golden_baselines["fada_d_target"]), rel=1e-5)
-    both = loss.discriminator(discriminator(source), source_logits, discriminator(target), target_logits)
+    both = loss.discriminator_loss(source, source_logits, target, target_logits)
     torch.testing.assert_close(both, on_source + on_target)
 
 
@@ -109,6 +107,11 @@ def oracle(output: Tensor, logits: Tensor, domain: int, encoding: str, temperatu
     return total / pixels
 
 
+def of_outputs(*options: Any, **named: Any) -> FineGrainedAdversarialLoss:
+    """The loss of a discriminator that returns its input, so that a test gives the outputs."""
+    return FineGrainedAdversarialLoss(torch.nn.Identity(), *options, **named)
+
+
 def outputs_and_logits(batch: int = 2, size: tuple[int, int] = (7, 9), dtype: torch.dtype = torch.float64) -> Any:
     return torch.randn(batch, 8, 3, 5, dtype=dtype), 4 * torch.randn(batch, 4, *size, dtype=dtype)
 
@@ -117,35 +120,41 @@ def outputs_and_logits(batch: int = 2, size: tuple[int, int] = (7, 9), dtype: to
 @pytest.mark.parametrize(("temperature", "clip"), [(1.8, 0.9), (1.0, 1.0), (0.5, 0.3)])
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_losses_equal_the_oracle(encoding: Any, temperature: float, clip: float, size: tuple[int, int]) -> None:
-    loss = FineGrainedAdversarialLoss(temperature, clip, encoding)
+    loss = of_outputs(temperature, clip, encoding)
     options = (encoding, temperature, clip)
     (source, source_logits), (target, target_logits) = outputs_and_logits(3), outputs_and_logits(size=size)
-    fooling = loss.generator(target, target_logits)
+    fooling = loss.generator_loss(target, target_logits)
     assert fooling.item() == pytest.approx(oracle(target, target_logits, 0, *options), rel=1e-12)
     halves = 0.5 * oracle(source, source_logits, 0, *options) + 0.5 * oracle(target, target_logits, 1, *options)
-    value = loss.discriminator(source, source_logits, target, target_logits)
+    value = loss.discriminator_loss(source, source_logits, target, target_logits)
     assert value.item() == pytest.approx(halves, rel=1e-12)
 
 
 def test_values_by_hand() -> None:
     output = torch.zeros(1, 4, 2, 2)  # undecided between two classes in two domains
     certain = torch.tensor([100.0, 0.0]).view(1, 2, 1, 1).expand(1, 2, 4, 4)
-    assert FineGrainedAdversarialLoss().generator(output, certain).item() == pytest.approx(0.9 * math.log(4))
-    hard = FineGrainedAdversarialLoss(encoding="hard")
-    assert hard.generator(output, certain).item() == pytest.approx(math.log(4))
+    assert of_outputs().generator_loss(output, certain).item() == pytest.approx(0.9 * math.log(4))
+    hard = of_outputs(encoding="hard")
+    assert hard.generator_loss(output, certain).item() == pytest.approx(math.log(4))
     of_source = torch.tensor([9.0, 0, 0, 0], dtype=torch.float64).view(1, 4, 1, 1)  # says: class 0 of the source
     of_target = torch.tensor([0, 0, 9.0, 0], dtype=torch.float64).view(1, 4, 1, 1)
-    right = hard.discriminator(of_source, certain, of_target, certain)
-    wrong = hard.discriminator(of_source, certain, of_source, certain)
+    right = hard.discriminator_loss(of_source, certain, of_target, certain)
+    wrong = hard.discriminator_loss(of_source, certain, of_source, certain)
     assert right.item() == pytest.approx(math.log(1 + 3 * math.exp(-9)))
     assert wrong.item() == pytest.approx(4.5, abs=1e-3)
 
 
 def test_a_batch_is_the_mean_of_its_images() -> None:
-    loss = FineGrainedAdversarialLoss()
+    loss, by_image = of_outputs(), of_outputs(reduction="none")
     output, logits = outputs_and_logits(3)
-    singles = [loss.generator(output[i : i + 1], logits[i : i + 1]) for i in range(3)]
-    torch.testing.assert_close(loss.generator(output, logits), torch.stack(singles).mean())
+    singles = torch.stack([loss.generator_loss(output[i : i + 1], logits[i : i + 1]) for i in range(3)])
+    torch.testing.assert_close(loss.generator_loss(output, logits), singles.mean())
+    torch.testing.assert_close(by_image.generator_loss(output, logits), singles)
+    both = output, logits, output + 1, logits
+    assert by_image.discriminator_loss(*both).shape == (3,)
+    torch.testing.assert_close(by_image.discriminator_loss(*both).mean(), loss.discriminator_loss(*both))
+    with pytest.raises(ValueError, match=r"source and target must hold equally many .*B = 3 and B = 2"):
+        by_image.discriminator_loss(output, logits, output[:2], logits[:2])
 
 
 # ------------------------------------------------------------------ gradients
@@ -153,23 +162,28 @@ def test_a_batch_is_the_mean_of_its_images() -> None:
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_gradcheck(encoding: Any) -> None:
-    loss = FineGrainedAdversarialLoss(encoding=encoding)
     (source, source_logits), (target, target_logits) = outputs_and_logits(1, (4, 6)), outputs_and_logits(2, (3, 5))
-    assert torch.autograd.gradcheck(lambda o: loss.generator(o, target_logits), (target.requires_grad_(),))
-    both = (source.requires_grad_(), target)
-    assert torch.autograd.gradcheck(lambda s, t: loss.discriminator(s, source_logits, t, target_logits), both)
+    loss = of_outputs(encoding=encoding)
+    assert torch.autograd.gradcheck(lambda o: loss.generator_loss(o, target_logits), (target.requires_grad_(),))
+
+    def of_shift(shift: Tensor) -> Tensor:
+        """The discriminator's loss, of its own parameter."""
+        loss = FineGrainedAdversarialLoss(lambda features: features + shift, encoding=encoding)  # type: ignore[arg-type]
+        return loss.discriminator_loss(source, source_logits, target, target_logits)
+
+    assert torch.autograd.gradcheck(of_shift, (torch.randn(8, 1, 1, dtype=torch.float64, requires_grad=True),))
 
 
-def test_gradients_reach_the_outputs_alone() -> None:
-    discriminator, loss = FineGrainedDiscriminator(6, 4, width=4), FineGrainedAdversarialLoss()
+def test_gradients_reach_the_right_side() -> None:
+    discriminator = FineGrainedDiscriminator(6, 4, width=4)
+    loss = FineGrainedAdversarialLoss(discriminator)
     features = torch.randn(1, 6, 3, 5, requires_grad=True)
     logits = torch.randn(1, 4, 6, 10, requires_grad=True)
-    seen = discriminator(features.detach())
-    loss.discriminator(seen, logits, seen, logits).backward()
+    loss.discriminator_loss(features, logits, features, logits).backward()
     assert features.grad is None
     assert logits.grad is None
     assert all(p.grad is not None and p.grad.any() for p in discriminator.parameters())
-    loss.generator(discriminator(features), logits).backward()
+    loss.generator_loss(features, logits).backward()
     assert logits.grad is None
     assert features.grad is not None
     assert bool(features.grad.any())
@@ -178,35 +192,35 @@ def test_gradients_reach_the_outputs_alone() -> None:
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_the_two_sides_pull_in_opposite_directions(encoding: Any) -> None:
     """A step of the discriminator on the target raises what the generator's loss is."""
-    loss = FineGrainedAdversarialLoss(encoding=encoding)
     output, logits = outputs_and_logits()
-    nothing = output[:0], logits[:0]
+    shift = torch.zeros_like(output, requires_grad=True)
+    loss = FineGrainedAdversarialLoss(lambda features: features + shift[: len(features)], encoding=encoding)  # type: ignore[arg-type]
+    (step,) = torch.autograd.grad(loss.discriminator_loss(output[:0], logits[:0], output, logits), shift)
     output.requires_grad_()
-    (step,) = torch.autograd.grad(loss.discriminator(*nothing, output, logits), output)
-    assert loss.generator(output - step, logits) > loss.generator(output, logits)
+    assert loss.generator_loss(output - step, logits) > loss.generator_loss(output, logits)
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_an_empty_batch_is_an_exact_zero_on_the_graph(encoding: Any) -> None:
     output = torch.zeros(0, 8, 3, 5, requires_grad=True)
-    value = FineGrainedAdversarialLoss(encoding=encoding).generator(output, torch.zeros(0, 4, 6, 10))
+    value = of_outputs(encoding=encoding).generator_loss(output, torch.zeros(0, 4, 6, 10))
     assert value.item() == 0.0
     value.backward()
     assert output.grad is not None
 
 
-# ------------------------------------------------------------------ precision, compiler, state, refusals
+# ------------------------------------------------------------------ precision, compiler, state, errors
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_half_precision_gives_single_precision_losses(encoding: Any, dtype: torch.dtype) -> None:
-    loss = FineGrainedAdversarialLoss(encoding=encoding)
+    loss = of_outputs(encoding=encoding)
     output, logits = (x.to(dtype) for x in outputs_and_logits())
-    expected = loss.generator(output.float(), logits.float())
+    expected = loss.generator_loss(output.float(), logits.float())
     with torch.autocast("cpu", dtype):
-        values = (loss.generator(output, logits), loss.generator(output.float(), logits.float()))
-    for value in (*values, loss.generator(output, logits)):
+        values = (loss.generator_loss(output, logits), loss.generator_loss(output.float(), logits.float()))
+    for value in (*values, loss.generator_loss(output, logits)):
         assert value.dtype == torch.float32
         assert value == expected
 
@@ -214,8 +228,8 @@ def test_half_precision_gives_single_precision_losses(encoding: Any, dtype: torc
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_compiled(encoding: Any) -> None:
     torch.use_deterministic_algorithms(False)
-    discriminator, loss = FineGrainedDiscriminator(6, 4, width=4), FineGrainedAdversarialLoss(encoding=encoding)
-    check_same(lambda f, z: loss.generator(discriminator(f), z), torch.randn(2, 6, 3, 5), torch.randn(2, 4, 6, 10))
+    loss = FineGrainedAdversarialLoss(FineGrainedDiscriminator(6, 4, width=4), encoding=encoding)
+    check_same(loss.generator_loss, torch.randn(2, 6, 3, 5), torch.randn(2, 4, 6, 10))
 
 
 def test_the_published_size() -> None:
@@ -237,25 +251,26 @@ def test_state_survives_copies() -> None:
     other.load_state_dict(discriminator.state_dict())
     assert torch.equal(other(features), expected)
     assert torch.equal(copy.deepcopy(discriminator)(features), expected)
-    assert not FineGrainedAdversarialLoss().state_dict()
+    assert not FineGrainedAdversarialLoss(discriminator).state_dict()
 
 
 @pytest.mark.parametrize(("output", "logits", "message"), [
-    ((1, 7, 3, 5), (1, 4, 6, 10), r"output must have 2K = 8 channels in dimension 1, got 7"),
-    ((8, 3, 5), (1, 4, 6, 10), r"output must be .*\(8, 3, 5\)"),
-    ((1, 8, 3, 5), (4, 6, 10), r"logits must be .*\(4, 6, 10\)"),
-    ((1, 8, 3, 5), (2, 4, 6, 10), r"output and logits must hold the same B images, got B = 1"),
-    ((1, 8, 0, 5), (1, 4, 6, 10), r"output must have h and w of at least 1"),
+    ((1, 7, 3, 5), (1, 4, 6, 10), r"discriminator\({}_features\) must have 2K = 8 channels in dimension 1, got 7"),
+    ((8, 3, 5), (1, 4, 6, 10), r"{}_features must be .*\(8, 3, 5\)"),
+    ((1, 8, 3, 5), (4, 6, 10), r"{}_logits must be .*\(4, 6, 10\)"),
+    ((1, 8, 3, 5), (2, 4, 6, 10), r"{0}_features and {0}_logits must hold the same B images, got B = 1"),
+    ((1, 8, 0, 5), (1, 4, 6, 10), r"{}_features must have h and w of at least 1"),
 ])  # fmt: skip
-def test_maps_that_cannot_be_are_refused(output: tuple[int, ...], logits: tuple[int, ...], message: str) -> None:
-    loss = FineGrainedAdversarialLoss()
-    with pytest.raises(ValueError, match=message):
-        loss.generator(torch.zeros(output), torch.zeros(logits))
+def test_maps_that_do_not_fit_raise(output: tuple[int, ...], logits: tuple[int, ...], message: str) -> None:
+    loss = of_outputs()
+    wrong = torch.zeros(output), torch.zeros(logits)
+    with pytest.raises(ValueError, match=message.format("target")):
+        loss.generator_loss(*wrong)
     fine = torch.zeros(1, 8, 3, 5), torch.zeros(1, 4, 6, 10)
-    with pytest.raises(ValueError, match="source_" + message.replace("and logits", "and source_logits")):
-        loss.discriminator(torch.zeros(output), torch.zeros(logits), *fine)
-    with pytest.raises(ValueError, match="target_" + message.replace("and logits", "and target_logits")):
-        loss.discriminator(*fine, torch.zeros(output), torch.zeros(logits))
+    with pytest.raises(ValueError, match=message.format("source")):
+        loss.discriminator_loss(*wrong, *fine)
+    with pytest.raises(ValueError, match=message.format("target")):
+        loss.discriminator_loss(*fine, *wrong)
 
 
 @pytest.mark.parametrize(("options", "message"), [
@@ -263,18 +278,19 @@ def test_maps_that_cannot_be_are_refused(output: tuple[int, ...], logits: tuple[
     ({"temperature": math.inf}, "temperature must be a finite number above 0 .*, got inf"),
     ({"clip": 0.0}, "clip must be above 0 and at most 1, got 0.0"),
     ({"clip": 1.5}, "clip must be above 0 and at most 1, got 1.5"),
+    ({"reduction": "sum"}, r"reduction must be one of 'mean', 'none', got 'sum'"),
     ({"encoding": "argmax"}, r"encoding must be one of 'soft', 'hard', got 'argmax'"),
 ])  # fmt: skip
-def test_options_that_cannot_be_are_refused(options: dict[str, Any], message: str) -> None:
+def test_options_out_of_range_raise(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        FineGrainedAdversarialLoss(**options)
+        of_outputs(**options)
 
 
 @pytest.mark.parametrize(("sizes", "message"), [
     ((0, 4, 4), "feature_dim must be"), ((6, 0, 4), "num_classes must be"), ((6, 4, 0), "width must be a whole"),
     ((6, 4, 5), "width must be even.*got 5"),
 ])  # fmt: skip
-def test_sizes_that_cannot_be_are_refused(sizes: tuple[int, int, int], message: str) -> None:
+def test_sizes_out_of_range_raise(sizes: tuple[int, int, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         FineGrainedDiscriminator(*sizes)
     with pytest.raises(ValueError, match=r"features must have D = 6 channels"):

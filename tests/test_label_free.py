@@ -1,4 +1,4 @@
-"""Scores without labels: plain loops, values by hand, streams, ranks, what is left out and what is refused."""
+"""Metrics without labels: plain loops, values by hand, streams, ranks, ignored values and errors."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def test_a_single_pixel_has_no_neighbor() -> None:
     assert math.isnan(score.compute())
 
 
-def test_what_was_not_looked_at_and_is_not_finite_is_left_out(
+def test_what_was_not_looked_at_and_is_not_finite_is_ignored(
     make: Callable[[], Score], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on a GPU, where values are not read."""
@@ -228,22 +228,22 @@ def test_ranks_agree_on_the_mean_of_all(tmp_path: Path) -> None:
     assert all(math.isnan(value) for value in first["apart"])
 
 
-# ------------------------------------------------------------------ what is refused
+# ------------------------------------------------------------------ errors
 
 
 MAPS = torch.full((1, 4, 2, 3), 0.25)
 
 
 @pytest.mark.parametrize(("maps", "error", "message"), [
-    ([0.5], TypeError, r"probabilities must be .*\(B, K.*list"),
-    (MAPS[0], ValueError, r"probabilities must be .*\(4, 2, 3\)"),
-    (MAPS.long(), ValueError, r"probabilities must be .*int64"),
-    (MAPS[:, :, :0], ValueError, r"probabilities must have h and w of at least 1"),
-    (8 * MAPS, ValueError, r"probabilities must .*sum to 1.*softmax"),
-    (MAPS.log(), ValueError, r"probabilities must .*softmax"),
-    (MAPS * torch.nan, ValueError, r"probabilities must be finite"),
+    ([0.5], TypeError, r"preds must be .*\(B, K.*list"),
+    (MAPS[0], ValueError, r"preds must be .*\(4, 2, 3\)"),
+    (MAPS.long(), ValueError, r"preds must be .*int64"),
+    (MAPS[:, :, :0], ValueError, r"preds must have h and w of at least 1"),
+    (8 * MAPS, ValueError, r"preds must .*sum to 1.*softmax"),
+    (MAPS.log(), ValueError, r"preds must .*softmax"),
+    (MAPS * torch.nan, ValueError, r"preds must be finite"),
 ])  # fmt: skip
-def test_what_cannot_be_right_is_refused(
+def test_arguments_that_do_not_fit_raise(
     make: Callable[[], Score], maps: Tensor, error: type[Exception], message: str
 ) -> None:
     score = make()
@@ -256,7 +256,7 @@ def test_what_cannot_be_right_is_refused(
 @pytest.mark.parametrize(("build", "message"), [
     (lambda: si.PredictionEntropy(0), r"num_classes must .*0"),
     (lambda: si.PredictionEntropy(1), r"num_classes must be at least 2, got 1"),
-    (lambda: si.PredictionEntropy(3).update(MAPS), r"probabilities must have K = 3 .*got 4"),
+    (lambda: si.PredictionEntropy(3).update(MAPS), r"preds must have K = 3 .*got 4"),
     (lambda: si.PredictionEntropy(3, sync="on"), r"sync must be"),  # type: ignore[arg-type]
     (lambda: si.SoftNeighborhoodDensity(0), r"temperature must .*0"),
     (lambda: si.SoftNeighborhoodDensity(math.nan), r"temperature must .*nan"),
@@ -268,6 +268,6 @@ def test_what_cannot_be_right_is_refused(
     (lambda: si.SoftNeighborhoodDensity().merge(si.SoftNeighborhoodDensity(0.1)), r"other must .*0.05.*0.1"),
     (lambda: si.SoftNeighborhoodDensity().merge(si.PredictionEntropy(4)), r"other must .*Soft.*PredictionEntropy"),
 ])  # fmt: skip
-def test_settings_that_cannot_be_right_are_refused(build: Callable[[], object], message: str) -> None:
+def test_settings_out_of_range_raise(build: Callable[[], object], message: str) -> None:
     with pytest.raises((TypeError, ValueError), match=message):
         build()

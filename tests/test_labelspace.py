@@ -70,16 +70,16 @@ def test_spaces_are_frozen_and_compare_by_value() -> None:
     ({"palette": ((0, 0, 0),)}, r"palette.*3"),
     ({"palette": ((0, 0, 0), (0, 0, 0), (0, 0, 256))}, r"palette"),
 ])  # fmt: skip
-def test_a_space_that_cannot_be_is_refused(options: dict[str, Any], message: str) -> None:
+def test_a_space_that_cannot_be_raises(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         si.LabelSpace(**{"names": ("a", "b", "c"), "stuff": (0,), "things": (), **options})
 
 
-def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
+def test_an_unknown_name_raises_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"lorry.*truck"):
         si.CITYSCAPES.ids(["lorry"])
 
 
-def test_colors_of_another_scale_are_refused() -> None:
+def test_colors_of_another_scale_raise() -> None:
     with pytest.raises(ValueError, match=r"palette must hold K = 1 colors .* of whole numbers 0\.\.255, got .*0\.5"):
         si.LabelSpace(names=("road",), stuff=(0,), things=(), palette=((0.5, 0.5, 0.9),))  # type: ignore[arg-type]

@@ -48,15 +48,15 @@ def modules() -> dict[str, tuple[nn.Module, Call]]:
     bank = sim.stuff_bank
     stuff, instance = si.StuffMatchingLoss(bank), si.InstanceMatchingLoss(sim.instance_bank)
     output = si.OutputAdversarialLoss(nn.Conv2d(3, 1, 1).requires_grad_(False))
-    fine = si.FineGrainedAdversarialLoss()
+    fine = si.FineGrainedAdversarialLoss(nn.Conv2d(3, 4, 1))
     return {
         "facade": (sim, lambda x: sum(sim(x, LOGITS))),
         "stuff": (stuff, lambda x: stuff(x, LABELS)),
         "instance": (instance, lambda x: instance(x, LABELS)),
         "anchors, code": (of_means, lambda x: of_means(x, LABELS)),
         "anchors, paper": (of_pixels, lambda x: of_pixels(x, LABELS)),
-        "output": (output, output.generator),
-        "fine-grained": (fine, lambda x: fine.generator(torch.cat((x, x[:, :1]), 1), LOGITS)),
+        "output": (output, output.generator_loss),
+        "fine-grained": (fine, lambda x: fine.generator_loss(x, LOGITS)),
     }
 
 

@@ -1,4 +1,4 @@
-"""Scores: the recorded ones, subsets of classes, streams, and what is refused."""
+"""Mean IoU: recorded values, subsets of classes, streams, and errors."""
 
 from __future__ import annotations
 
@@ -63,6 +63,33 @@ def test_mistakes_outside_the_subset_still_count() -> None:
     assert score.compute(classes=(0, 1)).mean == pytest.approx(0.5)
 
 
+def test_classes_by_name() -> None:
+    metric = si.MeanIoU(3, names=("road", "sky", "car"))
+    metric.update(torch.tensor([[[0, 2, 1, 2]]]), torch.tensor([[[0, 0, 1, 2]]]))
+    assert metric.compute(["car", "sky"]).mean == metric.compute((2, 1)).mean == pytest.approx(0.75)
+    with pytest.raises(ValueError, match=r"classes must hold ids 0..2 or names .*'bus'.*road, sky, car"):
+        metric.compute(["bus"])
+    with pytest.raises(TypeError, match=r"classes must be a sequence of integer class ids"):
+        si.MeanIoU(3).compute(["car"])
+    with pytest.raises(ValueError, match=r"names must be K = 3 distinct class names, got 19"):
+        si.MeanIoU(3, names=si.CITYSCAPES.names)
+    with pytest.raises(ValueError, match=r"names must be K = 2 distinct class names, got 2"):
+        si.MeanIoU(2, names=("car", "car"))
+    for wrong in ("ab", 2, (1, 2)):
+        with pytest.raises(TypeError, match=r"names must be K = 2 distinct class names"):
+            si.MeanIoU(2, names=wrong)  # type: ignore[arg-type]
+
+
+def test_absent_and_ignored_classes() -> None:
+    """Class 0 is right, 1 only predicted (IoU 0, in the mean), 2 absent (NaN, not in the mean)."""
+    metric = si.MeanIoU(3)
+    metric.update(torch.tensor([[[0, 1, 2]]]), torch.tensor([[[0, 0, 255]]]))
+    mean, per_class = metric.compute()
+    np.testing.assert_allclose(per_class.numpy(), [0.5, 0, math.nan])
+    assert mean == 0.25
+    assert repr(metric) == "MeanIoU(num_classes=3, ignore_index=255)"
+
+
 def test_no_pixel_is_not_a_number() -> None:
     score = si.MeanIoU(3)
     score.update(torch.zeros(1, 4, 4, dtype=torch.int64), torch.full((1, 4, 4), 255))
@@ -89,24 +116,24 @@ def test_parts_merge_and_state_continues() -> None:
 IDS = torch.zeros(1, 4, 4, dtype=torch.int64)
 
 
-@pytest.mark.parametrize(("predictions", "labels", "message"), [
-    (IDS[0], IDS, r"predictions must .*\(4, 4\)"),
-    (IDS, IDS[0], r"labels must .*\(4, 4\)"),
-    (IDS, IDS.float(), r"labels must .*float32"),
-    (IDS, torch.zeros(1, 8, 8, dtype=torch.int64), r"predictions must .*\(1, 8, 8\).*\(1, 4, 4\)"),
-    (IDS, IDS + 3, r"labels must .*3"),
-    (IDS, IDS - 1, r"labels must .*-1"),
-    (IDS + 3, IDS, r"predictions must .*3"),
-    (IDS + 255, IDS, r"predictions must .*255"),
-    (torch.zeros(1, 4, 4, 4), IDS, r"predictions must have K = 3 .*4"),
-    (IDS.expand(2, 4, 4), IDS, r"predictions.*labels.*B = 2"),
+@pytest.mark.parametrize(("preds", "target", "message"), [
+    (IDS[0], IDS, r"preds must .*\(4, 4\)"),
+    (IDS, IDS[0], r"target must .*\(4, 4\)"),
+    (IDS, IDS.float(), r"target must .*float32"),
+    (IDS, torch.zeros(1, 8, 8, dtype=torch.int64), r"preds must .*\(1, 8, 8\).*\(1, 4, 4\)"),
+    (IDS, IDS + 3, r"target must .*3"),
+    (IDS, IDS - 1, r"target must .*-1"),
+    (IDS + 3, IDS, r"preds must .*3"),
+    (IDS + 255, IDS, r"preds must .*255"),
+    (torch.zeros(1, 4, 4, 4), IDS, r"preds must have K = 3 .*4"),
+    (IDS.expand(2, 4, 4), IDS, r"preds.*target.*B = 2"),
     (torch.tensor([0.0, float("nan"), 1.0]).view(1, 3, 1, 1).expand(1, 3, 4, 4), IDS,
-     r"predictions must be numbers, got logits with NaN at 16 of 16 pixels"),
+     r"preds must be numbers, got logits with NaN at 16 of 16 pixels"),
 ])  # fmt: skip
-def test_what_cannot_be_right_is_refused(predictions: Tensor, labels: Tensor, message: str) -> None:
+def test_arguments_that_do_not_fit_raise(preds: Tensor, target: Tensor, message: str) -> None:
     score = si.MeanIoU(3)
     with pytest.raises(ValueError, match=message):
-        score.update(predictions, labels)
+        score.update(preds, target)
     assert not score.confusion.any()
 
 

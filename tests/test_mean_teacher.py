@@ -112,7 +112,7 @@ def test_state_and_copies_go_on_as_the_teacher_would() -> None:
         assert torch.equal(restored.state_dict()[name], value), name
 
 
-def test_frozen_half_precision_is_copied_and_trained_half_precision_refused() -> None:
+def test_frozen_half_precision_is_copied_and_trained_half_precision_raises() -> None:
     frozen = nn.Linear(2, 2).to(torch.bfloat16).requires_grad_(False)
     student = nn.ModuleDict({"frozen": frozen, "head": nn.Linear(2, 1)})
     teacher = MeanTeacher(student)
@@ -129,7 +129,7 @@ def test_a_network_without_parameters_or_buffers_is_one_too() -> None:
     assert teacher(torch.tensor([-1.0, 2.0])).tolist() == [0, 2]
 
 
-def test_another_network_is_refused_and_changes_nothing() -> None:
+def test_another_network_raises_and_changes_nothing() -> None:
     teacher = MeanTeacher(network())
     before = deepcopy(teacher.state_dict())
     wider = network()

@@ -209,19 +209,22 @@ CALLS: dict[str, Call] = {
     ),
     "entropy_map": function(si.entropy_map, probabilities=probabilities()),
     "EntropyLoss.forward": method(si.EntropyLoss, "forward", logits=features(K), mask=mask()),
-    "MaxSquareLoss": function(si.MaxSquareLoss, image_wise=True, power=0.2),
+    "MaxSquareLoss": function(si.MaxSquareLoss, image_wise=True, alpha=0.2),
     "MaxSquareLoss.forward": method(si.MaxSquareLoss, "forward", logits=features(K), mask=mask()),
     "OutputDiscriminator": function(si.OutputDiscriminator, num_classes=K, width=1),
     "OutputDiscriminator.forward": method(lambda: _DISCRIMINATOR, "forward", probabilities=large(K)),
     "OutputAdversarialLoss": function(
-        si.OutputAdversarialLoss, discriminator=_DISCRIMINATOR, form="bce", of="probabilities"
+        si.OutputAdversarialLoss, discriminator=_DISCRIMINATOR, objective="bce", of="probabilities"
     ),
-    "OutputAdversarialLoss.generator": method(
-        lambda: si.OutputAdversarialLoss(_DISCRIMINATOR), "generator", inner="probabilities", target_logits=large(K)
+    "OutputAdversarialLoss.generator_loss": method(
+        lambda: si.OutputAdversarialLoss(_DISCRIMINATOR),
+        "generator_loss",
+        inner="probabilities",
+        target_logits=large(K),
     ),
-    "OutputAdversarialLoss.discriminator": method(
+    "OutputAdversarialLoss.discriminator_loss": method(
         lambda: si.OutputAdversarialLoss(_DISCRIMINATOR, of="entropy"),
-        "discriminator",
+        "discriminator_loss",
         inner="probabilities",
         source_logits=large(K),
         target_logits=large(K),
@@ -230,16 +233,21 @@ CALLS: dict[str, Call] = {
     "FineGrainedDiscriminator.forward": method(
         lambda: si.FineGrainedDiscriminator(D, K, 2), "forward", features=features()
     ),
-    "FineGrainedAdversarialLoss": function(si.FineGrainedAdversarialLoss, temperature=1.8, clip=0.9, encoding="soft"),
-    "FineGrainedAdversarialLoss.generator": method(
-        si.FineGrainedAdversarialLoss, "generator", output=features(2 * K), logits=features(K)
+    "FineGrainedAdversarialLoss": function(
+        si.FineGrainedAdversarialLoss, discriminator=_DISCRIMINATOR, temperature=1.8, clip=0.9, encoding="soft"
     ),
-    "FineGrainedAdversarialLoss.discriminator": method(
-        lambda: si.FineGrainedAdversarialLoss(encoding="hard"),
-        "discriminator",
-        source_output=features(2 * K),
+    "FineGrainedAdversarialLoss.generator_loss": method(
+        lambda: si.FineGrainedAdversarialLoss(nn.Identity()),
+        "generator_loss",
+        target_features=features(2 * K),
+        target_logits=features(K),
+    ),
+    "FineGrainedAdversarialLoss.discriminator_loss": method(
+        lambda: si.FineGrainedAdversarialLoss(nn.Identity(), encoding="hard"),
+        "discriminator_loss",
+        source_features=features(2 * K),
         source_logits=features(K),
-        target_output=features(2 * K),
+        target_features=features(2 * K),
         target_logits=features(K),
     ),
     # thresholds
@@ -268,9 +276,9 @@ CALLS: dict[str, Call] = {
         probabilities=probabilities(),
         thresholds=torch.full((K,), 0.5),
     ),
-    "ClassBalancedThreshold.keep": method(
+    "ClassBalancedThreshold.filter": method(
         lambda: seen(si.ClassBalancedThreshold(K, bins=100)),
-        "keep",
+        "filter",
         scores=probabilities().amax(1),
         predicted=labels(),
         thresholds=torch.full((K,), 0.5),
@@ -322,8 +330,8 @@ CALLS: dict[str, Call] = {
         alpha=0.25,
         validate_args=False,
     ),
-    "soft_cross_entropy": function(si.soft_cross_entropy, logits=features(K), soft=probabilities(), keep=mask()),
-    "mrkld_regularizer": function(si.mrkld_regularizer, logits=features(K), keep=mask(), weight=0.1),
+    "soft_cross_entropy": function(si.soft_cross_entropy, logits=features(K), soft=probabilities(), mask=mask()),
+    "mrkld_regularizer": function(si.mrkld_regularizer, logits=features(K), mask=mask(), weight=0.1),
     # self-training
     "MeanTeacher": function(si.MeanTeacher, network=network(), alpha=0.9),
     "MeanTeacher.update": method(lambda: si.MeanTeacher(network()), "update", network=network()),
@@ -353,27 +361,34 @@ CALLS: dict[str, Call] = {
     "lab_color_transfer": function(si.lab_color_transfer, source=images(), target=images()),
     # metrics
     "MeanIoU": function(si.MeanIoU, num_classes=K, ignore_index=IGNORE, sync="auto", validate_args=False),
-    "MeanIoU.update": method(lambda: si.MeanIoU(K), "update", predictions=labels() % K, labels=labels()),
-    "MeanIoU.update of logits": method(lambda: si.MeanIoU(K), "update", predictions=features(K), labels=labels()),
+    "MeanIoU.update": method(lambda: si.MeanIoU(K), "update", preds=labels() % K, target=labels()),
+    "MeanIoU.update of logits": method(lambda: si.MeanIoU(K), "update", preds=features(K), target=labels()),
     "MeanIoU.compute": method(lambda: si.MeanIoU(K), "compute", undefined=True, classes=(0, 2)),
     "MeanIoU.merge": method(lambda: si.MeanIoU(K), "merge", other=si.MeanIoU(K)),
     "class_center_distance": function(
-        si.class_center_distance, undefined=True, **_MAPS, num_classes=K, ignore_index=IGNORE
+        si.class_center_distance,
+        undefined=True,
+        features=features(),
+        target=labels(),
+        num_classes=K,
+        ignore_index=IGNORE,
     ),
     "ClassCenterDistance": function(
         si.ClassCenterDistance, num_classes=K, feature_dim=D, ignore_index=IGNORE, sync="auto"
     ),
-    "ClassCenterDistance.update": method(lambda: si.ClassCenterDistance(K, D), "update", **_MAPS),
+    "ClassCenterDistance.update": method(
+        lambda: si.ClassCenterDistance(K, D), "update", features=features(), target=labels()
+    ),
     "ClassCenterDistance.merge": method(
         lambda: si.ClassCenterDistance(K, D), "merge", other=si.ClassCenterDistance(K, D)
     ),
     "PredictionEntropy": function(si.PredictionEntropy, num_classes=K, sync="auto", validate_args=False),
-    "PredictionEntropy.update": method(lambda: si.PredictionEntropy(K), "update", probabilities=probabilities()),
+    "PredictionEntropy.update": method(lambda: si.PredictionEntropy(K), "update", preds=probabilities()),
     "PredictionEntropy.merge": method(lambda: si.PredictionEntropy(K), "merge", other=si.PredictionEntropy(K)),
     "SoftNeighborhoodDensity": function(
         si.SoftNeighborhoodDensity, temperature=0.05, sample=10, sync="auto", validate_args=False
     ),
-    "SoftNeighborhoodDensity.update": method(si.SoftNeighborhoodDensity, "update", probabilities=probabilities()),
+    "SoftNeighborhoodDensity.update": method(si.SoftNeighborhoodDensity, "update", preds=probabilities()),
 }
 
 NOT_CALLED = {
@@ -651,7 +666,7 @@ PICTURES: dict[str, Call] = {
     "plot_kept_fractions": function(
         plotting.plot_kept_fractions,
         thresholds=torch.full((K,), 0.5),
-        kept=torch.full((K,), 0.5),
+        fractions=torch.full((K,), 0.5),
         space=SPACE,
         cap=0.9,
         ax=None,
@@ -686,8 +701,8 @@ SHAPES_ALONE = (
     "entropy_map",
     "EntropyLoss.forward",
     "MaxSquareLoss.forward",
-    "FineGrainedAdversarialLoss.generator",
-    "FineGrainedAdversarialLoss.discriminator",
+    "FineGrainedAdversarialLoss.generator_loss",
+    "FineGrainedAdversarialLoss.discriminator_loss",
     "soft_labels",
     "soft_cross_entropy",
     "mrkld_regularizer",

@@ -189,7 +189,7 @@ def test_where_values_are_not_read_a_broken_pixel_is_ignored(monkeypatch: pytest
     ({"ignore_index": 3}, r"ignore_index must not .*3"),
     ({"sync": "on"}, r"sync must be .*'on'"),
 ])  # fmt: skip
-def test_settings_that_cannot_be_are_refused(options: dict[str, float], message: str) -> None:
+def test_settings_out_of_range_raise(options: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         CBSTThreshold(**{"num_classes": 4, **options})  # type: ignore[arg-type]
 
@@ -212,7 +212,7 @@ POISONED[0, 2, 101, 77] = float("nan")
     (PROBABILITIES.to("meta"), r"probabilities must be on .*device.*meta"),
 ], ids=["classes", "logits", "one-nan", "device"])  # fmt: skip
 @pytest.mark.parametrize("method", ["update", "pseudo_labels"])
-def test_what_are_no_probabilities_is_refused(method: str, probabilities: Tensor, message: str) -> None:
+def test_values_that_are_not_probabilities_raise(method: str, probabilities: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         getattr(CBSTThreshold(4), method)(probabilities)
 
@@ -223,7 +223,7 @@ def test_what_are_no_probabilities_is_refused(method: str, probabilities: Tensor
     ([1.0] * 4, TypeError, r"thresholds must be .*list"),
     (torch.tensor([0.5, 0, 1, 1]), ValueError, r"thresholds must all be above 0"),
 ])  # fmt: skip
-def test_thresholds_that_cannot_be_are_refused(thresholds: Tensor, error: type[Exception], message: str) -> None:
+def test_thresholds_out_of_range_raise(thresholds: Tensor, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         CBSTThreshold(4).pseudo_labels(PROBABILITIES, thresholds)
 

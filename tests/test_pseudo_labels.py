@@ -173,7 +173,7 @@ POISONED[0, 2, 101, 77] = float("nan")
     (PROBABILITIES.to("meta"), r"probabilities must be on .*device.*meta"),
 ], ids=["rank", "classes", "dtype", "logits", "sum", "nan", "one-nan", "device"])  # fmt: skip
 @pytest.mark.parametrize("method", ["update", "pseudo_labels"])
-def test_what_are_no_probabilities_is_refused(method: str, probabilities: Tensor, message: str) -> None:
+def test_values_that_are_not_probabilities_raise(method: str, probabilities: Tensor, message: str) -> None:
     threshold = si.ClassBalancedThreshold(4)
     threshold.update(PROBABILITIES)
     before = copy.deepcopy(threshold.state_dict())
@@ -188,13 +188,13 @@ def test_what_are_no_probabilities_is_refused(method: str, probabilities: Tensor
     ({"cap": -0.1}, r"cap must be .*-0.1"),
     ({"ignore_index": 2}, r"ignore_index must not .*2"),
 ])  # fmt: skip
-def test_settings_that_cannot_be_are_refused(options: dict[str, float], message: str) -> None:
+def test_settings_out_of_range_raise(options: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         si.ClassBalancedThreshold(**{"num_classes": 4, **options})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("ignore_index", [255.0, None])
-def test_an_ignored_id_that_would_make_labels_floats_is_refused(ignore_index: float | None) -> None:
+def test_an_ignored_id_that_would_make_labels_floats_raises(ignore_index: float | None) -> None:
     with pytest.raises(TypeError, match="ignore_index must be a whole number, got"):
         si.ClassBalancedThreshold(2, ignore_index=ignore_index)  # type: ignore[arg-type]
 

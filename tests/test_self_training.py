@@ -1,4 +1,4 @@
-"""Mixtures, hidden blocks and weights: against plain oracles, by seed, refusing what cannot be."""
+"""Class mix, block masks and weighted cross-entropy: against plain oracles, by seed, and errors."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stuffinstance.losses import cross_entropy as weighted_cross_entropy
-from stuffinstance.self_training import MeanTeacher, confident_fraction, random_block_mask
-from stuffinstance.self_training import mixing as class_mix
+from stuffinstance.losses.cross_entropy import weighted_cross_entropy
+from stuffinstance.self_training import MeanTeacher, class_mix, confident_fraction, random_block_mask
 
 IGNORE = 255
 
@@ -83,7 +82,7 @@ def test_an_image_does_not_depend_on_its_batch_and_inputs_stay() -> None:
     assert class_mix(*(each[:0] for each in inputs)).images.shape == (0, 3, 12, 17)
 
 
-def test_what_cannot_be_mixed_is_refused() -> None:
+def test_what_cannot_be_mixed_raises() -> None:
     source, source_labels, target, target_labels = two_domains()
     with pytest.raises(ValueError, match=r"must share \(B, C, H, W\) and dtype.*Crop both"):
         class_mix(source, source_labels, target[..., 1:], target_labels)
@@ -142,7 +141,7 @@ def test_what_is_hidden_cannot_spoil() -> None:
     assert random_block_mask(torch.ones(0, 3, 4, 4)).shape == (0, 3, 4, 4)
 
 
-def test_blocks_that_cannot_be_are_refused() -> None:
+def test_blocks_out_of_range_raise() -> None:
     images = torch.ones(1, 3, 4, 4)
     with pytest.raises(ValueError, match="block must be a whole number of at least 1, got 0"):
         random_block_mask(images, 0)
@@ -203,6 +202,7 @@ def test_weighted_cross_entropy_equals_the_sum_over_pixels() -> None:
     assert float(weighted_cross_entropy(logits, labels, weights)) == pytest.approx(total / 30, rel=1e-12)
     alone = [weighted_cross_entropy(logits[b : b + 1], labels[b : b + 1], weights[b : b + 1]) for b in range(2)]
     torch.testing.assert_close(weighted_cross_entropy(logits, labels, weights), torch.stack(alone).mean())
+    torch.testing.assert_close(weighted_cross_entropy(logits, labels, weights, reduction="none"), torch.stack(alone))
 
 
 def test_weights_of_images_are_those_of_their_pixels_and_do_not_cancel() -> None:
@@ -246,7 +246,7 @@ def test_half_precision_gives_a_float32_loss(dtype: torch.dtype) -> None:
     assert torch.equal(loss, exact)
 
 
-def test_a_loss_that_cannot_be_is_refused() -> None:
+def test_a_loss_that_cannot_be_raises() -> None:
     logits, labels, weights = loss_case()
     with pytest.raises(ValueError, match=r"labels must have the logits' size \(H, W\) = \(3, 5\).*Upsample"):
         weighted_cross_entropy(logits, labels[:, 1:], weights)
@@ -298,7 +298,7 @@ def test_a_whole_step_compiles_to_one_graph() -> None:
 
 
 def test_no_value_is_read_on_the_way() -> None:
-    """On the meta device there is none to read."""
+    """Tensors on the meta device hold nothing to read."""
     student = nn.Conv2d(3, 4, 1, device="meta")
     teacher = MeanTeacher(student)
     teacher.update(student)

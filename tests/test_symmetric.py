@@ -120,7 +120,7 @@ def test_every_rule_can_give_the_thresholds(rule: PseudoLabelThreshold) -> None:
     alone.update_scores(fused.score, fused.labels)
     assert torch.equal(module.compute(), alone.compute())
     assert not torch.equal(module.compute(), rule.compute())
-    assert torch.equal(module.pseudo_labels(probs_a, probs_b), alone.keep(fused.score, fused.labels))
+    assert torch.equal(module.pseudo_labels(probs_a, probs_b), alone.filter(fused.score, fused.labels))
 
 
 def test_parts_merge_and_state_continues() -> None:
@@ -198,14 +198,14 @@ P = torch.full((1, 5, 4, 4), 0.2)
     (P, P * float("nan"), r"probs_b must be finite"),
     (P, P.to("meta"), r"probs_b and probs_a must be on one device"),
 ], ids=["size", "batch", "classes", "logits", "nan", "device"])  # fmt: skip
-def test_predictions_that_do_not_fit_are_refused(method: str, probs_a: Tensor, probs_b: Tensor, message: str) -> None:
+def test_predictions_that_do_not_fit_raise(method: str, probs_a: Tensor, probs_b: Tensor, message: str) -> None:
     module = make()
     with pytest.raises(ValueError, match=message):
         getattr(module, method)(probs_a, probs_b)
     assert not module.counts().any()
 
 
-def test_settings_that_cannot_be_are_refused() -> None:
+def test_settings_out_of_range_raise() -> None:
     with pytest.raises(TypeError, match=r"rule must be a PseudoLabelThreshold .*got float"):
         symmetric.SymmetricConsistency(0.5)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="consistency must be one of 'l1', 'agreement', got 'l2'"):

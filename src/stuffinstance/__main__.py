@@ -32,7 +32,7 @@ def environment() -> dict[str, Any]:
         ``devices``, by type, with the names of those that are there; ``backends``, by operation and name, with the
         devices here that each ``runs_on``, those it is ``for`` (None for any), the package that is ``missing`` or None,
         and how to ``install`` it; ``auto``, by operation and device, with the backend that ``"auto"`` takes;
-        ``drawing``, with matplotlib's version or how to install it.
+        ``plotting``, with matplotlib's version or how to install it.
     """
     devices = _devices()
     return {
@@ -73,7 +73,7 @@ def _device_name(accelerator: Any, index: int) -> str:
 
 def _version(package: str) -> str:
     if package == "torch":
-        return torch.__version__  # with its build, which the package's metadata may leave out
+        return torch.__version__  # with its build, which the package's metadata may omit
     try:
         return version(package)
     except PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""The only home of class ids: which classes there are, and which of them are stuff and which are things."""
+"""Label spaces: class ids, names and colors, and which classes are stuff and which are things."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Color = tuple[int, int, int]
 
 @dataclass(frozen=True, init=False)
 class LabelSpace:
-    """The classes of a segmentation task, numbered 0 .. K-1.
+    """Label space: the classes of a segmentation task, numbered 0 .. K-1.
 
     Stuff (road, sky) is matched by one mean feature per class and image; things (car, person) by one feature per
     connected region. A class may be neither: it is then segmented but not matched.
@@ -87,7 +87,7 @@ class LabelSpace:
         return resolved_ids("names", names, self.names)
 
     def mapping_from(self, other: LabelSpace) -> tuple[int, ...]:
-        """For each id of ``other`` the id of the same name here, or ``ignore_index`` where there is none.
+        """For each id of ``other`` the id of the same name here, or ``ignore_index`` where no class has that name.
 
         Example:
             >>> SYNTHIA_13.mapping_from(CITYSCAPES)[:4]

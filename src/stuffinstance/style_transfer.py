@@ -1,4 +1,4 @@
-"""Source images made to look like target images, without training: the image-transfer stage."""
+"""Style transfer of source images to the target domain, without training."""
 
 import torch
 import torch.nn.functional as F
@@ -10,12 +10,12 @@ __all__ = ["fourier_amplitude_transfer", "lab_color_transfer"]
 
 
 def paired_target(source: Tensor, target: Tensor) -> Tensor:
-    """For each source image the target image it is restyled as: image *i* takes target *i* mod B'.
+    """The target image whose style each source image takes: image *i* takes that of target *i* mod B'.
 
     Raises:
         TypeError: If either is not a tensor.
-        ValueError: If either is not a floating (B, 3, H, W) batch with values in 0 .. 1 (looked at on a CPU only), or
-            they differ in device or dtype, or there is no target.
+        ValueError: If either is not a floating (B, 3, H, W) batch with values in 0 .. 1 (checked on a CPU only), or
+            they differ in device or dtype, or the batch of targets is empty.
     """
     for name, images in (("source", source), ("target", target)):
         wanted = "floating-point RGB images (B, 3, H, W) in 0..1"
@@ -40,7 +40,7 @@ def paired_target(source: Tensor, target: Tensor) -> Tensor:
 
 @torch.no_grad()
 def lab_color_transfer(source: Tensor, target: Tensor) -> Tensor:
-    """Shift and scale each source image's LAB channels to the mean and standard deviation of a target image.
+    """LAB color transfer: match each channel's mean and standard deviation to a target image.
 
     .. math:: x^{s \\to t}_c = \\frac{\\sigma^t_c}{\\sigma^s_c} (x^s_c - \\mu^s_c) + \\mu^t_c,
               \\qquad c \\in \\{L, a, b\\}
@@ -72,13 +72,13 @@ def lab_color_transfer(source: Tensor, target: Tensor) -> Tensor:
     own_mean, style_mean = own.mean((2, 3), keepdim=True), style.mean((2, 3), keepdim=True)
     own_spread = own.std((2, 3), keepdim=True, correction=0)
     scale = torch.where(own_spread > 1e-3, style.std((2, 3), keepdim=True, correction=0) / own_spread, 1.0)
-    restyled: Tensor = lab_to_rgb((own - own_mean) * scale + style_mean, clip=True)
-    return restyled.clamp(0, 1).to(source.dtype)
+    transferred: Tensor = lab_to_rgb((own - own_mean) * scale + style_mean, clip=True)
+    return transferred.clamp(0, 1).to(source.dtype)
 
 
 @torch.no_grad()
 def fourier_amplitude_transfer(source: Tensor, target: Tensor, window: float = 0.01) -> Tensor:
-    """Give each source image the low-frequency amplitudes of a target image.
+    """Fourier amplitude transfer (FDA, Yang and Soatto, CVPR 2020): low-frequency amplitudes of a target image.
 
     .. math:: x^{s \\to t} = \\mathcal{F}^{-1}([M_\\beta \\mathcal{F}^A(x^t) + (1 - M_\\beta) \\mathcal{F}^A(x^s),
               \\mathcal{F}^P(x^s)])
@@ -98,8 +98,8 @@ def fourier_amplitude_transfer(source: Tensor, target: Tensor, window: float = 0
         ValueError: If the images are not RGB batches on one device, or ``window`` is outside 0 .. 0.5.
 
     Example:
-        >>> restyled = fourier_amplitude_transfer(torch.full((1, 3, 4, 4), 0.25), torch.full((1, 3, 8, 8), 0.75))
-        >>> restyled.mean()
+        >>> transferred = fourier_amplitude_transfer(torch.full((1, 3, 4, 4), 0.25), torch.full((1, 3, 8, 8), 0.75))
+        >>> transferred.mean()
         tensor(0.7500)
     """
     target = paired_target(source, target)
@@ -117,5 +117,5 @@ def fourier_amplitude_transfer(source: Tensor, target: Tensor, window: float = 0
     columns = torch.fft.rfftfreq(width, 1 / width, device=source.device) <= reach
     low = rows[:, None] & columns
     mixed = torch.polar(torch.where(low, style.abs(), spectrum.abs()), spectrum.angle())
-    restyled: Tensor = torch.fft.irfft2(mixed, s=(height, width))
-    return restyled.clamp(0, 1).to(source.dtype)
+    transferred: Tensor = torch.fft.irfft2(mixed, s=(height, width))
+    return transferred.clamp(0, 1).to(source.dtype)

@@ -44,7 +44,7 @@ def test_axes_are_the_callers_or_new_ones(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", plotting.__all__)
-def test_axes_of_another_kind_are_refused(name: str) -> None:
+def test_axes_of_another_kind_raise(name: str) -> None:
     with pytest.raises(TypeError, match="ax must be matplotlib Axes or None, got Figure"):
         CALLS[name](ax=Figure())
 

@@ -39,7 +39,7 @@ def test_classes_weigh_the_same_however_many_rows_they_have() -> None:
     two = torch.tensor([[9.0, 0, 0], [9.0, 3, 0]])
     shown = marks(plotting.plot_bank_rows(bank({0: many, 1: two}, 60), SPACE))
     gap = np.asarray(shown["sky"].get_offsets()).mean(0) - np.asarray(shown["road"].get_offsets()).mean(0)
-    assert abs(gap[0]) > 8.5  # the first axis is what tells the classes apart
+    assert abs(gap[0]) > 8.5  # the first axis is what separates the classes
 
 
 def test_names_stand_by_their_own_rows_and_not_on_each_other() -> None:
@@ -57,7 +57,7 @@ def test_names_stand_by_their_own_rows_and_not_on_each_other() -> None:
 
 
 @pytest.mark.parametrize("held", [si.StuffBank((0, 1), 4), [si.StuffBank((0,), 4), si.InstanceBank((2,), 4)], []])
-def test_cold_banks_are_images(held: Any) -> None:
+def test_empty_banks_are_images(held: Any) -> None:
     ax = plotting.plot_bank_rows(held, SPACE)
     assert (texts(ax), marks(ax)) == ([], {})
     assert all(" / " in text for text in texts(plotting.plot_bank_fill(held, SPACE)))
@@ -97,7 +97,7 @@ def test_bank_fill_counts_rows_held_and_written() -> None:
     assert [bar.get_width() for bar in ax.patches[1::2]] == [75, 100, 0]
 
 
-def test_what_cannot_be_banks_is_refused() -> None:
+def test_what_cannot_be_banks_raises() -> None:
     with pytest.raises(TypeError, match="banks must be a StuffBank, an InstanceBank or several, got str"):
         plotting.plot_bank_fill(["bank"], SPACE)  # type: ignore[list-item]
     with pytest.raises(ValueError, match=r"banks must hold classes of the space, 0\.\.3, got \(7,\)"):

@@ -41,7 +41,7 @@ def test_iou_of_chosen_classes() -> None:
     assert render(plotting.plot_iou({"only": si.IoU(float("nan"), torch.full((1,), torch.nan))}, PLAIN))
 
 
-def test_what_cannot_be_scores_is_refused() -> None:
+def test_what_cannot_be_scores_raises() -> None:
     with pytest.raises(ValueError, match="scores must hold at least one IoU"):
         plotting.plot_iou({}, SPACE)
     with pytest.raises(TypeError, match=r"scores\['a'\] must be an IoU"):
@@ -97,7 +97,7 @@ def test_a_rule_that_saw_nothing_and_one_of_one_class_are_images() -> None:
     assert render(ax)
 
 
-def test_rules_without_counts_or_of_other_classes_are_refused() -> None:
+def test_rules_without_counts_or_of_other_classes_raise() -> None:
     with pytest.raises(TypeError, match=r"rule must keep counts of confidences.*got IASTThreshold"):
         plotting.plot_confidences(si.IASTThreshold(4), SPACE)
     with pytest.raises(ValueError, match="rule must be of the space's K = 4 classes, got K = 2"):
@@ -115,5 +115,5 @@ def test_kept_shares_are_bars_with_ticks_at_the_thresholds() -> None:
         "share of pixels kept",
         "threshold on the confidence",
     }
-    with pytest.raises(ValueError, match=r"kept must be a floating-point tensor \(K,\)"):
+    with pytest.raises(ValueError, match=r"fractions must be a floating-point tensor \(K,\)"):
         plotting.plot_kept_fractions(torch.rand(4), torch.rand(3), SPACE)

@@ -63,7 +63,7 @@ def test_without_a_palette_colors_differ() -> None:
     ({"image": torch.rand(2, 3, 4, 5)}, "image must be a tensor .* with the labels' B = 1"),
     ({"image": torch.randn(1, 3, 4, 5) * 9}, "image must be uint8, or floating within 0..1"),
 ])  # fmt: skip
-def test_what_cannot_be_a_label_map_is_refused(change: dict[str, Any], message: str) -> None:
+def test_what_cannot_be_a_label_map_raises(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         plotting.plot_label_map(**{"labels": LABELS, "space": SPACE, **change})
 
@@ -125,7 +125,7 @@ def test_no_region_is_a_image_too(labels: torch.Tensor) -> None:
     assert render(ax)
 
 
-def test_what_cannot_be_regions_is_refused() -> None:
+def test_what_cannot_be_regions_raises() -> None:
     with pytest.raises(TypeError, match="regions must be Regions"):
         plotting.plot_regions(REGIONS.region_map)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="number must be one of 'ids', 'rank' or None"):
@@ -157,7 +157,7 @@ def test_only_the_largest_are_listed() -> None:
 
 
 @pytest.mark.parametrize("labels", [LABELS, torch.full((1, 1, 1), 255)])
-def test_a_cold_bank_matches_nothing(labels: torch.Tensor) -> None:
+def test_a_empty_bank_matches_nothing(labels: torch.Tensor) -> None:
     cold = si.InstanceBank(SPACE.things, feature_dim=3)
     matches = si.InstanceMatchingLoss(cold).matches(torch.randn(1, 3, *labels.shape[1:]), labels)
     ax = plotting.plot_matches(matches, cold, SPACE)
@@ -179,7 +179,7 @@ def test_lines_to_the_table_do_not_cross() -> None:
             assert at[0] <= at[1]
 
 
-def test_matches_of_another_bank_are_refused() -> None:
+def test_matches_of_another_bank_raise() -> None:
     matches, source = matched()
     with pytest.raises(ValueError, match="bank must hold the C = 2 classes that were matched"):
         plotting.plot_matches(matches, si.InstanceBank((2,), feature_dim=3), SPACE)

@@ -51,7 +51,7 @@ class FineGrainedAlignment(Method):
             setup.network.feature_dim, setup.space.num_classes, width=config.width
         ).to(setup.device)
         self.loss = si.FineGrainedAdversarialLoss(
-            temperature=config.temperature, clip=config.clip, encoding=config.encoding
+            self.discriminator, temperature=config.temperature, clip=config.clip, encoding=config.encoding
         )
         self.optimizer = discriminator_optimizer(self.discriminator, config.lr, config.betas)
 
@@ -60,17 +60,14 @@ class FineGrainedAlignment(Method):
             return []
         self.discriminator.requires_grad_(False)  # fooling it must not train it
         target = context.unlabeled
-        value = self.loss.generator(self.discriminator(target.seen.features), target.logits())
+        value = self.loss.generator_loss(target.seen.features, target.logits())
         return [Loss("fine_grained", value, self.settings.weight)]
 
     def on_own_network(self, context: StepContext) -> list[Loss]:
         self.discriminator.requires_grad_(True)
         source, target = context.labeled, context.unlabeled
-        value = self.loss.discriminator(
-            self.discriminator(source.seen.features.detach()),
-            source.logits().detach(),
-            self.discriminator(target.seen.features.detach()),
-            target.logits().detach(),
+        value = self.loss.discriminator_loss(
+            source.seen.features, source.logits(), target.seen.features, target.logits()
         )
         return [Loss("fine_grained_discriminator", value)]
 

@@ -112,7 +112,7 @@ class OutputAlignment(Method):
         losses = []
         for level in self.levels:
             level.discriminator.requires_grad_(False)  # fooling it must not train it
-            value = level.loss.generator(level.logits(context.unlabeled))
+            value = level.loss.generator_loss(level.logits(context.unlabeled))
             losses.append(Loss(f"{level.prefix}adversarial", value, level.weight))
         return losses
 
@@ -122,7 +122,7 @@ class OutputAlignment(Method):
         for level in self.levels:
             level.discriminator.requires_grad_(True)
             source, target = level.logits(context.labeled), level.logits(context.unlabeled)
-            value = level.loss.discriminator(source.detach(), target.detach())
+            value = level.loss.discriminator_loss(source, target)
             losses.append(Loss(f"{level.prefix}discriminator", value))
         return losses
 

@@ -1,4 +1,4 @@
-"""Adversarial alignment of the output space.
+"""Adversarial losses on the output space.
 
 Everywhere in this package 0 means source and 1 means target, and maps with a channel for each class in each domain have
 their channels in that order: [source K | target K].
@@ -19,7 +19,7 @@ from stuffinstance._checks import (
     checked_positive,
 )
 from stuffinstance._numerics import autocast_device
-from stuffinstance.losses.entropy_minimization import entropy_map
+from stuffinstance.losses.entropy_minimization import Reduction, checked_reduction, entropy_map
 from stuffinstance.losses.gradient_warning import warn_without_gradient
 
 SOURCE, TARGET = 0.0, 1.0
@@ -40,7 +40,9 @@ def domain_channels(domain: float, num_classes: int) -> slice:
 
 
 class OutputDiscriminator(nn.Module):
-    """Five 4×4 convolutions of stride 2 that tell the domain of a class probability map, patch by patch.
+    """Patch discriminator of the output space (AdaptSegNet, Tsai et al., CVPR 2018).
+
+    Five 4×4 convolutions of stride 2 that classify the domain of each patch of a class probability map.
 
     Channels K → w → 2w → 4w → 8w → 1, leaky ReLU of slope 0.2 between, no normalization. The parameters are named
     ``conv1`` .. ``conv4`` and ``classifier``.
@@ -104,8 +106,35 @@ def _halving(channels_in: int, channels_out: int) -> nn.Conv2d:
     return nn.Conv2d(channels_in, channels_out, kernel_size=4, stride=2, padding=1)
 
 
-class OutputAdversarialLoss(nn.Module):
-    """Both sides of output-space alignment (SIM, Eq. 2 and 3; AdaptSegNet, ADVENT): mean over patches and images.
+class AdversarialLoss(nn.Module):
+    """Base of the losses of a network and its discriminator: ``generator_loss`` and ``discriminator_loss``.
+
+    The discriminator belongs to the caller, who optimizes it: this module has no parameters of its own.
+    """
+
+    def __init__(self, discriminator: nn.Module, inputs: str, reduction: Reduction) -> None:
+        super().__init__()
+        check_callable("discriminator", discriminator, inputs)
+        self._discriminator = [discriminator]  # in a list: not a submodule, its state is saved where it lives
+        self.reduction: Reduction = checked_reduction(reduction)
+
+    @property
+    def discriminator(self) -> nn.Module:
+        """The discriminator, which is not a submodule."""
+        return self._discriminator[0]
+
+    def _halves(self, source_loss: Tensor, target_loss: Tensor) -> Tensor:
+        """The discriminator's loss: half of the error on each domain."""
+        if source_loss.shape != target_loss.shape:
+            raise ValueError(
+                "source and target must hold equally many images for reduction='none', got "
+                f"B = {source_loss.shape[0]} and B = {target_loss.shape[0]}. Pass equal batches or use 'mean'."
+            )
+        return 0.5 * source_loss + 0.5 * target_loss
+
+
+class OutputAdversarialLoss(AdversarialLoss):
+    """Output-space adversarial loss (SIM, Eq. 2 and 3; AdaptSegNet, ADVENT), mean over patches and images.
 
     .. math:: \\mathcal{L}_{adv} = \\ell(D(m(S(C(f^t)))), 0), \\qquad
               \\mathcal{L}_D = \\tfrac12 \\ell(D(m(S(C(f^s)))), 0) + \\tfrac12 \\ell(D(m(S(C(f^t)))), 1)
@@ -124,30 +153,34 @@ class OutputAdversarialLoss(nn.Module):
             the labels as it is.
         objective: ``"bce"`` (SIM, AdaptSegNet, ADVENT) or ``"least_squares"`` (AdaptSegNet's variant).
         of: What the discriminator sees: class ``"probabilities"``, or ``"entropy"`` for ADVENT's maps.
+        reduction: ``"mean"`` over the images, or ``"none"`` for one loss per image, (B,).
 
     Raises:
         TypeError: If ``discriminator`` cannot be called.
-        ValueError: If ``objective`` or ``of`` is unknown.
+        ValueError: If ``objective``, ``of`` or ``reduction`` is unknown.
 
     Example:
         >>> loss = OutputAdversarialLoss(OutputDiscriminator(num_classes=3, width=2))
         >>> source, target = torch.randn(1, 3, 32, 64), torch.randn(1, 3, 32, 32, requires_grad=True)
-        >>> loss.generator(target).requires_grad, loss.discriminator(source, target).shape
+        >>> loss.generator_loss(target).requires_grad, loss.discriminator_loss(source, target).shape
         (True, torch.Size([]))
     """
 
     def __init__(
-        self, discriminator: nn.Module, objective: AdversarialForm = "bce", of: Judged = "probabilities"
+        self,
+        discriminator: nn.Module,
+        objective: AdversarialForm = "bce",
+        of: Judged = "probabilities",
+        *,
+        reduction: Reduction = "mean",
     ) -> None:
-        super().__init__()
-        check_callable("discriminator", discriminator, "maps (B, K, H, W)")
+        super().__init__(discriminator, "maps (B, K, H, W)", reduction)
         check_choice("objective", objective, get_args(AdversarialForm))
         check_choice("of", of, get_args(Judged))
-        self._discriminator = [discriminator]  # in a list: not a submodule, its state is saved where it lives
         self.objective: AdversarialForm = objective
         self.of: Judged = of
 
-    def generator(self, target_logits: Tensor) -> Tensor:
+    def generator_loss(self, target_logits: Tensor) -> Tensor:
         """The segmentation network's side: make the target look like the source.
 
         Only ``target_logits`` should learn from it: the caller freezes the discriminator for this pass, or drops the
@@ -155,6 +188,10 @@ class OutputAdversarialLoss(nn.Module):
 
         Args:
             target_logits: (B, K, H, W), upsampled to the image; softmax is taken here.
+
+        Returns:
+            A scalar, or (B,) for ``reduction="none"``; float32 or float64. Exactly 0, still attached to
+            ``target_logits``, for an empty batch.
 
         Warns:
             UserWarning: Once, if ``target_logits`` carry no gradient while gradient mode is on and this module is in
@@ -166,30 +203,33 @@ class OutputAdversarialLoss(nn.Module):
         warn_without_gradient("adversarial loss of the generator", "target_logits", target_logits, remedy, self)
         return loss
 
-    def discriminator(self, source_logits: Tensor, target_logits: Tensor) -> Tensor:
+    def discriminator_loss(self, source_logits: Tensor, target_logits: Tensor) -> Tensor:
         """The discriminator's side: half of each domain's error; the logits are detached here.
 
         Args:
             source_logits: (B, K, H, W).
-            target_logits: (B', K, H', W'), any batch and size.
+            target_logits: (B', K, H', W'), any batch and size; with ``reduction="none"`` B' = B.
+
+        Returns:
+            A scalar, or (B,) for ``reduction="none"``; float32 or float64.
         """
         check_maps("source_logits", source_logits, channel_name="K")
         check_maps("target_logits", target_logits, channel_name="K")
         source = self._error(source_logits.detach(), SOURCE)
-        return 0.5 * source + 0.5 * self._error(target_logits.detach(), TARGET)
+        return self._halves(source, self._error(target_logits.detach(), TARGET))
 
     def _error(self, logits: Tensor, domain: float) -> Tensor:
         seen = torch.softmax(logits, 1)
-        judged: Tensor = self._discriminator[0](seen if self.of == "probabilities" else entropy_map(seen))
+        judged: Tensor = self.discriminator(seen if self.of == "probabilities" else entropy_map(seen))
         with torch.autocast(autocast_device(logits), enabled=False):
             judged = judged if judged.dtype == torch.float64 else judged.float()
             ground_truth = torch.full_like(judged, domain)
-            if self.objective == "least_squares":
-                error = F.mse_loss(judged, ground_truth, reduction="sum")
-            else:
-                error = F.binary_cross_entropy_with_logits(judged, ground_truth, reduction="sum")
-            return error / max(1, judged.numel())  # an empty batch costs 0, not NaN
+            least_squares = self.objective == "least_squares"
+            error_of = F.mse_loss if least_squares else F.binary_cross_entropy_with_logits
+            if self.reduction == "none":
+                return error_of(judged, ground_truth, reduction="none").flatten(1).mean(1)
+            return error_of(judged, ground_truth, reduction="sum") / max(1, judged.numel())  # an empty batch costs 0
 
     def extra_repr(self) -> str:
         """The choices, for ``print(module)``."""
-        return f"objective={self.objective!r}, of={self.of!r}"
+        return f"objective={self.objective!r}, of={self.of!r}, reduction={self.reduction!r}"

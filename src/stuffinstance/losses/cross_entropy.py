@@ -1,4 +1,4 @@
-"""Cross-entropy with a weight for each pixel: the loss of labels that are not all equally sure."""
+"""Cross-entropy with a weight for each pixel."""
 
 import torch
 import torch.nn.functional as F
@@ -16,10 +16,18 @@ from stuffinstance._checks import (
     optional_ignore_index,
 )
 from stuffinstance._numerics import autocast_device
+from stuffinstance.losses.entropy_minimization import Reduction, checked_reduction
 
 
-def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor, ignore_index: int | None = 255) -> Tensor:
-    """Mean over all pixels of weight times cross-entropy.
+def weighted_cross_entropy(
+    logits: Tensor,
+    labels: Tensor,
+    weights: Tensor,
+    ignore_index: int | None = 255,
+    *,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """Pixel-weighted cross-entropy, mean over all pixels: the loss of labels that are not all equally sure.
 
     .. math:: \\mathcal{L} = -\\frac{1}{BHW} \\sum_{x} q(x) \\log S(z(x))_{y(x)}
 
@@ -33,21 +41,23 @@ def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor, igno
         labels: Class ids, (B, H, W), any integer dtype.
         weights: q, at least 0: (B, H, W), or (B,) for one weight an image. No gradient flows to them.
         ignore_index: The id of pixels without a label, not one of the K classes; None where all have one.
+        reduction: ``"mean"`` over the images, or ``"none"`` for one loss per image, (B,).
 
     Returns:
-        Scalar, float32 (float64 for float64 logits), also under autocast; exact 0 on the graph where nothing is
-        labeled.
+        Scalar, or (B,) for ``reduction="none"``; float32 (float64 for float64 logits), also under autocast; exact 0 on
+        the graph where nothing is labeled.
 
     Raises:
         TypeError: If an argument is not a tensor, or ``ignore_index`` is not a whole number.
-        ValueError: If shapes, dtypes or devices do not fit, or ``ignore_index`` is a class; on a CPU also if an id is
-            not a class, or a weight is negative or not finite.
+        ValueError: If shapes, dtypes or devices do not fit, ``ignore_index`` is a class, or ``reduction`` is unknown;
+            on a CPU also if an id is not a class, or a weight is negative or not finite.
 
     Example:
         >>> logits, labels = torch.zeros(1, 2, 1, 2), torch.tensor([[[0, 1]]])
         >>> weighted_cross_entropy(logits, labels, torch.tensor([[[1.0, 0.0]]]))          # half of log 2
         tensor(0.3466)
     """
+    checked_reduction(reduction)
     check_maps("logits", logits, channel_name="K")
     check_label_map("labels", labels)
     check_same_batch("labels", labels, "logits", logits)
@@ -68,7 +78,8 @@ def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor, igno
             # Ignored logits become 0 before anything is computed, so that a NaN there spoils no gradient.
             exact = torch.where((ids != ignore_index)[:, None], exact, 0.0)
             each = F.cross_entropy(exact, ids, ignore_index=ignore_index, reduction="none")
-        return (by_pixel.to(each.dtype) * each).sum() / max(1, each.numel())
+        weighted = by_pixel.to(each.dtype) * each
+        return weighted.mean((1, 2)) if reduction == "none" else weighted.sum() / max(1, each.numel())
 
 
 def _by_pixel(weights: Tensor, labels: Tensor) -> Tensor:

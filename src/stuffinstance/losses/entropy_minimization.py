@@ -1,12 +1,13 @@
-"""What the losses on unlabeled logits share: which pixels count, and how they become one number."""
+"""Entropy minimization losses on unlabeled logits."""
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from stuffinstance._checks import (
+    check_choice,
     check_has_pixels,
     check_maps,
     check_mask,
@@ -18,9 +19,17 @@ from stuffinstance._checks import (
 from stuffinstance._numerics import autocast_device, best_class
 from stuffinstance.label_maps import resize_labels
 
+Reduction = Literal["mean", "none"]
 
-def counted_logits(logits: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Logits in single precision or better, and which of their pixels count.
+
+def checked_reduction(reduction: Reduction) -> Reduction:
+    """``"mean"`` over the images or ``"none"``, one value per image."""
+    check_choice("reduction", reduction, get_args(Reduction))
+    return reduction
+
+
+def masked_logits(logits: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Masked logits in single precision or better, and the mask at their size.
 
     Logits that do not count become 0 before anything is computed from them, so that a NaN there spoils no gradient.
 
@@ -36,8 +45,8 @@ def counted_logits(logits: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]
         ValueError: If a dtype, rank, batch or device does not fit.
 
     Example:
-        >>> logits, counted = counted_logits(torch.ones(1, 2, 1, 2), torch.tensor([[[True, False]]]))
-        >>> logits[0, 0], counted
+        >>> logits, mask = masked_logits(torch.ones(1, 2, 1, 2), torch.tensor([[[True, False]]]))
+        >>> logits[0, 0], mask
         (tensor([[1., 0.]]), tensor([[[ True, False]]]))
     """
     check_maps("logits", logits, channel_name="K")
@@ -47,37 +56,38 @@ def counted_logits(logits: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]
     check_mask("mask", mask)
     check_has_pixels("mask", mask)
     check_same_batch("mask", mask, "logits", logits)
-    counted = resize_labels(mask, (logits.shape[2], logits.shape[3]))
-    return torch.where(counted[:, None], logits, 0), counted
+    mask = resize_labels(mask, (logits.shape[2], logits.shape[3]))
+    return torch.where(mask[:, None], logits, 0), mask
 
 
-def mean_over_pixels(values: Tensor, counted: Tensor) -> Tensor:
+def mean_over_pixels(values: Tensor, mask: Tensor, reduction: Reduction = "mean") -> Tensor:
     """Mean over images of the mean over each image's counted pixels; an image without any adds 0.
 
     Args:
         values: (B, H, W).
-        counted: (B, H, W) bool.
+        mask: Pixels that count, (B, H, W) bool.
+        reduction: ``"mean"`` over the images, or ``"none"``.
 
     Returns:
-        A scalar; exactly 0, still attached to ``values``, where no pixel counts.
+        A scalar, or (B,) for ``"none"``; exactly 0, still attached to ``values``, where no pixel counts.
 
     Example:
         >>> values = torch.tensor([[[1.0, 3.0]], [[5.0, 7.0]]])
         >>> mean_over_pixels(values, torch.tensor([[[True, True]], [[True, False]]]))
         tensor(3.5000)
     """
-    sums = torch.where(counted, values, 0).sum((1, 2))
-    return (sums / counted.sum((1, 2)).clamp(min=1)).sum() / max(1, values.shape[0])
+    means = torch.where(mask, values, 0).sum((1, 2)) / mask.sum((1, 2)).clamp(min=1)
+    return means if reduction == "none" else means.sum() / max(1, values.shape[0])
 
 
 def entropy_map(probabilities: Tensor) -> Tensor:
-    """Each class's part of the entropy of each pixel, ADVENT's weighted self-information.
+    """Weighted self-information map (ADVENT, Eq. 2): each class's part of the entropy of each pixel.
 
-    .. math:: I_c = -\\frac{p_c \\log_2 p_c}{\\log_2 K}, \\qquad \\sum_c I_c = E \\in [0, 1] \\quad \\text{(Eq. 2)}
+    .. math:: I_c = -\\frac{p_c \\log_2 p_c}{\\log_2 K}, \\qquad \\sum_c I_c = E \\in [0, 1]
 
-    The paper gives the unscaled map to its discriminator, the reference implementation the scaled one; this is the code's.
-    Where :math:`p_c = 0` the value is exactly 0, and the gradient is 0 where the formula's is infinite; the code adds
-    1e-30 under the logarithm instead.
+    The paper gives the unscaled map to its discriminator, the reference implementation the scaled one, as here. Where
+    :math:`p_c = 0` the value is exactly 0, and the gradient is 0 where the formula's is infinite; the code adds 1e-30
+    under the logarithm instead.
 
     Args:
         probabilities: Softmax outputs, (B, K, H, W), K of at least 2. On a CPU their range is checked.
@@ -119,24 +129,30 @@ def self_information(probabilities: Tensor) -> Tensor:
 
 
 class EntropyLoss(nn.Module):
-    """Make the prediction of unlabeled pixels certain: ADVENT's direct entropy minimization, MinEnt.
+    """Entropy minimization loss of unlabeled pixels (ADVENT's MinEnt, Vu et al., CVPR 2019, Eq. 3).
 
     .. math:: \\mathcal{L}_{ent} = \\frac{1}{B} \\sum_i \\frac{1}{|\\Omega_i|} \\sum_{x \\in \\Omega_i} \\sum_c I_c(x)
-              \\quad \\text{(Eq. 3)}
 
     over the pixels :math:`\\Omega_i` of image *i* that count, with :math:`I_c` of :func:`entropy_map`. The mean is over
-    pixels: classes are summed, and their number is only in the scale of :math:`I_c`. Paper: the sum over pixels.
-    reference implementation: the mean over all pixels of the batch, the same as here as long as every pixel counts. With a mask
-    the mean over images of each image's mean is this library's choice, so that a batch equals the mean of its single
-    images.
+    pixels: classes are summed, and their number is only in the scale of :math:`I_c`. The paper sums over pixels; the
+    reference implementation takes the mean over all pixels of the batch, which equals this one as long as every pixel
+    counts. With a mask the mean over images of each image's mean is this library's choice, so that a batch equals the
+    mean of its single images.
+
+    Args:
+        reduction: ``"mean"`` over the images, or ``"none"`` for one loss per image, (B,).
+
+    Raises:
+        ValueError: If ``reduction`` is unknown.
 
     Example:
-        >>> EntropyLoss()(torch.zeros(1, 4, 2, 2))                             # knows nothing
+        >>> EntropyLoss()(torch.zeros(1, 4, 2, 2))                             # a uniform prediction
         tensor(1.)
     """
 
-    def __init__(self) -> None:  # takes no options, which nn.Module's own signature does not say
+    def __init__(self, *, reduction: Reduction = "mean") -> None:
         super().__init__()
+        self.reduction: Reduction = checked_reduction(reduction)
 
     def forward(self, logits: Tensor, mask: Tensor | None = None) -> Tensor:
         """The loss of a batch.
@@ -147,20 +163,25 @@ class EntropyLoss(nn.Module):
                 say. All count where it is None.
 
         Returns:
-            A scalar within 0 .. 1, float32 or float64. Exactly 0, still attached to ``logits``, where no pixel counts.
+            A scalar within 0 .. 1, or (B,) for ``reduction="none"``; float32 or float64. Exactly 0, still attached to
+            ``logits``, where no pixel counts.
 
         Raises:
             TypeError: If an argument is not a tensor.
             ValueError: If a dtype, rank, batch or device does not fit, or K is below 2.
         """
-        logits, counted = counted_logits(logits, mask)
+        logits, mask = masked_logits(logits, mask)
         _check_classes("logits", logits)
         with torch.autocast(autocast_device(logits), enabled=False):
-            return mean_over_pixels(self_information(torch.softmax(logits, 1)).sum(1), counted)
+            return mean_over_pixels(self_information(torch.softmax(logits, 1)).sum(1), mask, self.reduction)
 
     if TYPE_CHECKING:
         # To type checkers nn.Module itself returns Any.
         def __call__(self, logits: Tensor, mask: Tensor | None = None) -> Tensor: ...
+
+    def extra_repr(self) -> str:
+        """The choices, for ``print(module)``."""
+        return f"reduction={self.reduction!r}"
 
 
 def _check_classes(name: str, maps: Tensor) -> None:
@@ -172,7 +193,7 @@ def _check_classes(name: str, maps: Tensor) -> None:
 
 
 class MaxSquareLoss(nn.Module):
-    """Make the prediction of unlabeled pixels certain with a gradient linear in the probability.
+    """Maximum squares loss of unlabeled pixels (Chen et al., ICCV 2019), whose gradient is linear in the probability.
 
     .. math:: \\mathcal{L} = -\\frac{1}{2BK} \\sum_i \\sum_{x \\in \\Omega_i} w_i(x) \\sum_c p_c(x)^2, \\qquad
               w_i(x) = \\frac{1}{\\max(n_{i, \\hat y(x)}^{\\,a} N_i^{\\,1-a},\\ 1)}
@@ -181,17 +202,18 @@ class MaxSquareLoss(nn.Module):
     :math:`N_i = |\\Omega_i|` pixels count, *a* is ``alpha``. Weights carry no gradient. Without ``image_wise`` (or with
     *a* = 0) all weights are :math:`1/N_i` and this is :math:`-\\operatorname{mean}(p^2)/2` over pixels and classes.
 
-    Paper and reference implementation part: the paper has no 1/K, and weights each term by its own class *c*, which has no value
-    for classes that are nowhere predicted; the code weights a pixel by the class that is predicted there and takes the
-    mean over classes. This is the code's, to whose scale the published weight of 0.1 belongs.
+    Paper and reference implementation differ: the paper has no 1/K, and weights each term by its own class *c*, which
+    has no value for classes that are nowhere predicted; the code weights a pixel by the class that is predicted there
+    and takes the mean over classes. This is the code's, to whose scale the published weight of 0.1 belongs.
 
     Args:
         image_wise: Weight the classes of each image by how often they are predicted in it.
         alpha: *a*, 0.2 in paper and code: 0 weights all pixels alike, 1 all predicted classes.
+        reduction: ``"mean"`` over the images, or ``"none"`` for one loss per image, (B,).
 
     Raises:
         TypeError: If ``image_wise`` is not True or False, or ``alpha`` not a number.
-        ValueError: If ``alpha`` is outside 0 .. 1.
+        ValueError: If ``alpha`` is outside 0 .. 1, or ``reduction`` is unknown.
 
     Example:
         >>> logits = torch.tensor([[[[9.0, 9.0, 0.0]], [[0.0, 0.0, 9.0]]]])     # class 0 twice, class 1 once
@@ -201,8 +223,9 @@ class MaxSquareLoss(nn.Module):
         tensor(-0.4999)
     """
 
-    def __init__(self, image_wise: bool = True, alpha: float = 0.2) -> None:
+    def __init__(self, image_wise: bool = True, alpha: float = 0.2, *, reduction: Reduction = "mean") -> None:
         super().__init__()
+        self.reduction: Reduction = checked_reduction(reduction)
         self.image_wise = checked_flag("image_wise", image_wise)
         self.alpha = checked_fraction("alpha", alpha)
 
@@ -214,36 +237,37 @@ class MaxSquareLoss(nn.Module):
             mask: Pixels that count, (B, H', W') bool, resized nearest. All count where it is None.
 
         Returns:
-            A scalar of at most 0, float32 or float64. Exactly 0, still attached to ``logits``, where no pixel counts.
+            A scalar of at most 0, or (B,) for ``reduction="none"``; float32 or float64. Exactly 0, still attached to
+            ``logits``, where no pixel counts.
 
         Raises:
             TypeError: If an argument is not a tensor.
             ValueError: If a dtype, rank, batch or device does not fit.
         """
-        logits, counted = counted_logits(logits, mask)
+        logits, mask = masked_logits(logits, mask)
         with torch.autocast(autocast_device(logits), enabled=False):
             squares = torch.softmax(logits, 1).square().mean(1)  # (B, H, W)
             if self.image_wise:
-                squares = squares * self._balance(logits.detach(), counted)
-            return -0.5 * mean_over_pixels(squares, counted)
+                squares = squares * self._balance(logits.detach(), mask)
+            return -0.5 * mean_over_pixels(squares, mask, self.reduction)
 
     if TYPE_CHECKING:
         # To type checkers nn.Module itself returns Any.
         def __call__(self, logits: Tensor, mask: Tensor | None = None) -> Tensor: ...
 
-    def _balance(self, logits: Tensor, counted: Tensor) -> Tensor:
+    def _balance(self, logits: Tensor, mask: Tensor) -> Tensor:
         """``N w(x)``: the weights relative to those of a plain mean, (B, H, W)."""
         batch, classes = logits.shape[:2]
         predicted = best_class(logits)[1]
         image = torch.arange(batch, device=logits.device)[:, None, None]
         place = predicted + image * classes
-        # Counting into a fixed size: bincount would ask a GPU how large its result is.
+        # Counting into a fixed size: bincount would synchronize to learn the size of its result.
         none = torch.zeros(batch * classes, dtype=torch.int64, device=logits.device)
-        share = none.scatter_add(0, place.flatten(), counted.flatten().to(torch.int64))
-        pixels = counted.sum((1, 2))[:, None, None].to(logits.dtype)
+        share = none.scatter_add(0, place.flatten(), mask.flatten().to(torch.int64))
+        pixels = mask.sum((1, 2))[:, None, None].to(logits.dtype)
         same = share[place].to(logits.dtype)  # pixels of the image that are predicted like this one
         return pixels / (same.pow(self.alpha) * pixels.pow(1 - self.alpha)).clamp(min=1)
 
     def extra_repr(self) -> str:
         """The choices, for ``print(module)``."""
-        return f"image_wise={self.image_wise}, alpha={self.alpha}"
+        return f"image_wise={self.image_wise}, alpha={self.alpha}, reduction={self.reduction!r}"

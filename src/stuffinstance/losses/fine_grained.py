@@ -1,4 +1,4 @@
-"""Adversarial alignment of features class by class (FADA, Wang et al., ECCV 2020)."""
+"""Class-wise adversarial loss on features (FADA, Wang et al., ECCV 2020)."""
 
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -16,18 +16,19 @@ from stuffinstance._checks import (
     checked_positive,
 )
 from stuffinstance._numerics import autocast_device
-from stuffinstance.losses.adversarial import SOURCE, TARGET, check_weights_take, domain_channels
+from stuffinstance.losses.adversarial import SOURCE, TARGET, AdversarialLoss, check_weights_take, domain_channels
+from stuffinstance.losses.entropy_minimization import Reduction
 from stuffinstance.losses.gradient_warning import FEATURES, warn_without_gradient
 
 Encoding = Literal["soft", "hard"]
 
 
 class FineGrainedDiscriminator(nn.Module):
-    """Tells class and domain of every pixel of a feature map at once.
+    """Discriminator of class and domain for every pixel of a feature map (FADA).
 
     3×3 convolutions D → w → w/2 with leaky ReLU of slope 0.2 after each, then two 3×3 heads of K channels, one for each
-    domain; all keep the size. The parameters are named ``conv1``, ``conv2``, ``source`` and ``target``; in the released
-    code the same are ``D.0``, ``D.2``, ``cls1`` and ``cls2``.
+    domain; all keep the size. The parameters are named ``conv1``, ``conv2``, ``source`` and ``target``; in the
+    reference implementation the same are ``D.0``, ``D.2``, ``cls1`` and ``cls2``.
 
     Args:
         feature_dim: D, channels of the features.
@@ -73,8 +74,8 @@ def _same_size(channels_in: int, channels_out: int) -> nn.Conv2d:
     return nn.Conv2d(channels_in, channels_out, kernel_size=3, padding=1)
 
 
-class FineGrainedAdversarialLoss(nn.Module):
-    """Both sides of class-wise feature alignment: cross-entropy over 2K channels, mean over pixels and images.
+class FineGrainedAdversarialLoss(AdversarialLoss):
+    """Fine-grained adversarial loss (FADA): cross-entropy over 2K channels, mean over pixels and images.
 
     .. math:: \\mathcal{L}_{adv} = \\mathrm{SCE}(D(f^t), [a^t, 0]), \\qquad
               \\mathcal{L}_D = \\tfrac12 \\mathrm{SCE}(D(f^s), [a^s, 0]) + \\tfrac12 \\mathrm{SCE}(D(f^t), [0, a^t])
@@ -86,93 +87,117 @@ class FineGrainedAdversarialLoss(nn.Module):
     not normalized again after clipping. *D* is resized bilinearly (corners aligned) to the size of the logits *z*,
     which the reference implementation upsamples to the image first; smaller logits cost less.
 
-    Paper: sums over pixels, and no half before the two sides of the discriminator. reference implementation: as above. Its source
-    cross-entropy also uses *z* / T: divide the logits by ``temperature`` there too. The published weight of the first
-    is 0.001. Hard encodings are one-hot of the argmax (the authors' slides print 0 and 1 swapped); that they are not
-    clipped is this library's choice.
+    The paper sums over pixels and has no half before the two sides of the discriminator; the reference implementation
+    does as above. Its source cross-entropy also uses *z* / T: divide the logits by ``temperature`` there too. The
+    published weight of the first is 0.001. Hard encodings are one-hot of the argmax (the authors' slides print 0 and 1
+    swapped); that they are not clipped is this library's choice.
+
+    The discriminator belongs to the caller, who optimizes it: this module has no parameters of its own.
 
     Args:
+        discriminator: Maps features (B, D, h, w) to logits (B, 2K, h, w), channels [source K | target K]:
+            :class:`FineGrainedDiscriminator`.
         temperature: T, 1.8.
         clip: Largest entry of a soft encoding, 0.9; 1 clips nothing.
         encoding: ``"soft"`` (published) or ``"hard"``.
+        reduction: ``"mean"`` over the images, or ``"none"`` for one loss per image, (B,).
 
     Raises:
-        ValueError: If ``temperature`` is not positive, ``clip`` not within 0 .. 1, or ``encoding`` unknown.
+        TypeError: If ``discriminator`` cannot be called.
+        ValueError: If ``temperature`` is not positive, ``clip`` not within 0 .. 1, or ``encoding`` or ``reduction``
+            unknown.
 
     Example:
-        >>> discriminator, loss = FineGrainedDiscriminator(8, num_classes=3, width=4), FineGrainedAdversarialLoss()
+        >>> loss = FineGrainedAdversarialLoss(FineGrainedDiscriminator(8, num_classes=3, width=4))
         >>> features, logits = torch.randn(1, 8, 4, 6, requires_grad=True), torch.randn(1, 3, 8, 12)
-        >>> loss.generator(discriminator(features), logits).requires_grad
+        >>> loss.generator_loss(features, logits).requires_grad
         True
-        >>> seen = discriminator(features.detach())                            # trains the discriminator alone
-        >>> loss.discriminator(seen, logits, seen, logits).shape
+        >>> loss.discriminator_loss(features, logits, features, logits).shape     # detaches the features
         torch.Size([])
     """
 
-    def __init__(self, temperature: float = 1.8, clip: float = 0.9, encoding: Encoding = "soft") -> None:
-        super().__init__()
+    def __init__(
+        self,
+        discriminator: nn.Module,
+        temperature: float = 1.8,
+        clip: float = 0.9,
+        encoding: Encoding = "soft",
+        *,
+        reduction: Reduction = "mean",
+    ) -> None:
+        super().__init__(discriminator, "features (B, D, h, w)", reduction)
         self.temperature = checked_divisor("temperature", temperature)
         self.clip = checked_number("clip", clip, "above 0 and at most 1", above=0, most=1)
         check_choice("encoding", encoding, get_args(Encoding))
         self.encoding: Encoding = encoding
 
-    def generator(self, output: Tensor, logits: Tensor) -> Tensor:
+    def generator_loss(self, target_features: Tensor, target_logits: Tensor) -> Tensor:
         """The segmentation network's side: let the target's features look like the source's of the same classes.
 
+        Only ``target_features`` should learn from it: the caller freezes the discriminator for this pass, or drops the
+        gradients that it collects.
+
         Args:
-            output: The discriminator's output on target features, (B, 2K, h, w). The gradient should reach the
-                features alone: the caller freezes the discriminator for this pass, or drops what it collects.
-            logits: The segmentation's on the same images, (B, K, H, W); detached here.
+            target_features: (B, D, h, w), as the discriminator takes them.
+            target_logits: The segmentation's on the same images, (B, K, H, W); detached here.
 
         Returns:
-            A scalar, float32 or float64; exactly 0, still attached to ``output``, for an empty batch.
+            A scalar, or (B,) for ``reduction="none"``; float32 or float64. Exactly 0, still attached to
+            ``target_features``, for an empty batch.
 
         Raises:
             TypeError: If an argument is not a tensor.
             ValueError: If ranks, dtypes, channels, batches or devices do not fit.
 
         Warns:
-            UserWarning: Once, if ``output`` carries no gradient, neither of the features nor of the discriminator,
-                while gradient mode is on and this module is in training mode: it then trains nothing.
+            UserWarning: Once, if ``target_features`` carry no gradient while gradient mode is on and this module is in
+                training mode: the segmentation network then learns nothing from it.
         """
-        loss = self._soft_cross_entropy("output", output, "logits", logits, SOURCE)
-        warn_without_gradient("adversarial loss of the generator", "output", output, FEATURES, self)
+        loss = self._soft_cross_entropy("target", target_features, target_logits, SOURCE)
+        loss_name = "adversarial loss of the generator"
+        warn_without_gradient(loss_name, "target_features", target_features, FEATURES, self)
         return loss
 
-    def discriminator(
-        self, source_output: Tensor, source_logits: Tensor, target_output: Tensor, target_logits: Tensor
+    def discriminator_loss(
+        self, source_features: Tensor, source_logits: Tensor, target_features: Tensor, target_logits: Tensor
     ) -> Tensor:
-        """The discriminator's side: half of each domain's error.
+        """The discriminator's side: half of each domain's error; features and logits are detached here.
 
         Args:
-            source_output: The discriminator's output on source features, (B, 2K, h, w). The outputs are made from
-                detached features: ``discriminator(features.detach())``.
-            source_logits: The segmentation's on the same images, (B, K, H, W); detached here.
-            target_output: On target features, (B', 2K, h', w'), any batch and size.
-            target_logits: (B', K, H', W'); detached here.
+            source_features: (B, D, h, w).
+            source_logits: The segmentation's on the same images, (B, K, H, W).
+            target_features: (B', D, h', w'), any batch and size; with ``reduction="none"`` B' = B.
+            target_logits: (B', K, H', W').
 
         Returns:
-            A scalar, float32 or float64.
+            A scalar, or (B,) for ``reduction="none"``; float32 or float64.
 
         Raises:
             TypeError: If an argument is not a tensor.
             ValueError: If ranks, dtypes, channels, batches or devices do not fit.
         """
-        source = self._soft_cross_entropy("source_output", source_output, "source_logits", source_logits, SOURCE)
-        target = self._soft_cross_entropy("target_output", target_output, "target_logits", target_logits, TARGET)
-        return 0.5 * source + 0.5 * target
+        source = self._soft_cross_entropy("source", source_features, source_logits, SOURCE, detach=True)
+        target = self._soft_cross_entropy("target", target_features, target_logits, TARGET, detach=True)
+        return self._halves(source, target)
 
-    def _soft_cross_entropy(self, output_name: str, output: Tensor, name: str, logits: Tensor, domain: float) -> Tensor:
-        check_maps(name, logits, channel_name="K")
+    def _soft_cross_entropy(
+        self, name: str, features: Tensor, logits: Tensor, domain: float, detach: bool = False
+    ) -> Tensor:
+        check_maps(f"{name}_logits", logits, channel_name="K")
         batch, classes, height, width = logits.shape
-        check_maps(output_name, output, channels=2 * classes, channel_name="2K")
-        check_same_batch(output_name, output, name, logits)
+        check_maps(f"{name}_features", features)
+        check_same_batch(f"{name}_features", features, f"{name}_logits", logits)
+        output: Tensor = self.discriminator(features.detach() if detach else features)
+        check_maps(f"discriminator({name}_features)", output, channels=2 * classes, channel_name="2K")
         with torch.autocast(autocast_device(logits), enabled=False):
             output = output if output.dtype == torch.float64 else output.float()
             # Before the softmax, as in the code: it does not commute with resizing.
             output = F.interpolate(output, (height, width), mode="bilinear", align_corners=True)
             scores = F.log_softmax(output, 1)[:, domain_channels(domain, classes)]
-            return -(self._encode(logits) * scores).sum() / max(1, batch * height * width)
+            weighted = self._encode(logits) * scores
+            if self.reduction == "none":
+                return -weighted.sum((1, 2, 3)) / (height * width)
+            return -weighted.sum() / max(1, batch * height * width)
 
     @torch.no_grad()
     def _encode(self, logits: Tensor) -> Tensor:
@@ -184,4 +209,7 @@ class FineGrainedAdversarialLoss(nn.Module):
 
     def extra_repr(self) -> str:
         """The choices, for ``print(module)``."""
-        return f"temperature={self.temperature}, clip={self.clip}, encoding={self.encoding!r}"
+        return (
+            f"temperature={self.temperature}, clip={self.clip}, encoding={self.encoding!r}, "
+            f"reduction={self.reduction!r}"
+        )

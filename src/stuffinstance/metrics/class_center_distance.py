@@ -1,4 +1,4 @@
-"""Class center distance (FADA): how tight a class lies, measured by how far away the other classes are."""
+"""Class center distance (FADA): the spread of a class relative to the distance of the other classes."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from stuffinstance._checks import (
     optional_ignore_index,
 )
 from stuffinstance._numerics import add_to_pair, difference, on_cpu, pair_on_cpu
-from stuffinstance._state import StatefulModule
 from stuffinstance.distributed import Sync, gather_rows
 from stuffinstance.label_maps import resize_labels
+from stuffinstance.metrics.metric import Metric
 from stuffinstance.pooling import region_mean
 from stuffinstance.regions import stuff_regions
 
@@ -43,7 +43,7 @@ class _Spread(NamedTuple):
     scatter: Tensor
 
 
-def class_center_distance(features: Tensor, labels: Tensor, num_classes: int, ignore_index: int | None = 255) -> Tensor:
+def class_center_distance(features: Tensor, target: Tensor, num_classes: int, ignore_index: int | None = 255) -> Tensor:
     """Class center distance of every class of a batch (FADA, Eq. 9); smaller is better.
 
     .. math:: CCD(i) = \\frac{1}{K-1} \\sum_{j \\ne i}
@@ -57,10 +57,10 @@ def class_center_distance(features: Tensor, labels: Tensor, num_classes: int, ig
     of one kind of feature can be compared.
 
     Args:
-        features: (B, D, h, w). Pixels with a NaN or an infinity are left out.
-        labels: True class ids (B, H, W), any integer dtype; resized nearest to (h, w).
+        features: (B, D, h, w). Pixels with a NaN or an infinity are ignored.
+        target: True class ids (B, H, W), any integer dtype; resized nearest to (h, w).
         num_classes: K.
-        ignore_index: Pixels of this id are left out; not one of the K classes. None where none are.
+        ignore_index: Pixels of this id are ignored; not one of the K classes. None where all count.
 
     Returns:
         (K,) float32 (float64 for float64 features), without gradient. Where two centers are the same it is infinite,
@@ -77,20 +77,23 @@ def class_center_distance(features: Tensor, labels: Tensor, num_classes: int, ig
     """
     num_classes = checked_num_classes(num_classes)
     ignore_index = optional_ignore_index(ignore_index, num_classes)
-    return _distance(_pooled(_spread_per_image(features, labels, num_classes, ignore_index)))
+    return _distance(_pooled(_spread_per_image(features, target, num_classes, ignore_index)))
 
 
-class ClassCenterDistance(StatefulModule):
+class ClassCenterDistance(Metric):
     """Class center distance over a whole data set, in one pass: module form of :func:`class_center_distance`.
 
     Centers move while images come in, yet no second pass is needed: a part's sum of squared distances to its own
     center becomes that to the common one by adding :math:`n \\lVert \\mu_{part} - \\mu \\rVert^2`. Memory is 2 K·D
     numbers, whatever the size of the data set.
 
+    **Absent classes** are NaN, and no other class's distance depends on them; the mean over classes is
+    ``distances.nanmean()``. **Ignored pixels** count nowhere.
+
     Args:
         num_classes: K.
         feature_dim: D.
-        ignore_index: Pixels of this id are left out; not one of the K classes. None where none are.
+        ignore_index: Pixels of this id are ignored; not one of the K classes. None where all count.
         sync: ``"auto"`` joins the pixels of all ranks in :meth:`compute`, ``"off"`` does not.
         group: The process group whose ranks share; None for all ranks.
 
@@ -134,19 +137,19 @@ class ClassCenterDistance(StatefulModule):
         self._hold("centers", 2, num_classes, feature_dim, dtype=torch.float32)
         self._hold("scatter", 2, num_classes, dtype=torch.float32)
 
-    def update(self, features: Tensor, labels: Tensor) -> None:
+    def update(self, features: Tensor, target: Tensor) -> None:
         """Count a batch.
 
         Args:
-            features: (B, D, h, w). Pixels with a NaN or an infinity are left out.
-            labels: True class ids (B, H, W), any integer dtype; resized nearest to (h, w).
+            features: (B, D, h, w). Pixels with a NaN or an infinity are ignored.
+            target: True class ids (B, H, W), any integer dtype; resized nearest to (h, w).
 
         Raises:
             ValueError: If ranks, dtypes, sizes, devices or class ids cannot be right.
         """
         check_maps("features", features, channels=self.feature_dim)
         check_can_move("features", features, "centers", self.centers)
-        part = _pooled(_spread_per_image(features, labels, self.num_classes, self.ignore_index))
+        part = _pooled(_spread_per_image(features, target, self.num_classes, self.ignore_index))
         pixels, centers, scatter = (each.to(self.pixels.device) for each in part)
         apart = difference(centers, self.centers[0], self.centers[1])
         share = pixels.to(apart.dtype) / (self.pixels + pixels).clamp(min=1).to(apart.dtype)
@@ -155,8 +158,22 @@ class ClassCenterDistance(StatefulModule):
             held.copy_(torch.stack(add_to_pair(held[0], held[1], step)))
         self.pixels.add_(pixels)
 
+    def forward(self, features: Tensor, target: Tensor) -> Tensor:
+        """Count a batch and return the value of that batch alone, on this rank.
+
+        Args:
+            features: As for :meth:`update`.
+            target: As for :meth:`update`.
+        """
+        value: Tensor = self._of_batch(features, target)
+        return value
+
+    if TYPE_CHECKING:
+        # To type checkers nn.Module itself returns Any.
+        def __call__(self, features: Tensor, target: Tensor) -> Tensor: ...
+
     def compute(self) -> Tensor:
-        """The distances so far, as :func:`class_center_distance` gives them for all images at once.
+        """The distances so far, as :func:`class_center_distance` gives them for one batch of all images.
 
         Returns:
             (K,) float64 on the CPU: the state is read from the device.
@@ -188,19 +205,19 @@ class ClassCenterDistance(StatefulModule):
         return {"num_classes": int(self.num_classes), "feature_dim": int(self.feature_dim)}
 
     def extra_repr(self) -> str:
-        """The shape, for ``print(module)``."""
-        return f"num_classes={self.num_classes}, feature_dim={self.feature_dim}"
+        """The settings, for ``print(metric)``."""
+        return f"num_classes={self.num_classes}, feature_dim={self.feature_dim}, ignore_index={self.ignore_index}"
 
 
 @torch.no_grad()
-def _spread_per_image(features: Tensor, labels: Tensor, num_classes: int, ignore_index: int | None) -> _Spread:
+def _spread_per_image(features: Tensor, target: Tensor, num_classes: int, ignore_index: int | None) -> _Spread:
     """Each image's own spread, around its own centers."""
     check_maps("features", features)
-    check_label_map("labels", labels)
-    check_has_pixels("labels", labels)
-    check_same_batch("labels", labels, "features", features)
-    check_class_ids("labels", labels, num_classes, ignore_index)
-    ground_truth = resize_labels(labels, (features.shape[2], features.shape[3])).to(torch.int64)
+    check_label_map("target", target)
+    check_has_pixels("target", target)
+    check_same_batch("target", target, "features", features)
+    check_class_ids("target", target, num_classes, ignore_index)
+    ground_truth = resize_labels(target, (features.shape[2], features.shape[3])).to(torch.int64)
     counted = features.isfinite().all(1)  # the ignored id is not one of the classes
     regions = stuff_regions(torch.where(counted, ground_truth, -1), range(num_classes))
     centers = region_mean(features, regions)  # (B, K, D)

@@ -1,4 +1,4 @@
-"""Scores of predictions that need no labels: how certain they are, and how densely they lie together."""
+"""Metrics of predictions that need no labels: their entropy and the density of their neighborhoods."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from stuffinstance._checks import (
     checked_positive,
 )
 from stuffinstance._numerics import autocast_device
-from stuffinstance._state import StatefulModule
 from stuffinstance.distributed import Sync, sum_over_ranks
 from stuffinstance.losses.entropy_minimization import self_information
+from stuffinstance.metrics.metric import Metric
 from stuffinstance.pseudo_labels.threshold import as_float, check_probabilities
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _WHOLE, _REST = 20, 32  # bits behind the point of the two numbers of a sum
 
 
-class _StreamingMean(StatefulModule):
+class _StreamingMean(Metric):
     """A mean over all that was seen, from whole numbers: exact to 2^-52 a value, in any order, without float64."""
 
     sums: Tensor
@@ -49,7 +49,7 @@ class _StreamingMean(StatefulModule):
         return _joined(whole, rest) / (1 << (_WHOLE + _REST))
 
     def _add(self, values: Tensor) -> None:
-        """Count values of any shape; one that is not finite is left out, so that it cannot spoil the others."""
+        """Count values of any shape; one that is not finite is ignored."""
         counted = values.isfinite()
         # A value is split into whole multiples of 2^-20 and of 2^-52, both exact in the values' own precision.
         scaled = torch.where(counted, values, 0) * 2**_WHOLE
@@ -62,6 +62,19 @@ class _StreamingMean(StatefulModule):
         self.sums.copy_(torch.stack([whole + (rest >> _REST), rest & (2**_REST - 1)]))
         self.count.add_(count.to(self.count.device))
 
+    def forward(self, preds: Tensor) -> float:
+        """Count a batch and return the value of that batch alone, on this rank.
+
+        Args:
+            preds: As for :meth:`update`.
+        """
+        value: float = self._of_batch(preds)
+        return value
+
+    if TYPE_CHECKING:
+        # To type checkers nn.Module itself returns Any.
+        def __call__(self, preds: Tensor) -> float: ...
+
     def compute(self) -> float:
         """The mean so far, over all ranks; NaN where nothing was counted."""
         own = torch.cat([self.sums, self.count[None]])
@@ -72,8 +85,8 @@ class _StreamingMean(StatefulModule):
         """Add what another part of the data set counted.
 
         Raises:
-            TypeError: If ``other`` is not a score.
-            ValueError: If ``other`` is another score, or has other settings.
+            TypeError: If ``other`` is not a metric of this kind.
+            ValueError: If ``other`` is another metric, or has other settings.
         """
         if not isinstance(other, _StreamingMean):
             check_kind("other", other, type(self))
@@ -93,16 +106,17 @@ class PredictionEntropy(_StreamingMean):
 
     .. math:: \\frac{1}{N} \\sum_x \\frac{-\\sum_c p_c(x) \\log p_c(x)}{\\log K} \\in [0, 1]
 
-    over all N pixels, with the probabilities *p* of K classes. Every pixel counts alike; no label is asked for. A
-    network that is certain of the wrong class scores well, and one trained to be certain (:class:`EntropyLoss`) scores
-    better than it should. Memory: three numbers, and in :meth:`update` a few copies of the batch's probabilities.
+    over all N pixels, with the probabilities *p* of K classes. Every pixel counts alike and no ground truth is needed,
+    so no class is ignored; an absent class still counts in log K. A network
+    that is certain of the wrong class scores well, and one trained to be certain (:class:`EntropyLoss`) scores better
+    than it should. Memory: three numbers, and in :meth:`update` a few copies of the batch's probabilities.
 
     Args:
         num_classes: K, of at least 2.
         sync: ``"auto"`` joins the pixels of all ranks in :meth:`compute`, ``"off"`` does not.
         group: The process group whose ranks share; None for all ranks.
-        validate_args: Check that values are probabilities on a GPU too; on CPU tensors they are always checked. Pixels that
-            are not finite and were not looked for are not counted.
+        validate_args: Check that values are probabilities on a GPU too; on CPU tensors they are always checked. Where
+            they are not checked, pixels that are not finite are not counted.
 
     Attributes:
         sums: (2,) int64, the sum of the entropies in multiples of 2^-20 and of 2^-52; ``total`` gives it as one number.
@@ -114,7 +128,7 @@ class PredictionEntropy(_StreamingMean):
 
     Example:
         >>> score = PredictionEntropy(num_classes=2)
-        >>> score.update(torch.tensor([[[[0.5, 1.0]], [[0.5, 0.0]]]]))     # knows nothing, is sure
+        >>> score.update(torch.tensor([[[[0.5, 1.0]], [[0.5, 0.0]]]]))     # uniform, certain
         >>> score.compute()
         0.5
     """
@@ -134,22 +148,22 @@ class PredictionEntropy(_StreamingMean):
         self.num_classes = num_classes
 
     @torch.no_grad()
-    def update(self, probabilities: Tensor) -> None:
+    def update(self, preds: Tensor) -> None:
         """Count a batch.
 
         Args:
-            probabilities: Softmax outputs, (B, K, H, W), any floating dtype; computed in single precision at least.
+            preds: Softmax outputs, (B, K, H, W), any floating dtype; computed in single precision at least.
 
         Raises:
-            TypeError: If ``probabilities`` are not a tensor.
+            TypeError: If ``preds`` is not a tensor.
             ValueError: If rank, dtype or K do not fit, or the values are not probabilities (logits, say, or NaN).
         """
-        check_probabilities("probabilities", probabilities, self.num_classes, self.validate_args)
-        check_can_move("probabilities", probabilities, "score", self.sums)
-        self._add(self_information(as_float(probabilities)).sum(1))
+        check_probabilities("preds", preds, self.num_classes, self.validate_args)
+        check_can_move("preds", preds, "metric", self.sums)
+        self._add(self_information(as_float(preds)).sum(1))
 
     def extra_repr(self) -> str:
-        """The settings, for ``print(module)``."""
+        """The settings, for ``print(metric)``."""
         return f"num_classes={self.num_classes}"
 
     def _settings(self) -> dict[str, Any]:
@@ -167,11 +181,12 @@ class SoftNeighborhoodDensity(_StreamingMean):
     is unsure of in different ways have few. A network that predicts the same everywhere scores highest of all, so look
     at more than this number.
 
-    Paper: all target samples are neighbors of one another, none of itself. reference implementation, for segmentation: 100 random
-    pixels of each image, the mean over images, a pixel also being its own neighbor. Here as many pixels of each image
-    and the mean over images too, without a pixel's own similarity. This library's choice: the pixels are the middles of
-    the cells of a grid of nearly square cells, so that nothing is random and every checkpoint is asked about the same
-    pixels. Compare values of the same ``sample`` and image sizes only.
+    In the paper all target samples are neighbors of one another, none of itself. The reference implementation for
+    segmentation takes 100 random pixels of each image and the mean over images, a pixel also being its own neighbor.
+    Here as many pixels of each image and the mean over images too, without a pixel's own similarity. This library's
+    choice: the pixels are the centers of the cells of a grid of nearly square cells, so that nothing is random and
+    every checkpoint is evaluated on the same pixels. Compare values of the same ``sample`` and image sizes only. No
+    ground truth is needed, so no class is ignored or absent.
 
     Memory: three numbers, and in :meth:`update` a few times B · ``sample²`` numbers, whatever the image size.
 
@@ -180,8 +195,8 @@ class SoftNeighborhoodDensity(_StreamingMean):
         sample: The most pixels of an image, at least 2; the grid's rows times columns. All pixels of a smaller image.
         sync: ``"auto"`` joins the images of all ranks in :meth:`compute`, ``"off"`` does not.
         group: The process group whose ranks share; None for all ranks.
-        validate_args: Check that values are probabilities on a GPU too; on CPU tensors they are always checked. Pixels that
-            are not finite and were not looked for are nobody's neighbors.
+        validate_args: Check that values are probabilities on a GPU too; on CPU tensors they are always checked. Where
+            they are not checked, pixels that are not finite have no neighbors.
 
     Attributes:
         sums: (2,) int64, the sum of the images' densities in multiples of 2^-20 and of 2^-52; ``total`` gives it as one
@@ -217,26 +232,26 @@ class SoftNeighborhoodDensity(_StreamingMean):
         self.sample = sample
 
     @torch.no_grad()
-    def update(self, probabilities: Tensor) -> None:
-        """Count a batch; an image of a single pixel is left out.
+    def update(self, preds: Tensor) -> None:
+        """Count a batch; an image of a single pixel is not counted.
 
         Args:
-            probabilities: Softmax outputs, (B, K, H, W), any K and floating dtype; computed in single precision at
+            preds: Softmax outputs, (B, K, H, W), any K and floating dtype; computed in single precision at
                 least.
 
         Raises:
-            TypeError: If ``probabilities`` are not a tensor.
+            TypeError: If ``preds`` is not a tensor.
             ValueError: If rank or dtype do not fit, or the values are not probabilities (logits, say, or NaN).
         """
-        check_maps("probabilities", probabilities, channel_name="K")
-        check_can_move("probabilities", probabilities, "score", self.sums)
-        sampled = _on_grid(probabilities, self.sample)
-        check_probabilities("probabilities", sampled, probabilities.shape[1], self.validate_args)
-        with torch.autocast(autocast_device(probabilities), enabled=False):
+        check_maps("preds", preds, channel_name="K")
+        check_can_move("preds", preds, "metric", self.sums)
+        sampled = _on_grid(preds, self.sample)
+        check_probabilities("preds", sampled, preds.shape[1], self.validate_args)
+        with torch.autocast(autocast_device(preds), enabled=False):
             self._add(_density(as_float(sampled).flatten(2).transpose(1, 2), self.temperature))
 
     def extra_repr(self) -> str:
-        """The settings, for ``print(module)``."""
+        """The settings, for ``print(metric)``."""
         return f"temperature={self.temperature}, sample={self.sample}"
 
     def _settings(self) -> dict[str, Any]:

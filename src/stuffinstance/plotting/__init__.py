@@ -1,4 +1,4 @@
-"""Images of what matching sees and keeps: label maps, regions, matches, banks, scores, thresholds.
+"""Plots of label maps, regions, matches, banks, scores and thresholds.
 
 Needs matplotlib (``pip install 'stuffinstance[draw]'``), which is imported by the first function that draws. Every
 function takes tensors or objects of this library and returns matplotlib's ``Axes``: the caller's, given as ``ax``, or

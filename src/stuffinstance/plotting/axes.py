@@ -80,7 +80,7 @@ def font_size() -> float:
     return float(rcParams["font.size"])
 
 
-# Okabe and Ito's palette, told apart with every common kind of color blindness.
+# Okabe and Ito's palette, distinguishable with every common kind of color blindness.
 _OKABE_ITO = (
     (230, 159, 0),
     (86, 180, 233),
@@ -158,7 +158,7 @@ def in_rows(entries: Sequence[Any], columns: int) -> list[Any]:
 
 
 def add_legend(ax: Axes, place: Literal["above", "below"], handles: Sequence[Any] | None = None) -> None:
-    """A legend of ``handles``, by default all labeled ones, above or below the axes; none where there are none."""
+    """A legend of ``handles``, by default all labeled ones, above or below the axes; without handles no legend."""
     handles = ax.get_legend_handles_labels()[0] if handles is None else handles
     if not handles:
         return

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
 
 def plot_bank_fill(banks: MemoryBank | Sequence[MemoryBank], space: LabelSpace, *, ax: Axes | None = None) -> Axes:
-    """Draw a bar to the share of slots that hold a row, one for each class.
+    """Bar chart of the fraction of filled slots per class.
 
     The numbers beside it are rows held, slots, and rows ever written. With the preset ``"code"`` a class is matched
     only once it has written more rows than it has slots.
@@ -66,7 +66,7 @@ def plot_bank_fill(banks: MemoryBank | Sequence[MemoryBank], space: LabelSpace, 
         The axes.
 
     Raises:
-        TypeError: If ``banks`` are no banks.
+        TypeError: If ``banks`` is neither a bank nor a sequence of banks.
         ValueError: If a bank's class is not one of the space.
         BackendUnavailableError: If matplotlib is not installed.
 
@@ -113,9 +113,6 @@ def principal_axes(classes: Sequence[Rows]) -> tuple[list[Rows], tuple[float, fl
     shares = np.pad(scale**2, (0, 2))[:2] / max(float((scale**2).sum()), 1e-12)
     return [(rows - center) @ axes.T for rows in classes], (float(shares[0]), float(shares[1]))
 
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 _DISTANCES = (5.0, 10.0, 17.0, 26.0, 38.0, 55.0, 80.0)  # points, from the named point to the name
 _DIRECTIONS = np.linspace(0, 2 * np.pi, 16, endpoint=False)
@@ -185,10 +182,6 @@ def _cost(anchor: Rows, offset: Rows, half: Rows, points: Rows, frame: Rows, tak
     return float(np.hypot(*offset) + 6 * covered + 100 * (outside + sum(shared)))
 
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-
 def plot_bank_rows(
     banks: MemoryBank | Sequence[MemoryBank],
     space: LabelSpace,
@@ -212,7 +205,7 @@ def plot_bank_rows(
         The axes; of a class without a row nothing is drawn.
 
     Raises:
-        TypeError: If ``banks`` are no banks, or ``projection`` is neither.
+        TypeError: If ``banks`` is neither a bank nor a sequence of banks, or ``projection`` is neither.
         ValueError: If a bank's class is not one of the space, the banks differ in D, ``rows_per_class`` is below 1, or
             a projection does not give (N, 2).
         BackendUnavailableError: If matplotlib is not installed.

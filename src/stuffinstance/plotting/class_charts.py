@@ -48,9 +48,6 @@ def checked_rows(classes: Sequence[int | str] | None, space: LabelSpace) -> tupl
     return resolved_ids("classes", classes, space.names)
 
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 _BINS = 64  # drawn; a rule's own are finer
 _HEIGHT = 0.8  # of the distance of two rows
 
@@ -63,7 +60,7 @@ def plot_confidences(
     classes: Sequence[int | str] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw for each class how its confidences are distributed, where its threshold is, and what share reaches it.
+    """Histogram of the confidences of each class, with its threshold and the fraction that reaches it.
 
     The filled profile counts pixels by confidence, strong where they reach the threshold. The line falls from all
     pixels to none: its height at any confidence is the share that a threshold there would keep.
@@ -163,24 +160,20 @@ def _short(count: int) -> str:
     return str(count)
 
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-
 def plot_kept_fractions(
     thresholds: Tensor,
-    kept: Tensor,
+    fractions: Tensor,
     space: LabelSpace,
     *,
     cap: float | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw a bar to the share of a class's pixels that were kept, and a tick at its threshold, both in percent.
+    """Bar chart of the fraction of pixels kept per class, with a tick at its threshold, both in percent.
 
     Args:
         thresholds: Of the K classes, (K,) floating, as a rule's ``compute()`` gives; NaN draws no tick.
-        kept: Pixels kept as a class over pixels predicted as it, (K,) floating; above 1 where it gained pixels from
-            others; NaN draws no bar.
+        fractions: Pixels kept as a class over pixels predicted as it, (K,) floating; above 1 where it gained pixels
+            from others; NaN draws no bar.
         space: Names of the K classes.
         cap: The highest threshold that the rule allows: a dotted line.
         ax: Where to draw. Default: a new figure.
@@ -189,7 +182,7 @@ def plot_kept_fractions(
         The axes.
 
     Raises:
-        TypeError: If ``thresholds`` or ``kept`` is no tensor.
+        TypeError: If ``thresholds`` or ``fractions`` is not a tensor.
         ValueError: If one is not floating and (K,).
         BackendUnavailableError: If matplotlib is not installed.
 
@@ -202,8 +195,8 @@ def plot_kept_fractions(
     check_kind("space", space, LabelSpace)
     cap = None if cap is None else checked_fraction("cap", cap)
     check_thresholds("thresholds", thresholds, space.num_classes)
-    check_thresholds("kept", kept, space.num_classes)
-    shares = (100 * kept.detach().to("cpu", torch.float64)).tolist()
+    check_thresholds("fractions", fractions, space.num_classes)
+    shares = (100 * fractions.detach().to("cpu", torch.float64)).tolist()
     limits = (100 * thresholds.detach().to("cpu", torch.float64)).tolist()
     places = range(space.num_classes)
     ax = axes_on(ax, rows_height(space.num_classes) + 0.3)
@@ -218,9 +211,6 @@ def plot_kept_fractions(
     return ax
 
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 _MARKERS = "osD^vPX*"
 
 
@@ -232,7 +222,7 @@ def plot_iou(
     styles: Mapping[str, Mapping[str, Any]] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw the IoU of every class in percent.
+    """Chart of the IoU of every class in percent.
 
     One run is a bar for each class. Several are a mark each on the row of the class, on a pale bar from the lowest to
     the highest, which stays readable where bars side by side would not.
@@ -242,15 +232,15 @@ def plot_iou(
         space: Names of the K classes.
         classes: Ids or names to draw, from top to bottom. Default: all.
         styles: Of some runs by name: arguments of ``Axes.scatter``, such as ``{"sim": {"marker": "D"}}``. Default:
-            colors that the color-blind tell apart, each with a marker of its own.
+            colors that stay distinct with color blindness, each with a marker of its own.
         ax: Where to draw. Default: a new figure.
 
     Returns:
         The axes. A class that never occurs has ``–`` in place of a bar, or no mark.
 
     Raises:
-        TypeError: If a score is no :class:`~stuffinstance.IoU`.
-        ValueError: If there is no score, one is not of K classes, or ``classes`` are not ids of the space.
+        TypeError: If a score is not an :class:`~stuffinstance.IoU`.
+        ValueError: If ``scores`` is empty, one is not of K classes, or ``classes`` are not ids of the space.
         BackendUnavailableError: If matplotlib is not installed.
 
     Example:
@@ -305,7 +295,7 @@ def _draw_bars(ax: Axes, values: list[float], things: list[bool]) -> None:
         known = value == value
         ax.barh(place, value if known else 0, height=BAR, color=THING_BAR if thing else STUFF_BAR)
         text, end = (f"{value:.1f}", value) if known else ("–", 0)
-        inside = end > 90  # where there is no room on the right
+        inside = end > 90  # the right side has no room
         ax.annotate(
             text,
             (end, place),

@@ -37,12 +37,12 @@ def plot_label_map(
     legend: bool = True,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw one label map in the palette of its space.
+    """Label map in the palette of its space.
 
     Args:
         labels: Class ids, (B, H, W), any integer dtype; ``space.ignore_index`` stays without color: black, or the
             image.
-        space: Names and palette. Without a palette colors are told apart by the color-blind, for up to 8 classes.
+        space: Names and palette. Without a palette colors stay distinct with color blindness, for up to 8 classes.
         image: (B, 3, H', W'), uint8 or floating of 0..1, of any size: drawn below the labels.
         item: Which image of the batch.
         opacity: Of the labels over an image, 0..1; without one they cover.
@@ -53,8 +53,8 @@ def plot_label_map(
         The axes.
 
     Raises:
-        ValueError: If ranks, dtypes or batch sizes do not fit, an id is no class, or ``item`` or ``opacity`` is out of
-            range.
+        ValueError: If ranks, dtypes or batch sizes do not fit, an id is not a class, or ``item`` or ``opacity`` is out
+            of range.
         BackendUnavailableError: If matplotlib is not installed.
 
     Example:

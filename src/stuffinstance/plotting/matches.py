@@ -1,4 +1,4 @@
-"""Which bank row each target region is drawn to, and how far it has to go."""
+"""Matches of target regions to bank rows, and their distances."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ def plot_matches(
     most: int = 24,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw one image's matched regions, a line from each to its row in the bank, and the distance to that row.
+    """Matched regions of one image, a line from each to its row in the bank, and the distance to that row.
 
     Beside the image each region has a line of text: class and rank by area, a strip of all slots of the class (shaded
-    as far as they are filled) with a mark at the one it is drawn to, the slot's number and the distance.
+    as far as they are filled) with a mark at the one it is matched to, the slot's number and the distance.
 
     Args:
         matches: What ``matches(features, labels)`` of a matching loss returned.
@@ -71,10 +71,10 @@ def plot_matches(
         ax: Where to draw. Default: a new figure.
 
     Returns:
-        The axes. Regions that were not matched (a empty bank, turned away by the classifier) are not drawn.
+        The axes. Regions that were not matched (empty bank, rejected by the classifier) are not drawn.
 
     Raises:
-        TypeError: If ``matches`` are none.
+        TypeError: If ``matches`` is not what a matching loss returned.
         ValueError: If bank and matches differ in their classes, or ``item`` or ``most`` is out of range.
         BackendUnavailableError: If matplotlib is not installed.
 

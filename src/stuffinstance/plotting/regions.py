@@ -45,7 +45,7 @@ def plot_regions(
     opacity: float = 0.6,
     ax: Axes | None = None,
 ) -> Axes:
-    """Outline and number the regions of one image.
+    """Outlined and numbered regions of one image.
 
     Args:
         regions: From :func:`~stuffinstance.stuff_regions` or :func:`~stuffinstance.instance_regions`.
@@ -60,7 +60,7 @@ def plot_regions(
         The axes.
 
     Raises:
-        TypeError: If ``regions`` are no :class:`~stuffinstance.Regions`.
+        TypeError: If ``regions`` is not :class:`~stuffinstance.Regions`.
         ValueError: If the image does not fit, or ``item``, ``number`` or ``opacity`` is out of range.
         BackendUnavailableError: If matplotlib is not installed.
 

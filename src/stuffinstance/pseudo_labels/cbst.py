@@ -1,4 +1,4 @@
-"""Class-balanced self-training: the most confident portion of each class (CBST)."""
+"""Class-balanced self-training thresholds (CBST, Zou et al., ECCV 2018)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class CBSTThreshold(HistogramRule):
-    """Per class the confidence that its most confident portion reaches, and labels by the ratio to it.
+    """Thresholds of class-balanced self-training (CBST): per class the least confidence of its most confident portion.
 
     .. math:: k_c = \\mathrm{conf}_c[L - 1], \\quad L = \\lfloor n_c\\, p \\rfloor, \\qquad
               \\hat y = \\operatorname*{argmax}_c \\frac{p_c}{k_c} \\ \\text{ where } \\max_c \\frac{p_c}{k_c} \\ge 1
@@ -119,7 +119,7 @@ class CBSTThreshold(HistogramRule):
             Class ids, (B, H, W) int64.
 
         Raises:
-            ValueError: If ``thresholds`` are not (K,) or not above 0, or ``probabilities`` are none.
+            ValueError: If ``thresholds`` are not (K,) or not above 0, or ``probabilities`` are not probabilities.
         """
         thresholds = self._thresholds(thresholds)
         check_above_zero("thresholds", thresholds, self.validate_args)

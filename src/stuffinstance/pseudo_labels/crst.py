@@ -1,4 +1,4 @@
-"""Self-training that stays unsure: soft pseudo-labels, and losses that keep outputs smooth (CRST)."""
+"""Confidence-regularized self-training: soft pseudo-labels and regularizers (CRST, Zou et al., ICCV 2019)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from stuffinstance.pseudo_labels.threshold import as_float, check_above_zero, ch
 def soft_labels(
     probabilities: Tensor, thresholds: Tensor, alpha: float = 0.25, *, validate_args: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Soft pseudo-labels and which pixels have one: self-training with a label entropy regularizer (CRST-LRENT).
+    """Soft pseudo-labels of label entropy regularized self-training (CRST-LRENT), and the mask of pixels with one.
 
     .. math:: y_c = \\frac{(p_c / k_c)^{1/\\alpha}}{\\sum_j (p_j / k_j)^{1/\\alpha}}, \\qquad
               \\text{kept where } -\\sum_c y_c \\log p_c + \\alpha \\sum_c y_c \\log y_c < -\\sum_c y_c \\log k_c
@@ -37,7 +37,7 @@ def soft_labels(
         probabilities: Softmax outputs, (B, K, H, W).
         thresholds: k, (K,), above 0, from :meth:`CBSTThreshold.compute`.
         alpha: Weight of the entropy, 0.25 in the paper's runs: the larger, the softer.
-        validate_args: Look at the values on a GPU too; on a CPU they are always looked at.
+        validate_args: Check the values on a GPU too; on a CPU they are always checked.
 
     Returns:
         Soft labels (B, K, H, W), float64 for float64 and float32 otherwise, of sum 1 at every pixel; and the mask
@@ -45,15 +45,15 @@ def soft_labels(
 
     Raises:
         ValueError: If ``thresholds`` are not (K,) or not above 0, ``alpha`` is not above 0, or ``probabilities`` are
-            none.
+            not probabilities.
 
     Example:
         >>> probabilities = torch.tensor([[[[0.875, 0.5]], [[0.125, 0.5]]]])
-        >>> soft, keep = soft_labels(probabilities, torch.tensor([0.75, 1.0]))
+        >>> soft, mask = soft_labels(probabilities, torch.tensor([0.75, 1.0]))
         >>> soft[0, :, 0].round(decimals=3)
         tensor([[1.0000, 0.7600],
                 [0.0000, 0.2400]])
-        >>> keep
+        >>> mask
         tensor([[[ True, False]]])
     """
     alpha = checked_divisor("alpha", alpha)
@@ -71,15 +71,15 @@ def soft_labels(
     return exponent.softmax(1), exponent.logsumexp(1) > 0
 
 
-def soft_cross_entropy(logits: Tensor, soft: Tensor, keep: Tensor) -> Tensor:
-    """Cross-entropy with soft labels, mean over the kept pixels of all images (CRST, label regularized step b).
+def soft_cross_entropy(logits: Tensor, soft: Tensor, mask: Tensor) -> Tensor:
+    """Soft-label cross-entropy (CRST, label regularized step b), mean over the masked pixels of all images.
 
     .. math:: -\\frac{1}{\\lvert\\text{kept}\\rvert} \\sum_{x\\ \\text{kept}} \\sum_c y_c(x) \\log S_c(z(x))
 
     Args:
         logits: z, (B, K, H, W), upsampled to the soft labels.
         soft: Soft labels y, (B, K, H, W), from :func:`soft_labels`; no gradient flows to them.
-        keep: Boolean mask of the pixels that count, (B, H, W).
+        mask: Pixels that count, (B, H, W) bool.
 
     Returns:
         Scalar, float64 for float64 logits and float32 otherwise; exact 0 on the graph where no pixel is kept.
@@ -89,22 +89,22 @@ def soft_cross_entropy(logits: Tensor, soft: Tensor, keep: Tensor) -> Tensor:
 
     Example:
         >>> probabilities = torch.tensor([[[[0.875, 0.5]], [[0.125, 0.5]]]])
-        >>> soft, keep = soft_labels(probabilities, torch.tensor([0.75, 1.0]))
-        >>> soft_cross_entropy(torch.zeros(1, 2, 1, 2), soft, keep)
+        >>> soft, mask = soft_labels(probabilities, torch.tensor([0.75, 1.0]))
+        >>> soft_cross_entropy(torch.zeros(1, 2, 1, 2), soft, mask)
         tensor(0.6931)
     """
     check_maps("logits", logits, channel_name="K")
     check_maps("soft", soft, channels=logits.shape[1], channel_name="K")
     _check_same_pixels("soft", soft, logits)
-    _check_mask(keep, logits)
+    _check_mask(mask, logits)
     with torch.autocast(autocast_device(logits), enabled=False):
-        scores = _cleared(logits, keep)
-        wanted = torch.where(keep[:, None], soft.detach().to(scores.dtype), 0.0)
-        return _mean_over(keep, F.cross_entropy(scores, wanted, reduction="none"))
+        scores = _cleared(logits, mask)
+        wanted = torch.where(mask[:, None], soft.detach().to(scores.dtype), 0.0)
+        return _mean_over(mask, F.cross_entropy(scores, wanted, reduction="none"))
 
 
-def mrkld_regularizer(logits: Tensor, keep: Tensor, weight: float = 0.1) -> Tensor:
-    """Weighted divergence of the prediction from the uniform one, up to a constant (CRST-MRKLD, the model regularizer).
+def mrkld_regularizer(logits: Tensor, mask: Tensor, weight: float = 0.1) -> Tensor:
+    """Model regularizer (CRST-MRKLD): weighted divergence of the prediction from the uniform one, up to a constant.
 
     .. math:: w \\cdot \\frac{1}{\\lvert\\text{kept}\\rvert} \\sum_{x\\ \\text{kept}} -\\frac1K \\sum_c \\log S_c(z(x))
 
@@ -115,7 +115,7 @@ def mrkld_regularizer(logits: Tensor, keep: Tensor, weight: float = 0.1) -> Tens
 
     Args:
         logits: z, (B, K, H, W), upsampled to the pseudo-labels.
-        keep: Boolean mask of the pixels with a pseudo-label, (B, H, W): ``labels != 255``.
+        mask: Pixels with a pseudo-label, (B, H, W) bool: ``labels != 255``.
         weight: w, 0.1 in the paper's runs.
 
     Returns:
@@ -131,24 +131,24 @@ def mrkld_regularizer(logits: Tensor, keep: Tensor, weight: float = 0.1) -> Tens
     """
     check_maps("logits", logits, channel_name="K")
     weight = checked_number("weight", weight, "a finite number")
-    _check_mask(keep, logits)
+    _check_mask(mask, logits)
     with torch.autocast(autocast_device(logits), enabled=False):
-        scores = _cleared(logits, keep)
-        return weight * _mean_over(keep, scores.logsumexp(1) - scores.mean(1))
+        scores = _cleared(logits, mask)
+        return weight * _mean_over(mask, scores.logsumexp(1) - scores.mean(1))
 
 
-def _cleared(logits: Tensor, keep: Tensor) -> Tensor:
+def _cleared(logits: Tensor, mask: Tensor) -> Tensor:
     """Logits that do not count become 0 before anything is computed, so that a NaN there spoils no gradient."""
-    return torch.where(keep[:, None], as_float(logits), 0.0)
+    return torch.where(mask[:, None], as_float(logits), 0.0)
 
 
-def _mean_over(keep: Tensor, values: Tensor) -> Tensor:
-    return torch.where(keep, values, 0.0).sum() / keep.sum().clamp(min=1)
+def _mean_over(mask: Tensor, values: Tensor) -> Tensor:
+    return torch.where(mask, values, 0.0).sum() / mask.sum().clamp(min=1)
 
 
-def _check_mask(keep: Tensor, logits: Tensor) -> None:
-    check_mask("keep", keep)
-    _check_same_pixels("keep", keep, logits)
+def _check_mask(mask: Tensor, logits: Tensor) -> None:
+    check_mask("mask", mask)
+    _check_same_pixels("mask", mask, logits)
 
 
 def _check_same_pixels(name: str, tensor: Tensor, logits: Tensor) -> None:

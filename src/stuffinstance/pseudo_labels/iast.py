@@ -1,4 +1,4 @@
-"""Instance adaptive self-training: thresholds that follow the predictions batch by batch (IAST)."""
+"""Instance adaptive self-training thresholds (IAST, Mei et al., ECCV 2020)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HIGHEST = 0.999  # the reference implementation's: at 1 only a probability that 
 
 
 class IASTThreshold(PseudoLabelThreshold):
-    """Per class an exponential mean of a high percentile of each batch's confidences.
+    """Thresholds of instance adaptive self-training (IAST): per class an exponential mean of batch percentiles.
 
     .. math:: q_c = \\operatorname{percentile}\\bigl(\\{\\theta_c\\} \\cup C_c,\\ 100\\,(1 - \\alpha\\,
               \\theta_c^{\\gamma})\\bigr), \\qquad \\theta_c \\leftarrow \\beta\\, \\theta_c + (1 - \\beta)\\, q_c
@@ -33,7 +33,7 @@ class IASTThreshold(PseudoLabelThreshold):
 
     The rule is online: :meth:`update` moves the thresholds, :meth:`compute` and :meth:`pseudo_labels` use them as they
     are. IAST updates with a batch of the target and then labels the same batch. Each call of :meth:`update` is one
-    batch: three images at once are one step, not three. A class that the batch does not contain keeps its threshold.
+    batch: a batch of three images is one step, not three. A class that the batch does not contain keeps its threshold.
 
     The percentile is one of the batch's pixels sorted by class and confidence, in whole numbers of 40 bits behind the
     point; its place among n pixels is within 2e-7 n of the exact one. Thresholds move in whole numbers of 53 bits, so
@@ -107,7 +107,7 @@ class IASTThreshold(PseudoLabelThreshold):
         return self.seen.clone()
 
     def merge(self, other: PseudoLabelThreshold) -> None:
-        """Refuses: an exponential mean depends on the order, and two of them do not make the one of both streams.
+        """Not possible: an exponential mean depends on the order, and two of them do not make the one of both streams.
 
         Raises:
             NotImplementedError: Always.
@@ -116,10 +116,6 @@ class IASTThreshold(PseudoLabelThreshold):
             "thresholds that move with every batch cannot be merged: which stream came first would matter. "
             "Pass all batches to one IASTThreshold; ranks of torch.distributed share one with sync='auto'."
         )
-
-    def reset(self) -> None:
-        """Back to the start."""
-        super().reset()
 
     def _take(self, scores: Tensor, predicted: Tensor) -> None:
         finite = scores.isfinite()

@@ -1,4 +1,4 @@
-"""Pseudo-labels where two networks are sure and agree (symmetric adaptation consistency)."""
+"""Symmetric adaptation consistency: pseudo-labels where two networks are confident and agree."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Consistency = Literal["l1", "agreement"]
 
 
 class FusedPrediction(NamedTuple):
-    """What two networks say together: their mean, its class, and how far it can be believed.
+    """Fused prediction of two networks, its class and its scores.
 
     Attributes:
         probabilities: The fused prediction, (B, K, H, W).
@@ -33,7 +33,7 @@ class FusedPrediction(NamedTuple):
 
 
 class SymmetricConsistency(nn.Module):
-    """Fuse the predictions of two symmetrically adapted networks and keep what both are sure of.
+    """Symmetric adaptation consistency: fused predictions of two networks, filtered by a score of both.
 
     .. math:: p = \\tfrac12 (p_A + p_B), \\quad M_{final} = \\tfrac12 (M_{prob} + M_{consist}), \\quad
               M_{prob} = \\max_c p_c, \\quad M_{consist} = 1 - \\tfrac12 \\lVert p_A - p_B \\rVert_1
@@ -50,7 +50,7 @@ class SymmetricConsistency(nn.Module):
         consistency: ``"l1"`` as above, or ``"agreement"``: 1 where the argmaxes agree and 0 elsewhere.
 
     Raises:
-        TypeError: If ``rule`` is no :class:`PseudoLabelThreshold`.
+        TypeError: If ``rule`` is not a :class:`PseudoLabelThreshold`.
         ValueError: If ``consistency`` is neither.
 
     Example:
@@ -92,8 +92,8 @@ class SymmetricConsistency(nn.Module):
         check_same_batch("probs_b", probs_b, "probs_a", probs_a)
         if probs_a.shape != probs_b.shape:
             raise ValueError(
-                f"probs_b must have the size (B, K, H, W) of probs_a = {tuple(probs_a.shape)}, got {tuple(probs_b.shape)}. "
-                "Upsample both to the image."
+                f"probs_b must have the size (B, K, H, W) of probs_a = {tuple(probs_a.shape)}, got "
+                f"{tuple(probs_b.shape)}. Upsample both to the image."
             )
         first, second = as_float(probs_a), as_float(probs_b)
         fused = (first + second) / 2
@@ -148,13 +148,13 @@ class SymmetricConsistency(nn.Module):
             ValueError: As :meth:`forward`, or if ``thresholds`` are not (K,).
         """
         fused = self(probs_a, probs_b)
-        return self.rule.keep(fused.score, fused.labels, thresholds)
+        return self.rule.filter(fused.score, fused.labels, thresholds)
 
     def merge(self, other: SymmetricConsistency) -> None:
         """Add what another one took from another part of the data set; errors are the rule's.
 
         Raises:
-            TypeError: If ``other`` is no :class:`SymmetricConsistency`.
+            TypeError: If ``other`` is not a :class:`SymmetricConsistency`.
             ValueError: If ``other`` scores by another consistency.
         """
         if not isinstance(other, SymmetricConsistency):

@@ -1,4 +1,4 @@
-"""Probabilities to the confidence and the class of each pixel, once it is sure that they are probabilities."""
+"""Base classes of the pseudo-label thresholds, and the checks of probabilities."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def confidences(probabilities: Tensor, num_classes: int, validate_args: bool = F
     Args:
         probabilities: Softmax outputs, (B, K, H, W), any floating dtype.
         num_classes: K.
-        validate_args: Look at the values on a GPU too; on a CPU they are always looked at.
+        validate_args: Check the values on a GPU too; on a CPU they are always checked.
 
     Returns:
         Confidences (B, H, W), float64 for float64 and float32 otherwise, and classes (B, H, W) int64.
@@ -110,10 +110,10 @@ if TYPE_CHECKING:
 
 
 class PseudoLabelThreshold(StatefulModule, ABC):
-    """Abstract: one threshold per class from a stream of target predictions, and the pseudo-labels that pass it.
+    """Base of the pseudo-label thresholds: one per class from a stream of target predictions.
 
     Feed it with :meth:`update`, read :meth:`compute`, label with :meth:`pseudo_labels`. Scores other than the largest
-    probability go through :meth:`update_scores` and :meth:`keep`.
+    probability go through :meth:`update_scores` and :meth:`filter`.
 
     Args:
         num_classes: K.
@@ -123,7 +123,7 @@ class PseudoLabelThreshold(StatefulModule, ABC):
         validate_args: Check values on a GPU too; on CPU tensors they are always checked.
 
     Raises:
-        TypeError: If ``ignore_index`` is no whole number.
+        TypeError: If ``ignore_index`` is not a whole number.
         ValueError: If ``num_classes`` is below 1, or ``ignore_index`` is a class.
 
     Example:
@@ -154,11 +154,6 @@ class PseudoLabelThreshold(StatefulModule, ABC):
         """Pixels predicted as each class so far, (K,) int64."""
 
     @abstractmethod
-    def reset(self) -> None:
-        """Forget everything: back to the state after construction."""
-        super().reset()
-
-    @abstractmethod
     def merge(self, other: PseudoLabelThreshold) -> None:
         """Add what a rule of the same kind took from another part of the data set."""
 
@@ -185,11 +180,11 @@ class PseudoLabelThreshold(StatefulModule, ABC):
         """Take in a batch whose score is another one than the largest probability.
 
         Args:
-            scores: (B, H, W), floating, within 0..1. What is not finite is left out.
-            predicted: The class each score is for, (B, H, W), any integer dtype; ``ignore_index`` leaves a pixel out.
+            scores: (B, H, W), floating, within 0..1. What is not finite is ignored.
+            predicted: The class each score is for, (B, H, W), any integer dtype; ``ignore_index`` ignores a pixel.
 
         Raises:
-            ValueError: If shapes, dtypes or devices do not fit, or ``predicted`` holds what is no class.
+            ValueError: If shapes, dtypes or devices do not fit, or ``predicted`` holds what is not a class.
         """
         self._take(*self._checked_scores(scores, predicted))
 
@@ -206,18 +201,18 @@ class PseudoLabelThreshold(StatefulModule, ABC):
             Class ids, (B, H, W) int64.
 
         Raises:
-            ValueError: If ``thresholds`` are not (K,), or ``probabilities`` are none.
+            ValueError: If ``thresholds`` are not (K,), or ``probabilities`` are not probabilities.
         """
         thresholds = self._thresholds(thresholds)
         self._check_device("probabilities", probabilities)
         return self._kept(*confidences(probabilities, self.num_classes, self.validate_args), thresholds)
 
     @torch.no_grad()
-    def keep(self, scores: Tensor, predicted: Tensor, thresholds: Tensor | None = None) -> Tensor:
+    def filter(self, scores: Tensor, predicted: Tensor, thresholds: Tensor | None = None) -> Tensor:
         """``predicted`` where its score reaches the class's threshold, ``ignore_index`` elsewhere.
 
         Args:
-            scores: (B, H, W), floating. What is not a number is not kept.
+            scores: (B, H, W), floating. NaN is not kept.
             predicted: Class ids, (B, H, W), any integer dtype; ``ignore_index`` stays.
             thresholds: As for :meth:`pseudo_labels`.
 
@@ -225,7 +220,7 @@ class PseudoLabelThreshold(StatefulModule, ABC):
             Class ids, (B, H, W) int64.
 
         Raises:
-            ValueError: If shapes, dtypes or devices do not fit, or ``predicted`` holds what is no class.
+            ValueError: If shapes, dtypes or devices do not fit, or ``predicted`` holds what is not a class.
         """
         thresholds = self._thresholds(thresholds)
         return self._kept(*self._checked_scores(scores, predicted), thresholds)
@@ -242,7 +237,7 @@ class PseudoLabelThreshold(StatefulModule, ABC):
         return thresholds
 
     def _checked_scores(self, scores: Tensor, predicted: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores, NaN where one is not finite or there is no class, and classes that can be used as an index."""
+        """Scores, NaN where one is not finite or no class is given, and classes that can be used as an index."""
         check_tensor("scores", "a floating-point tensor (B, H, W)", scores)
         if scores.dtype not in FLOATING_DTYPES or scores.ndim != 3:
             raise ValueError(
@@ -257,7 +252,7 @@ class PseudoLabelThreshold(StatefulModule, ABC):
             )
         check_class_ids("predicted", predicted, self.num_classes, self.ignore_index, self.validate_args)
         self._check_device("scores", scores)
-        # What is not finite is left out. Half precision may carry a score a little beyond 1.
+        # What is not finite is ignored. Half precision may carry a score a little beyond 1.
         outside = torch.isfinite(scores) & ((scores < 0) | (scores > 1 + 1e-2))
         if may_read(scores, self.validate_args) and bool(outside.any()):
             raise ValueError(
@@ -296,9 +291,6 @@ def check_above_zero(name: str, thresholds: Tensor, validate_args: bool = False)
         )
 
 
-if TYPE_CHECKING:
-    from torch.distributed import ProcessGroup
-
 _FLOAT32 = 2**24  # up to here float32 has every whole number
 _BITS = 62  # of products of int64
 
@@ -309,7 +301,7 @@ def below(value: float) -> float:
 
 
 class HistogramRule(PseudoLabelThreshold):
-    """Abstract: a rule whose threshold is the confidence at some place of a class's sorted list.
+    """Base of the thresholds that are the confidence at some place of a class's sorted list.
 
     Confidences are counted in ``bins`` equal bins of [0, 1], so the state is K * bins integers however much streams
     through. A confidence read back is the lower edge of its bin: at most ``1 / bins`` below the exact one, and never
@@ -346,17 +338,9 @@ class HistogramRule(PseudoLabelThreshold):
         self.bins = bins
         self._hold("histogram", self.num_classes, bins)
 
-    @abstractmethod
-    def compute(self) -> Tensor:
-        """The K thresholds so far, (K,) float32, on the histogram's device."""
-
     def counts(self) -> Tensor:
         """Pixels predicted as each class so far, (K,) int64."""
         return self._all_counts().sum(1)
-
-    def reset(self) -> None:
-        """Forget everything: back to the state after construction."""
-        super().reset()
 
     def _all_counts(self) -> Tensor:
         """The histogram of all ranks that share."""
@@ -381,9 +365,9 @@ class HistogramRule(PseudoLabelThreshold):
         self.histogram.add_(other.histogram.to(self.histogram.device))
 
     def _take(self, scores: Tensor, predicted: Tensor) -> None:
-        finite = scores.isfinite()  # where looking is not free, what is not a number is at least not counted
+        finite = scores.isfinite()  # where values are not checked, NaN is not counted
         place = self._bin(torch.where(finite, scores, 0)).clamp_(0, self.bins - 1) + predicted * self.bins
-        # Counting into a fixed size: bincount would ask a GPU how large its result is.
+        # Counting into a fixed size: bincount would synchronize to learn the size of its result.
         self.histogram.view(-1).scatter_add_(0, place.flatten(), finite.flatten().to(torch.int64))
 
     def _bin(self, scores: Tensor) -> Tensor:
@@ -403,7 +387,7 @@ class HistogramRule(PseudoLabelThreshold):
     def _part_of(self, total: Tensor, part: float) -> tuple[Tensor, Tensor, int]:
         """``total * part`` as whole numbers, the rest, and what the rest is a fraction of, without float64.
 
-        The part is the fraction that its decimal number stands for: a tenth of 30 is 3, though 0.1 is none in binary.
+        The part is the fraction that its decimal number stands for: 0.1 of 30 is 3, although binary has no exact 0.1.
         """
         fraction = Fraction(part).limit_denominator(2**20)
         product = total * fraction.numerator

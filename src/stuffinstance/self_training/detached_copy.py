@@ -1,4 +1,4 @@
-"""A copy of a network that shares nothing with it: no tensor, no history, and no hook that writes elsewhere."""
+"""Deep copy of a network without gradient history and without hooks from outside."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def detached_copy(network: nn.Module) -> nn.Module:
 
     Tensors with history (features that a module keeps, the ``weight`` of ``torch.nn.utils.weight_norm``, a buffer that
     ``forward`` assigns) are copied without it. Hooks are copied where they belong to the network: methods of its
-    modules or of objects that these hold, and those of ``torch.nn.utils``, which compute weights. All others are left
-    out, since their copies would write where the originals do.
+    modules or of objects that these hold, and those of ``torch.nn.utils``, which compute weights. All others are
+    omitted, since their copies would write where the originals do.
 
     Args:
         network: What to copy. Not changed.
@@ -86,7 +86,7 @@ def _state(module: nn.Module) -> dict[str, Any]:
 
 
 def _detached(held: dict[int, Any]) -> dict[int, Any]:
-    """What deepcopy finds already copied: tensors with history, which it refuses, without it."""
+    """What deepcopy finds already copied: tensors with history, which it cannot copy, without it."""
     return {
         key: value.detach().clone() for key, value in held.items() if isinstance(value, Tensor) and not value.is_leaf
     }

@@ -1,4 +1,4 @@
-"""A teacher that is the running mean of the network it teaches (Tarvainen and Valpola, NeurIPS 2017)."""
+"""Mean teacher (Tarvainen and Valpola, NeurIPS 2017)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _Assigned = list[tuple[nn.Module, str, Tensor | None]]  # a teacher's buffer and
 
 
 class MeanTeacher(nn.Module):
-    """Exponential mean of a network's parameters.
+    """Mean teacher: exponential moving average of a network's parameters.
 
     .. math:: \\theta'_t = \\alpha_t \\theta'_{t-1} + (1 - \\alpha_t) \\theta_t, \\qquad
               \\alpha_t = \\min(1 - \\tfrac{1}{t + 1},\\ \\alpha)
@@ -38,7 +38,7 @@ class MeanTeacher(nn.Module):
     **What is copied.** The network inside ``torch.compile(network)``, ``DistributedDataParallel`` and ``DataParallel``,
     so that the teacher's state has the same names with and without them; compile the teacher with
     ``teacher.network.compile()``. Hooks that were registered on the network from outside (functions, closures, methods
-    of other objects) are left out: run by the teacher, one that keeps features would replace the student's with the
+    of other objects) are omitted: run by the teacher, one that keeps features would replace the student's with the
     teacher's, which have no gradient. A network whose output such a hook changes needs it on ``teacher.network`` too.
     Hooks that are methods of the network's own modules, or of ``torch.nn.utils`` (weight norm, spectral norm, pruning),
     are copied. Tied parameters are averaged once; reparametrized ones (``torch.nn.utils.parametrizations``) as they are

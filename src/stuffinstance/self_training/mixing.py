@@ -1,4 +1,4 @@
-"""Source classes pasted onto target images: images of both domains whose labels are half known (ClassMix, DACS)."""
+"""Mixed and masked images for self-training (ClassMix, DACS, MIC)."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -47,7 +47,7 @@ def class_mix(
     ignore_index: int | None = 255,
     generator: torch.Generator | None = None,
 ) -> ClassMixOutput:
-    """Paste half of the classes in each source image onto the target image of the same place in the batch.
+    """Cross-domain ClassMix (DACS): paste half of the classes of each source image onto a target image.
 
     .. math:: x^m = M \\odot x^s + (1 - M) \\odot x^t, \\qquad y^m = M \\odot y^s + (1 - M) \\odot \\hat y^t, \\qquad
               M(x) = [y^s(x) \\in \\mathcal{C}]
@@ -74,7 +74,7 @@ def class_mix(
     Raises:
         TypeError: If an argument is not a tensor, ``num_classes`` or ``ignore_index`` not a whole number, or
             ``generator`` not a ``torch.Generator``.
-        ValueError: If shapes, dtypes or devices do not fit, or an id is no class (looked at on a CPU only).
+        ValueError: If shapes, dtypes or devices do not fit, or an id is not a class (checked on a CPU only).
 
     Example:
         >>> source, target = torch.ones(1, 3, 1, 4), torch.zeros(1, 3, 1, 4)
@@ -146,14 +146,14 @@ def random_block_mask(
     fill: float | Sequence[float] = 0.0,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Hide random square blocks of each image.
+    """Random block mask of masked image consistency (MIC): hide random square blocks of each image.
 
     .. math:: M_{mb+1:(m+1)b,\\ nb+1:(n+1)b} = [v > r], \\quad v \\sim U(0, 1), \\qquad x^M = M \\odot x
 
     as in MIC (Hoyer et al., CVPR 2023, masked image consistency). The loss on the masked images is
     :func:`weighted_cross_entropy` with the teacher's labels of the whole images and their :func:`confident_fraction` as
-    weights. Blocks start at the upper left corner; where a side is no multiple of ``block`` the last ones are cut off,
-    so every size is allowed (this library's choice).
+    weights. Blocks start at the upper left corner; where a side is not a multiple of ``block`` the last ones are cut
+    off, so every size is allowed (this library's choice).
 
     Args:
         images: (B, C, H, W), floating point.
@@ -175,8 +175,8 @@ def random_block_mask(
             has another number of channels.
 
     Example:
-        >>> masked = random_block_mask(torch.ones(1, 1, 4, 6), block=2, ratio=0.5, generator=torch.Generator().manual_seed(1))
-        >>> masked[0, 0]
+        >>> seeded = torch.Generator().manual_seed(1)
+        >>> random_block_mask(torch.ones(1, 1, 4, 6), block=2, ratio=0.5, generator=seeded)[0, 0]
         tensor([[1., 1., 0., 0., 0., 0.],
                 [1., 1., 0., 0., 0., 0.],
                 [1., 1., 0., 0., 1., 1.],
@@ -209,7 +209,7 @@ def _channel_values(fill: float | Sequence[float], channels: int) -> tuple[float
 
 @torch.no_grad()
 def confident_fraction(probabilities: Tensor, threshold: float = 0.968) -> Tensor:
-    """Share of each image's pixels whose largest probability reaches a threshold: the weight of its pseudo-labels.
+    """Fraction of each image's pixels whose largest probability reaches a threshold: the weight of its pseudo-labels.
 
     .. math:: q_b = \\frac{1}{HW} \\sum_x [\\max_k p_k(x) \\ge \\tau]
 
@@ -225,7 +225,8 @@ def confident_fraction(probabilities: Tensor, threshold: float = 0.968) -> Tenso
         (B,) float32 in 0 .. 1, without gradient. A pixel that is not finite is not confident.
 
     Raises:
-        ValueError: If ``probabilities`` are none (looked at on a CPU only), or ``threshold`` is outside 0 .. 1.
+        ValueError: If ``probabilities`` are not probabilities (checked on a CPU only), or ``threshold`` is outside
+            0 .. 1.
 
     Example:
         >>> confident_fraction(torch.tensor([[[[0.98, 0.6, 0.01, 0.03]], [[0.02, 0.4, 0.99, 0.97]]]]))
@@ -240,5 +241,5 @@ def confident_fraction(probabilities: Tensor, threshold: float = 0.968) -> Tenso
             f"{float(best.min()):.4g} to {float(best.max()):.4g}. For logits pass logits.softmax(1)."
         )
     exact = best if best.dtype == torch.float64 else best.float()  # a half-precision threshold would be another
-    sure = (exact >= threshold) & best.isfinite()
-    return sure.to(torch.float32).mean((1, 2))
+    confident = (exact >= threshold) & best.isfinite()
+    return confident.to(torch.float32).mean((1, 2))
