@@ -137,10 +137,9 @@ class Result:
     weights_sha256: str | None = None  # of the network; results of earlier versions have none
     entropy: float | None = None  # of the predictions, as is density; results of earlier versions have neither
     density: float | None = None
-    seconds_per_step: float | None = None  # means over the steps, as are the next; earlier versions timed none of them
+    seconds_per_step: float | None = None  # means over the steps, as are the next two
     images_per_second: float | None = None
     data_share: float | None = None
-    matching_share: float | None = None  # of a recipe with matching
 
 
 @dataclass(frozen=True)
@@ -323,12 +322,12 @@ def differences(kept: Mapping[str, Any], asked: Mapping[str, Any], prefix: str =
     """Every setting in which two recipe files differ, as ``group.setting: kept -> asked``."""
     found: list[str] = []
     for key in sorted({*kept, *asked}):
-        path = f"{prefix}{key}"
+        path = "" if key == "methods" else f"{prefix}{key}"  # methods' settings go by their own groups, as in --set
         old, new = kept.get(key), asked.get(key)
         if path == "runtime" or old == new:
             continue
         if isinstance(old, Mapping) and isinstance(new, Mapping):
-            found += differences(old, new, f"{path}.")
+            found += differences(old, new, f"{path}." if path else "")
         else:
             found.append(f"{path}: {json.dumps(old)} -> {json.dumps(new)}")
     return found
