@@ -17,7 +17,7 @@ import torch
 from .atomic_io import DamagedFileError
 from .checkpoint import CheckpointError
 from .data import (
-    PUBLISHED_PICTURES,
+    PUBLISHED_IMAGES,
     DatasetError,
     Layout,
     SegmentationDataset,
@@ -26,8 +26,8 @@ from .data import (
     require_labels,
     unreadable_files,
 )
-from .data.style_transfer import TransferredImages, transferred_folder
 from .data.training_data import Folders, open_labeled, open_target, open_validation
+from .data.transforms import TransferredImages, transferred_folder
 from .experiments.experiment import Job, refuse_another_run
 from .experiments.runner import threads_of_a_run
 from .methods.matching import MatchingConfig
@@ -108,7 +108,7 @@ def check_data(recipes: Sequence[Recipe], folders: Folders, sample: int = 20) ->
         dataset = attempted(what, opened, findings)
         if dataset is None:
             continue
-        findings.append(_count(what, len(dataset), PUBLISHED_PICTURES.get((layout, split))))
+        findings.append(_count(what, len(dataset), PUBLISHED_IMAGES.get((layout, split))))
         attempted(what, partial(_look_into, what, dataset, sample, findings), findings)
     return findings
 
@@ -140,13 +140,13 @@ def _count(what: str, images: int, published: int | None) -> Finding:
 def _look_into(what: str, dataset: SegmentationDataset, sample: int, findings: list[Finding]) -> None:
     labeled = dataset.files[0].labels is not None
     unreadable = unreadable_files(dataset)
-    dataset.leave_out([each.name for each in unreadable])
+    dataset.exclude([each.name for each in unreadable])
     misfits = mismatched_pairs(dataset)
     if misfits:
         more = f" and {len(misfits) - 5} more" if len(misfits) > 5 else ""
         text = f"image and label map differ in size: {', '.join(misfits[:5])}{more}; replace one file of each pair"
         findings.append(Finding("missing", what, text))
-        dataset.leave_out(misfits)
+        dataset.exclude(misfits)
     found = describe(dataset, sample) if len(dataset) else None
     unreadable += found.unreadable if found else []
     if unreadable:
@@ -252,11 +252,11 @@ class Measured:
     least: TimedSteps
     cheapest: Job
 
-    def seconds_a_step(self, job: Job) -> float:
+    def seconds_per_step(self, job: Job) -> float:
         """Between the two by what a run's parts cost."""
         span = self.costliest.cost - self.cheapest.cost
         share = min(1.0, max(0.0, (job.cost - self.cheapest.cost) / span)) if span else 1.0
-        return self.least.seconds_a_step + share * (self.most.seconds_a_step - self.least.seconds_a_step)
+        return self.least.seconds_per_step + share * (self.most.seconds_per_step - self.least.seconds_per_step)
 
 
 def measure(
@@ -357,13 +357,13 @@ def _log_bytes(job: Job) -> int:
 def check_time(jobs: Sequence[Job], folders: Folders, measured: Measured, processes: int) -> list[Finding]:
     """How long a step took, and how long all that is left will take."""
     findings = [
-        Finding("ok", "time a step", f"{time_of_a_step(timed.seconds_a_step)}, {job.name}")
+        Finding("ok", "time a step", f"{time_of_a_step(timed.seconds_per_step)}, {job.name}")
         for job, timed in _measured_runs(measured)
     ]
     validation = attempted("", partial(open_validation, measured.costliest.recipe, folders), [])
     target = attempted("", partial(open_target, measured.costliest.recipe, folders), [])
-    image = measured.most.seconds_a_image
-    training = sum(job.recipe.schedule.max_steps * measured.seconds_a_step(job) for job in jobs)
+    image = measured.most.seconds_per_image
+    training = sum(job.recipe.schedule.max_steps * measured.seconds_per_step(job) for job in jobs)
     tests = sum(-(-job.recipe.schedule.max_steps // job.recipe.schedule.evaluate_every) for job in jobs)
     scoring = tests * image * (len(validation) if validation else 0)
     labeling = sum(bool(job.recipe.labeled_by) for job in jobs) * 2 * image * (len(target) if target else 0)

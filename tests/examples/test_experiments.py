@@ -304,7 +304,7 @@ def no_weights(copy: Folders, out: Path) -> None:
         (without("cityscapes"), None, "target, training", "expected a folder of the cityscapes layout"),
         (None, "style_transfer.method=nowhere", "style-transferred images", "which is not a folder"),
         (transferred_in_part, "style_transfer.method={root}/transferred", "style-transferred images", "5 are missing"),
-        (None, "network.weights=nowhere.pth", "start weights", "there is none at nowhere.pth"),
+        (None, "network.weights=nowhere.pth", "start weights", "found none at nowhere.pth"),
         (no_weights, "network.weights={root}/weights.pth", "start weights", "that fit the backbone"),
         (another_run, None, "aa+it+sim seed 0", "schedule.max_steps: 3 -> 12"),
         (another_experiment, None, "experiment folder", "the folder holds figure2"),
@@ -391,8 +391,8 @@ def test_real_steps_take_time_and_memory(streets: Folders, quiet: list[str], els
         timed = time_steps(job.recipe, streets, CPU, 2)
     finally:
         torch.use_deterministic_algorithms(before)
-    assert 0 < timed.seconds_a_step < 60
-    assert 0 < timed.seconds_a_image < 60
+    assert 0 < timed.seconds_per_step < 60
+    assert 0 < timed.seconds_per_image < 60
     assert timed.memory_bytes == timed.process_bytes > 2**27
     result = carry_out(job, streets, CPU)
     assert result.peak_memory_bytes > 2**27

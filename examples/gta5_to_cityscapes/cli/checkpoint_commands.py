@@ -220,11 +220,11 @@ def _leave_out_faulty(title: str, dataset: SegmentationDataset) -> int:
     """Name and leave out the images whose headers tell of a fault; the number of faults comes back."""
     unreadable = unreadable_files(dataset)
     _print_unreadable(title, unreadable)
-    dataset.leave_out([each.name for each in unreadable])
+    dataset.exclude([each.name for each in unreadable])
     misfits = mismatched_pairs(dataset)
     if misfits:
         typer.echo(f"{title}: image and label map differ in size: {', '.join(misfits[:LISTED])}{_more(misfits)}")
-        dataset.leave_out(misfits)
+        dataset.exclude(misfits)
     return len(unreadable) + len(misfits)
 
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..distributed import from_first, world
+from ..distributed import on_rank_zero, world_size
 from ..experiments.city import BUDGETS, city_folders, generate, is_city
 from ..experiments.experiment import plan_paper_experiment
 from ..experiments.runner import run_experiment
@@ -92,18 +92,18 @@ def experiment(
     )
     planned = plan_paper_experiment(record, out)
     require_style_transfer_recipe(style_transfer, [job.recipe for job in planned])
-    if check and world() > 1:
+    if check and world_size() > 1:
         raise typer.BadParameter("--check looks at what one process will need; start it without torchrun")
     if not check:
-        from_first(lambda: record.check(out))
+        on_rank_zero(lambda: record.check(out))
     work = {} if check else {job.name: job.cost for job in planned} | {"report": REPORT_COST}
     with ProgressDisplay(work | ({"city": 1.0} if city else {}), overall=None if check else name) as display:
         if city is not None:
             drawing = BUDGETS.get(size, BUDGETS["small"]), city_seed, display, paper.source
-            from_first(lambda: generate(city, *drawing))
+            on_rank_zero(lambda: generate(city, *drawing))
         if not check:
             # A command that is refused leaves the record as it was.
-            claim = partial(from_first, partial(record.claim, out))
+            claim = partial(on_rank_zero, partial(record.claim, out))
             run_experiment(planned, folders, where, display, processes=jobs, begin=claim)
             pages = write_reports_of(out, display)
     if check:

@@ -16,7 +16,7 @@ from ..atomic_io import read_json
 from ..checkpoint import CheckpointError
 from ..data import Layout
 from ..data.training_data import Folders
-from ..distributed import local_device, world
+from ..distributed import local_device, world_size
 from ..methods.style_transfer import StyleTransferConfig
 from ..metrics_log import time_of_a_step
 from ..recipes import Recipe, check_scales
@@ -118,7 +118,7 @@ def require_style_transfer_recipe(style_transfer: str | None, recipes: Iterable[
 
 
 def device_named(name: str) -> torch.device:
-    if world() > 1 and name.startswith("cuda:"):
+    if world_size() > 1 and name.startswith("cuda:"):
         raise typer.BadParameter(f"--device {name}: with torchrun each process has a GPU of its own; use --device cuda")
     try:
         return local_device(name)

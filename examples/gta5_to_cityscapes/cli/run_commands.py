@@ -13,7 +13,7 @@ from rich.table import Table
 
 from ..config import LayoutConfig
 from ..data.training_data import Folders
-from ..distributed import from_first
+from ..distributed import on_rank_zero
 from ..experiments.city import BUDGETS, city_folders, generate
 from ..experiments.experiment import carry_out, plan, refuse_another_run
 from ..experiments.runner import run_experiment
@@ -147,7 +147,7 @@ def ablation(
     costs = {job.name: job.cost for job in planned} | {"city": 1.0 if city else 0.0, "report": REPORT_COST}
     with ProgressDisplay(costs, overall="all") as display:
         if city is not None:
-            from_first(lambda: generate(city, BUDGETS["small"], city_seed, display))
+            on_rank_zero(lambda: generate(city, BUDGETS["small"], city_seed, display))
         run_experiment(planned, folders, device_named(device), display, processes=jobs)
         pages = write_reports_of(out, display)
     print_pages(pages)
@@ -166,7 +166,7 @@ def demo(
     folders = city_folders(out)
     costs = {job.name: job.cost for job in planned} | {"city": 1.0, "report": REPORT_COST}
     with ProgressDisplay(costs, overall="demo") as display:
-        from_first(lambda: generate(folders, BUDGETS[budget], seed, display))
+        on_rank_zero(lambda: generate(folders, BUDGETS[budget], seed, display))
         processes = jobs or min(2, os.cpu_count() or 1)
         run_experiment(planned, folders, torch.device("cpu"), display, processes=processes)
         pages = write_reports_of(out, display)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from ..distributed import is_first
+from ..distributed import is_rank_zero
 from ..run_dir import Event, Watch, read_record
 
 REPORT_COST = 0.3  # of the work of training one recipe on labeled images alone
@@ -18,7 +18,7 @@ def write_reports_of(experiment: Path, watch: Watch) -> list[Path]:
 
     None where the packages that they need are not installed; of several processes the first one writes.
     """
-    if not is_first():
+    if not is_rank_zero():
         return []
     try:
         from ..report import write_paper_page, write_report
