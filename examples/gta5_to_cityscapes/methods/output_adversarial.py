@@ -65,7 +65,7 @@ class _Level:
         self.prefix = "auxiliary_" if auxiliary else ""
         self.weight = config.auxiliary_weight if auxiliary else config.weight
         self.discriminator = si.OutputDiscriminator(setup.space.num_classes, width=config.width).to(setup.device)
-        self.loss = si.OutputAdversarialLoss(self.discriminator, objective=config.form, of=config.of)
+        self.loss = si.OutputAdversarialLoss(self.discriminator, objective=config.objective, of=config.of)
         self.optimizer = discriminator_optimizer(self.discriminator, config.lr, config.betas)
 
     def logits(self, domain: Domain) -> Tensor:
