@@ -35,7 +35,7 @@ class ClassMixing(Method):
 
     group, config, rank = "class_mixing", ClassMixConfig, 70
     parts = (Part("mix", "ClassMix", "class mixing with a mean teacher's labels (DACS)"),)
-    losses = {"mixed": "ClassMix: cross-entropy on mixed images"}
+    losses = {"mixed": "ClassMix: cross-entropy"}
     requires = ("teacher",)
     needs_forward = True
     cost = 1.5

@@ -19,7 +19,7 @@ class EntropyMinimization(Method):
 
     group, config, rank = "entropy", EntropyConfig, 20
     parts = (Part("minent", "MinEnt", "entropy of the target's output minimized (ADVENT)"),)
-    losses = {"entropy": "MinEnt: entropy of the target's output"}
+    losses = {"entropy": "Entropy of the target (MinEnt)"}
     needs_forward = True
 
     def __init__(self, config: EntropyConfig, setup: Setup) -> None:

@@ -38,8 +38,8 @@ class FineGrainedAlignment(Method):
         "smoke": FineGrainedConfig(weight=0.003, width=8),
     }
     losses = {
-        "fine_grained": "FADA: the target's features taken for the source's",
-        "fine_grained_discriminator": "FADA's discriminator: domains and classes told apart",
+        "fine_grained": "Fine-grained: generator (FADA)",
+        "fine_grained_discriminator": "Fine-grained discriminator",
     }
     needs_forward = True
     cost = 0.8

@@ -26,7 +26,7 @@ class MaskedConsistency(Method):
     group, config, rank = "masked_consistency", MaskedConsistencyConfig, 80
     parts = (Part("mask", "masking", "masked consistency with a mean teacher (MIC)"),)
     presets = {"small": MaskedConsistencyConfig(block=16)}
-    losses = {"masked": "MIC: cross-entropy on masked images"}
+    losses = {"masked": "Masking: cross-entropy"}
     requires = ("teacher",)
     needs_forward = True
     cost = 1.2

@@ -38,8 +38,8 @@ class StuffInstanceAlignment(Method):
     parts = (Part("sim", "SIM", "stuff and instance matching"),)
     presets = {"small": MatchingConfig(capacity=20), "smoke": MatchingConfig(capacity=4)}
     losses = {
-        "stuff": "SIM, stuff: distance to the nearest source row",
-        "instance": "SIM, instances: distance to the nearest source row",
+        "stuff": "Stuff matching",
+        "instance": "Instance matching",
     }
     needs_forward = True
     cost = 0.3

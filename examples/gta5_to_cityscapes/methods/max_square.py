@@ -20,7 +20,7 @@ class MaxSquares(Method):
 
     group, config, rank = "max_square", MaxSquareConfig, 30
     parts = (Part("maxsq", "MaxSquare", "maximum squares loss (MaxSquare)"),)
-    losses = {"max_square": "MaxSquare: mean square of the target's probabilities"}
+    losses = {"max_square": "Maximum squares of the target"}
     needs_forward = True
 
     def __init__(self, config: MaxSquareConfig, setup: Setup) -> None:

@@ -86,11 +86,11 @@ class OutputAlignment(Method):
         "smoke": OutputAdversarialConfig(weight=0.003, width=4),
     }
     losses = {
-        "adversarial": "adversarial: the target's output taken for the source's",
-        "discriminator": "discriminator: source and target told apart",
-        "auxiliary_adversarial": "adversarial, auxiliary head",
-        "auxiliary_discriminator": "discriminator, auxiliary head",
-        "auxiliary_segmentation": "segmentation, auxiliary head",
+        "adversarial": "Adversarial: generator",
+        "discriminator": "Discriminator (chance: 0.69)",
+        "auxiliary_adversarial": "Auxiliary head: generator",
+        "auxiliary_discriminator": "Auxiliary discriminator",
+        "auxiliary_segmentation": "Auxiliary head: cross-entropy",
     }
     needs_forward = True
 

@@ -84,8 +84,8 @@ class PseudoLabelSegmentation(Method):
         ),
     )
     losses = {
-        "pseudo": "self-training: cross-entropy on pseudo-labels",
-        "divergence": "CRST: divergence from the uniform distribution",
+        "pseudo": "Pseudo-labels: cross-entropy",
+        "divergence": "Confidence regularizer (CRST)",
     }
     needs_forward = True
 
