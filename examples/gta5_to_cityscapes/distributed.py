@@ -16,6 +16,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 Answer = TypeVar("Answer")
@@ -275,3 +276,28 @@ class _Together(nn.Module):
     def forward(self, losses: Losses) -> Tensor:
         total = losses()
         return total if total is not None else 0.0 * self.trained[0].sum()
+
+
+class RunningStatistics:
+    """Running means and variances of batch normalization, averaged over ranks after each step.
+
+    For layers that normalize by each rank's own images, so that what is evaluated and saved is the same on all ranks;
+    ``SyncBatchNorm`` does not need it.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.norms = [
+            module
+            for module in network.modules()
+            if isinstance(module, _BatchNorm) and not isinstance(module, nn.SyncBatchNorm)
+        ]
+
+    @torch.no_grad()
+    def average(self) -> None:
+        """One collective for all layers; frozen ones are equal on all ranks and stay equal to the bit."""
+        moved = [norm for norm in self.norms if norm.training] if world() > 1 else []
+        kept = [each for norm in moved for each in (norm.running_mean, norm.running_var) if each is not None]
+        if not kept:
+            return
+        mean = sum_of_ranks(torch.cat(kept)) / world()
+        torch._foreach_copy_(kept, list(mean.split([len(each) for each in kept])))

@@ -20,7 +20,7 @@ BLOCKS = 16
 BLOCK_BYTES = WHOLE_BYTES // BLOCKS
 READERS = 8  # threads: opening a file on a network drive is waiting
 SETTLED_NS = 2 * 10**9  # FAT counts time in 2 s: what was written later than this before it was read may change unseen
-KINDS = {"images": "image", "labels": "label map", "restyled": "style-transferred image", "weights": "weights file"}
+KINDS = {"images": "image", "labels": "label map", "transferred": "style-transferred image", "weights": "weights file"}
 
 Key = tuple[str, str, str]  # set, kind, name
 

@@ -26,7 +26,7 @@ from .data import (
     require_labels,
     unreadable_files,
 )
-from .data.style_transfer import RestyledImages, restyled_folder
+from .data.style_transfer import TransferredImages, transferred_folder
 from .data.training_data import Folders, open_labeled, open_target, open_validation
 from .experiments.experiment import Job, refuse_another_run
 from .experiments.runner import threads_of_a_run
@@ -85,7 +85,7 @@ def check_plan(
         tell: Called with the name of a run whose steps are about to be timed.
     """
     recipes = [job.recipe for job in jobs]
-    findings = [*check_data(recipes, folders), *check_restyling(recipes, folders), *check_weights(recipes)]
+    findings = [*check_data(recipes, folders), *check_style_transfer(recipes, folders), *check_weights(recipes)]
     findings += check_folders(jobs, folders, record, out)
     left = left_of(jobs)
     measured = None
@@ -171,25 +171,25 @@ def _look_into(what: str, dataset: SegmentationDataset, sample: int, findings: l
         findings.append(Finding("ok", f"{what}, labels", seen))
 
 
-def check_restyling(recipes: Sequence[Recipe], folders: Folders) -> list[Finding]:
-    """The folder of restyled source images, where recipes restyle."""
-    restyling = [recipe for recipe in recipes if recipe.config(StyleTransferConfig)]
-    if not restyling:
+def check_style_transfer(recipes: Sequence[Recipe], folders: Folders) -> list[Finding]:
+    """The folder of style-transferred source images, where recipes use style transfer."""
+    transferring = [recipe for recipe in recipes if recipe.config(StyleTransferConfig)]
+    if not transferring:
         return []
-    recipe, what = restyling[0], "restyled images"
+    recipe, what = transferring[0], "style-transferred images"
     transfer = recipe.config(StyleTransferConfig)
     assert transfer is not None
     if transfer.in_step:
-        text = f"{transfer.method}, within a step; the paper's were translated by a CycleGAN (--restyle FOLDER)"
+        text = f"{transfer.method}, within a step; the paper's were translated by a CycleGAN (--style-transfer FOLDER)"
         return [Finding("note", what, text)]
     findings: list[Finding] = []
-    folder = attempted(what, partial(restyled_folder, transfer), findings)
+    folder = attempted(what, partial(transferred_folder, transfer), findings)
     if folder is None:
         return findings
     source = attempted(what, partial(open_labeled, recipe, folders), [])  # a source that is not there is told above
     if source is None:
         return [Finding("note", what, f"{folder}: not compared, since the source cannot be opened")]
-    if attempted(what, partial(RestyledImages, source, folder), findings) is not None:
+    if attempted(what, partial(TransferredImages, source, folder), findings) is not None:
         findings.append(Finding("ok", what, f"one for each of {len(source):,}"))
     return findings
 

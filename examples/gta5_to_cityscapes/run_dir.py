@@ -112,7 +112,11 @@ logger = logging.getLogger(__name__)
 FIRST_STEP = "first_step_weights"  # in data.json: the weights that labeled a second stage's target
 START_WEIGHTS = "start_weights"  # in data.json: the file that network.weights names
 # Settings that name files whose content is in data.json: where they lie does not matter.
-PLACES = {"network.weights": START_WEIGHTS, "restyle.method": "labeled", "restyle_target.method": "validation"}
+PLACES = {
+    "network.weights": START_WEIGHTS,
+    "style_transfer.method": "labeled",
+    "target_style_transfer.method": "validation",
+}
 
 
 class RunFolderError(ValueError):
@@ -133,10 +137,9 @@ class Result:
     weights_sha256: str | None = None  # of the network; results of earlier versions have none
     entropy: float | None = None  # of the predictions, as is density; results of earlier versions have neither
     density: float | None = None
-    seconds_per_step: float | None = None  # means over the steps, as are the next; earlier versions timed none of them
+    seconds_per_step: float | None = None  # means over the steps, as are the next two
     images_per_second: float | None = None
     data_share: float | None = None
-    matching_share: float | None = None  # of a recipe with matching
 
 
 @dataclass(frozen=True)
@@ -312,19 +315,19 @@ def _other_counts(kept: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str
 def _only_moved(setting: str, kept: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
     """Whether a setting that differs is the place of files whose content is in both identities."""
     both = [each.get(PLACES.get(setting, "")) for each in (kept, asked)]
-    return all(isinstance(each, str) or (isinstance(each, Mapping) and "restyled" in each) for each in both)
+    return all(isinstance(each, str) or (isinstance(each, Mapping) and "transferred" in each) for each in both)
 
 
 def differences(kept: Mapping[str, Any], asked: Mapping[str, Any], prefix: str = "") -> list[str]:
     """Every setting in which two recipe files differ, as ``group.setting: kept -> asked``."""
     found: list[str] = []
     for key in sorted({*kept, *asked}):
-        path = f"{prefix}{key}"
+        path = "" if key == "methods" else f"{prefix}{key}"  # methods' settings go by their own groups, as in --set
         old, new = kept.get(key), asked.get(key)
-        if path == "running" or old == new:
+        if path == "runtime" or old == new:
             continue
         if isinstance(old, Mapping) and isinstance(new, Mapping):
-            found += differences(old, new, f"{path}.")
+            found += differences(old, new, f"{path}." if path else "")
         else:
             found.append(f"{path}: {json.dumps(old)} -> {json.dumps(new)}")
     return found

@@ -30,6 +30,7 @@ from examples.gta5_to_cityscapes.methods.pseudo_labels import PseudoLabelConfig
 from examples.gta5_to_cityscapes.recipes import Recipe, compose_recipe
 from examples.gta5_to_cityscapes.run_dir import Result, RunFolder
 from examples.gta5_to_cityscapes.signals import Stopped
+from examples.gta5_to_cityscapes.training import recipe_network
 from examples.gta5_to_cityscapes.training.determinism import draw_apart
 from examples.gta5_to_cityscapes.training.loop import train
 from examples.gta5_to_cityscapes.training.recipe_network import start_network, trained_network
@@ -61,7 +62,7 @@ PLAIN = [  # no random draws, and no statistics over a batch: what is left depen
     "matching.preset=paper",
     "adversarial.weight=0.1",
     "anchors.distance_weight=0",
-    "restyle.probability=1",
+    "style_transfer.probability=1",
     "data.batch=5",
 ]
 
@@ -83,7 +84,7 @@ def begun(streets: Folders, tmp_path_factory: pytest.TempPathFactory) -> dict[st
         "auxiliary": named("asn"),
     }
     for kind, recipe in starts.items():
-        schedule = recipe.schedule.model_copy(update={"steps": 60, "horizon": 60})
+        schedule = recipe.schedule.model_copy(update={"max_steps": 60, "decay_steps": 60})
         recipe = recipe.model_copy(update={"schedule": schedule})
         train(recipe, RunFolder(out / kind), open_training_data(recipe, streets), device=CPU)
     return {kind: RunFolder(out / kind).checkpoint for kind in starts} | {"labels": sparse_labels(streets, out)}
@@ -196,7 +197,51 @@ def test_a_step_in_parts_is_the_step_in_one(
     assert_close(cut, undisturbed[name])
 
 
+class CPUSyncBatchNorm(torch.nn.SyncBatchNorm):
+    """``SyncBatchNorm`` in plain operations: torch has none for a CPU, and the pipeline's own code is to be tested."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            kept = (self.running_mean, self.running_var, self.weight, self.bias)
+            return torch.nn.functional.batch_norm(x, *kept, eps=self.eps)
+        channels = (1, -1, 1, 1)
+        pixels = sum_of_ranks(torch.tensor(float(x.numel() // x.shape[1])))
+        mean = over_pixels_and_ranks(x) / pixels
+        centered = x.float() - mean.view(channels)
+        variance = over_pixels_and_ranks(centered.square()) / pixels
+        with torch.no_grad():
+            self.num_batches_tracked.add_(1)
+            for kept, new in ((self.running_mean, mean), (self.running_var, variance * (pixels / (pixels - 1)))):
+                kept.lerp_(new, self.momentum)
+        normal = centered * torch.rsqrt(variance + self.eps).view(channels)
+        return (normal * self.weight.view(channels) + self.bias.view(channels)).to(x.dtype)
+
+
+def over_pixels_and_ranks(x: Tensor) -> Tensor:
+    return SumOfRanks.apply(x.float().sum((0, 2, 3)))  # type: ignore[no-any-return, no-untyped-call]
+
+
+class SumOfRanks(torch.autograd.Function):
+    """Every rank adds to the sum and every rank uses it, so its gradient is a sum over ranks too."""
+
+    @staticmethod
+    def forward(ctx: Any, own: Tensor) -> Tensor:
+        return sum_of_ranks(own)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return sum_of_ranks(gradient.contiguous())
+
+
+def convert_for_cpu(network: torch.nn.Module, device: torch.device) -> torch.nn.Module:
+    for module in network.modules():
+        if type(module) is torch.nn.BatchNorm2d:
+            module.__class__ = CPUSyncBatchNorm
+    return network
+
+
 def batch_normalized(rank: int, folders: Folders, start: dict[str, Path], shared: bool) -> dict[str, Any]:
+    recipe_network.convert_sync_batchnorm = convert_for_cpu  # type: ignore[assignment]
     options = ["network.options.norm=batch", f"network.sync_bn={str(shared).lower()}"]
     return steps_of(rank, named("aa+sim", *options), folders, start)
 

@@ -207,11 +207,13 @@ def test_start_weights_go_by_their_content(own: Folders, tmp_path: Path, quiet: 
         trained(moved, own, run)
 
 
-@pytest.mark.parametrize(("recipe", "group", "labeled"), [("it", "restyle", True), ("tt", "restyle_target", False)])
+@pytest.mark.parametrize(
+    ("recipe", "group", "labeled"), [("it", "style_transfer", True), ("tt", "target_style_transfer", False)]
+)
 def test_style_transferred_images_go_by_their_content(
     own: Folders, tmp_path: Path, quiet: list[str], recipe: str, group: str, labeled: bool
 ) -> None:
-    folder = tmp_path / "restyled"
+    folder = tmp_path / "transferred"
     folder.mkdir()
     images = own.source / "images" if labeled else own.target / "leftImg8bit"
     for path in images.rglob("*.png"):
@@ -227,7 +229,7 @@ def test_style_transferred_images_go_by_their_content(
     changed = min((tmp_path / "moved").iterdir())
     content = changed.read_bytes()
     repainted(changed)
-    with pytest.raises(RunFolderError, match=r"restyled: 1 of \d style-transferred images have changed") as error:
+    with pytest.raises(RunFolderError, match=r"transferred: 1 of \d style-transferred images have changed") as error:
         trained(asked(tmp_path / "moved"), own, run)
     assert f"{group}.method" not in str(error.value)
     changed.write_bytes(content)

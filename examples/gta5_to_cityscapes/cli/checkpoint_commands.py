@@ -47,8 +47,9 @@ from .options import (
 )
 from .progress_display import ProgressDisplay
 
-SourceOfRestyling = Annotated[
-    Path | None, typer.Option("--source", help="Source folder, for a recipe with tt, which restyles the target so.")
+StyleSource = Annotated[
+    Path | None,
+    typer.Option("--source", help="Source folder, for a recipe with tt, which transfers target images to its style."),
 ]
 LISTED = 10  # of the images with a fault, the first so many are named
 
@@ -57,7 +58,7 @@ def pseudo_label(
     checkpoint: Annotated[Path, typer.Argument(help="A run folder, or a checkpoint of one.")],
     target: Target,
     out: Annotated[Path, typer.Option(file_okay=False, help="Folder for pseudo_labels/ and thresholds.json.")],
-    source: SourceOfRestyling = None,
+    source: StyleSource = None,
     target_layout: Annotated[
         Layout | None, typer.Option(help="How the target folder is laid out; as trained if left out.")
     ] = None,
@@ -106,7 +107,7 @@ def evaluate(
     checkpoint: Annotated[Path, typer.Argument(help="A run folder, or a checkpoint of one.")],
     target: Target,
     target_layout: TargetLayout = "cityscapes",
-    source: SourceOfRestyling = None,
+    source: StyleSource = None,
     source_list: SourceList = None,
     classes: Annotated[
         str | None, typer.Option(help="Classes to score, as `train` takes them; as trained if left out.")
@@ -200,7 +201,7 @@ def check(
 def _folders_for(
     recipe: Recipe, source: Path | None, target: Path, source_list: Path | None, target_list: Path | None = None
 ) -> Folders:
-    """Both folders; only a network that sees the target restyled as the source needs a source."""
+    """Both folders; only a network that sees the target in the source's style needs a source."""
     if source is None and source_list is not None:
         raise typer.BadParameter(
             f"--source-list {source_list} names images of the source: give --source, the folder that holds them, or "
@@ -209,7 +210,7 @@ def _folders_for(
     transfer = recipe.config(TargetStyleTransferConfig)
     if source is None and transfer is not None and transfer.in_step:
         raise typer.BadParameter(
-            f"recipe {recipe.name} sees target images restyled as the source: give --source, the folder it was "
+            f"recipe {recipe.name} sees target images in the source's style: give --source, the folder it was "
             "trained with"
         )
     return Folders(source or target, target, source_list, target_list)

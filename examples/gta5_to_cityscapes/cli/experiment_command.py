@@ -24,19 +24,19 @@ from .options import (
     Device,
     GenerateCity,
     Jobs,
-    Restyle,
     Seeds,
     Set,
     SizeName,
     SourceList,
     SourceOrCity,
+    StyleTransferOption,
     TargetList,
     TargetOrCity,
     device_named,
     folders_given,
     numbers,
     overrides_of,
-    refuse_restyling_without_effect,
+    require_style_transfer_recipe,
 )
 from .progress_display import ProgressDisplay
 from .written_reports import REPORT_COST, print_pages, write_reports_of
@@ -60,7 +60,7 @@ def experiment(
     size: SizeName = "small",
     seeds: Seeds = "0,1,2",
     settings: Set = None,
-    restyle: Restyle = None,
+    style_transfer: StyleTransferOption = None,
     generate_city: GenerateCity = False,
     city_seed: CitySeed = 0,
     jobs: Jobs = 1,
@@ -85,13 +85,13 @@ def experiment(
         name,
         size,
         tuple(numbers(seeds)),
-        tuple(overrides_of(settings, restyle)),
+        tuple(overrides_of(settings, style_transfer)),
         drawn,
         source_list="" if source_list is None else source_list.name,
         target_list="" if target_list is None else target_list.name,
     )
     planned = plan_paper_experiment(record, out)
-    refuse_restyling_without_effect(restyle, [job.recipe for job in planned])
+    require_style_transfer_recipe(style_transfer, [job.recipe for job in planned])
     if check and world() > 1:
         raise typer.BadParameter("--check looks at what one process will need; start it without torchrun")
     if not check:

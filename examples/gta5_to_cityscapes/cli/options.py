@@ -51,8 +51,8 @@ Set = Annotated[
         "--set", help="Another value of a setting of the size, such as schedule.max_steps=500; may be repeated."
     ),
 ]
-Restyle = Annotated[
-    str | None, typer.Option(help="lab, fourier, lab+fourier, or a folder of source images already restyled.")
+StyleTransferOption = Annotated[
+    str | None, typer.Option(help="lab, fourier, lab+fourier, or a folder of source images already transferred.")
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
 Threads = Annotated[int, typer.Option(min=0, max=1024, help="CPU threads; 0 leaves the number to torch.")]
@@ -78,8 +78,8 @@ def folders_given(
     return Folders(source, target, source_list, target_list)
 
 
-def overrides_of(settings: list[str] | None, restyle: str | None) -> list[str]:
-    return [*(settings or []), *([] if restyle is None else [f"restyle.method={restyle}"])]
+def overrides_of(settings: list[str] | None, style_transfer: str | None) -> list[str]:
+    return [*(settings or []), *([] if style_transfer is None else [f"style_transfer.method={style_transfer}"])]
 
 
 def numbers(text: str) -> list[int]:
@@ -109,11 +109,11 @@ def factors(text: str, size: Sequence[int]) -> tuple[float, ...]:
     return found
 
 
-def refuse_restyling_without_effect(restyle: str | None, recipes: Iterable[Recipe]) -> None:
-    if restyle is not None and all(recipe.config(StyleTransferConfig) is None for recipe in recipes):
+def require_style_transfer_recipe(style_transfer: str | None, recipes: Iterable[Recipe]) -> None:
+    if style_transfer is not None and all(recipe.config(StyleTransferConfig) is None for recipe in recipes):
         raise typer.BadParameter(
-            f"--restyle {restyle} says how a recipe with `it` restyles, and none that is asked for has that part; "
-            "leave --restyle out, or ask for a recipe such as aa+it"
+            f"--style-transfer {style_transfer} sets the style transfer of recipes with `it`, and none of these "
+            "recipes has that part; omit --style-transfer, or choose a recipe such as aa+it"
         )
 
 
@@ -167,8 +167,7 @@ def print_cost(result: Result) -> None:
     """What a step took, where it was timed."""
     if result.seconds_per_step is None:
         return
-    of_it = {"waiting for images": result.data_share, "matching": result.matching_share}
     words = [time_of_a_step(result.seconds_per_step), f"{result.images_per_second or 0.0:.3g} images/s"]
-    words += [f"{100 * share:.1f} % {name}" for name, share in of_it.items() if share is not None]
+    words.append(f"{100 * (result.data_share or 0.0):.1f} % waiting for images")
     memory = f"peak memory {result.peak_memory_bytes / 2**30:.2f} GiB"
     Console().print(f"a step: {', '.join(words)}; {memory}", highlight=False, soft_wrap=True)

@@ -26,7 +26,6 @@ from .options import (
     GenerateCity,
     Jobs,
     Out,
-    Restyle,
     Seeds,
     Set,
     SizeName,
@@ -34,6 +33,7 @@ from .options import (
     SourceLayout,
     SourceList,
     SourceOrCity,
+    StyleTransferOption,
     Target,
     TargetLayout,
     TargetList,
@@ -46,7 +46,7 @@ from .options import (
     overrides_of,
     print_cost,
     print_scores,
-    refuse_restyling_without_effect,
+    require_style_transfer_recipe,
     use_threads,
 )
 from .progress_display import ProgressDisplay
@@ -68,7 +68,7 @@ def train(
     seed: Annotated[int, typer.Option(min=0, help="Seed of weights, order and augmentation.")] = 0,
     classes: Classes = "all",
     settings: Set = None,
-    restyle: Restyle = None,
+    style_transfer: StyleTransferOption = None,
     device: Device = "auto",
     threads: Threads = 0,
     from_checkpoint: Annotated[
@@ -78,7 +78,7 @@ def train(
 ) -> None:
     """Train one recipe; what it depends on, such as the first step of one with ssl, is trained before it if need be.
 
-    Some parts: aa aligns the output adversarially, it restyles source images as the target, sim matches stuff
+    Some parts: aa aligns the output adversarially, it transfers source images to the target's style, sim matches stuff
     and instances, ssl trains once more with pseudo-labels. `parts` lists them all.
     """
     use_threads(threads)
@@ -89,9 +89,9 @@ def train(
         out,
         layouts=LayoutConfig(source=source_layout, target=target_layout),
         classes=classes,
-        overrides=overrides_of(settings, restyle),
+        overrides=overrides_of(settings, style_transfer),
     )
-    refuse_restyling_without_effect(restyle, [each.recipe for each in jobs])
+    require_style_transfer_recipe(style_transfer, [each.recipe for each in jobs])
     *first_steps, job = jobs
     if from_checkpoint is not None:
         if len(job.needs) != 1:
@@ -125,7 +125,7 @@ def ablation(
     size: SizeName = "small",
     classes: Classes = "all",
     settings: Set = None,
-    restyle: Restyle = None,
+    style_transfer: StyleTransferOption = None,
     generate_city: GenerateCity = False,
     city_seed: CitySeed = 0,
     jobs: Jobs = 1,
@@ -141,9 +141,9 @@ def ablation(
         out,
         layouts=LayoutConfig(source=source_layout, target=target_layout),
         classes=classes,
-        overrides=overrides_of(settings, restyle),
+        overrides=overrides_of(settings, style_transfer),
     )
-    refuse_restyling_without_effect(restyle, [job.recipe for job in planned])
+    require_style_transfer_recipe(style_transfer, [job.recipe for job in planned])
     costs = {job.name: job.cost for job in planned} | {"city": 1.0 if city else 0.0, "report": REPORT_COST}
     with ProgressDisplay(costs, overall="all") as display:
         if city is not None:

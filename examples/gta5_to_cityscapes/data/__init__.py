@@ -1,4 +1,4 @@
-"""What a step sees: the data sets of a run, endless batches of them, restyled and augmented."""
+"""What a step sees: the data sets of a run, endless batches of them, style transfer and augmentation."""
 
 from .image_files import DatasetError, read_id_map, read_image
 from .inspection import (

@@ -16,8 +16,8 @@ from .listing import images_in, unique_by_name
 from .loader import Samples, as_unit_floats
 
 
-class BatchRestyling:
-    """Restyle a batch towards one of the other domain, each image with the given probability."""
+class BatchStyleTransfer:
+    """Style transfer of a batch towards one of the other domain, each image with the given probability."""
 
     def __init__(self, settings: StyleTransferConfig) -> None:
         self.parts = settings.method.split("+")
@@ -30,42 +30,42 @@ class BatchRestyling:
         if not chosen:
             return source
         partners = target[[i % len(target) for i in chosen]]
-        restyled = source[chosen]
+        transferred = source[chosen]
         if "lab" in self.parts:
-            restyled = si.lab_color_transfer(restyled, partners)
+            transferred = si.lab_color_transfer(transferred, partners)
         if "fourier" in self.parts:
-            restyled = si.fourier_amplitude_transfer(restyled, partners, window=self.window)
+            transferred = si.fourier_amplitude_transfer(transferred, partners, window=self.window)
         result = source.clone()
-        result[chosen] = restyled
+        result[chosen] = transferred
         return result
 
 
 def chosen_images(count: int, probability: float) -> list[int]:
-    """Which images of a batch to restyle; drawn on the CPU, so that the choice is known there."""
+    """Which images of a batch are transferred; drawn on the CPU, so that the choice is known there."""
     return [i for i, drawn in enumerate(torch.rand(count).tolist()) if drawn < probability]
 
 
-def restyled_folder(settings: StyleTransferConfig | None) -> Path | None:
-    """The folder of images restyled elsewhere, where ``method`` is one."""
+def transferred_folder(settings: StyleTransferConfig | None) -> Path | None:
+    """The folder of images transferred elsewhere, where ``method`` is one."""
     if settings is None or settings.in_step:
         return None
     folder = Path(settings.method)
     if not folder.is_dir():
         raise FileNotFoundError(
-            f"restyle.method and restyle_target.method must be one of {', '.join(IN_STEP)} or a folder of "
-            f"restyled images, got {settings.method!r}, which is no folder. Give the folder that holds <image's "
-            "name>.png."
+            f"style_transfer.method and target_style_transfer.method must be one of {', '.join(IN_STEP)} or a folder "
+            f"of style-transferred images, got {settings.method!r}, which is not a folder. Give the folder that holds "
+            "<image's name>.png."
         )
     return folder
 
 
-class RestyledTowards(Dataset[Sample]):
+class TransferredTowards(Dataset[Sample]):
     """Images in the appearance of others, image by image: the same in every pass."""
 
     def __init__(self, dataset: SegmentationDataset, towards: Samples, settings: StyleTransferConfig) -> None:
         self.dataset, self.towards = dataset, towards
         self.names = list(dataset.names)
-        self.restyle = BatchRestyling(settings.model_copy(update={"probability": 1.0}))
+        self.transfer = BatchStyleTransfer(settings.model_copy(update={"probability": 1.0}))
 
     def __len__(self) -> int:
         return len(self.names)
@@ -75,14 +75,14 @@ class RestyledTowards(Dataset[Sample]):
         partner = self.towards[index % len(self.towards)]
         cpu = torch.device("cpu")
         one, other = as_unit_floats(sample.image[None], cpu), as_unit_floats(partner.image[None], cpu)
-        restyled = self.restyle(one, other)[0]
-        return sample._replace(image=(255 * restyled).round().clamp(0, 255).to(torch.uint8))
+        transferred = self.transfer(one, other)[0]
+        return sample._replace(image=(255 * transferred).round().clamp(0, 255).to(torch.uint8))
 
 
-class RestyledImages(Dataset[Sample]):
-    """The images of a data set as they look, restyled, in another folder.
+class TransferredImages(Dataset[Sample]):
+    """The images of a data set after style transfer, from another folder.
 
-    The images must be the same ones: a restyled file goes by its image's name. Labels come from the data set only
+    The images must be the same ones: a transferred file goes by its image's name. Labels come from the data set only
     with ``labels``.
     """
 
@@ -90,13 +90,13 @@ class RestyledImages(Dataset[Sample]):
         self.source = source
         self.labels = labels
         self.names = list(source.names)
-        found = unique_by_name([(path.stem, path) for path in images_in(folder)], "restyled image")
+        found = unique_by_name([(path.stem, path) for path in images_in(folder)], "style-transferred image")
         self.files = [found.get(name) for name in self.names]
         missing = [name for name, path in zip(self.names, self.files, strict=True) if path is None]
         if missing:
             raise FileNotFoundError(
-                f"restyled folder {folder}: expected one image for each of {len(self.names)} images, "
-                f"{len(missing)} are missing, the first is {missing[0]!r}. Restyle them all, or take them out "
+                f"style-transferred folder {folder}: expected one image for each of {len(self.names)} images, "
+                f"{len(missing)} are missing, the first is {missing[0]!r}. Add the missing ones, or take them out "
                 "of the data set's folder."
             )
 

@@ -15,7 +15,7 @@ from ..checkpoint import CheckpointError, digest_of_weights
 from ..config import LayoutConfig
 from ..data import SegmentationDataset
 from ..data.loader import Samples
-from ..data.style_transfer import RestyledImages, RestyledTowards
+from ..data.style_transfer import TransferredImages, TransferredTowards
 from ..data.training_data import (
     Folders,
     TrainingData,
@@ -296,7 +296,7 @@ def label_target(
         recipe: For whom: the size of the images and the label space.
         settings: Which labels are kept.
         run: Where to.
-        folders: The data; the source is only read for a network that sees the target restyled.
+        folders: The data; the source is only read for a network that sees transferred target images.
         device: Where the networks are.
         weights_sha256: Digest of their weights.
         tick: Called with (images done, images in all).
@@ -305,12 +305,12 @@ def label_target(
     views = [View(network, seen_by(each, target, folders)) for each, network in networks]
 
     def identity() -> dict[str, Any]:
-        """The images as each network sees them, and for one that restyles them as the source the source's too."""
+        """The images as each network sees them, and the source's for one that transfers them to its style."""
         sets = {"target": files_of(target)}
         for place, ((each, _), view) in enumerate(zip(networks, views, strict=True)):
-            if isinstance(view.images, RestyledImages):
+            if isinstance(view.images, TransferredImages):
                 sets[f"target of {place}"] = files_of(target, view.images)
-            elif isinstance(view.images, RestyledTowards):
+            elif isinstance(view.images, TransferredTowards):
                 sets[f"source of {place}"] = {"images": files_of(open_labeled(each, folders))["images"]}
         return InputFiles(sets, run.known_inputs()).identity()
 
@@ -331,8 +331,8 @@ def label_target(
 def seen_by(recipe: Recipe, images: SegmentationDataset, folders: Folders) -> Samples:
     """Images of the target as the network of that recipe sees them."""
     transfer = recipe.config(TargetStyleTransferConfig)
-    restyled_here = transfer is not None and transfer.in_step
-    return as_seen(recipe, images, open_labeled(recipe, folders) if restyled_here else None)
+    computed_here = transfer is not None and transfer.in_step
+    return as_seen(recipe, images, open_labeled(recipe, folders) if computed_here else None)
 
 
 def _fuse(

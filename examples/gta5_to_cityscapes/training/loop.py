@@ -18,7 +18,7 @@ from ..data import DatasetError
 from ..data.training_data import StepImages, TrainingData
 from ..distributed import any_rank, from_first, is_first, of_all_ranks, others_needed, own_share, sum_of_ranks
 from ..methods import Domain, StepContext
-from ..metrics_log import Metrics, StepCost
+from ..metrics_log import Metrics, StepClock, StepCost
 from ..recipes import Recipe
 from ..run_dir import Event, Result, RunFolder, Watch, forget_peak_memory, peak_memory_bytes, unwatched
 from ..signals import STOPPING, Stopped, StopRequest
@@ -27,7 +27,6 @@ from .evaluation import Scores, evaluate_recipe
 from .optimizers import learning_rate_factor, set_learning_rates
 from .recipe_network import start_network
 from .step import TrainingStep
-from .step_clock import StepClock
 
 logger = logging.getLogger(__name__)
 SKIPS_TO_BEAR = 100  # steps in a row that fp16 may overflow in; its scale of losses is halved at each
@@ -153,22 +152,20 @@ class _Training:
                 self.metrics.close()
 
     def _train_once(self) -> dict[str, Tensor]:
-        with self.clock.step():
+        domains = 1 if self.images.target is None else 2
+        with self.clock.step(domains * self.recipe.data.batch):  # images of all ranks
             set_learning_rates(self.take_step.optimizers, self.recipe.schedule, self.step)
-            with self.clock.phase("data"):
+            with self.clock.data():
                 drawn = self.images.draw()
-            domains = 1 if drawn[0].target is None else 2
-            self.clock.images += domains * self.recipe.data.batch  # of all ranks
             return self.take_step(
                 [
-                    StepContext(
-                        self.step, Domain(*labeled), None if target is None else Domain(*target), clock=self.clock
-                    )
+                    StepContext(self.step, Domain(*labeled), None if target is None else Domain(*target))
                     for labeled, target in drawn
                 ]
             )
 
     def _log(self, losses: dict[str, Tensor]) -> None:
+        self.clock.wait()
         values = self._finite(losses)
         if self.take_step.skipped:
             self._tell("fp16 overflow, step skipped")

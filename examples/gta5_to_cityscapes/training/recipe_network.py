@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
+from torch import nn
 
 from ..checkpoint import CheckpointError, load_checkpoint, restore_network, seed_everything
 from ..distributed import world
 from ..models import NetworkName, SegmentationNetwork, build_network
-from ..models.sync_batch_norm import share_statistics
 from ..recipes import Recipe, RecipeError
 
 
@@ -38,7 +38,7 @@ def refuse_unfit_network(recipe: Recipe) -> None:
     parts = recipe.runtime.accumulate_grad_batches * (1 if recipe.network.sync_bn else world())
     count = max(1, recipe.data.batch // parts)
     shown = [
-        _Shown(f"images.{field}, augmentation.crop and data.batch", count, size, True)
+        _Shown(f"data.{field}, augmentation.crop and data.batch", count, size, True)
         for field, size in recipe.trained_sizes.items()
     ]
     for scale in recipe.evaluation.scales:
@@ -96,9 +96,23 @@ def start_network(recipe: Recipe, device: torch.device, start: Path | None = Non
     )
     if start is not None:
         restore_network(network, load_checkpoint(start), start)
-    if recipe.network.sync_bn:
-        share_statistics(network, device)
+    if recipe.network.sync_bn and world() > 1:
+        network = convert_sync_batchnorm(network, device)
     return network.to(device)
+
+
+def convert_sync_batchnorm(network: SegmentationNetwork, device: torch.device) -> SegmentationNetwork:
+    """``network`` with ``SyncBatchNorm``; names, parameters and buffers stay, so that checkpoints fit either way.
+
+    Raises:
+        RecipeError: On a CPU, for which torch has no ``SyncBatchNorm``.
+    """
+    if device.type != "cuda":
+        raise RecipeError(
+            "network.sync_bn needs a GPU for each process, torch has no SyncBatchNorm for a CPU; set "
+            "network.sync_bn=false, or train in one process."
+        )
+    return cast(SegmentationNetwork, nn.SyncBatchNorm.convert_sync_batchnorm(network))
 
 
 def trained_network(file: Path, device: torch.device) -> tuple[Recipe, SegmentationNetwork, int]:

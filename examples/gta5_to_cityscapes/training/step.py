@@ -19,11 +19,10 @@ from torch.optim import Optimizer
 
 from ..checkpoint import restore_network
 from ..data.loader import Samples
-from ..distributed import Replicas, sum_of_ranks, world
+from ..distributed import Replicas, RunningStatistics, sum_of_ranks, world
 from ..methods import Loss, StepContext, compose_methods
 from ..methods.method import IMAGES
 from ..models import SegmentationNetwork
-from ..models.sync_batch_norm import KeptStatistics
 from ..recipes import Recipe
 from .optimizers import network_optimizer
 
@@ -52,7 +51,7 @@ class TrainingStep:
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision is torch.float16)
         self.skipped = 0
         self.replicas = Replicas(parameter for module in self._modules() for parameter in module.parameters())
-        self.statistics = KeptStatistics(network)
+        self.statistics = RunningStatistics(network)
 
     def __call__(self, parts: Sequence[StepContext]) -> dict[str, Tensor]:
         """Train on these images of this rank.
