@@ -65,7 +65,7 @@ class InputFiles:
         for set_name, kinds in self.sets.items():
             together = {kind: self._together(set_name, kind, files) for kind, files in kinds.items()}
             if "images" in kinds:
-                identity[set_name] = {"images": len(kinds["images"]), **together}
+                identity[set_name] = {"count": len(kinds["images"]), **together}
             else:  # one file, the start weights
                 identity[set_name] = "+".join(together.values())
         return {**identity, **self.also}
