@@ -176,9 +176,9 @@ def demo(
 def parts() -> None:
     """List the parts that recipe names are sums of."""
     table = Table("part", "what it does", "settings", box=None)
-    for _, part in known_parts().values():
+    for group, part in known_parts().values():
         name = f"{part.name}, {part.name}2 to {part.name}9" if part.rounds else part.name
-        table.add_row(name, part.meaning, part.group or "")
+        table.add_row(name, part.meaning, group)
     Console().print(table, markup=False)
 
 

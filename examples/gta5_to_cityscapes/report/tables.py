@@ -219,7 +219,7 @@ def status_frame(experiment: Experiment) -> pd.DataFrame:
 
 def progress(run: Run) -> str:
     """How far an unfinished run is."""
-    goal, scored = run.setting("schedule", "steps"), run.evaluations["miou"].dropna()
+    goal, scored = run.setting("schedule", "max_steps"), run.evaluations["miou"].dropna()
     text = f"step {run.last_step:,}" + (f" of {goal:,}" if isinstance(goal, int) else "")
     if len(scored):
         text += f"; last evaluation {100 * scored.iloc[-1]:.1f} mIoU at step {scored.index[-1]:,}"
