@@ -112,7 +112,11 @@ logger = logging.getLogger(__name__)
 FIRST_STEP = "first_step_weights"  # in data.json: the weights that labeled a second stage's target
 START_WEIGHTS = "start_weights"  # in data.json: the file that network.weights names
 # Settings that name files whose content is in data.json: where they lie does not matter.
-PLACES = {"network.weights": START_WEIGHTS, "restyle.method": "labeled", "restyle_target.method": "validation"}
+PLACES = {
+    "network.weights": START_WEIGHTS,
+    "style_transfer.method": "labeled",
+    "target_style_transfer.method": "validation",
+}
 
 
 class RunFolderError(ValueError):

@@ -61,7 +61,7 @@ PLAIN = [  # no random draws, and no statistics over a batch: what is left depen
     "matching.preset=paper",
     "adversarial.weight=0.1",
     "anchors.distance_weight=0",
-    "restyle.probability=1",
+    "style_transfer.probability=1",
     "data.batch=5",
 ]
 

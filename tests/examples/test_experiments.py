@@ -138,7 +138,9 @@ def page_of(record: ExperimentRecord, folder: Path) -> tuple[str, str]:
 
 
 def test_a_sweeps_page_sets_our_numbers_beside_the_papers(tmp_path: Path) -> None:
-    record = replace(record_of("table4", "small", "restyle.method=/some/where/restyled", seeds=(0, 1)), generated=True)
+    record = replace(
+        record_of("table4", "small", "style_transfer.method=/some/where/restyled", seeds=(0, 1)), generated=True
+    )
     for variant, scores in zip(record.variants, ((20.0, 22.0), (23.0, 25.0), (24.0, None), (), ()), strict=True):
         for seed, miou in enumerate(scores):
             make_run(tmp_path / variant.folder, variant.recipe, seed, miou)
@@ -153,7 +155,7 @@ def test_a_sweeps_page_sets_our_numbers_beside_the_papers(tmp_path: Path) -> Non
     assert text.startswith("# Table 4: How many rows of a class should its bank hold?")
     assert "In the paper: GTA5 → Cityscapes. Here: the generated city in the same layouts." in text
     assert "--generate --out OUT" in text
-    for said in ("21.0 ± 1.4", "w = 80: seed 1 at step 50", "restyle.method=restyled"):
+    for said in ("21.0 ± 1.4", "w = 80: seed 1 at step 50", "style_transfer.method=restyled"):
         assert said in html
     assert "/some/where" not in html + text
     assert (tmp_path / "report" / "table4.png").stat().st_size > 10_000
@@ -208,22 +210,22 @@ def test_the_command_of_a_page_is_one_that_can_be_typed(tmp_path: Path) -> None:
 
 def checked(streets: Folders, out: Path, record: ExperimentRecord, steps: int = 0) -> list[Finding]:
     jobs = plan_paper_experiment(record, out)
-    return check_plan(jobs, streets, record, out, CPU, steps=steps, processes=1, tell=lambda name: None)
+    return check_plan(jobs, streets, record, out, CPU, steps=steps, processes=1, announce=lambda name: None)
 
 
 def missing(findings: list[Finding]) -> dict[str, str]:
-    return {finding.what: finding.told for finding in findings if finding.kind == "missing"}
+    return {finding.what: finding.text for finding in findings if finding.kind == "missing"}
 
 
 def test_nothing_is_missing_where_all_is_there(streets: Folders, tmp_path: Path) -> None:
     findings = checked(streets, tmp_path / "exp", record_of("table2"))
     assert missing(findings) == {}
-    notes = {finding.what: finding.told for finding in findings if finding.kind == "note"}
+    notes = {finding.what: finding.text for finding in findings if finding.kind == "note"}
     assert notes["source"] == "6 images, 24,966 were published"
     assert notes["target, validation"] == "3 images, 500 were published"
     assert notes["source, labels"].startswith("8 of 19 classes in 6 images; not seen: wall,")
     assert notes["start weights"].startswith("random")
-    assert notes["restyled images"].startswith("lab, within a step")
+    assert notes["style transfer"].startswith("lab, within a step")
     assert Finding("ok", "runs", "6: 0 finished, 0 begun") in findings
     assert list(tmp_path.iterdir()) == []
 
@@ -300,8 +302,8 @@ def no_weights(copy: Folders, out: Path) -> None:
         (damaged_further_on, None, "target, training", "1 file cannot be read, the first: "),
         (other_ids, None, "source, labels", "expected pixels of at least one class"),
         (without("cityscapes"), None, "target, training", "expected a folder of the cityscapes layout"),
-        (None, "restyle.method=nowhere", "restyled images", "which is no folder"),
-        (restyled_in_part, "restyle.method={root}/restyled", "restyled images", "5 are missing"),
+        (None, "style_transfer.method=nowhere", "style transfer", "which is no folder"),
+        (restyled_in_part, "style_transfer.method={root}/restyled", "style transfer", "5 are missing"),
         (None, "network.weights=nowhere.pth", "start weights", "there is none at nowhere.pth"),
         (no_weights, "network.weights={root}/weights.pth", "start weights", "that fit the backbone"),
         (another_run, None, "aa+it+sim seed 0", "schedule.max_steps: 3 -> 12"),
@@ -338,7 +340,7 @@ def test_timed_steps_foretell_time_and_memory_and_write_nothing(
     monkeypatch.setattr(checked_runs, "time_steps_apart", apart)
     record = record_of("table2", "smoke", *quiet, "schedule.max_steps=100", "schedule.decay_steps=100")
     findings = checked(streets, tmp_path, record, steps=1)
-    told = {finding.what: finding.told for finding in findings}
+    told = {finding.what: finding.text for finding in findings}
     assert calls == ["aa+it+sim", "source"]  # the costliest and the cheapest that needs no labels of another run
     assert told["memory"].startswith("3.0 GiB a run (aa+it+sim seed 0)")
     assert told["disk"].startswith("at most 18 MiB (checkpoints 18 MiB, pseudo-labels 0 MiB,")  # 6 runs of 3 MiB
@@ -367,7 +369,7 @@ def test_a_gpu_has_memory_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     machine, gpu = check_memory(Measured(timed, job, timed, job), torch.device("cuda"), 2)
     assert machine == Finding("ok", "memory", f"4.0 GiB a run ({job.name}), 2 at a time: 8.0 GiB; free 40.0 GiB")
     assert gpu.kind == "missing"
-    assert gpu.told == f"30.0 GiB a run ({job.name}), 2 at a time: 60.0 GiB; free 40.0 GiB"
+    assert gpu.text == f"30.0 GiB a run ({job.name}), 2 at a time: 60.0 GiB; free 40.0 GiB"
 
 
 def test_a_step_that_fails_is_told_before_the_run(
@@ -509,7 +511,7 @@ def test_an_unknown_experiment_is_refused_with_those_there_are(tmp_path: Path) -
 
 def test_restyled_images_without_a_use_are_refused(streets: Folders, tmp_path: Path) -> None:
     words = asked("figure2", streets)
-    shown = CliRunner().invoke(app, [*words, "--restyle", "lab", "--out", str(tmp_path / "exp")])
+    shown = CliRunner().invoke(app, [*words, "--style-transfer", "lab", "--out", str(tmp_path / "exp")])
     assert shown.exit_code == 2
     assert "none that is asked for has that part" in " ".join(shown.output.replace("│", " ").split())
     assert not (tmp_path / "exp").exists()

@@ -16,7 +16,7 @@ from examples.gta5_to_cityscapes.training.optimizers import learning_rate_factor
 def test_a_name_switches_on_its_parts_and_nothing_else(name: str, size: str) -> None:
     recipe = compose_recipe(name, size)
     on = {
-        "it": "restyle" in recipe.methods,
+        "it": "style_transfer" in recipe.methods,
         "aa": "adversarial" in recipe.methods,
         "sim": "matching" in recipe.methods,
         "ssl": "pseudo_labels" in recipe.methods,
@@ -77,13 +77,13 @@ def test_order_of_parts_does_not_matter() -> None:
 
 
 def test_overrides_reach_their_setting_and_serve_recipes_without_it() -> None:
-    overrides = ["schedule.max_steps=7", "matching.weight=0.5", "restyle.method=fourier", "data.batch=3"]
+    overrides = ["schedule.max_steps=7", "matching.weight=0.5", "style_transfer.method=fourier", "data.batch=3"]
     recipe = compose_recipe("aa+it+sim", overrides=overrides)
     assert recipe.schedule.max_steps == 7
     assert "matching" in recipe.methods
     assert recipe.methods["matching"].weight == 0.5
-    assert "restyle" in recipe.methods
-    assert recipe.methods["restyle"].method == "fourier"
+    assert "style_transfer" in recipe.methods
+    assert recipe.methods["style_transfer"].method == "fourier"
     assert compose_recipe("source", overrides=overrides).data.batch == 3
 
 

@@ -24,11 +24,14 @@ REPOSITORY = Path(__file__).parents[2]
     [
         (["train", "source", "--threads", "-3"], "--threads"),
         (["train", "source", "--seed", "-1"], "--seed"),
-        (["train", "source", "--restyle", "wat"], "--restyle wat says how a recipe with"),
+        (["train", "source", "--style-transfer", "wat"], "--style-transfer wat says how a recipe with"),
         (["train", "source", "--out", "a_file"], "is a file"),
         (["train", "source", "--device", "gpu"], "--device gpu: expected auto, cpu, cuda or one GPU"),
         (["ablation", "--seeds=0,-1"], "--seeds expects numbers from 0 up"),
-        (["ablation", "--recipes", "source,aa", "--restyle", "lab"], "--restyle lab says how a recipe with"),
+        (
+            ["ablation", "--recipes", "source,aa", "--style-transfer", "lab"],
+            "--style-transfer lab says how a recipe with",
+        ),
         (["pseudo-label", "nowhere.pt", "--quantile", "3"], "--quantile"),
         (["pseudo-label", "nowhere.pt", "--cap", "3"], "--cap"),
         (["pseudo-label", "nowhere.pt", "--quantile", "nan"], "--quantile"),
@@ -63,7 +66,7 @@ def test_wrong_options_are_refused(words: list[str], said: str, streets: Folders
         ("cag", "anchors.margin=-1", r"anchors\.margin"),
         ("cag", "anchors.label_weight=NaN", r"anchors\.label_weight: .*finite"),
         ("iast", "pseudo_labels.alpha=5", r"pseudo_labels\.alpha"),
-        ("it", "restyle.window=0.9", r"restyle\.window"),
+        ("it", "style_transfer.window=0.9", r"style_transfer\.window"),
         ("asn", "network.name=segformer", r"part 'asn' needs a network with the option auxiliary, which segformer"),
     ],
 )
@@ -122,7 +125,7 @@ def test_a_damaged_file_of_a_run_is_told_without_a_traceback(
     assert "elete" in told
 
 
-@pytest.mark.parametrize(("recipe", "group"), [("it", "restyle"), ("tt", "restyle_target")])
+@pytest.mark.parametrize(("recipe", "group"), [("it", "style_transfer"), ("tt", "target_style_transfer")])
 def test_an_absent_folder_of_restyled_images_names_its_setting(recipe: str, group: str, streets: Folders) -> None:
     absent = compose_recipe(recipe, "smoke", overrides=[f"{group}.method=nowhere"])
     with pytest.raises(FileNotFoundError, match=rf"{group}\.method .*got 'nowhere', which is no folder"):

@@ -18,7 +18,7 @@ from examples.gta5_to_cityscapes import input_files
 from examples.gta5_to_cityscapes.atomic_io import read_json, write_json
 from examples.gta5_to_cityscapes.data import DatasetError
 from examples.gta5_to_cityscapes.data.training_data import Folders, open_training_data
-from examples.gta5_to_cityscapes.experiments.experiment import Job, carry_out, plan, refuse_another_run
+from examples.gta5_to_cityscapes.experiments.experiment import Job, carry_out, check_same_run, plan
 from examples.gta5_to_cityscapes.experiments.runner import run_experiment
 from examples.gta5_to_cityscapes.input_files import (
     BLOCK_BYTES,
@@ -207,7 +207,9 @@ def test_start_weights_go_by_their_content(own: Folders, tmp_path: Path, quiet: 
         trained(moved, own, run)
 
 
-@pytest.mark.parametrize(("recipe", "group", "labeled"), [("it", "restyle", True), ("tt", "restyle_target", False)])
+@pytest.mark.parametrize(
+    ("recipe", "group", "labeled"), [("it", "style_transfer", True), ("tt", "target_style_transfer", False)]
+)
 def test_style_transferred_images_go_by_their_content(
     own: Folders, tmp_path: Path, quiet: list[str], recipe: str, group: str, labeled: bool
 ) -> None:
@@ -322,10 +324,10 @@ def test_without_the_list_of_files_other_content_is_refused_without_an_example(
     )
     trained(job.recipe, own, job.run)
     job.run.inputs_file.write_text('["labeled", 3]\nnonsense\n', encoding="utf-8")
-    refuse_another_run(job, own)
+    check_same_run(job, own)
     relabeled(own.source / "labels" / "00002.png")
     with pytest.raises(RunFolderError, match=r'data\.labeled\.labels: "\w+" -> "\w+"'):
-        refuse_another_run(job, own)
+        check_same_run(job, own)
 
 
 def test_names_that_are_not_unicode_are_kept(tmp_path: Path) -> None:

@@ -162,7 +162,12 @@ def test_restyling_moves_the_source_towards_the_target(method: str) -> None:
 def test_images_restyled_elsewhere_stand_in_with_the_probability(
     streets: Folders, tmp_path: Path, quiet: list[str], probability: float, expected: set[bool]
 ) -> None:
-    overrides = [*quiet, f"restyle.method={tmp_path}", f"restyle.probability={probability}", "data.batch=3"]
+    overrides = [
+        *quiet,
+        f"style_transfer.method={tmp_path}",
+        f"style_transfer.probability={probability}",
+        "data.batch=3",
+    ]
     plain = ["augmentation.scale=[1,1]", *(f"augmentation.{name}=0" for name in ("flip", "color", "gray"))]
     recipe = compose_recipe(
         "it", "smoke", overrides=[*overrides, *plain, "augmentation.blur=0", "augmentation.noise=0"]
@@ -188,7 +193,7 @@ def test_images_restyled_elsewhere_stand_in_with_the_probability(
 
 
 def test_a_truncated_restyled_image_is_named(streets: Folders, tmp_path: Path, quiet: list[str]) -> None:
-    recipe = compose_recipe("it", "smoke", overrides=[*quiet, f"restyle.method={tmp_path}"])
+    recipe = compose_recipe("it", "smoke", overrides=[*quiet, f"style_transfer.method={tmp_path}"])
     for file in (streets.source / "images").iterdir():
         whole = file.read_bytes()
         (tmp_path / file.name).write_bytes(whole[: len(whole) // 2])
@@ -199,7 +204,7 @@ def test_a_truncated_restyled_image_is_named(streets: Folders, tmp_path: Path, q
 
 
 def test_no_restyling_is_a_recipe_without_it(streets: Folders, quiet: list[str]) -> None:
-    recipe = compose_recipe("it", "smoke", overrides=[*quiet, "restyle.method=none"])
+    recipe = compose_recipe("it", "smoke", overrides=[*quiet, "style_transfer.method=none"])
     with pytest.raises(FileNotFoundError, match=r"one of lab, fourier, lab\+fourier or a folder"):
         open_training_data(recipe, streets)
 

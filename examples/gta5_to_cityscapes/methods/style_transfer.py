@@ -41,7 +41,7 @@ class TargetStyleTransferConfig(StyleTransferConfig):
 class SourceStyleTransfer(Method):
     """Source images in the target's appearance; the data loader applies it."""
 
-    group, config, rank = "restyle", StyleTransferConfig, 40
+    group, config, rank = "style_transfer", StyleTransferConfig, 40
     parts = (Part("it", "IT", "source images in the target's appearance", mirror="tt"),)
     presets = {"small": StyleTransferConfig(probability=0.5)}
     cost = 0.1
@@ -50,5 +50,5 @@ class SourceStyleTransfer(Method):
 class TargetStyleTransfer(Method):
     """Target images in the source's appearance; the data loader applies it."""
 
-    group, config, rank = "restyle_target", TargetStyleTransferConfig, 50
+    group, config, rank = "target_style_transfer", TargetStyleTransferConfig, 50
     parts = (Part("tt", "TT", "target images in the source's appearance", mirror="it"),)
