@@ -343,7 +343,7 @@ def test_timed_steps_foretell_time_and_memory_and_write_nothing(
     told = {finding.what: finding.text for finding in findings}
     assert calls == ["aa+it+sim", "source"]  # the costliest and the cheapest that needs no labels of another run
     assert told["memory"].startswith("3.0 GiB a run (aa+it+sim seed 0)")
-    assert told["disk"].startswith("at most 18 MiB (checkpoints 18 MiB, pseudo-labels 0 MiB,")  # 6 runs of 3 MiB
+    assert told["disk"].startswith("at most 18 MiB (checkpoints 18 MiB, pseudo-labels 0 MiB)")  # 6 runs of 3 MiB
     # By cost, of 1.0 to 2.6: steps of 0.5 (two runs), 1.6 and 1.7 between, 2 seconds (two). 17 tests of 3 images.
     assert told["time in all"].startswith("14 min for 6 runs (training 14 min, scoring 31 s, labeling 1 s)")
     assert list(tmp_path.iterdir()) == []
@@ -513,7 +513,7 @@ def test_restyled_images_without_a_use_are_refused(streets: Folders, tmp_path: P
     words = asked("figure2", streets)
     shown = CliRunner().invoke(app, [*words, "--style-transfer", "lab", "--out", str(tmp_path / "exp")])
     assert shown.exit_code == 2
-    assert "none that is asked for has that part" in " ".join(shown.output.replace("│", " ").split())
+    assert "which none of the recipes has" in " ".join(shown.output.replace("│", " ").split())
     assert not (tmp_path / "exp").exists()
 
 

@@ -57,7 +57,7 @@ def interruptible(command: Callable[..., None]) -> Callable[..., None]:
         try:
             command(*given, **named)
         except KeyboardInterrupt:
-            text = "Interrupted. What has been written is kept; the same command resumes from there."
+            text = "Interrupted. What has been written is kept; the same command goes on from there."
             raise Stopped(text) from None
 
     return run

@@ -69,6 +69,7 @@ from .options import (
 from .progress_display import ProgressDisplay
 
 REPORT_COST = 0.3  # relative to the work of training one recipe on labeled images alone
+LADDER = ",".join(ABLATION)
 STYLES = {"ok": "green", "note": "yellow", "missing": "red"}
 
 
@@ -130,7 +131,7 @@ def ablation(
     out: Out,
     source: SourceOrCity = None,
     target: TargetOrCity = None,
-    recipes: RecipeNames = ",".join(ABLATION),
+    recipes: RecipeNames = LADDER,
     seeds: Seeds = "0",
     source_layout: SourceLayout = "gta5",
     target_layout: TargetLayout = "cityscapes",

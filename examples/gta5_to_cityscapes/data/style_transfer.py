@@ -52,7 +52,8 @@ def restyled_folder(settings: StyleTransferConfig | None) -> Path | None:
     folder = Path(settings.method)
     if not folder.is_dir():
         raise FileNotFoundError(
-            f"style_transfer.method and target_style_transfer.method must be one of {', '.join(IN_STEP)} or a folder of "
+            "style_transfer.method and target_style_transfer.method must be one of "
+            f"{', '.join(IN_STEP)} or a folder of "
             f"restyled images, got {settings.method!r}, which is no folder. Give the folder that holds <image's "
             "name>.png."
         )
