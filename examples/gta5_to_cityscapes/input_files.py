@@ -1,4 +1,4 @@
-"""What a run reads: a digest of every file, kept in its folder, and what has changed since."""
+"""Digests of the files that a run reads, and which of them have changed since it began."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BLOCKS = 16
 BLOCK_BYTES = WHOLE_BYTES // BLOCKS
 READERS = 8  # threads: opening a file on a network drive is waiting
 SETTLED_NS = 2 * 10**9  # FAT counts time in 2 s: what was written later than this before it was read may change unseen
-KINDS = {"images": "image", "labels": "label map", "restyled": "style-transferred image", "weights": "weights file"}
+KINDS = {"images": "image", "labels": "label map", "transferred": "style-transferred image", "weights": "weights file"}
 
 Key = tuple[str, str, str]  # set, kind, name
 
@@ -65,7 +65,7 @@ class InputFiles:
         for set_name, kinds in self.sets.items():
             together = {kind: self._together(set_name, kind, files) for kind, files in kinds.items()}
             if "images" in kinds:
-                identity[set_name] = {"images": len(kinds["images"]), **together}
+                identity[set_name] = {"count": len(kinds["images"]), **together}
             else:  # one file, the start weights
                 identity[set_name] = "+".join(together.values())
         return {**identity, **self.also}
@@ -164,7 +164,7 @@ def write_digests(path: Path, digests: Mapping[Key, FileDigest]) -> None:
 
 
 def read_digests(path: Path) -> dict[Key, FileDigest]:
-    """What :func:`write_digests` wrote; lines that cannot be read are left out, and those files are read again."""
+    """What :func:`write_digests` wrote; lines that cannot be read are skipped, and those files are read again."""
     found: dict[Key, FileDigest] = {}
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
         try:

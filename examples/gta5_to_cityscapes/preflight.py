@@ -18,8 +18,9 @@ import torch
 from .atomic_io import DamagedFileError
 from .checkpoint import CheckpointError
 from .data import (
-    PUBLISHED_PICTURES,
+    PUBLISHED_IMAGES,
     DatasetError,
+    DatasetSummary,
     SegmentationDataset,
     UnreadableFile,
     describe,
@@ -27,9 +28,8 @@ from .data import (
     require_labels,
     unreadable_files,
 )
-from .data.inspection import DatasetSummary
-from .data.style_transfer import RestyledImages, restyled_folder
 from .data.training_data import Folders, open_labeled, open_target, open_validation
+from .data.transforms import TransferredImages, transferred_folder
 from .experiments.experiment import Job, check_same_run
 from .experiments.runner import threads_of_a_run
 from .methods.matching import MatchingConfig
@@ -117,9 +117,9 @@ class Inspection(NamedTuple):
 def inspect(dataset: SegmentationDataset, sample: int = 20) -> Inspection:
     """Read the headers of all files, and ``sample`` images whole."""
     unreadable = unreadable_files(dataset)
-    dataset.leave_out([each.name for each in unreadable])
+    dataset.exclude([each.name for each in unreadable])
     misfits = mismatched_pairs(dataset)
-    dataset.leave_out(misfits)
+    dataset.exclude(misfits)
     return Inspection(unreadable, misfits, describe(dataset, sample) if len(dataset) else None)
 
 
@@ -140,7 +140,7 @@ def check_data(findings: Findings, recipes: Sequence[Recipe], folders: Folders) 
             checked.add(what)
             if (dataset := findings.attempt(what, partial(opened, recipe, folders))) is None:
                 continue
-            count, published = len(dataset), PUBLISHED_PICTURES.get((layout, split))
+            count, published = len(dataset), PUBLISHED_IMAGES.get((layout, split))
             if published in (None, count):
                 findings.add("ok", what, f"{count:,} images")
             else:
@@ -176,7 +176,10 @@ def _check_files(findings: Findings, what: str, dataset: SegmentationDataset) ->
 
 def check_style_transfer(findings: Findings, recipes: Sequence[Recipe], folders: Folders) -> None:
     """The folder of transferred source images, where recipes take one."""
-    what, recipe = "style transfer", next((each for each in recipes if each.config(StyleTransferConfig)), None)
+    what, recipe = (
+        "style-transferred images",
+        next((each for each in recipes if each.config(StyleTransferConfig)), None),
+    )
     transfer = recipe.config(StyleTransferConfig) if recipe else None
     if recipe is None or transfer is None:
         return
@@ -184,13 +187,13 @@ def check_style_transfer(findings: Findings, recipes: Sequence[Recipe], folders:
         text = f"{transfer.method}, within a step; the paper's were translated by a CycleGAN (--style-transfer FOLDER)"
         findings.add("note", what, text)
         return
-    folder = findings.attempt(what, partial(restyled_folder, transfer))
+    folder = findings.attempt(what, partial(transferred_folder, transfer))
     if folder is None:
         return
     source = Findings().attempt(what, partial(open_labeled, recipe, folders))  # a missing source has its own line
     if source is None:
         findings.add("note", what, f"{folder}: not compared, since the source cannot be opened")
-    elif findings.attempt(what, partial(RestyledImages, source, folder)) is not None:
+    elif findings.attempt(what, partial(TransferredImages, source, folder)) is not None:
         findings.add("ok", what, f"one for each of {len(source):,}")
 
 
@@ -255,11 +258,11 @@ class Measured:
     least: TimedSteps
     cheapest: Job
 
-    def seconds_a_step(self, job: Job) -> float:
+    def seconds_per_step(self, job: Job) -> float:
         """Interpolated between the two by the cost of a run's parts."""
         span = self.costliest.cost - self.cheapest.cost
         share = min(1.0, max(0.0, (job.cost - self.cheapest.cost) / span)) if span else 1.0
-        return self.least.seconds_a_step + share * (self.most.seconds_a_step - self.least.seconds_a_step)
+        return self.least.seconds_per_step + share * (self.most.seconds_per_step - self.least.seconds_per_step)
 
 
 def measure(
@@ -324,10 +327,10 @@ def check_time(findings: Findings, jobs: Sequence[Job], folders: Folders, measur
     """How long a step took, and how long all that is left will take."""
     both = {measured.costliest.name: measured.most, measured.cheapest.name: measured.least}
     for name, timed in both.items():
-        findings.add("ok", "time a step", f"{time_of_a_step(timed.seconds_a_step)}, {name}")
+        findings.add("ok", "time a step", f"{time_of_a_step(timed.seconds_per_step)}, {name}")
     validation, target = (_count(opened, measured.costliest, folders) for opened in (open_validation, open_target))
-    image = measured.most.seconds_a_image
-    training = sum(job.recipe.schedule.max_steps * measured.seconds_a_step(job) for job in jobs)
+    image = measured.most.seconds_per_image
+    training = sum(job.recipe.schedule.max_steps * measured.seconds_per_step(job) for job in jobs)
     tests = sum(-(-job.recipe.schedule.max_steps // job.recipe.schedule.evaluate_every) for job in jobs)
     scoring = tests * image * validation
     labeling = sum(bool(job.recipe.labeled_by) for job in jobs) * 2 * image * target

@@ -1,1 +1,1 @@
-"""Restyle images of two domains as each other, with one generator for both directions, trained without labels."""
+"""Image translation between two domains with one generator for both directions, trained without labels."""

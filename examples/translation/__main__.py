@@ -20,13 +20,14 @@ from examples.gta5_to_cityscapes.distributed import local_device
 from examples.gta5_to_cityscapes.run_dir import RunFolderError
 from examples.gta5_to_cityscapes.signals import Stopped
 
-from .applying import NOTE, write_restyled
+from .applying import NOTE, write_translated
 from .comparing import STATISTICS, spread, write_sheet
 from .comparing import compare as compared
 from .settings import Settings, Towards, domain_of
 from .step import Segment
-from .training import Tell, trained_generator
+from .training import Progress as ProgressCallback
 from .training import train as train_translation
+from .training import trained_generator
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_show_locals=False)
 DEFAULTS = Settings()
@@ -79,15 +80,15 @@ def train(
     )  # fmt: skip
     ours = open_dataset("gta5", source, size=settings.size, labels=False)
     theirs = open_dataset("cityscapes", target, size=settings.size, labels=False)
-    with _Display("training") as tell:
-        checkpoint = train_translation(settings, ours, theirs, out, device=where, segment=segment, tell=tell)
+    with _Display("training") as progress:
+        checkpoint = train_translation(settings, ours, theirs, out, device=where, segment=segment, progress=progress)
     typer.echo(checkpoint)
 
 
 @app.command()
 def apply(
     checkpoint: Annotated[Path, typer.Option(help="last.pt of a translation.")],
-    towards: Annotated[str, typer.Option(help="target restyles source images, source restyles target images.")],
+    towards: Annotated[str, typer.Option(help="target translates source images, source translates target images.")],
     out: Annotated[Path, typer.Option(file_okay=False, help="Folder for images/ and, of the source, labels/.")],
     source: Annotated[Path | None, typer.Option(help="Folder in GTA5's layout, with --towards target.")] = None,
     target: Annotated[Path | None, typer.Option(help="Folder in Cityscapes' layout, with --towards source.")] = None,
@@ -102,14 +103,14 @@ def apply(
     where = _device(device, threads)
     settings, generator = trained_generator(checkpoint, where)
     datasets = _originals(_towards(towards), root, settings.size, splits)
-    with _Display("style transfer") as tell:
-        written = write_restyled(settings, generator, datasets, _towards(towards), out, tell=tell)
+    with _Display("style transfer") as progress:
+        written = write_translated(settings, generator, datasets, _towards(towards), out, progress=progress)
     typer.echo(written)
 
 
 @app.command()
 def compare(
-    restyled: Annotated[Path, typer.Option(help="Folder that `apply` wrote.")],
+    translated: Annotated[Path, typer.Option(help="Folder that `apply` wrote.")],
     source: Source,
     target: Target,
     images: Annotated[int, typer.Option(min=2, help="Images to compare, twice as many of the other domain.")] = 100,
@@ -118,15 +119,15 @@ def compare(
     splits: Splits = "train,val",
 ) -> None:
     """Print how far the images are from the other domain, before and after."""
-    note = read_json(restyled / NOTE) if (restyled / NOTE).is_file() else None
+    note = read_json(translated / NOTE) if (translated / NOTE).is_file() else None
     if note is None:
-        raise typer.BadParameter(f"--restyled {restyled}: expected a folder that `apply` wrote, with {NOTE} in it")
+        raise typer.BadParameter(f"--translated {translated}: expected a folder that `apply` wrote, with {NOTE} in it")
     try:
         towards, size = _towards(note["towards"]), (int(note["size"][0]), int(note["size"][1]))
     except (IndexError, KeyError, TypeError, ValueError) as error:
         raise DamagedFileError(
-            f"{restyled / NOTE}: expected towards and size, as `apply` writes them, got {', '.join(note)}. Apply again "
-            "into another --out."
+            f"{translated / NOTE}: expected towards and size, as `apply` writes them, got {', '.join(note)}. Apply "
+            "again into another --out."
         ) from error
     other: Towards = "source" if towards == "target" else "target"
     roots: dict[Towards, Path] = {"source": source, "target": target}
@@ -138,7 +139,11 @@ def compare(
             f"--images {images}: expected at least 2 images of the {other} and 4 of the {towards}, got "
             f"{sum(map(len, ours))} and {sum(map(len, theirs))}"
         )
-    before, after, reference = spread(ours, count), spread(ours, count, restyled / "images"), spread(theirs, 2 * count)
+    before, after, reference = (
+        spread(ours, count),
+        spread(ours, count, translated / "images"),
+        spread(theirs, 2 * count),
+    )
     table = Table(title=f"distance to the {towards}, {count} images")
     table.add_column("")
     for kind in STATISTICS:
@@ -153,7 +158,7 @@ def compare(
 
 
 def _originals(towards: Towards, root: Path, size: tuple[int, int], splits: str) -> list[SegmentationDataset]:
-    """What is restyled towards a domain: the data set of the other one."""
+    """What is translated towards a domain: the data set of the other one."""
     if towards == "target":
         return [open_dataset("gta5", root, size=size)]
     return [open_dataset("cityscapes", root, split=each.strip(), size=size, labels=False) for each in splits.split(",")]
@@ -206,13 +211,13 @@ class _Display(Progress):
         )
         self._bar = self.add_task("", total=None)
 
-    def __enter__(self) -> Tell:  # type: ignore[override]
+    def __enter__(self) -> ProgressCallback:  # type: ignore[override]
         super().__enter__()
         return lambda done, total, note: self.update(self._bar, completed=done, total=total, description=note)
 
 
 def main() -> None:
-    """Run a command; what a person can put right is told without a traceback."""
+    """Run a command; errors that a user can correct are printed without a traceback."""
     try:
         app()
     except EXPECTED as error:

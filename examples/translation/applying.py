@@ -1,4 +1,4 @@
-"""Writing a data set restyled: images by name in one folder, with their labels where it has any."""
+"""Translated data sets: images by name in one folder, with their labels where it has any."""
 
 from __future__ import annotations
 
@@ -14,36 +14,36 @@ from examples.gta5_to_cityscapes.atomic_io import read_json, write_json, written
 from examples.gta5_to_cityscapes.checkpoint import digest_of_weights
 from examples.gta5_to_cityscapes.data import DatasetError, SegmentationDataset, image_tensor, read_id_map, read_image
 from examples.gta5_to_cityscapes.data.image_files import resize_ids
-from examples.gta5_to_cityscapes.data.listing import visible_entries
+from examples.gta5_to_cityscapes.data.layouts import visible_entries
 from examples.gta5_to_cityscapes.input_files import InputFiles, read_digests, write_digests
 from examples.gta5_to_cityscapes.run_dir import RunFolderError, differences
 
 from .networks import Generator
 from .settings import Settings, Towards, domain_of
-from .training import Tell, untold
+from .training import Progress, no_progress
 
 NOTE = "translation.json"
 ORIGINALS = "data_files.jsonl"  # beside the note, the digests of the files that what lies there was made of
 
 
-def restyle(generator: Generator, pixels: npt.NDArray[np.uint8], towards: Towards) -> npt.NDArray[np.uint8]:
+def translate(generator: Generator, pixels: npt.NDArray[np.uint8], towards: Towards) -> npt.NDArray[np.uint8]:
     """An image (H, W, 3) in the appearance of a domain, rounded to bytes."""
     device = next(generator.parameters()).device
     images = image_tensor(pixels)[None].to(device).float().div_(255)
     with torch.no_grad():
         made = generator(images, torch.tensor([domain_of(towards)], device=device))
-    restyled: npt.NDArray[np.uint8] = made.clamp(0, 1).mul_(255).round_().byte()[0].permute(1, 2, 0).cpu().numpy()
-    return restyled
+    translated: npt.NDArray[np.uint8] = made.clamp(0, 1).mul_(255).round_().byte()[0].permute(1, 2, 0).cpu().numpy()
+    return translated
 
 
-def write_restyled(
+def write_translated(
     settings: Settings,
     generator: Generator,
     datasets: list[SegmentationDataset],
     towards: Towards,
     out: Path,
     *,
-    tell: Tell = untold,
+    progress: Progress = no_progress,
 ) -> Path:
     """Write ``out/images/<name>.png`` and, for data sets with labels, ``out/labels/<name>.png``.
 
@@ -54,10 +54,10 @@ def write_restyled(
     Args:
         settings: Of the generator.
         generator: From :func:`~.training.trained_generator`.
-        datasets: Whose images to restyle, all splits that shall lie in the one folder.
+        datasets: Whose images to translate, all splits that shall lie in the one folder.
         towards: Whose appearance to give them.
         out: Where to; new, or of an earlier call.
-        tell: Told how far it is.
+        progress: Called with the images done, the images in all and a name.
 
     Returns:
         The folder of the images.
@@ -71,21 +71,21 @@ def write_restyled(
     if twice:
         raise DatasetError(
             f"datasets must name each image once to lie in one folder, {twice} names come again. "
-            "Restyle one split at a time, each into its own folder."
+            "Translate one split at a time, each into its own folder."
         )
     _claim(out, settings, generator, towards)
     _remove_outdated(out, datasets)
     for done, entry in enumerate(entries):
-        tell(done, len(entries), entry.name)
+        progress(done, len(entries), entry.name)
         image = out / "images" / f"{entry.name}.png"
         if image.exists():
             continue
-        if entry.labels is not None:  # first, so that an image that exists has its labels
+        if entry.labels is not None:  # first: an image that exists then has its labels
             _write_labels(entry.labels, out / "labels" / f"{entry.name}.png", settings.size)
         pixels, _ = read_image(entry.image, settings.size)
         with written_beside(image) as beside:
-            Image.fromarray(restyle(generator, pixels, towards)).save(beside, "PNG")
-    tell(len(entries), len(entries), "")
+            Image.fromarray(translate(generator, pixels, towards)).save(beside, "PNG")
+    progress(len(entries), len(entries), "")
     return out / "images"
 
 
@@ -122,7 +122,7 @@ def _claim(out: Path, settings: Settings, generator: Generator, towards: Towards
     note = out / NOTE
     if not note.is_file() and out.is_dir() and visible_entries(out):
         raise RunFolderError(
-            f"folder {out}: expected a new one or restyled images, it holds other files. Choose another --out."
+            f"folder {out}: expected a new one or translated images, it holds other files. Choose another --out."
         )
     found = differences(read_json(note), asked) if note.is_file() else []
     if found:

@@ -28,7 +28,7 @@ class Distance(NamedTuple):
     """Of images to a reference, by one kind of statistics.
 
     Attributes:
-        accuracy: Of a linear classifier that tells them from the reference, on images held out; 0.5 is chance.
+        accuracy: Of a linear classifier between them and the reference, on held-out images; 0.5 is chance.
         shift: Mean over the statistics of the distance of their means, in standard deviations of the reference.
     """
 
@@ -55,29 +55,29 @@ def distances(images: Sequence[Panel], reference: Sequence[Panel]) -> dict[str, 
 
 
 def compare(
-    originals: Sequence[Panel], restyled: Sequence[Panel], reference: Sequence[Panel]
+    originals: Sequence[Panel], translated: Sequence[Panel], reference: Sequence[Panel]
 ) -> dict[str, dict[str, Distance]]:
-    """Distances to one half of the reference: of n images, as they are and restyled, and of the other half.
+    """Distances to one half of the reference: of n images, as they are and translated, and of the other half.
 
     ``colors matched`` gives each image the LAB mean and deviation of a reference image, as the pipeline does
     without training.
 
     Args:
         originals: n images.
-        restyled: The same ones, restyled.
-        reference: 2n images of the domain that they are restyled towards.
+        translated: The same ones, translated.
+        reference: 2n images of the domain that they are translated towards.
     """
-    if not len(originals) == len(restyled) == len(reference) / 2:
+    if not len(originals) == len(translated) == len(reference) / 2:
         raise ValueError(
-            "originals, restyled and reference must be n, n and 2n images, got "
-            f"{len(originals)}, {len(restyled)} and {len(reference)}."
+            "originals, translated and reference must be n, n and 2n images, got "
+            f"{len(originals)}, {len(translated)} and {len(reference)}."
         )
     first, second = reference[::2], reference[1::2]
     rows = {
         "as they are": originals,
         "colors matched": _colors_matched(originals, first),
-        "translated": restyled,
-        "translated, colors matched": _colors_matched(restyled, first),
+        "translated": translated,
+        "translated, colors matched": _colors_matched(translated, first),
         "reference itself": second,
     }
     return {name: distances(images, first) for name, images in rows.items()}
@@ -89,12 +89,12 @@ def _colors_matched(images: Sequence[Panel], like: Sequence[Panel]) -> list[Pane
     return [each[0].permute(1, 2, 0).numpy() for each in matched]
 
 
-def spread(datasets: Sequence[SegmentationDataset], count: int, restyled: Path | None = None) -> list[Panel]:
-    """``count`` images, evenly over the data sets one after the other; in ``restyled`` by name, where it is given."""
+def spread(datasets: Sequence[SegmentationDataset], count: int, translated: Path | None = None) -> list[Panel]:
+    """``count`` images, evenly over the data sets one after the other; in ``translated`` by name, where it is given."""
     files = [(entry, dataset) for dataset in datasets for entry in dataset.files]
     chosen = [files[int(i)] for i in np.linspace(0, len(files) - 1, count).round()]
     return [
-        read_image(entry.image if restyled is None else restyled / f"{entry.name}.png", dataset.size)[0]
+        read_image(entry.image if translated is None else translated / f"{entry.name}.png", dataset.size)[0]
         for entry, dataset in chosen
     ]
 

@@ -47,11 +47,11 @@ network = nn.Sequential(
 optimizer = torch.optim.Adam(network.parameters(), lr=5e-3)
 for _ in range(80):
     batch = torch.randint(len(source_images), (4,))
-    restyled = si.lab_color_transfer(
+    transferred = si.lab_color_transfer(
         source_images[batch], target_images[torch.randint(len(target_images), (4,))]
     )
     logits = F.interpolate(
-        network(with_height(restyled)), source_labels.shape[1:], mode="bilinear"
+        network(with_height(transferred)), source_labels.shape[1:], mode="bilinear"
     )
     loss = F.cross_entropy(logits, source_labels[batch], ignore_index=255)
     optimizer.zero_grad()

@@ -21,8 +21,8 @@ from examples.gta5_to_cityscapes.atomic_io import DamagedFileError, read_json
 from examples.gta5_to_cityscapes.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from examples.gta5_to_cityscapes.data import DatasetError, open_dataset, read_id_map, read_image
 from examples.gta5_to_cityscapes.data.image_files import MAX_PIXELS, image_size, read_first_channel
-from examples.gta5_to_cityscapes.data.style_transfer import RestyledImages
 from examples.gta5_to_cityscapes.data.training_data import PseudoLabeled
+from examples.gta5_to_cityscapes.data.transforms import TransferredImages
 from examples.gta5_to_cityscapes.models import WeightsError, build_network
 from examples.gta5_to_cityscapes.recipes import Recipe, compose_recipe
 from examples.gta5_to_cityscapes.report.images import read_previews
@@ -248,7 +248,7 @@ def test_images_are_bounded_before_they_are_decoded(tmp_path: Path, what: str, m
 @pytest.mark.parametrize("what", ["far too large", "too large", "a program for a printer"])
 def test_every_folder_of_images_is_read_with_the_bound(tmp_path: Path, what: str) -> None:
     assert MAX_PIXELS == 67108864
-    for folder in ("images", "RGB", "leftImg8bit/train/a", "restyled", "labeled"):
+    for folder in ("images", "RGB", "leftImg8bit/train/a", "transferred", "labeled"):
         (tmp_path / folder).mkdir(parents=True)
     names = {
         "gta5": "images/00001.png",
@@ -260,11 +260,11 @@ def test_every_folder_of_images_is_read_with_the_bound(tmp_path: Path, what: str
         with pytest.raises(DatasetError, match="expected"):
             open_dataset(layout, tmp_path, labels=False)[0]  # type: ignore[arg-type]
     (tmp_path / "images" / "00001.png").write_bytes(_small_image())
-    (tmp_path / "restyled" / "00001.png").write_bytes(HOSTILE_PICTURES[what])
+    (tmp_path / "transferred" / "00001.png").write_bytes(HOSTILE_PICTURES[what])
     (tmp_path / "labeled" / "00001.png").write_bytes(HOSTILE_PICTURES[what])
     dataset = open_dataset("gta5", tmp_path, labels=False)
     assert dataset[0].image.shape == (3, 8, 8)
-    for others in (RestyledImages(dataset, tmp_path / "restyled"), PseudoLabeled(dataset, tmp_path / "labeled")):
+    for others in (TransferredImages(dataset, tmp_path / "transferred"), PseudoLabeled(dataset, tmp_path / "labeled")):
         with pytest.raises(DatasetError, match=r"00001\.png: expected"):
             others[0]
 

@@ -139,7 +139,7 @@ def page_of(record: ExperimentRecord, folder: Path) -> tuple[str, str]:
 
 def test_a_sweeps_page_sets_our_numbers_beside_the_papers(tmp_path: Path) -> None:
     record = replace(
-        record_of("table4", "small", "style_transfer.method=/some/where/restyled", seeds=(0, 1)), generated=True
+        record_of("table4", "small", "style_transfer.method=/some/where/transferred", seeds=(0, 1)), generated=True
     )
     for variant, scores in zip(record.variants, ((20.0, 22.0), (23.0, 25.0), (24.0, None), (), ()), strict=True):
         for seed, miou in enumerate(scores):
@@ -155,7 +155,7 @@ def test_a_sweeps_page_sets_our_numbers_beside_the_papers(tmp_path: Path) -> Non
     assert text.startswith("# Table 4: How many rows of a class should its bank hold?")
     assert "In the paper: GTA5 → Cityscapes. Here: the generated city in the same layouts." in text
     assert "--generate --out OUT" in text
-    for said in ("21.0 ± 1.4", "w = 80: seed 1 at step 50", "style_transfer.method=restyled"):
+    for said in ("21.0 ± 1.4", "w = 80: seed 1 at step 50", "style_transfer.method=transferred"):
         assert said in html
     assert "/some/where" not in html + text
     assert (tmp_path / "report" / "table4.png").stat().st_size > 10_000
@@ -225,7 +225,7 @@ def test_nothing_is_missing_where_all_is_there(streets: Folders, tmp_path: Path)
     assert notes["target, validation"] == "3 images, 500 were published"
     assert notes["source, labels"].startswith("8 of 19 classes in 6 images; not seen: wall,")
     assert notes["start weights"].startswith("random")
-    assert notes["style transfer"].startswith("lab, within a step")
+    assert notes["style-transferred images"].startswith("lab, within a step")
     assert Finding("ok", "runs", "6: 0 finished, 0 begun") in findings
     assert list(tmp_path.iterdir()) == []
 
@@ -265,10 +265,10 @@ def unlabeled(copy: Folders, out: Path) -> None:
     next(copy.target.glob("gtFine/train/*/*.png")).unlink()
 
 
-def restyled_in_part(copy: Folders, out: Path) -> None:
-    restyled = copy.source.parent / "restyled"
-    restyled.mkdir()
-    Image.new("RGB", (96, 48)).save(restyled / "00001.png")
+def transferred_in_part(copy: Folders, out: Path) -> None:
+    transferred = copy.source.parent / "transferred"
+    transferred.mkdir()
+    Image.new("RGB", (96, 48)).save(transferred / "00001.png")
 
 
 def another_run(copy: Folders, out: Path) -> None:
@@ -302,9 +302,9 @@ def no_weights(copy: Folders, out: Path) -> None:
         (damaged_further_on, None, "target, training", "1 file cannot be read, the first: "),
         (other_ids, None, "source, labels", "expected pixels of at least one class"),
         (without("cityscapes"), None, "target, training", "expected a folder of the cityscapes layout"),
-        (None, "style_transfer.method=nowhere", "style transfer", "which is no folder"),
-        (restyled_in_part, "style_transfer.method={root}/restyled", "style transfer", "5 are missing"),
-        (None, "network.weights=nowhere.pth", "start weights", "there is none at nowhere.pth"),
+        (None, "style_transfer.method=nowhere", "style-transferred images", "which is not a folder"),
+        (transferred_in_part, "style_transfer.method={root}/transferred", "style-transferred images", "5 are missing"),
+        (None, "network.weights=nowhere.pth", "start weights", "found none at nowhere.pth"),
         (no_weights, "network.weights={root}/weights.pth", "start weights", "that fit the backbone"),
         (another_run, None, "aa+it+sim seed 0", "schedule.max_steps: 3 -> 12"),
         (another_experiment, None, "experiment folder", "the folder holds figure2"),
@@ -391,8 +391,8 @@ def test_real_steps_take_time_and_memory(streets: Folders, quiet: list[str], els
         timed = time_steps(job.recipe, streets, CPU, 2)
     finally:
         torch.use_deterministic_algorithms(before)
-    assert 0 < timed.seconds_a_step < 60
-    assert 0 < timed.seconds_a_image < 60
+    assert 0 < timed.seconds_per_step < 60
+    assert 0 < timed.seconds_per_image < 60
     assert timed.memory_bytes == timed.process_bytes > 2**27
     result = carry_out(job, streets, CPU)
     assert result.peak_memory_bytes > 2**27
@@ -509,11 +509,11 @@ def test_an_unknown_experiment_is_refused_with_those_there_are(tmp_path: Path) -
     assert not (tmp_path / "exp").exists()
 
 
-def test_restyled_images_without_a_use_are_refused(streets: Folders, tmp_path: Path) -> None:
+def test_transferred_images_without_a_use_are_refused(streets: Folders, tmp_path: Path) -> None:
     words = asked("figure2", streets)
     shown = CliRunner().invoke(app, [*words, "--style-transfer", "lab", "--out", str(tmp_path / "exp")])
     assert shown.exit_code == 2
-    assert "which none of the recipes has" in " ".join(shown.output.replace("│", " ").split())
+    assert "none of these recipes has that part" in " ".join(shown.output.replace("│", " ").split())
     assert not (tmp_path / "exp").exists()
 
 

@@ -119,7 +119,7 @@ def test_manifest_decides_what_is_written_again(streets: Folders, tmp_path: Path
     write("first")
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert manifest["weights_sha256"] == "first"
-    assert manifest["target"]["images"] == 4
+    assert manifest["target"]["count"] == 4
     assert manifest["classes"] == list(CITYSCAPES.names)
     marked = tmp_path / f"{dataset.names[0]}.png"
 

@@ -24,13 +24,13 @@ REPOSITORY = Path(__file__).parents[2]
     [
         (["train", "source", "--threads", "-3"], "--threads"),
         (["train", "source", "--seed", "-1"], "--seed"),
-        (["train", "source", "--style-transfer", "wat"], "--style-transfer wat says how a recipe with"),
+        (["train", "source", "--style-transfer", "wat"], "--style-transfer wat sets the style transfer"),
         (["train", "source", "--out", "a_file"], "is a file"),
         (["train", "source", "--device", "gpu"], "--device gpu: expected auto, cpu, cuda or one GPU"),
         (["ablation", "--seeds=0,-1"], "--seeds expects numbers from 0 up"),
         (
             ["ablation", "--recipes", "source,aa", "--style-transfer", "lab"],
-            "--style-transfer lab says how a recipe with",
+            "--style-transfer lab sets the style transfer",
         ),
         (["pseudo-label", "nowhere.pt", "--quantile", "3"], "--quantile"),
         (["pseudo-label", "nowhere.pt", "--cap", "3"], "--cap"),
@@ -126,9 +126,9 @@ def test_a_damaged_file_of_a_run_is_told_without_a_traceback(
 
 
 @pytest.mark.parametrize(("recipe", "group"), [("it", "style_transfer"), ("tt", "target_style_transfer")])
-def test_an_absent_folder_of_restyled_images_names_its_setting(recipe: str, group: str, streets: Folders) -> None:
+def test_an_absent_folder_of_transferred_images_names_its_setting(recipe: str, group: str, streets: Folders) -> None:
     absent = compose_recipe(recipe, "smoke", overrides=[f"{group}.method=nowhere"])
-    with pytest.raises(FileNotFoundError, match=rf"{group}\.method .*got 'nowhere', which is no folder"):
+    with pytest.raises(FileNotFoundError, match=rf"{group}\.method .*got 'nowhere', which is not a folder"):
         open_training_data(absent, streets)
 
 

@@ -403,17 +403,17 @@ def test_thresholds_and_costs_are_means_over_seeds(ladder: Path) -> None:
 
 
 def test_what_steps_took_is_in_the_cost_table(tmp_path: Path) -> None:
-    means = {"seconds_per_step": 0.125, "images_per_second": 16.0, "data_share": 0.25, "matching_share": None}
-    for recipe, matching in (("aa+it", None), ("aa+it+sim", 0.03)):
-        change_json(make_run(tmp_path, recipe, 0, 20.0) / "result.json", **{**means, "matching_share": matching})
+    means = {"seconds_per_step": 0.125, "images_per_second": 16.0, "data_share": 0.25}
+    for recipe in ("aa+it", "aa+it+sim"):
+        change_json(make_run(tmp_path, recipe, 0, 20.0) / "result.json", **means)
     with (tmp_path / "aa+it/seed0/metrics.jsonl").open("a") as metrics:
         metrics.write(json.dumps({"step": 100, "kind": "cost", **means}) + "\n")
     experiment = read_experiment(tmp_path)
     assert not [problem for run in experiment.runs for problem in run.problems]
-    names = ["ms per step", "images per second", "data wait, %", "matching, %"]
+    names = ["ms per step", "images per second", "data wait, %"]
     assert ablation(experiment).cost_frame(names)[names].values.tolist() == [
-        ["125.0", "16.0", "25.0", "–"],
-        ["125.0", "16.0", "25.0", "3.0"],
+        ["125.0", "16.0", "25.0"],
+        ["125.0", "16.0", "25.0"],
     ]
     assert ">125.0</td>" in write_report(tmp_path).read_text().split('id="cost"')[1]
 

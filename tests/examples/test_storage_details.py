@@ -30,8 +30,8 @@ from examples.gta5_to_cityscapes.data import (
 )
 from examples.gta5_to_cityscapes.data.image_files import first_channel_size, id_map_size, image_size, read_first_channel
 from examples.gta5_to_cityscapes.data.inspection import MAPS_LOOKED_AT
-from examples.gta5_to_cityscapes.data.style_transfer import RestyledImages
 from examples.gta5_to_cityscapes.data.training_data import Folders, open_training_data
+from examples.gta5_to_cityscapes.data.transforms import TransferredImages
 from examples.gta5_to_cityscapes.recipes import compose_recipe
 from examples.gta5_to_cityscapes.run_dir import RunFolder
 from examples.gta5_to_cityscapes.training.loop import train
@@ -133,12 +133,12 @@ def test_label_maps_drawn_on_the_image_as_shown_fit(tmp_path: Path) -> None:
 
 
 def test_images_of_other_steps_are_read_as_shown(tmp_path: Path) -> None:
-    for folder in ("gta5/images", "restyled"):
+    for folder in ("gta5/images", "transferred"):
         save_turned(Image.fromarray(scene(48, 96)), tmp_path / folder / "a.jpg", 8, "jpg")
-    shown = np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / "restyled/a.jpg")))
+    shown = np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / "transferred/a.jpg")))
     dataset = open_dataset("gta5", tmp_path / "gta5", labels=False)
-    restyled = RestyledImages(dataset, tmp_path / "restyled")
-    np.testing.assert_array_equal(restyled[0].image.permute(1, 2, 0).numpy(), shown)
+    transferred = TransferredImages(dataset, tmp_path / "transferred")
+    np.testing.assert_array_equal(transferred[0].image.permute(1, 2, 0).numpy(), shown)
     np.testing.assert_array_equal(spread([dataset], 1)[0], shown)
     whole = Settings(size=(96, 48), crop=None, batch=1, width=4, blocks=1)
     drawn = StepImages(dataset, whole, 0).draw(0)[0].mul(255).round().byte()
@@ -269,16 +269,16 @@ def test_hidden_folders_are_neither_cities_nor_splits(copies: Folders, name: str
         open_dataset("cityscapes", copies.target, split="test")
 
 
-def test_hidden_files_are_neither_images_nor_label_maps_nor_restyled(copies: Folders, tmp_path: Path) -> None:
+def test_hidden_files_are_neither_images_nor_label_maps_nor_transferred(copies: Folders, tmp_path: Path) -> None:
     names = open_dataset("gta5", copies.source).names
-    restyled = shutil.copytree(copies.source / "images", tmp_path / "restyled")
-    for folder in (copies.source / "images", copies.source / "labels", restyled):
+    transferred = shutil.copytree(copies.source / "images", tmp_path / "transferred")
+    for folder in (copies.source / "images", copies.source / "labels", transferred):
         for name in ("._00001.png", ".DS_Store", "Thumbs.db", "desktop.ini", ".hidden.PNG"):
             (folder / name).write_bytes(b"not an image")
     dataset = open_dataset("gta5", copies.source)
     assert dataset.names == names
     assert unreadable_files(dataset) == []
-    assert len(RestyledImages(dataset, restyled)) == len(names)
+    assert len(TransferredImages(dataset, transferred)) == len(names)
     (tmp_path / "other").mkdir()
     (tmp_path / "other/.DS_Store").touch()
     (tmp_path / "other/images").mkdir()
@@ -300,7 +300,7 @@ def test_endings_may_be_upper_case_and_folders_links(copies: Folders, tmp_path: 
     for folder in ("images", "labels"):
         (tmp_path / "linked" / folder).symlink_to(copies.source / folder, target_is_directory=True)
     assert torch.equal(open_dataset("gta5", tmp_path / "linked")[0].labels, whole.labels)
-    assert len(RestyledImages(open_dataset("gta5", copies.source), tmp_path / "linked/images")) == 6
+    assert len(TransferredImages(open_dataset("gta5", copies.source), tmp_path / "linked/images")) == 6
     city = copies.target / "leftImg8bit/train/tiny"
     city.rename(tmp_path / "tiny")
     city.symlink_to(tmp_path / "tiny", target_is_directory=True)
@@ -318,9 +318,9 @@ def test_names_in_two_unicode_forms_are_one_name(copies: Folders, tmp_path: Path
         (tmp_path / "list.txt").write_text(line, encoding="utf-8")
         assert open_dataset("gta5", copies.source, listed=tmp_path / "list.txt").names == [COMPOSED]
     assert COMPOSED not in open_dataset("gta5", copies.source, exclude=[DECOMPOSED]).names
-    restyled = shutil.copytree(copies.source / "images", tmp_path / "restyled")
-    (restyled / f"{image}.png").rename(restyled / f"{label}.png")
-    assert torch.equal(RestyledImages(dataset, restyled)[5].image, dataset[5].image)
+    transferred = shutil.copytree(copies.source / "images", tmp_path / "transferred")
+    (transferred / f"{image}.png").rename(transferred / f"{label}.png")
+    assert torch.equal(TransferredImages(dataset, transferred)[5].image, dataset[5].image)
 
 
 def test_cities_and_images_in_two_unicode_forms_are_pairs(copies: Folders, tmp_path: Path) -> None:
@@ -347,25 +347,25 @@ def test_two_files_that_differ_by_unicode_form_alone_are_an_error(copies: Folder
         open_dataset("gta5", copies.source)
 
 
-def test_two_label_maps_or_restyled_images_of_one_name_are_an_error(copies: Folders, tmp_path: Path) -> None:
-    restyled = shutil.copytree(copies.source / "images", tmp_path / "restyled")
-    Image.open(restyled / "00001.png").save(restyled / "00001.jpg")
+def test_two_label_maps_or_transferred_images_of_one_name_are_an_error(copies: Folders, tmp_path: Path) -> None:
+    transferred = shutil.copytree(copies.source / "images", tmp_path / "transferred")
+    Image.open(transferred / "00001.png").save(transferred / "00001.jpg")
     dataset = open_dataset("gta5", copies.source)
-    with pytest.raises(DatasetError, match="expected one restyled image named '00001'"):
-        RestyledImages(dataset, restyled)
+    with pytest.raises(DatasetError, match="expected one style-transferred image named '00001'"):
+        TransferredImages(dataset, transferred)
     shutil.copy(copies.source / "labels/00001.png", copies.source / "labels/00001.PNG")
     with pytest.raises(DatasetError, match="expected one label map named '00001'"):
         open_dataset("gta5", copies.source)
 
 
-def test_restyled_images_go_by_the_whole_name(copies: Folders, tmp_path: Path) -> None:
+def test_transferred_images_go_by_the_whole_name(copies: Folders, tmp_path: Path) -> None:
     """A name may hold dots."""
-    restyled = shutil.copytree(copies.source / "images", tmp_path / "restyled")
-    for folder in (copies.source / "images", copies.source / "labels", restyled):
+    transferred = shutil.copytree(copies.source / "images", tmp_path / "transferred")
+    for folder in (copies.source / "images", copies.source / "labels", transferred):
         (folder / "00001.png").rename(folder / "a.1.png")
         (folder / "00002.png").rename(folder / "a.2.png")
     dataset = open_dataset("gta5", copies.source)
-    beside = RestyledImages(dataset, restyled)
+    beside = TransferredImages(dataset, transferred)
     for i in range(6):
         assert torch.equal(beside[i].image, dataset[i].image)
 

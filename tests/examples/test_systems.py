@@ -153,7 +153,7 @@ def test_symmetric_adaptation_from_two_models_to_their_mean(streets: Folders, tm
     ]
     assert manifests[0]["rule"] == "symmetric"
     assert manifests[0] == manifests[1]  # both learn from the same labels
-    # A model that learned from restyled target images is scored on restyled ones.
+    # A model that learned from style-transferred target images is scored on transferred ones.
     recipe = compose_recipe("tt", "smoke", overrides=quiet)
     plain = open_training_data(compose_recipe("source", "smoke", overrides=quiet), streets).validation[0]
     seen = open_training_data(recipe, streets).validation[0]

@@ -14,8 +14,8 @@ from PIL import Image
 from examples.gta5_to_cityscapes.checkpoint import load_checkpoint
 from examples.gta5_to_cityscapes.config import OptimizerConfig
 from examples.gta5_to_cityscapes.data import DatasetError
-from examples.gta5_to_cityscapes.data.style_transfer import BatchRestyling
 from examples.gta5_to_cityscapes.data.training_data import Folders, StepImages, open_training_data
+from examples.gta5_to_cityscapes.data.transforms import BatchStyleTransfer
 from examples.gta5_to_cityscapes.experiments.experiment import carry_out, plan
 from examples.gta5_to_cityscapes.methods import StepContext
 from examples.gta5_to_cityscapes.methods.matching import StuffInstanceAlignment
@@ -149,17 +149,17 @@ def test_head_factor_replaces_the_ten(quiet: list[str]) -> None:
 
 
 @pytest.mark.parametrize("method", ["lab", "fourier", "lab+fourier"])
-def test_restyling_moves_the_source_towards_the_target(method: str) -> None:
+def test_style_transfer_moves_the_source_towards_the_target(method: str) -> None:
     source, target = torch.rand(2, 3, 32, 32) * 0.3, 0.6 + 0.4 * torch.rand(2, 3, 24, 40)
-    restyled = BatchRestyling(StyleTransferConfig(method=method, window=0.05))(source, target)
-    assert restyled.shape == source.shape
-    assert (restyled.mean() - target.mean()).abs() < 0.5 * (source.mean() - target.mean()).abs()
-    never = BatchRestyling(StyleTransferConfig(method=method, probability=0))(source, target)
+    transferred = BatchStyleTransfer(StyleTransferConfig(method=method, window=0.05))(source, target)
+    assert transferred.shape == source.shape
+    assert (transferred.mean() - target.mean()).abs() < 0.5 * (source.mean() - target.mean()).abs()
+    never = BatchStyleTransfer(StyleTransferConfig(method=method, probability=0))(source, target)
     assert torch.equal(never, source)
 
 
 @pytest.mark.parametrize(("probability", "expected"), [(1.0, {True}), (0.0, {False}), (0.5, {True, False})])
-def test_images_restyled_elsewhere_stand_in_with_the_probability(
+def test_images_transferred_elsewhere_stand_in_with_the_probability(
     streets: Folders, tmp_path: Path, quiet: list[str], probability: float, expected: set[bool]
 ) -> None:
     overrides = [
@@ -192,18 +192,18 @@ def test_images_restyled_elsewhere_stand_in_with_the_probability(
     assert seen == expected
 
 
-def test_a_truncated_restyled_image_is_named(streets: Folders, tmp_path: Path, quiet: list[str]) -> None:
+def test_a_truncated_transferred_image_is_named(streets: Folders, tmp_path: Path, quiet: list[str]) -> None:
     recipe = compose_recipe("it", "smoke", overrides=[*quiet, f"style_transfer.method={tmp_path}"])
     for file in (streets.source / "images").iterdir():
         whole = file.read_bytes()
         (tmp_path / file.name).write_bytes(whole[: len(whole) // 2])
-    restyled = open_training_data(recipe, streets).restyled
-    assert restyled is not None
+    transferred = open_training_data(recipe, streets).transferred
+    assert transferred is not None
     with pytest.raises(DatasetError, match=r"00001.png: expected a complete image"):
-        restyled[0]
+        transferred[0]
 
 
-def test_no_restyling_is_a_recipe_without_it(streets: Folders, quiet: list[str]) -> None:
+def test_no_style_transfer_is_a_recipe_without_it(streets: Folders, quiet: list[str]) -> None:
     recipe = compose_recipe("it", "smoke", overrides=[*quiet, "style_transfer.method=none"])
     with pytest.raises(FileNotFoundError, match=r"one of lab, fourier, lab\+fourier or a folder"):
         open_training_data(recipe, streets)

@@ -13,18 +13,17 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from examples.gta5_to_cityscapes.atomic_io import write_json
 from examples.gta5_to_cityscapes.checkpoint import CheckpointError, digest_of_weights, load_checkpoint, save_checkpoint
 from examples.gta5_to_cityscapes.data import DatasetError, SegmentationDataset, open_dataset, read_id_map, read_image
-from examples.gta5_to_cityscapes.data.style_transfer import RestyledImages
 from examples.gta5_to_cityscapes.data.training_data import Folders
+from examples.gta5_to_cityscapes.data.transforms import TransferredImages
 from examples.gta5_to_cityscapes.models import build_network
 from examples.gta5_to_cityscapes.models.small import small_network
 from examples.gta5_to_cityscapes.recipes import compose_recipe
 from examples.gta5_to_cityscapes.run_dir import RunFolderError
 from examples.gta5_to_cityscapes.signals import Stopped
 from examples.translation.__main__ import app
-from examples.translation.applying import restyle, write_restyled
+from examples.translation.applying import translate, write_translated
 from examples.translation.comparing import compare, distances
 from examples.translation.images import StepImages
 from examples.translation.losses import domain_loss, real_fake_loss, reconstruction_loss, segmentation_consistency
@@ -246,7 +245,7 @@ def test_a_folder_of_other_settings_is_refused(streets: Folders, checkpoint: Pat
     other = Settings.from_plain(TINY.as_plain() | {"seed": 1})
     with pytest.raises(RunFolderError, match="seed: 0 -> 1"):
         train(other, source, target, checkpoint.parent, device=CPU)
-    source.leave_out(["00001"])
+    source.exclude(["00001"])
     with pytest.raises(RunFolderError, match=r"data\.source\.images: 1 of 6 images are gone, such as 00001"):
         train(TINY, source, target, checkpoint.parent, device=CPU)
     with pytest.raises(ValueError, match="give both, or neither"):
@@ -278,15 +277,17 @@ def test_settings_that_cannot_be_right(wrong: dict[str, object], message: str) -
         Settings(**wrong)  # type: ignore[arg-type]
 
 
-def test_restyled_source_is_a_data_set_and_a_restyling(streets: Folders, checkpoint: Path, tmp_path: Path) -> None:
+def test_translated_source_is_a_data_set_and_a_style_transfer(
+    streets: Folders, checkpoint: Path, tmp_path: Path
+) -> None:
     settings, generator = trained_generator(checkpoint, CPU)
     source = open_dataset("gta5", streets.source, size=settings.size)
-    out = tmp_path / "restyled"
-    folder = write_restyled(settings, generator, [source], "target", out)
+    out = tmp_path / "translated"
+    folder = write_translated(settings, generator, [source], "target", out)
     by_itself = open_dataset("gta5", out)
-    beside = RestyledImages(source, folder)
+    beside = TransferredImages(source, folder)
     assert by_itself.names == beside.names == source.names
-    expected = restyle(generator, read_image(source.files[2].image, settings.size)[0], "target")
+    expected = translate(generator, read_image(source.files[2].image, settings.size)[0], "target")
     for index in range(len(source)):
         assert torch.equal(by_itself[index].labels, source[index].labels)
         assert torch.equal(by_itself[index].image, beside[index].image)
@@ -298,7 +299,7 @@ def test_restyled_source_is_a_data_set_and_a_restyling(streets: Folders, checkpo
 def test_labels_of_the_right_size_are_copied(streets: Folders, tmp_path: Path) -> None:
     settings = Settings(size=(48, 96), crop=None, width=4, blocks=1)
     source = open_dataset("gta5", streets.source, size=settings.size)
-    write_restyled(settings, Generator(4, 1), [source], "target", tmp_path / "out")
+    write_translated(settings, Generator(4, 1), [source], "target", tmp_path / "out")
     for entry in source.files:
         assert entry.labels is not None
         assert (tmp_path / "out/labels" / entry.labels.name).read_bytes() == entry.labels.read_bytes()
@@ -309,22 +310,22 @@ def test_labels_of_the_right_size_are_copied(streets: Folders, tmp_path: Path) -
 def test_applying_goes_on_and_refuses_what_is_not_its_own(streets: Folders, checkpoint: Path, tmp_path: Path) -> None:
     settings, generator = trained_generator(checkpoint, CPU)
     source = open_dataset("gta5", streets.source, size=settings.size)
-    out = tmp_path / "restyled"
-    write_restyled(settings, generator, [source], "target", out)
+    out = tmp_path / "translated"
+    write_translated(settings, generator, [source], "target", out)
     lost, kept = out / "images/00002.png", out / "images/00003.png"
     content, written = lost.read_bytes(), kept.stat().st_mtime_ns
     lost.unlink()
-    write_restyled(settings, generator, [source], "target", out)
+    write_translated(settings, generator, [source], "target", out)
     assert lost.read_bytes() == content
     assert kept.stat().st_mtime_ns == written
     with pytest.raises(RunFolderError, match='towards: "target" -> "source"'):
-        write_restyled(settings, generator, [source], "source", out)
+        write_translated(settings, generator, [source], "source", out)
     with pytest.raises(RunFolderError, match="generator_sha256"):
-        write_restyled(settings, Generator(4, 1), [source], "target", out)
+        write_translated(settings, Generator(4, 1), [source], "target", out)
     with pytest.raises(RunFolderError, match="it holds other files"):
-        write_restyled(settings, generator, [source], "target", streets.source)
+        write_translated(settings, generator, [source], "target", streets.source)
     with pytest.raises(DatasetError, match="6 names come again"):
-        write_restyled(settings, generator, [source, source], "target", tmp_path / "twice")
+        write_translated(settings, generator, [source, source], "target", tmp_path / "twice")
 
 
 def test_distances_to_itself_and_to_another() -> None:
@@ -367,7 +368,7 @@ def test_commands_from_training_to_the_sheet(streets: Folders, tmp_path: Path) -
     assert not (tmp_path / "back/labels").exists()
     assert read_id_map(tmp_path / "there/labels/00001.png").shape == (32, 48)
     sheet = ["--sheet", tmp_path / "sheet.png", "--rows", 2, "--images", 4]
-    printed = run("compare", "--restyled", tmp_path / "there", *source, *target, *sheet)
+    printed = run("compare", "--translated", tmp_path / "there", *source, *target, *sheet)
     assert "distance to the target, 3 images" in printed
     with Image.open(tmp_path / "sheet.png") as drawn:
         assert drawn.size == (3 * 50 - 2, 2 * 34 - 2)
@@ -409,13 +410,13 @@ def test_other_content_of_an_image_is_refused_or_applied_again(
     with pytest.raises(Stopped):
         train(TINY, *opened(own), begun, device=CPU, stop_after=2)
     settings, generator = trained_generator(checkpoint, CPU)
-    source, out = open_dataset("gta5", own.source, size=settings.size), tmp_path / "restyled"
-    write_restyled(settings, generator, [source], "target", out)
+    source, out = open_dataset("gta5", own.source, size=settings.size), tmp_path / "translated"
+    write_translated(settings, generator, [source], "target", out)
     changed, kept = out / "images/00002.png", out / "images/00003.png"
     before, written = changed.read_bytes(), kept.stat().st_mtime_ns
     shutil.copy(own.source / "images/00004.png", own.source / "images/00002.png")
     shutil.copy(own.source / "labels/00004.png", own.source / "labels/00002.png")
-    write_restyled(settings, generator, [source], "target", out)
+    write_translated(settings, generator, [source], "target", out)
     assert changed.read_bytes() == (out / "images/00004.png").read_bytes() != before
     assert (out / "labels/00002.png").read_bytes() == (out / "labels/00004.png").read_bytes()
     assert kept.stat().st_mtime_ns == written
@@ -423,10 +424,3 @@ def test_other_content_of_an_image_is_refused_or_applied_again(
         train(TINY, *opened(own), begun, device=CPU)
     shutil.copy(streets.source / "images/00002.png", own.source / "images/00002.png")
     train(TINY, *opened(own), begun, device=CPU)
-
-
-def test_a_translation_of_an_earlier_version_is_refused(streets: Folders, tmp_path: Path) -> None:
-    names = {"images": 6, "names_sha256": "0123"}
-    write_json(tmp_path / "settings.json", {**TINY.as_plain(), "source": names, "target": names})
-    with pytest.raises(RunFolderError, match="an earlier version wrote it without"):
-        train(TINY, *opened(streets), tmp_path, device=CPU)

@@ -13,7 +13,7 @@ import typer
 from ..atomic_io import DamagedFileError
 from ..checkpoint import CheckpointError
 from ..data import DatasetError
-from ..distributed import RankLostError, TooFewImagesError, is_first, joined, rank
+from ..distributed import RankLostError, TooFewImagesError, is_rank_zero, process_group, rank
 from ..experiments.runner import RunsFailed
 from ..models import WeightsError
 from ..recipes import RecipeError
@@ -39,7 +39,7 @@ EXPECTED = (
     WeightsError,
 )
 # Raised by every rank alike, or also by rank 0: rank 0 alone reports them.
-BY_RANK_0 = (
+RANK_ZERO_REPORTS = (
     CheckpointError,
     FloatingPointError,
     RecipeError,
@@ -70,12 +70,12 @@ for command in (train, parts, pseudo_label, evaluate, check, ablation, experimen
 def main() -> None:
     """Run a command, alone or as one of the ranks of ``torchrun``; errors that users can correct have no traceback."""
     try:
-        with joined():
-            logging.basicConfig(level=logging.WARNING if is_first() else logging.ERROR, format="%(message)s")
+        with process_group():
+            logging.basicConfig(level=logging.WARNING if is_rank_zero() else logging.ERROR, format="%(message)s")
             app()
     except EXPECTED as error:
-        if is_first() or not (isinstance(error, BY_RANK_0) or getattr(error, "said_by_first", False)):
-            who = "" if is_first() else f"rank {rank()}: "
+        if is_rank_zero() or not (isinstance(error, RANK_ZERO_REPORTS) or getattr(error, "raised_on_rank_zero", False)):
+            who = "" if is_rank_zero() else f"rank {rank()}: "
             typer.echo(f"{typer.style('error:', fg='red')} {who}{error}", err=True)
         sys.exit(1)
     except (MemoryError, RuntimeError) as error:
@@ -89,7 +89,7 @@ def main() -> None:
         )
         sys.exit(1)
     except Stopped as stop:
-        if is_first():
+        if is_rank_zero():
             typer.echo(str(stop), err=True)
         sys.exit(130)
 

@@ -16,7 +16,7 @@ from ..atomic_io import read_json
 from ..checkpoint import CheckpointError
 from ..data import Layout
 from ..data.training_data import Folders
-from ..distributed import local_device, world
+from ..distributed import local_device, world_size
 from ..methods.style_transfer import StyleTransferConfig
 from ..metrics_log import time_of_a_step
 from ..recipes import PAPER_EXPERIMENTS, Recipe, check_scales
@@ -171,13 +171,13 @@ def require_style_transfer(style_transfer: str | None, recipes: Iterable[Recipe]
     """Raise where the option is given and no recipe would use it."""
     if style_transfer is not None and all(recipe.config(StyleTransferConfig) is None for recipe in recipes):
         raise typer.BadParameter(
-            f"--style-transfer {style_transfer} is a setting of the part `it`, which none of the recipes has; "
-            "omit --style-transfer, or ask for a recipe such as aa+it"
+            f"--style-transfer {style_transfer} sets the style transfer of recipes with `it`, and none of these "
+            "recipes has that part; omit --style-transfer, or choose a recipe such as aa+it"
         )
 
 
 def device_named(name: str) -> torch.device:
-    if world() > 1 and name.startswith("cuda:"):
+    if world_size() > 1 and name.startswith("cuda:"):
         raise typer.BadParameter(f"--device {name}: with torchrun each process has a GPU of its own; use --device cuda")
     try:
         return local_device(name)
@@ -226,8 +226,6 @@ def print_cost(result: Result) -> None:
     """What a step took, where it was timed."""
     if result.seconds_per_step is None:
         return
-    of_it = {"waiting for images": result.data_share, "matching": result.matching_share}
-    words = [time_of_a_step(result.seconds_per_step), f"{result.images_per_second or 0.0:.3g} images/s"]
-    words += [f"{100 * share:.1f} % {name}" for name, share in of_it.items() if share is not None]
+    words.append(f"{100 * (result.data_share or 0.0):.1f} % waiting for images")
     memory = f"peak memory {result.peak_memory_bytes / 2**30:.2f} GiB"
     Console().print(f"a step: {', '.join(words)}; {memory}", highlight=False, soft_wrap=True)

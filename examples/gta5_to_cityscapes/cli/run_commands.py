@@ -16,7 +16,7 @@ from rich.text import Text
 
 from ..config import LayoutConfig
 from ..data.training_data import Folders
-from ..distributed import from_first, is_first, world
+from ..distributed import is_rank_zero, on_rank_zero, world_size
 from ..experiments.city import BUDGETS, city_folders, generate, is_city
 from ..experiments.experiment import carry_out, check_same_run, plan, plan_paper_experiment
 from ..experiments.runner import run_experiment
@@ -162,7 +162,7 @@ def ablation(
     costs = {job.name: job.cost for job in planned} | {"city": 1.0 if city else 0.0, "report": REPORT_COST}
     with ProgressDisplay(costs, overall="all") as display:
         if city is not None:
-            from_first(lambda: generate(city, BUDGETS["small"], city_seed, display))
+            on_rank_zero(lambda: generate(city, BUDGETS["small"], city_seed, display))
         run_experiment(planned, folders, device_named(device), display, processes=jobs)
         pages = write_reports_of(out, display)
     print_pages(pages)
@@ -207,18 +207,18 @@ def experiment(
     )
     planned = plan_paper_experiment(record, out)
     require_style_transfer(style_transfer, [job.recipe for job in planned])
-    if check and world() > 1:
+    if check and world_size() > 1:
         raise typer.BadParameter("--check measures what one process needs; start it without torchrun")
     if not check:
-        from_first(lambda: record.check(out))
+        on_rank_zero(lambda: record.check(out))
     work = {} if check else {job.name: job.cost for job in planned} | {"report": REPORT_COST}
     with ProgressDisplay(work | ({"city": 1.0} if city else {}), overall=None if check else name) as display:
         if city is not None:
             drawing = BUDGETS.get(preset, BUDGETS["small"]), city_seed, display, paper.source
-            from_first(lambda: generate(city, *drawing))
+            on_rank_zero(lambda: generate(city, *drawing))
         if not check:
             # A command that ends in an error leaves the record as it was.
-            claim = partial(from_first, partial(record.claim, out))
+            claim = partial(on_rank_zero, partial(record.claim, out))
             run_experiment(planned, folders, where, display, processes=jobs, begin=claim)
             pages = write_reports_of(out, display)
     if check:
@@ -255,7 +255,7 @@ def demo(out: DemoOut = Path("runs/demo"), budget: BudgetName = "small", seed: S
     folders = city_folders(out)
     costs = {job.name: job.cost for job in planned} | {"city": 1.0, "report": REPORT_COST}
     with ProgressDisplay(costs, overall="demo") as display:
-        from_first(lambda: generate(folders, BUDGETS[budget], seed, display))
+        on_rank_zero(lambda: generate(folders, BUDGETS[budget], seed, display))
         processes = jobs or min(2, os.cpu_count() or 1)
         run_experiment(planned, folders, torch.device("cpu"), display, processes=processes)
         pages = write_reports_of(out, display)
@@ -283,7 +283,7 @@ def write_reports_of(experiment: Path, watch: Watch) -> list[Path]:
 
     There are no pages where the packages that they need are not installed, and on ranks other than 0.
     """
-    if not is_first():
+    if not is_rank_zero():
         return []
     try:
         from ..report import write_paper_page, write_report

@@ -20,20 +20,26 @@ from ..models import weights_file
 from ..recipes import Recipe
 from ..run_dir import FIRST_STEP, START_WEIGHTS
 from . import DatasetError, Sample, SegmentationDataset, open_dataset, read_id_map, require_labels
-from .augmentation import TrainingAugmentation
 from .loader import Batch, BatchStream, Samples, as_unit_floats
-from .style_transfer import BatchRestyling, RestyledImages, RestyledTowards, chosen_images, restyled_folder
+from .transforms import (
+    BatchStyleTransfer,
+    TrainingAugmentation,
+    TransferredImages,
+    TransferredTowards,
+    chosen_images,
+    transferred_folder,
+)
 
 
 @dataclass(frozen=True)
 class Folders:
-    """Where the two data sets lie; where they lie is no part of a recipe.
+    """Folders of the two data sets; their places are not part of a recipe.
 
     Attributes:
         source: The labeled data set.
         target: The data set to adapt to.
         source_list: Text file that names the source images to use, as
-            :func:`~..data.image_lists.listed_names` reads it; None for all.
+            :func:`~.layouts.listed_names` reads it; None for all.
         target_list: The same of the target's training images; those that are scored are always all.
     """
 
@@ -47,8 +53,8 @@ class Folders:
 class TrainingData:
     """Data sets of one run.
 
-    ``target`` is absent where no step looks at it. ``restyled`` holds the labeled images restyled, in the
-    same order, where they come from a folder. ``label_maps`` are the data sets whose ground truth is read, by their
+    ``target`` is absent where no step looks at it. ``transferred`` holds the labeled images after style transfer, in
+    the same order, where they come from a folder. ``label_maps`` are the data sets whose ground truth is read, by their
     part in the run, with the classes of which they must show one.
     """
 
@@ -56,11 +62,11 @@ class TrainingData:
     target: Samples | None
     validation: Samples
     inputs: InputFiles
-    restyled: Samples | None = None
+    transferred: Samples | None = None
     label_maps: Mapping[str, tuple[SegmentationDataset, Collection[str]]] = field(default_factory=dict)
 
     def require_labels(self) -> None:
-        """Refuse ground truth that nothing can be trained on or scored with, as :func:`~..data.require_labels` does."""
+        """Raise where ground truth cannot be trained on or scored with, as :func:`~..data.require_labels` does."""
         for what, (dataset, classes) in self.label_maps.items():
             require_labels(what, dataset, classes)
 
@@ -116,20 +122,20 @@ def open_training_data(
         folders: Where they lie.
         pseudo_labels: Folder of the target's pseudo-labels, once they are written.
         first_step_weights: Digest of the weights that write them, from
-            :func:`~..records.checkpoints.digest_of_weights`.
+            :func:`~..checkpoint.digest_of_weights`.
         known: What the run's folder knows of these files, which spares reading those that have not changed.
     """
     labeled = open_labeled(recipe, folders)
     target = open_target(recipe, folders) if recipe.needs_target else None
     validation = open_validation(recipe, folders)
-    folder = restyled_folder(recipe.config(StyleTransferConfig))
-    restyled = RestyledImages(labeled, folder) if folder else None
-    # A step restyles its own target images, each time towards others; from a folder they come as they are.
+    folder = transferred_folder(recipe.config(StyleTransferConfig))
+    transferred = TransferredImages(labeled, folder) if folder else None
+    # A step transfers its own target images, each time towards others; from a folder they come as they are.
     second: Samples | None = target
-    if target is not None and restyled_folder(recipe.config(TargetStyleTransferConfig)):
+    if target is not None and transferred_folder(recipe.config(TargetStyleTransferConfig)):
         second = as_seen(recipe, target, labeled)
     scored = as_seen(recipe, validation, labeled)
-    sets = {"labeled": files_of(labeled, restyled), "validation": files_of(validation, scored)}
+    sets = {"labeled": files_of(labeled, transferred), "validation": files_of(validation, scored)}
     if target is not None:
         sets["target"] = files_of(target, second)
     if (weights := _start_weights(recipe)) is not None:
@@ -143,7 +149,7 @@ def open_training_data(
         DecodedImages(second) if keep and second is not None else second,
         DecodedImages(scored) if keep else scored,
         InputFiles(sets, known or {}, also),
-        DecodedImages(restyled) if keep and restyled is not None else restyled,
+        DecodedImages(transferred) if keep and transferred is not None else transferred,
         {
             "labeled images": (labeled, recipe.label_space.names),
             "validation images": (validation, recipe.classes),
@@ -152,24 +158,26 @@ def open_training_data(
 
 
 def as_seen(recipe: Recipe, target: SegmentationDataset, labeled: SegmentationDataset | None) -> Samples:
-    """Target images as a network of this recipe sees them: as they are, or restyled as the source.
+    """Target images as a network of this recipe sees them: as they are, or in the source's style.
 
-    Each image goes towards one of the ``labeled`` source images, always the same one; restyled images that come
-    from a folder need none.
+    Each image goes towards one of the ``labeled`` source images, always the same one; style-transferred images from a
+    folder need none.
     """
     transfer = recipe.config(TargetStyleTransferConfig)
     if transfer is None:
         return target
-    folder = restyled_folder(transfer)
+    folder = transferred_folder(transfer)
     if folder is not None:
-        return RestyledImages(target, folder, labels=any(each.labels for each in target.files))
+        return TransferredImages(target, folder, labels=any(each.labels for each in target.files))
     if labeled is None:
-        raise ValueError(f"recipe {recipe.name} restyles the target as the source and needs the source's images.")
-    return RestyledTowards(target, labeled, transfer)
+        raise ValueError(
+            f"recipe {recipe.name} transfers target images to the source's style and needs the source's images."
+        )
+    return TransferredTowards(target, labeled, transfer)
 
 
 class DecodedImages(Dataset[Sample]):
-    """Keep what has been decoded in memory: two slow cores should train, not decode the same PNG again."""
+    """Keep what has been decoded in memory: slow cores should not decode the same PNG again."""
 
     def __init__(self, dataset: Samples) -> None:
         self.dataset = dataset
@@ -186,13 +194,15 @@ class DecodedImages(Dataset[Sample]):
 
 
 def files_of(dataset: SegmentationDataset, seen: Samples | None = None) -> dict[str, dict[str, Path]]:
-    """The files of a data set by kind and name; of images that are seen restyled from a folder those as well."""
+    """The files of a data set by kind and name, with those of the transferred images that ``seen`` reads."""
     files = {"images": {entry.name: entry.image for entry in dataset.files}}
     labels = {entry.name: entry.labels for entry in dataset.files if entry.labels is not None}
     if labels:
         files["labels"] = labels
-    if isinstance(seen, RestyledImages):
-        files["restyled"] = {name: path for name, path in zip(seen.names, seen.files, strict=True) if path is not None}
+    if isinstance(seen, TransferredImages):
+        files["transferred"] = {
+            name: path for name, path in zip(seen.names, seen.files, strict=True) if path is not None
+        }
     return files
 
 
@@ -259,7 +269,7 @@ class Drawn(NamedTuple):
     """One domain's share of a step."""
 
     images: Tensor  # (B, 3, H, W) float in [0, 1]
-    labels: Tensor  # (B, H, W) int64, 255 where there is none
+    labels: Tensor  # (B, H, W) int64, 255 where unlabeled
 
 
 class Pair(NamedTuple):
@@ -275,11 +285,11 @@ class StepImages:
     def __init__(self, recipe: Recipe, data: TrainingData, device: torch.device, positions: Mapping[str, int]) -> None:
         self.device = device
         source = recipe.config(StyleTransferConfig)
-        self.restyle = BatchRestyling(source) if source and source.in_step else None
+        self.transfer = BatchStyleTransfer(source) if source and source.in_step else None
         self.probability = source.probability if source else 0.0
         share = own_share(recipe.runtime.accumulate_grad_batches, recipe.data.batch)
         other = recipe.config(TargetStyleTransferConfig)
-        self.restyle_target = BatchRestyling(other) if other and other.in_step else None
+        self.transfer_target = BatchStyleTransfer(other) if other and other.in_step else None
         self.augment = TrainingAugmentation(recipe.augmentation)
 
         def stream(dataset: Samples, name: str, salt: int) -> BatchStream:
@@ -295,28 +305,28 @@ class StepImages:
 
         self.labeled = stream(data.labeled, "labeled", 0)
         # In step with the labeled ones, since their order follows from the same seed and position.
-        self.restyled = None if data.restyled is None else stream(data.restyled, "labeled", 0)
+        self.transferred = None if data.transferred is None else stream(data.transferred, "labeled", 0)
         self.target = None if data.target is None else stream(data.target, "target", 1)
 
     def draw(self) -> list[Pair]:
         """The images of the next step, part by part."""
         labeled = next(self.labeled)
-        restyled = [None] * len(labeled) if self.restyled is None else next(self.restyled)
+        transferred = [None] * len(labeled) if self.transferred is None else next(self.transferred)
         target = [None] * len(labeled) if self.target is None else next(self.target)
-        return [self._pair(*part) for part in zip(labeled, restyled, target, strict=True)]
+        return [self._pair(*part) for part in zip(labeled, transferred, target, strict=True)]
 
-    def _pair(self, source: Batch, restyled: Batch | None, other: Batch | None) -> Pair:
+    def _pair(self, source: Batch, transferred: Batch | None, other: Batch | None) -> Pair:
         labeled = self._on_device(source)
         target = None if other is None else self._on_device(other)
-        if restyled is not None:
-            chosen = chosen_images(len(restyled.names), self.probability)
-            labeled.images[chosen] = self._on_device(restyled).images[chosen]
+        if transferred is not None:
+            chosen = chosen_images(len(transferred.names), self.probability)
+            labeled.images[chosen] = self._on_device(transferred).images[chosen]
         if target is not None:
             as_drawn = labeled.images
-            if self.restyle is not None:
-                labeled = labeled._replace(images=self.restyle(labeled.images, target.images))
-            if self.restyle_target is not None:
-                target = target._replace(images=self.restyle_target(target.images, as_drawn))
+            if self.transfer is not None:
+                labeled = labeled._replace(images=self.transfer(labeled.images, target.images))
+            if self.transfer_target is not None:
+                target = target._replace(images=self.transfer_target(target.images, as_drawn))
         labeled = Drawn(*self.augment(*labeled, "labeled"))
         if target is not None:
             target = Drawn(*self.augment(*target, "target"))

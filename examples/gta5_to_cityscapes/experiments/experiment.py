@@ -15,7 +15,6 @@ from ..checkpoint import CheckpointError, digest_of_weights
 from ..config import LayoutConfig
 from ..data import SegmentationDataset
 from ..data.loader import Samples
-from ..data.style_transfer import RestyledImages, RestyledTowards
 from ..data.training_data import (
     Folders,
     TrainingData,
@@ -26,7 +25,8 @@ from ..data.training_data import (
     open_training_data,
     open_validation,
 )
-from ..distributed import from_first, is_first
+from ..data.transforms import TransferredImages, TransferredTowards
+from ..distributed import is_rank_zero, on_rank_zero
 from ..input_files import InputFiles
 from ..methods import registered_methods
 from ..methods.pseudo_labels import PseudoLabelConfig
@@ -38,7 +38,7 @@ from ..run_dir import Event, ExperimentRecord, Result, RunFolder, Tick, Watch, p
 from ..training.evaluation import evaluate_recipe
 from ..training.loop import train
 from ..training.pseudo_labeling import Kept, View, write_pseudo_labels
-from ..training.recipe_network import refuse_unfit_network, start_network, trained_network
+from ..training.recipe_network import check_network, start_network, trained_network
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def plan(
         composed(list(wanted)), key=lambda recipe: (-depth[recipe.name], not depends_on(recipe.name).names)
     )
     for recipe in recipes:
-        refuse_unfit_network(recipe)
+        check_network(recipe)
     return [
         Job(
             recipe,
@@ -187,21 +187,21 @@ def carry_out(
         checkpoint: Stands in for the one run that it needs.
     """
     recipe, run = job.recipe, job.run
-    watch = _named(job, watch) if is_first() else unwatched
+    watch = _named(job, watch) if is_rank_zero() else unwatched
     if recipe.network.weights is not None and not run.recipe_file.is_file():
         start_network(recipe, torch.device("cpu"))  # weights that do not fit leave no folder of a run behind
     if not (recipe.start or recipe.labeled_by or recipe.fused_of):
         return train(recipe, run, _opened(job, folders), device=device, watch=watch)
-    finished = from_first(run.result)
+    finished = on_rank_zero(run.result)
     if finished is not None and (checkpoint is None or not checkpoint.is_file()):
         # What it depends on need not be there any more.
-        from_first(lambda: run.check(recipe, _opened(job, folders).inputs))
+        on_rank_zero(lambda: run.check(recipe, _opened(job, folders).inputs))
         return finished
     checkpoints = _checkpoints(job, checkpoint)
     trained = _trained(recipe, checkpoints, device)
     digest = "+".join(digest_of_weights(network.state_dict()) for _, network in trained)
     if finished is not None:
-        from_first(lambda: run.check(recipe, _opened(job, folders, digest).inputs))
+        on_rank_zero(lambda: run.check(recipe, _opened(job, folders, digest).inputs))
         return finished
 
     def claim() -> None:
@@ -209,7 +209,7 @@ def carry_out(
         data.require_labels()
         run.claim(recipe, data.inputs)
 
-    from_first(claim)  # before the first file is written, not after: a folder may hold another run
+    on_rank_zero(claim)  # before the first file is written, not after: a folder may hold another run
     if recipe.fused_of:
         return _fuse(job, folders, device, watch, trained)
     pseudo_labels = recipe.config(PseudoLabelConfig)
@@ -296,7 +296,7 @@ def label_target(
         recipe: For whom: the size of the images and the label space.
         settings: Which labels are kept.
         run: Where to.
-        folders: The data; the source is only read for a network that sees the target restyled.
+        folders: The data; the source is only read for a network that sees transferred target images.
         device: Where the networks are.
         weights_sha256: Digest of their weights.
         tick: Called with (images done, images in all).
@@ -305,12 +305,12 @@ def label_target(
     views = [View(network, seen_by(each, target, folders)) for each, network in networks]
 
     def identity() -> dict[str, Any]:
-        """The images as each network sees them, and for one that restyles them as the source the source's too."""
+        """The images as each network sees them, and the source's for one that transfers them to its style."""
         sets = {"target": files_of(target)}
         for place, ((each, _), view) in enumerate(zip(networks, views, strict=True)):
-            if isinstance(view.images, RestyledImages):
+            if isinstance(view.images, TransferredImages):
                 sets[f"target of {place}"] = files_of(target, view.images)
-            elif isinstance(view.images, RestyledTowards):
+            elif isinstance(view.images, TransferredTowards):
                 sets[f"source of {place}"] = {"images": files_of(open_labeled(each, folders))["images"]}
         return InputFiles(sets, run.known_inputs()).identity()
 
@@ -320,19 +320,19 @@ def label_target(
         settings,
         recipe.label_space,
         device,
-        belongs_to={"weights_sha256": weights_sha256, **from_first(identity)},
+        belongs_to={"weights_sha256": weights_sha256, **on_rank_zero(identity)},
         batch=recipe.evaluation.batch,
         tick=tick,
     )
-    from_first(lambda: write_json(run.thresholds, kept.as_json()))
+    on_rank_zero(lambda: write_json(run.thresholds, kept.as_json()))
     return kept
 
 
 def seen_by(recipe: Recipe, images: SegmentationDataset, folders: Folders) -> Samples:
     """Images of the target as the network of that recipe sees them."""
     transfer = recipe.config(TargetStyleTransferConfig)
-    restyled_here = transfer is not None and transfer.in_step
-    return as_seen(recipe, images, open_labeled(recipe, folders) if restyled_here else None)
+    computed_here = transfer is not None and transfer.in_step
+    return as_seen(recipe, images, open_labeled(recipe, folders) if computed_here else None)
 
 
 def _fuse(
@@ -368,7 +368,7 @@ def _fuse(
         job.run.write_result(result)
         return result
 
-    result = from_first(recorded)
+    result = on_rank_zero(recorded)
     watch(Event(job.name, 1, 1, f"mIoU {100 * scores.miou:.1f}", "finished"))
     return result
 

@@ -25,7 +25,7 @@ import torch
 
 from ..atomic_io import written_beside
 from ..data.training_data import Folders
-from ..distributed import world
+from ..distributed import world_size
 from ..run_dir import Event, RunFolder, Watch
 from ..signals import STOPPING, Stopped, StopRequest, ignores_sigint
 from .experiment import Job, carry_out, check_same_run
@@ -66,7 +66,7 @@ def run_experiment(
         if job not in left:
             steps = job.recipe.schedule.max_steps
             watch(Event(job.name, steps, steps, "ended earlier", "finished"))
-    if world() > 1:
+    if world_size() > 1:
         for job in jobs:  # the same for every rank; what has ended returns at once
             carry_out(job, folders, device, watch)
     elif left:

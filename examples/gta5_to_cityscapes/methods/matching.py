@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from torch import nn
@@ -32,7 +31,7 @@ class MatchingConfig(MethodConfig):
 
 
 class StuffInstanceAlignment(Method):
-    """Target features are pulled towards source features of their class (SIM, Eq. 4 to 8; Eq. 11 with pseudo-labels)."""
+    """Target features are pulled towards source features of their class (Eq. 4 to 8; Eq. 11 with pseudo-labels)."""
 
     group, config, rank = "matching", MatchingConfig, 60
     parts = (Part("sim", "SIM", "stuff and instance matching"),)
@@ -58,8 +57,7 @@ class StuffInstanceAlignment(Method):
 
     def on_labeled(self, context: StepContext) -> list[Loss]:
         domain = context.labeled
-        with context.clock.phase("matching"):
-            self.sim.update(domain.seen.features.detach(), domain.labels, domain.seen.logits.detach())
+        self.sim.update(domain.seen.features.detach(), domain.labels, domain.seen.logits.detach())
         return []
 
     def on_target(self, context: StepContext) -> list[Loss]:
@@ -67,8 +65,7 @@ class StuffInstanceAlignment(Method):
             return []
         domain = context.unlabeled
         labels = domain.labels if self.pseudo_labels else None
-        match = partial(self.sim, target_logits=domain.seen.logits, pseudo_labels=labels)
-        losses = context.clock.forward_and_backward("matching", match, domain.seen.features)
+        losses = self.sim(domain.seen.features, domain.seen.logits, labels)
         weight = self.settings.weight
         return [Loss("stuff", losses.stuff, weight), Loss("instance", losses.instance, weight)]
 

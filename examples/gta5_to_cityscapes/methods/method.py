@@ -26,7 +26,6 @@ import stuffinstance as si
 
 from ..config import Config
 from ..models import NetworkOutput, SegmentationNetwork
-from ..training.step_clock import UNTIMED, StepClock
 
 if TYPE_CHECKING:
     from typing import Self
@@ -144,7 +143,6 @@ class StepContext:
     labeled: Domain
     target: Domain | None = None
     shares: Mapping[str, Tensor | float] = field(default_factory=dict)
-    clock: StepClock = UNTIMED
     found: dict[str, Any] = field(default_factory=dict)
 
     @property
