@@ -210,17 +210,17 @@ def test_the_command_of_a_page_is_one_that_can_be_typed(tmp_path: Path) -> None:
 
 def checked(streets: Folders, out: Path, record: ExperimentRecord, steps: int = 0) -> list[Finding]:
     jobs = plan_paper_experiment(record, out)
-    return check_plan(jobs, streets, record, out, CPU, steps=steps, processes=1, tell=lambda name: None)
+    return check_plan(jobs, streets, record, out, CPU, steps=steps, processes=1, announce=lambda name: None)
 
 
 def missing(findings: list[Finding]) -> dict[str, str]:
-    return {finding.what: finding.told for finding in findings if finding.kind == "missing"}
+    return {finding.what: finding.text for finding in findings if finding.kind == "missing"}
 
 
 def test_nothing_is_missing_where_all_is_there(streets: Folders, tmp_path: Path) -> None:
     findings = checked(streets, tmp_path / "exp", record_of("table2"))
     assert missing(findings) == {}
-    notes = {finding.what: finding.told for finding in findings if finding.kind == "note"}
+    notes = {finding.what: finding.text for finding in findings if finding.kind == "note"}
     assert notes["source"] == "6 images, 24,966 were published"
     assert notes["target, validation"] == "3 images, 500 were published"
     assert notes["source, labels"].startswith("8 of 19 classes in 6 images; not seen: wall,")
@@ -340,10 +340,10 @@ def test_timed_steps_foretell_time_and_memory_and_write_nothing(
     monkeypatch.setattr(checked_runs, "time_steps_apart", apart)
     record = record_of("table2", "smoke", *quiet, "schedule.max_steps=100", "schedule.decay_steps=100")
     findings = checked(streets, tmp_path, record, steps=1)
-    told = {finding.what: finding.told for finding in findings}
+    told = {finding.what: finding.text for finding in findings}
     assert calls == ["aa+it+sim", "source"]  # the costliest and the cheapest that needs no labels of another run
     assert told["memory"].startswith("3.0 GiB a run (aa+it+sim seed 0)")
-    assert told["disk"].startswith("at most 18 MiB (checkpoints 18 MiB, pseudo-labels 0 MiB,")  # 6 runs of 3 MiB
+    assert told["disk"].startswith("at most 18 MiB (checkpoints 18 MiB, pseudo-labels 0 MiB)")  # 6 runs of 3 MiB
     # By cost, of 1.0 to 2.6: steps of 0.5 (two runs), 1.6 and 1.7 between, 2 seconds (two). 17 tests of 3 images.
     assert told["time in all"].startswith("14 min for 6 runs (training 14 min, scoring 31 s, labeling 1 s)")
     assert list(tmp_path.iterdir()) == []
@@ -369,7 +369,7 @@ def test_a_gpu_has_memory_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     machine, gpu = check_memory(Measured(timed, job, timed, job), torch.device("cuda"), 2)
     assert machine == Finding("ok", "memory", f"4.0 GiB a run ({job.name}), 2 at a time: 8.0 GiB; free 40.0 GiB")
     assert gpu.kind == "missing"
-    assert gpu.told == f"30.0 GiB a run ({job.name}), 2 at a time: 60.0 GiB; free 40.0 GiB"
+    assert gpu.text == f"30.0 GiB a run ({job.name}), 2 at a time: 60.0 GiB; free 40.0 GiB"
 
 
 def test_a_step_that_fails_is_told_before_the_run(
@@ -513,7 +513,7 @@ def test_transferred_images_without_a_use_are_refused(streets: Folders, tmp_path
     words = asked("figure2", streets)
     shown = CliRunner().invoke(app, [*words, "--style-transfer", "lab", "--out", str(tmp_path / "exp")])
     assert shown.exit_code == 2
-    assert "none that is asked for has that part" in " ".join(shown.output.replace("│", " ").split())
+    assert "none of these recipes has that part" in " ".join(shown.output.replace("│", " ").split())
     assert not (tmp_path / "exp").exists()
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 from examples.gta5_to_cityscapes import input_files
 from examples.gta5_to_cityscapes.data import DatasetError
 from examples.gta5_to_cityscapes.data.training_data import Folders, open_training_data
-from examples.gta5_to_cityscapes.experiments.experiment import Job, carry_out, plan, refuse_another_run
+from examples.gta5_to_cityscapes.experiments.experiment import Job, carry_out, check_same_run, plan
 from examples.gta5_to_cityscapes.experiments.runner import run_experiment
 from examples.gta5_to_cityscapes.input_files import (
     BLOCK_BYTES,
@@ -307,10 +307,10 @@ def test_without_the_list_of_files_other_content_is_refused_without_an_example(
     )
     trained(job.recipe, own, job.run)
     job.run.inputs_file.write_text('["labeled", 3]\nnonsense\n', encoding="utf-8")
-    refuse_another_run(job, own)
+    check_same_run(job, own)
     relabeled(own.source / "labels" / "00002.png")
     with pytest.raises(RunFolderError, match=r'data\.labeled\.labels: "\w+" -> "\w+"'):
-        refuse_another_run(job, own)
+        check_same_run(job, own)
 
 
 def test_names_that_are_not_unicode_are_kept(tmp_path: Path) -> None:

@@ -373,7 +373,7 @@ def _fuse(
     return result
 
 
-def refuse_another_run(job: Job, folders: Folders, checkpoint: Path | None = None) -> None:
+def check_same_run(job: Job, folders: Folders, checkpoint: Path | None = None) -> None:
     """Find out before hours of training, not after, that a folder holds something else.
 
     Args:

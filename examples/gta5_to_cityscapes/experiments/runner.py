@@ -28,7 +28,7 @@ from ..data.training_data import Folders
 from ..distributed import world_size
 from ..run_dir import Event, RunFolder, Watch
 from ..signals import STOPPING, Stopped, StopRequest, ignores_sigint
-from .experiment import Job, carry_out, refuse_another_run
+from .experiment import Job, carry_out, check_same_run
 
 TRACEBACK = "error.txt"
 
@@ -58,7 +58,7 @@ def run_experiment(
     if processes < 1:
         raise ValueError(f"processes must be at least 1, got {processes}.")
     for job in jobs:
-        refuse_another_run(job, folders)
+        check_same_run(job, folders)
     if begin is not None:
         begin()
     left = [job for job in jobs if job.run.result() is None]
