@@ -1,4 +1,4 @@
-"""What a run reads: a digest of every file, kept in its folder, and what has changed since."""
+"""Digests of the files that a run reads, and which of them have changed since it began."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class InputFiles:
         for set_name, kinds in self.sets.items():
             together = {kind: self._together(set_name, kind, files) for kind, files in kinds.items()}
             if "images" in kinds:
-                identity[set_name] = {"images": len(kinds["images"]), **together}
+                identity[set_name] = {"count": len(kinds["images"]), **together}
             else:  # one file, the start weights
                 identity[set_name] = "+".join(together.values())
         return {**identity, **self.also}
@@ -164,7 +164,7 @@ def write_digests(path: Path, digests: Mapping[Key, FileDigest]) -> None:
 
 
 def read_digests(path: Path) -> dict[Key, FileDigest]:
-    """What :func:`write_digests` wrote; lines that cannot be read are left out, and those files are read again."""
+    """What :func:`write_digests` wrote; lines that cannot be read are skipped, and those files are read again."""
     found: dict[Key, FileDigest] = {}
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
         try:

@@ -1,56 +1,91 @@
-"""What steps took: sums that add up over intervals and interruptions, and the means that are told."""
+"""Log of a run: losses, scores, step time and memory, one JSON object per line in ``metrics.jsonl``."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from .atomic_io import room_needed, written_beside
 
 
 @dataclass(frozen=True)
 class StepCost:
-    """Sums over the steps that were timed; those of two intervals can be added.
+    """Sums over timed steps; those of two intervals can be added.
 
     Attributes:
-        steps: How many.
-        images: Drawn for them, of both domains.
-        seconds: All that they took; evaluation and saving are no steps.
-        phases: Seconds of what was timed within them, by name.
+        steps: Number of steps.
+        images: Images drawn for them, of both domains.
+        seconds: Time of the steps; evaluation and saving do not count.
+        data_seconds: The part of it spent waiting for images.
     """
 
     steps: int = 0
     images: int = 0
     seconds: float = 0.0
-    phases: Mapping[str, float] = field(default_factory=dict)
+    data_seconds: float = 0.0
 
     def __add__(self, other: StepCost) -> StepCost:
-        names = dict.fromkeys((*self.phases, *other.phases))
-        return StepCost(
-            self.steps + other.steps,
-            self.images + other.images,
-            self.seconds + other.seconds,
-            {name: self.phases.get(name, 0.0) + other.phases.get(name, 0.0) for name in names},
-        )
+        return StepCost(*(own + its for own, its in zip(vars(self).values(), vars(other).values(), strict=True)))
 
     def means(self) -> dict[str, float]:
-        """``seconds_per_step``, ``images_per_second`` and a ``<phase>_share`` each; nothing where no step was timed."""
+        """``seconds_per_step``, ``images_per_second`` and ``data_share``; empty where no step was timed."""
         if not self.steps or not self.seconds:
             return {}
         return {
             "seconds_per_step": self.seconds / self.steps,
             "images_per_second": self.images / self.seconds,
-            **{f"{name}_share": seconds / self.seconds for name, seconds in self.phases.items()},
+            "data_share": self.data_seconds / self.seconds,
         }
 
     @property
     def note(self) -> str:
-        """The time of a step in words, for whoever looks on."""
+        """The mean time of a step, for the progress display."""
         return f"{time_of_a_step(self.seconds / max(1, self.steps))} a step"
+
+
+class StepClock:
+    """Times steps by the clock of the host.
+
+    A GPU works behind the host, so a single step there has no time of its own: :meth:`wait` adds the time until the
+    queue is empty, which makes the sum over an interval right without a synchronization in any step.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._cost = StepCost()
+
+    @contextmanager
+    def step(self, images: int) -> Iterator[None]:
+        """Around one whole step, which draws ``images`` images."""
+        begin = time.perf_counter()
+        yield
+        self._cost += StepCost(1, images, time.perf_counter() - begin)
+
+    @contextmanager
+    def data(self) -> Iterator[None]:
+        """Around the wait for a step's images."""
+        begin = time.perf_counter()
+        yield
+        self._cost += StepCost(data_seconds=time.perf_counter() - begin)
+
+    def wait(self) -> None:
+        """Wait for a GPU to finish the steps, which is part of their time."""
+        if self.device.type == "cuda":
+            begin = time.perf_counter()
+            torch.cuda.synchronize(self.device)
+            self._cost += StepCost(seconds=time.perf_counter() - begin)
+
+    def read(self) -> StepCost:
+        """Cost of the steps since the last reading."""
+        cost, self._cost = self._cost, StepCost()
+        return cost
 
 
 def time_of_a_step(seconds: float) -> str:
@@ -63,7 +98,7 @@ if TYPE_CHECKING:
 
 
 class Metrics:
-    """Appends one line at a time; what goes beyond the checkpoint that a run resumes from is cut off.
+    """Appends one line at a time; lines beyond the checkpoint that a run resumes from are removed.
 
     Args:
         path: ``metrics.jsonl``.
@@ -97,7 +132,7 @@ class Metrics:
         self._write({"step": step, "kind": "train", **curves, "seconds": seconds}, curves)
 
     def write_cost(self, step: int, cost: StepCost, peak_memory_bytes: int) -> None:
-        """What the steps since the last such line took, as means, and the most memory held so far."""
+        """Means over the steps since the last such line, and peak memory so far."""
         means = {**cost.means(), "peak_memory_bytes": peak_memory_bytes}
         self._write({"step": step, "kind": "cost", **means}, {f"cost/{name}": mean for name, mean in means.items()})
 
@@ -111,14 +146,14 @@ class Metrics:
     def _write(self, line: Mapping[str, Any], curves: Mapping[str, float]) -> None:
         with room_needed(self.path):
             self._file.write(json.dumps(line) + "\n")
-            self._file.flush()  # at once visible to whoever reads along
+            self._file.flush()  # visible immediately to whoever reads along
             if self._curves is not None:
                 for name, value in curves.items():
                     self._curves.add_scalar(name, value, line["step"])
 
     def close(self) -> None:
         """Write out what is buffered."""
-        with suppress(OSError):  # every line was flushed: what is left here has failed and was told before
+        with suppress(OSError):  # every line was flushed: a failure here was reported before
             self._file.close()
         if self._curves is not None:
             self._curves.close()

@@ -23,13 +23,14 @@ from examples.gta5_to_cityscapes.data.training_data import (
     open_training_data,
     write_label_map,
 )
-from examples.gta5_to_cityscapes.distributed import RankLostError, of_all_ranks, sum_of_ranks
+from examples.gta5_to_cityscapes.distributed import RankLostError, all_gather_object, all_reduce_sum
 from examples.gta5_to_cityscapes.experiments.experiment import carry_out, label_target, plan
 from examples.gta5_to_cityscapes.methods import Domain, StepContext
 from examples.gta5_to_cityscapes.methods.pseudo_labels import PseudoLabelConfig
 from examples.gta5_to_cityscapes.recipes import Recipe, compose_recipe
 from examples.gta5_to_cityscapes.run_dir import Result, RunFolder
 from examples.gta5_to_cityscapes.signals import Stopped
+from examples.gta5_to_cityscapes.training import recipe_network
 from examples.gta5_to_cityscapes.training.determinism import draw_apart
 from examples.gta5_to_cityscapes.training.loop import train
 from examples.gta5_to_cityscapes.training.recipe_network import start_network, trained_network
@@ -83,7 +84,7 @@ def begun(streets: Folders, tmp_path_factory: pytest.TempPathFactory) -> dict[st
         "auxiliary": named("asn"),
     }
     for kind, recipe in starts.items():
-        schedule = recipe.schedule.model_copy(update={"steps": 60, "horizon": 60})
+        schedule = recipe.schedule.model_copy(update={"max_steps": 60, "decay_steps": 60})
         recipe = recipe.model_copy(update={"schedule": schedule})
         train(recipe, RunFolder(out / kind), open_training_data(recipe, streets), device=CPU)
     return {kind: RunFolder(out / kind).checkpoint for kind in starts} | {"labels": sparse_labels(streets, out)}
@@ -117,9 +118,9 @@ def steps_of(rank: int, recipe: Recipe, folders: Folders, start: dict[str, Path]
             for labeled, target in images.draw()
         ]
         losses = take_step(parts)
-        history.append(dict(zip(losses, sum_of_ranks(torch.stack([*losses.values()])).tolist(), strict=True)))
+        history.append(dict(zip(losses, all_reduce_sum(torch.stack([*losses.values()])).tolist(), strict=True)))
     state = flat({name: value for name, value in take_step.state().items() if name != "optimizers"})
-    for other in of_all_ranks(state):
+    for other in all_gather_object(state):
         assert other.keys() == state.keys()
         assert all(torch.equal(other[name], value) for name, value in state.items())
     return {"losses": history, "state": state, "position": images.positions}
@@ -196,7 +197,51 @@ def test_a_step_in_parts_is_the_step_in_one(
     assert_close(cut, undisturbed[name])
 
 
+class CPUSyncBatchNorm(torch.nn.SyncBatchNorm):
+    """``SyncBatchNorm`` in plain operations: torch has none for a CPU, and the pipeline's own code is to be tested."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            kept = (self.running_mean, self.running_var, self.weight, self.bias)
+            return torch.nn.functional.batch_norm(x, *kept, eps=self.eps)
+        channels = (1, -1, 1, 1)
+        pixels = all_reduce_sum(torch.tensor(float(x.numel() // x.shape[1])))
+        mean = over_pixels_and_ranks(x) / pixels
+        centered = x.float() - mean.view(channels)
+        variance = over_pixels_and_ranks(centered.square()) / pixels
+        with torch.no_grad():
+            self.num_batches_tracked.add_(1)
+            for kept, new in ((self.running_mean, mean), (self.running_var, variance * (pixels / (pixels - 1)))):
+                kept.lerp_(new, self.momentum)
+        normal = centered * torch.rsqrt(variance + self.eps).view(channels)
+        return (normal * self.weight.view(channels) + self.bias.view(channels)).to(x.dtype)
+
+
+def over_pixels_and_ranks(x: Tensor) -> Tensor:
+    return SumOfRanks.apply(x.float().sum((0, 2, 3)))  # type: ignore[no-any-return, no-untyped-call]
+
+
+class SumOfRanks(torch.autograd.Function):
+    """Every rank adds to the sum and every rank uses it, so its gradient is a sum over ranks too."""
+
+    @staticmethod
+    def forward(ctx: Any, own: Tensor) -> Tensor:
+        return all_reduce_sum(own)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return all_reduce_sum(gradient.contiguous())
+
+
+def convert_for_cpu(network: torch.nn.Module, device: torch.device) -> torch.nn.Module:
+    for module in network.modules():
+        if type(module) is torch.nn.BatchNorm2d:
+            module.__class__ = CPUSyncBatchNorm
+    return network
+
+
 def batch_normalized(rank: int, folders: Folders, start: dict[str, Path], shared: bool) -> dict[str, Any]:
+    recipe_network.convert_sync_batchnorm = convert_for_cpu  # type: ignore[assignment]
     options = ["network.options.norm=batch", f"network.sync_bn={str(shared).lower()}"]
     return steps_of(rank, named("aa+sim", *options), folders, start)
 

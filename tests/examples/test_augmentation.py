@@ -10,16 +10,16 @@ from torch import Tensor
 from torch.nn.functional import max_pool2d
 
 from examples.gta5_to_cityscapes.config import AugmentationConfig
-from examples.gta5_to_cityscapes.data.augmentation import TrainingAugmentation
+from examples.gta5_to_cityscapes.data.transforms import TrainingAugmentation
 from examples.gta5_to_cityscapes.recipes import compose_recipe
 
 CLASSES = (0, 3, 7, 11, 18, 255)
 GEOMETRY: dict[str, dict[str, Any]] = {
     "flip": {"flip": 1.0},
     "crop": {"crop": (32, 64)},
-    "scale": {"area": (0.3, 0.9)},
-    "stretch": {"area": (0.5, 0.9), "stretch": 1.5},
-    "all": {"crop": (40, 72), "area": (0.4, 1.0), "stretch": 1.2, "flip": 0.5},
+    "scale": {"scale": (0.3, 0.9)},
+    "ratio_jitter": {"scale": (0.5, 0.9), "ratio_jitter": 1.5},
+    "all": {"crop": (40, 72), "scale": (0.4, 1.0), "ratio_jitter": 1.2, "flip": 0.5},
 }
 
 

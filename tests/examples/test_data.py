@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 
 from examples.gta5_to_cityscapes.data import DatasetError, describe, mismatched_pairs, open_dataset
+from examples.gta5_to_cityscapes.data.dataset import CITYSCAPES_IDS, SYNTHIA_IDS, build_label_table
 from examples.gta5_to_cityscapes.data.image_files import nearest_positions, resize_ids
-from examples.gta5_to_cityscapes.data.label_ids import CITYSCAPES_IDS, SYNTHIA_IDS, build_label_table
 from stuffinstance import CITYSCAPES, SYNTHIA_13, SYNTHIA_16, LabelSpace
 
 HEIGHT, WIDTH = 12, 20
@@ -203,8 +203,8 @@ def test_images_are_antialiased_when_reduced(tmp_path: Path) -> None:
 
 
 def test_wrong_folder_shows_what_is_there(tmp_path: Path) -> None:
-    (tmp_path / "images").mkdir()
-    with pytest.raises(DatasetError, match=r"images: expected .*gta5 layout.*holds \['images'\].*Pass the folder"):
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(DatasetError, match=r"images: expected .*gta5 layout.*holds \['photos'\]"):
         open_dataset("gta5", tmp_path)
     with pytest.raises(DatasetError, match=r"does not exist either"):
         open_dataset("synthia", tmp_path / "nowhere")

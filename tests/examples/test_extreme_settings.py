@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from examples.gta5_to_cityscapes.recipes.sizes import SIZES, Size
 from pydantic import BaseModel
 from typer.testing import CliRunner
 
@@ -19,13 +18,14 @@ from examples.gta5_to_cityscapes.cli.app import EXPECTED, app
 from examples.gta5_to_cityscapes.data.training_data import Folders
 from examples.gta5_to_cityscapes.distributed import local_device
 from examples.gta5_to_cityscapes.experiments.experiment import carry_out, plan
-from examples.gta5_to_cityscapes.recipes import RecipeError
+from examples.gta5_to_cityscapes.recipes import RecipeError, preset_named
+from examples.gta5_to_cityscapes.recipes.recipe import Preset
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("one_thread")
 RECIPES = {
-    "style_transfer": "it",
-    "target_style_transfer": "tt",
+    "restyle": "it",
+    "restyle_target": "tt",
     "adversarial": "asn",
     "pseudo_labels": "ssl",
     "entropy": "minent",

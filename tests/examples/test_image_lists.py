@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from examples.gta5_to_cityscapes.cli.app import app
 from examples.gta5_to_cityscapes.data import DatasetError, SegmentationDataset, open_dataset
-from examples.gta5_to_cityscapes.data.listing import MAX_BYTES
+from examples.gta5_to_cityscapes.data.layouts import MAX_BYTES
 from examples.gta5_to_cityscapes.data.training_data import Folders, open_training_data
 from examples.gta5_to_cityscapes.recipes import compose_recipe
 
@@ -166,7 +166,7 @@ def test_lists_change_the_training_images_and_their_fingerprints_alone(
     assert identity["validation"] == of_all["validation"]
     labeled = ["00001", "00003"] if recipe == "aa" else [TARGET(i) for i in (0, 1, 3)]
     assert part.labeled.names == labeled
-    assert identity["labeled"]["images"] == len(labeled)
+    assert identity["labeled"]["count"] == len(labeled)
     assert identity["labeled"]["images"] != of_all["labeled"]["images"]
     if part.target is not None:
         assert part.target.names == [TARGET(i) for i in (0, 1, 3)]
@@ -192,7 +192,7 @@ def test_commands_take_lists(streets: Folders, quiet: list[str], tmp_path: Path)
     call("ablation", "--recipes", "aa+tt", *folders, *lists, *out)
     run = tmp_path / "runs" / "aa+tt" / "seed0"
     data = json.loads((run / "data.json").read_text())
-    assert {name: data[name]["images"] for name in ("labeled", "target", "validation")} == {
+    assert {name: data[name]["count"] for name in ("labeled", "target", "validation")} == {
         "labeled": 2, "target": 1, "validation": 3,
     }  # fmt: skip
     call("train", "aa+tt", *folders, *lists, *out)  # the same run, which has ended

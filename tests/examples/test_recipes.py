@@ -28,7 +28,7 @@ def test_a_name_switches_on_its_parts_and_nothing_else(name: str, size: str) -> 
 
 def test_recipes_of_a_size_share_everything_but_their_parts() -> None:
     recipes = [compose_recipe(name, "small").model_dump() for name in ABLATION]
-    for field in ("network", "images", "augmentation", "optimizer", "schedule", "seed", "classes"):
+    for field in ("network", "data", "augmentation", "optimizer", "schedule", "seed", "classes"):
         assert all(recipe[field] == recipes[0][field] for recipe in recipes)
 
 
@@ -90,7 +90,7 @@ def test_overrides_reach_their_setting_and_serve_recipes_without_it() -> None:
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("schedule.step=7", "no setting 'schedule.step'; schedule has steps"),
+        ("schedule.step=7", "no setting 'schedule.step'; schedule has max_steps"),
         ("steps", "group.setting=value"),
         ("schedule.max_steps=many", "schedule.max_steps"),
         ("data.batch=0", "data.batch"),

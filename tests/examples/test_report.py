@@ -20,11 +20,12 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import stuffinstance as si
-from examples.gta5_to_cityscapes.recipes import ABLATION, PARTS, depends_on
+from examples.gta5_to_cityscapes.methods import loss_titles
+from examples.gta5_to_cityscapes.recipes import ABLATION, depends_on, parts
 from examples.gta5_to_cityscapes.report import write_report
 from examples.gta5_to_cityscapes.report.charts import draw_banks, legend_shape, recipe_lines
 from examples.gta5_to_cityscapes.report.images import plot_regions
-from examples.gta5_to_cityscapes.report.recipe_names import LADDER, LOSSES, PART_TITLES, in_order, title
+from examples.gta5_to_cityscapes.report.recipe_names import LADDER, in_order, title
 from examples.gta5_to_cityscapes.report.recipes_page import headline_numbers
 from examples.gta5_to_cityscapes.report.results import read_banks, read_experiment, read_run
 from examples.gta5_to_cityscapes.report.tables import (
@@ -61,7 +62,7 @@ def make_run(root: Path, recipe: str, seed: int, miou: float | None, *, steps: i
     folder = root / recipe / f"seed{seed}"
     folder.mkdir(parents=True)
     known = {"name": recipe, "seed": seed, "layouts": {"source": "gta5"}, "space": "cityscapes", "classes": CLASSES}
-    write_json(folder / "recipe.json", {**known, "schedule": {"steps": steps}, **settings})
+    write_json(folder / "recipe.json", {**known, "schedule": {"max_steps": steps}, **settings})
     write_json(folder / "environment.json", {"python": "3.11", "torch": "2.5", "libraries": {"numpy": "2.0"}})
     lines: list[dict[str, Any]] = []
     for step in range(10, (steps if miou else steps // 2) + 1, 10):
@@ -402,17 +403,17 @@ def test_thresholds_and_costs_are_means_over_seeds(ladder: Path) -> None:
 
 
 def test_what_steps_took_is_in_the_cost_table(tmp_path: Path) -> None:
-    means = {"seconds_per_step": 0.125, "images_per_second": 16.0, "data_share": 0.25, "matching_share": None}
-    for recipe, matching in (("aa+it", None), ("aa+it+sim", 0.03)):
-        change_json(make_run(tmp_path, recipe, 0, 20.0) / "result.json", **{**means, "matching_share": matching})
+    means = {"seconds_per_step": 0.125, "images_per_second": 16.0, "data_share": 0.25}
+    for recipe in ("aa+it", "aa+it+sim"):
+        change_json(make_run(tmp_path, recipe, 0, 20.0) / "result.json", **means)
     with (tmp_path / "aa+it/seed0/metrics.jsonl").open("a") as metrics:
         metrics.write(json.dumps({"step": 100, "kind": "cost", **means}) + "\n")
     experiment = read_experiment(tmp_path)
     assert not [problem for run in experiment.runs for problem in run.problems]
-    names = ["ms per step", "images per second", "data wait, %", "matching, %"]
+    names = ["ms per step", "images per second", "data wait, %"]
     assert ablation(experiment).cost_frame(names)[names].values.tolist() == [
-        ["125.0", "16.0", "25.0", "–"],
-        ["125.0", "16.0", "25.0", "3.0"],
+        ["125.0", "16.0", "25.0"],
+        ["125.0", "16.0", "25.0"],
     ]
     assert ">125.0</td>" in write_report(tmp_path).read_text().split('id="cost"')[1]
 
@@ -436,7 +437,7 @@ def test_a_mean_of_networks_has_no_curve(tmp_path: Path) -> None:
 
 def test_thresholds_of_different_recipes_are_not_averaged(tmp_path: Path) -> None:
     for recipe, value in (("cbst", 0.25), ("iast", 0.75)):
-        rule = PARTS[recipe].changes["rule"]
+        rule = parts()[recipe][1].changes["rule"]
         add_thresholds(make_system_run(tmp_path / "city", recipe, pseudo_labels={"rule": rule}), value)
     page = write_report(tmp_path / "city")
     words = page.read_text()
@@ -520,8 +521,8 @@ def test_every_figure_is_written_and_shows_something(report: Path) -> None:
 
 
 def test_every_part_and_loss_has_a_title_and_the_ladder_is_that_of_the_recipes() -> None:
-    assert set(PART_TITLES) == set(PARTS)
-    assert set().union(*LOSSES_OF_PARTS.values()) <= set(LOSSES)
+    assert all(part.title and part.meaning for _, part in parts().values())
+    assert set().union(*LOSSES_OF_PARTS.values()) <= set(loss_titles())
     assert LADDER == ABLATION
 
 

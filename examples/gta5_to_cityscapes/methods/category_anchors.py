@@ -52,13 +52,14 @@ class CategoryAnchoring(Method):
     """
 
     group, config, rank = "anchors", AnchorConfig, 100
+    step_rank = 40
     parts = (Part("cag", "CAG", "category anchors (CAG-UDA)", kind="stage", rounds=True),)
     presets = {"small": AnchorConfig(margin=0.5, min_pixels=4)}
     losses = {
-        "anchor_distance_source": "CAG: distance of the source's class means to the anchors",
-        "anchor_distance_target": "CAG: distance of the target's class means to the anchors",
-        "anchor_labels": "CAG: cross-entropy on labels of the nearest anchor",
-        "confident_labels": "CAG: cross-entropy on confident labels",
+        "anchor_distance_source": "Anchors: distance, source",
+        "anchor_distance_target": "Anchors: distance, target",
+        "anchor_labels": "Anchors: cross-entropy, nearest",
+        "confident_labels": "Anchors: cross-entropy, confident",
     }
     needs_forward = True
     cost = 0.7

@@ -34,8 +34,9 @@ class ClassMixing(Method):
     """Training on target images with half of a source image's classes pasted in (DACS)."""
 
     group, config, rank = "class_mixing", ClassMixConfig, 70
+    step_rank = 90
     parts = (Part("mix", "ClassMix", "class mixing with a mean teacher's labels (DACS)"),)
-    losses = {"mixed": "ClassMix: cross-entropy on mixed images"}
+    losses = {"mixed": "ClassMix: cross-entropy"}
     requires = ("teacher",)
     needs_forward = True
     cost = 1.5

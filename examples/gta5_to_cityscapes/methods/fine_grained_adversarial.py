@@ -32,14 +32,15 @@ class FineGrainedAlignment(Method):
     """A discriminator of domain and class on the feature map, with the network's own softmax as the class."""
 
     group, config, rank = "fine_grained", FineGrainedConfig, 90
+    step_rank = 60
     parts = (Part("fada", "FADA", "fine-grained adversarial alignment of features (FADA)", kind="stage"),)
     presets = {
         "small": FineGrainedConfig(weight=0.003, width=64, start_step=200),
         "smoke": FineGrainedConfig(weight=0.003, width=8),
     }
     losses = {
-        "fine_grained": "FADA: the target's features taken for the source's",
-        "fine_grained_discriminator": "FADA's discriminator: domains and classes told apart",
+        "fine_grained": "Fine-grained: generator (FADA)",
+        "fine_grained_discriminator": "Fine-grained discriminator",
     }
     needs_forward = True
     cost = 0.8

@@ -24,9 +24,10 @@ class MaskedConsistency(Method):
     """The teacher's labels of the whole image are the target for an image with masked blocks (MIC)."""
 
     group, config, rank = "masked_consistency", MaskedConsistencyConfig, 80
+    step_rank = 100
     parts = (Part("mask", "masking", "masked consistency with a mean teacher (MIC)"),)
     presets = {"small": MaskedConsistencyConfig(block=16)}
-    losses = {"masked": "MIC: cross-entropy on masked images"}
+    losses = {"masked": "Masking: cross-entropy"}
     requires = ("teacher",)
     needs_forward = True
     cost = 1.2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from torch import nn
@@ -35,11 +34,12 @@ class StuffInstanceAlignment(Method):
     """Target features are pulled towards source features of their class (Eq. 4 to 8; Eq. 11 with pseudo-labels)."""
 
     group, config, rank = "matching", MatchingConfig, 60
+    step_rank = 30
     parts = (Part("sim", "SIM", "stuff and instance matching"),)
     presets = {"small": MatchingConfig(capacity=20), "smoke": MatchingConfig(capacity=4)}
     losses = {
-        "stuff": "SIM, stuff: distance to the nearest source row",
-        "instance": "SIM, instances: distance to the nearest source row",
+        "stuff": "Stuff matching",
+        "instance": "Instance matching",
     }
     needs_forward = True
     cost = 0.3
@@ -58,8 +58,7 @@ class StuffInstanceAlignment(Method):
 
     def on_labeled(self, context: StepContext) -> list[Loss]:
         domain = context.labeled
-        with context.clock.phase("matching"):
-            self.sim.update(domain.seen.features.detach(), domain.labels, domain.seen.logits.detach())
+        self.sim.update(domain.seen.features.detach(), domain.labels, domain.seen.logits.detach())
         return []
 
     def on_target(self, context: StepContext) -> list[Loss]:
@@ -67,8 +66,7 @@ class StuffInstanceAlignment(Method):
             return []
         domain = context.unlabeled
         labels = domain.labels if self.pseudo_labels else None
-        match = partial(self.sim, target_logits=domain.seen.logits, pseudo_labels=labels)
-        losses = context.clock.forward_and_backward("matching", match, domain.seen.features)
+        losses = self.sim(domain.seen.features, domain.seen.logits, labels)
         weight = self.settings.weight
         return [Loss("stuff", losses.stuff, weight), Loss("instance", losses.instance, weight)]
 

@@ -76,6 +76,7 @@ class OutputAlignment(Method):
     """The target's output should look like the source's to a discriminator; ``of="entropy"`` is ADVENT."""
 
     group, config, rank = "adversarial", OutputAdversarialConfig, 10
+    step_rank = 50
     parts = (
         Part("aa", "AA", "adversarial alignment of the output"),
         Part("asn", "AdaptSegNet", "the same at two levels (AdaptSegNet)", {"levels": 2}, {"auxiliary": True}),
@@ -86,11 +87,11 @@ class OutputAlignment(Method):
         "smoke": OutputAdversarialConfig(weight=0.003, width=4),
     }
     losses = {
-        "adversarial": "adversarial: the target's output taken for the source's",
-        "discriminator": "discriminator: source and target told apart",
-        "auxiliary_adversarial": "adversarial, auxiliary head",
-        "auxiliary_discriminator": "discriminator, auxiliary head",
-        "auxiliary_segmentation": "segmentation, auxiliary head",
+        "adversarial": "Adversarial: generator",
+        "discriminator": "Discriminator (chance: 0.69)",
+        "auxiliary_adversarial": "Auxiliary head: generator",
+        "auxiliary_discriminator": "Auxiliary discriminator",
+        "auxiliary_segmentation": "Auxiliary head: cross-entropy",
     }
     needs_forward = True
 

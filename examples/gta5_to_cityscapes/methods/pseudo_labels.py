@@ -61,6 +61,7 @@ class PseudoLabelSegmentation(Method):
     """Cross-entropy on the target with the labels of earlier networks (SIM, Eq. 10); CRST adds a divergence."""
 
     group, config, rank = "pseudo_labels", PseudoLabelConfig, 110
+    step_rank = 20
     parts = (
         Part("ssl", "SSL", "a second stage on pseudo-labels above class medians", kind="labeling"),
         Part("distill", "distillation", "a second stage on all labels (FADA)", {"rule": "argmax"}, kind="labeling"),
@@ -84,8 +85,8 @@ class PseudoLabelSegmentation(Method):
         ),
     )
     losses = {
-        "pseudo": "self-training: cross-entropy on pseudo-labels",
-        "divergence": "CRST: divergence from the uniform distribution",
+        "pseudo": "Pseudo-labels: cross-entropy",
+        "divergence": "Confidence regularizer (CRST)",
     }
     needs_forward = True
 

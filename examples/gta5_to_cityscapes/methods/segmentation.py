@@ -27,7 +27,7 @@ def labeled_pixels(labels: Tensor, ignore_index: int) -> Tensor:
 class LabeledSegmentation(Method):
     """Cross-entropy on the labeled images (SIM, Eq. 1), of logits divided by ``temperature`` (FADA: 1.8)."""
 
-    losses = {"segmentation": "segmentation: cross-entropy on labeled images"}
+    losses = {"segmentation": "Segmentation: cross-entropy"}
 
     def __init__(self, ignore_index: int, temperature: float = 1.0) -> None:
         self.ignore_index = ignore_index

@@ -16,12 +16,12 @@ from .charts import Chart
 from .results import Run
 
 FACTS = {  # group and name of a setting
-    "steps of a run": ("schedule", "steps"),
-    "steps of the learning rate schedule": ("schedule", "horizon"),
+    "steps of a run": ("schedule", "max_steps"),
+    "steps of the learning rate schedule": ("schedule", "decay_steps"),
     "network": ("network", "name"),
-    "source, height × width": ("images", "source_size"),
-    "target, height × width": ("images", "target_size"),
-    "batch": ("images", "batch"),
+    "source, height × width": ("data", "source_size"),
+    "target, height × width": ("data", "target_size"),
+    "batch": ("data", "batch"),
 }
 
 Block = dict[str, Any]

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pandas as pd
 
+from ..methods import loss_titles
 from . import tables
 from .charts import draw_banks, draw_class_scores, draw_curves, draw_scores, draw_thresholds, recipe_lines
 from .images import draw_previews, draw_region_rows, preview_runs
 from .page import Block, Page, chart_block, facts, write_page
-from .recipe_names import LOSSES, MEANINGS, SOURCE, TARGET_ONLY, title
+from .recipe_names import MEANINGS, SOURCE, TARGET_ONLY, title
 from .results import Experiment, Run, mapping, numeric, read_banks, read_experiment
 from .tables import ONE_SEED, ScoreTable, spread
 
@@ -131,19 +132,20 @@ def _curves(experiment: Experiment) -> list[Block]:
         for score in ("miou", "entropy", "density")
     )
     logged = {key.removeprefix("loss/") for run in experiment.runs for key in run.training if key.startswith("loss/")}
-    names = [*(name for name in LOSSES if name in logged), *sorted(logged.difference(LOSSES))]
+    titles = {name: text for name, text in loss_titles().items() if name in logged}
+    titles |= {name: name for name in sorted(logged.difference(titles))}
     furthest = max(run.last_step for run in experiment.runs)
     losses = {
-        LOSSES.get(name, name): {label: tables.loss_curve(each, name, furthest) for label, each in runs.items()}
-        for name in names
+        text: {label: tables.loss_curve(each, name, furthest) for label, each in runs.items()}
+        for name, text in titles.items()
     }
     percent = {"mIoU, %": {label: 100 * curve for label, curve in miou.items()}}
     free = {"Entropy of the predictions": entropy, "Soft neighborhood density": density}
     matching = [title(name) for name in experiment.recipes if "sim" in name.split("+")]
     without = [
-        f"{LOSSES[name]}: nothing was matched by {', '.join(unused)}."
+        f"{titles[name]}: nothing was matched by {', '.join(unused)}."
         for name in ("stuff", "instance")
-        if (unused := [label for label in matching if name in names and losses[LOSSES[name]][label].empty])
+        if (unused := [label for label in matching if name in titles and losses[titles[name]][label].empty])
     ]
     return [
         chart_block(draw_curves("miou_curves", percent, lines, large=True), "No run has been evaluated yet."),

@@ -71,8 +71,8 @@ class Run:
         return numeric(self.result.get(name))
 
     def setting(self, group: str, name: str) -> Any:
-        """A setting of the recipe; None where it is not recorded."""
-        return mapping(self.settings, group).get(name)
+        """A setting of the recipe, in a group of its own or of a method; None where it is not recorded."""
+        return mapping({**mapping(self.settings, "methods"), **self.settings}, group).get(name)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ BINS = 60  # training losses are noisy: a point of a curve is the mean of what w
 IN_ALL = ("steps in all", "minutes in all")  # with the runs that a run depends on, each counted once
 COSTS = {  # digits that are printed
     "steps": 0, "minutes": 1, "steps in all": 0, "minutes in all": 1, "steps per second": 2, "ms per step": 1,
-    "images per second": 1, "data wait, %": 1, "matching, %": 1, "peak memory, GiB": 2,
+    "images per second": 1, "data wait, %": 1, "peak memory, GiB": 2,
 }  # fmt: skip
 
 
@@ -147,7 +147,6 @@ def run_costs(experiment: Experiment, runs: Sequence[Run]) -> pd.DataFrame:
             1e3 * run.number("seconds_per_step"),
             run.number("images_per_second"),
             100 * run.number("data_share"),
-            100 * run.number("matching_share"),
             run.number("peak_memory_bytes") / 2**30,
         )
     return pd.DataFrame.from_dict(rows, orient="index", columns=list(COSTS), dtype=float)
@@ -220,7 +219,7 @@ def status_frame(experiment: Experiment) -> pd.DataFrame:
 
 def progress(run: Run) -> str:
     """How far an unfinished run is."""
-    goal, scored = run.setting("schedule", "steps"), run.evaluations["miou"].dropna()
+    goal, scored = run.setting("schedule", "max_steps"), run.evaluations["miou"].dropna()
     text = f"step {run.last_step:,}" + (f" of {goal:,}" if isinstance(goal, int) else "")
     if len(scored):
         text += f"; last evaluation {100 * scored.iloc[-1]:.1f} mIoU at step {scored.index[-1]:,}"
