@@ -37,8 +37,8 @@ def skip_fields(app: Sphinx, what: str, name: str, obj: object, skip: bool, opti
 
 
 def keep_first_line(app: Sphinx, what: str, name: str, obj: object, options: Any, lines: list[str]) -> None:
-    """Put an empty comment before a property's text: else Napoleon takes what precedes its first colon for a type."""
-    if what == "property":
+    """Put an empty comment before the text of properties and data: Napoleon reads the words before a colon as a type."""
+    if what in ("property", "data"):
         lines[:0] = ["..", ""]
 
 

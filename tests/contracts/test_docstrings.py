@@ -27,6 +27,7 @@ OPTIONAL_PACKAGES = {"cc3d", "triton"}
 WITHOUT_EXAMPLE = {
     "BackendUnavailableError",
     "IoU",
+    "Matches",
     "MatchingLosses",
     "ClassMixOutput",
     "Regions",
