@@ -37,7 +37,7 @@ def skip_fields(app: Sphinx, what: str, name: str, obj: object, skip: bool, opti
 
 
 def keep_first_line(app: Sphinx, what: str, name: str, obj: object, options: Any, lines: list[str]) -> None:
-    """Put an empty comment before the text of properties and data: Napoleon reads the words before a colon as a type."""
+    """Put an empty comment before the text of properties and data: Napoleon reads what precedes a colon as a type."""
     if what in ("property", "data"):
         lines[:0] = ["..", ""]
 
