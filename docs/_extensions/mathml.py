@@ -8,7 +8,7 @@ from sphinx.application import Sphinx
 from sphinx.util import logging
 from sphinx.writers.html5 import HTML5Translator
 
-# Of a norm's bars the closing one bears the index; said to stretch, as browsers assume, it would shrink to nothing.
+# The closing bar of a norm has the index. Browsers stretch it by default, and it would then vanish.
 BAR, STIFF_BAR = "<mo>&#x02016;</mo>", '<mo stretchy="false">&#x02016;</mo>'
 
 logger = logging.getLogger(__name__)
