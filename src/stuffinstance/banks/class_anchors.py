@@ -42,9 +42,10 @@ def running_mean(
     .. math:: \\mu \\leftarrow \\frac{n \\mu + x}{n + 1}, \\qquad n \\leftarrow \\min(n + 1, n_{max})
 
     Once the count has reached its limit, each further row weighs :math:`1 / (n_{max} + 1)` and older rows fade. The
-    count before each row is known beforehand, so every row's weight is its own share times what later rows leave of it,
-    and all rows are added together, each by its weight times its difference to the mean: rounding is that of the step, not
-    of the mean. The mean has 48 bits in two float32 numbers (:func:`add_to_pair`), so small steps are not lost.
+    count before each row is known beforehand, so every row's weight is its own share times what later rows leave of
+    it, and all rows are added together, each by its weight times its difference to the mean: rounding is that of the
+    step, not of the mean. The mean has 48 bits in two float32 numbers (:func:`add_to_pair`), so small steps are not
+    lost.
 
     Args:
         mean: (K, D) float32.
