@@ -225,6 +225,20 @@ VARYING: dict[str, tuple[Callable[[], Any], Callable[[Any, Batch], Any]]] = {
     "StuffInstanceMatching": (lambda: warm("paper"), lambda made, b: made(b.features, b.logits, b.labels)),
     "StuffMatchingLoss": (lambda: warm("paper").stuff_loss, lambda made, b: made(b.features, b.labels)),
     "InstanceMatchingLoss": (lambda: warm("paper").instance_loss, lambda made, b: made(b.features, b.labels)),
+    "stuff_matching_loss instance_matching_loss": (
+        lambda: warm("paper"),
+        lambda made, b: (
+            si.stuff_matching_loss(b.features, b.labels, made.stuff_bank)
+            + si.instance_matching_loss(b.features, b.labels, made.instance_bank, distance="l2")
+        ),
+    ),
+    "anchor_distance_loss": (
+        lambda: si.CategoryAnchors(5, 6),
+        lambda made, b: (
+            made.update(b.features, b.labels),
+            si.anchor_distance_loss(b.features, b.labels, made),
+        )[1],
+    ),
 }
 
 
@@ -265,6 +279,7 @@ def test_every_public_function_that_takes_maps_is_compiled() -> None:
         "StuffBank", "InstanceBank",  # in StuffInstanceMatching
         "OutputDiscriminator", "FineGrainedDiscriminator",  # in their losses
         "MeanTeacher",  # in test_mean_teacher.py
+        "Matches", "head_classifier",  # a result, and in test_head_classifier.py
         "BackendUnavailableError",
     }  # fmt: skip
     public = {name for name in si.__all__ if callable(getattr(si, name))}

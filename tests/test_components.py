@@ -85,7 +85,7 @@ def test_any_ids_and_any_ignored_id(ids: tuple[int, ...], ignore: int, backend: 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", sorted(INTEGER_DTYPES, key=str))
 def test_any_integer_type(dtype: torch.dtype, backend: str) -> None:
-    ignore = -1 if dtype == torch.int8 else 255  # in int8 there is no 255
+    ignore = -1 if dtype == torch.int8 else 255  # int8 has no 255
     labels = blocks(14, 19, (0, 1, 100, ignore), seed=4)
     numbers = si.connected_components(labels.to(dtype), ignore_index=ignore, backend=backend)
     assert torch.equal(numbers, expected_numbers(labels, ignore=ignore))
@@ -198,7 +198,7 @@ LABELS = torch.zeros(1, 4, 4, dtype=torch.int64)
     (LABELS, {"classes": (1, 1)}, r"classes must be distinct"),
     (LABELS, {"backend": "gpu"}, r"backend must be .*'gpu'"),
 ])  # fmt: skip
-def test_what_cannot_be_right_is_refused(labels: Tensor, options: dict[str, object], message: str) -> None:
+def test_bad_input_raises(labels: Tensor, options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         si.connected_components(labels, **options)  # type: ignore[arg-type]
 

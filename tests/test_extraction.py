@@ -10,6 +10,7 @@ from torch import Tensor
 import stuffinstance as si
 from stuffinstance._checks import INTEGER_DTYPES
 from stuffinstance.regions import device_table as by_pixels
+from stuffinstance.regions import join_regions
 from tests import oracles
 from tests.label_maps import GALLERY, IGNORE, blocks, noise
 
@@ -145,7 +146,33 @@ def test_what_a_gpu_does_gives_the_same(name: str, classes: tuple[int, ...]) -> 
             assert torch.equal(one, other)
 
 
-def test_without_classes_there_are_no_regions() -> None:
+@pytest.mark.parametrize("connectivity", [4, 8])
+@pytest.mark.parametrize(("stuff", "things"), [((0, 2, 5), (7, 6, 13)), ((), THINGS), ((9, 0), ()), ((), ())])
+@pytest.mark.parametrize("name", GALLERY)
+def test_stuff_and_instances_together_equal_one_after_the_other(
+    name: str, stuff: tuple[int, ...], things: tuple[int, ...], connectivity: int
+) -> None:
+    labels = GALLERY[name].long()
+    first = si.stuff_regions(labels, stuff)
+    second = si.instance_regions(labels, things, 3, connectivity=connectivity, ignore_index=None)  # type: ignore[arg-type]
+    expected = join_regions(first, second), first.area, second.area
+    components = si.connected_components(labels, classes=things, connectivity=connectivity, ignore_index=None)  # type: ignore[arg-type]
+    operator = torch.ops.stuffinstance.stuff_and_instance_regions
+    for found in (
+        operator(labels, list(stuff), list(things), 3, connectivity),
+        by_pixels.stuff_and_largest_regions(labels, components, stuff, things, 3),
+    ):
+        for one, other in zip(found, expected, strict=True):
+            assert one.dtype == other.dtype
+            assert torch.equal(one, other)
+
+
+def test_stuff_and_instances_together_keep_torchs_rules() -> None:
+    for labels in (GALLERY["street"].long(), torch.zeros(0, 4, 5, dtype=torch.int64)):
+        torch.library.opcheck(torch.ops.stuffinstance.stuff_and_instance_regions, (labels, [0, 2], [7, 6], 3, 8))
+
+
+def test_no_classes_give_no_regions() -> None:
     regions = si.instance_regions(GALLERY["street"], (), 4)
     assert regions.area.shape == (2, 0, 4)
     assert not regions.region_map.any()
@@ -170,7 +197,7 @@ def test_stuff_is_one_region_per_class() -> None:
     (torch.zeros(1, 4, 4, dtype=torch.int64), {"classes": (3, 3)}, r"classes must be distinct.*\(3, 3\)"),
     (torch.zeros(1, 4, 4, dtype=torch.int64), {"connectivity": 5}, r"connectivity must be .*5"),
 ])  # fmt: skip
-def test_what_cannot_be_right_is_refused(labels: Tensor, options: dict[str, object], message: str) -> None:
+def test_bad_input_raises(labels: Tensor, options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         si.instance_regions(labels, **{"classes": (1,), **options})  # type: ignore[arg-type]
 

@@ -54,7 +54,7 @@ def test_looking_at_the_wanted_alone_finds_the_same(name: str, seed: int) -> Non
     assert torch.equal(distances[known], all_distances[known])
 
 
-def test_none_wanted_and_none_filled_are_no_error() -> None:
+def test_none_wanted_and_none_filled_raise_nothing() -> None:
     rows, bank, filled, wanted = case(0)
     for some, there in ((torch.zeros_like(wanted), filled), (wanted, torch.zeros_like(filled))):
         distances, index = nearest_distance(rows, bank, there, resolve_distance("l1_mean"), some)

@@ -158,6 +158,31 @@ CALLS: dict[str, Call] = {
     "InstanceMatchingLoss": function(
         si.InstanceMatchingLoss, bank=si.InstanceBank((0,), D), distance="l2", require_full_bank=True
     ),
+    "stuff_matching_loss": function(
+        si.stuff_matching_loss,
+        **_MAPS,
+        bank=filled_matching().stuff_bank,
+        distance="l2",
+        require_full_bank=True,
+        classifier=None,
+    ),
+    "instance_matching_loss": function(
+        si.instance_matching_loss,
+        **_MAPS,
+        bank=filled_matching().instance_bank,
+        distance="l2",
+        require_full_bank=True,
+    ),
+    "anchor_distance_loss": function(
+        si.anchor_distance_loss,
+        **_MAPS,
+        anchors=filled_anchors(),
+        logits=features(K),
+        form="code",
+        damp_above=5.0,
+        scale_gradient=True,
+    ),
+    "head_classifier": function(si.head_classifier, module=torch.nn.Conv2d(D, K, 1)),
     "InstanceMatchingLoss.forward": method(lambda: filled_matching().instance_loss, "forward", **_MAPS),
     "InstanceMatchingLoss.matches": method(lambda: filled_matching().instance_loss, "matches", **_MAPS),
     "StuffInstanceMatching": function(

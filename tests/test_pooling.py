@@ -156,7 +156,7 @@ def test_a_large_region_keeps_its_digits_in_every_layout(
 def test_blocks_of_channels_and_of_pixels(
     monkeypatch: pytest.MonkeyPatch, layout: torch.memory_format, dtype: torch.dtype
 ) -> None:
-    """Sizes that no block divides, in blocks of one channel or pixel up to all at once."""
+    """Sizes that no block divides, in blocks of one channel or pixel up to a single block."""
     features, regions = features_and_map(3, 7, 9, 13, count=5)
     features = features.to(dtype).contiguous(memory_format=layout)
     expected = oracle_rows(features, regions, 6)
@@ -282,13 +282,13 @@ FEATURES, REGIONS = torch.randn(2, 3, 4, 5), torch.ones(2, 4, 5, dtype=torch.int
     (FEATURES, REGIONS + 2, r"regions must .*R = 2.*got .*3"),
     (FEATURES, REGIONS - 2, r"regions must .*got .*-1"),
 ])  # fmt: skip
-def test_what_cannot_be_right_is_refused(features: Tensor, regions: Tensor, message: str) -> None:
+def test_bad_input_raises(features: Tensor, regions: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         si.region_mean(features, regions, 2)
 
 
 @pytest.mark.parametrize("number", [-1, 2.0, "2", True, 2**40, torch.tensor(2.0)])
-def test_a_number_of_regions_that_cannot_be_is_refused(number: object) -> None:
+def test_a_bad_number_of_regions_raises(number: object) -> None:
     with pytest.raises((TypeError, ValueError), match="num_regions must be a whole number"):
         si.region_mean(FEATURES, REGIONS, number)  # type: ignore[arg-type]
 

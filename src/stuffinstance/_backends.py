@@ -17,7 +17,7 @@ from stuffinstance._checks import check_choice
 class BackendUnavailableError(RuntimeError):
     """Error of a backend that was selected by name and cannot run here.
 
-    There is no silent fallback: a backend that is named is the one that is wanted.
+    A named backend never falls back to another one.
     """
 
 
@@ -92,7 +92,7 @@ def resolve(table: Mapping[str, Backend], backend: Any, what: str, device: torch
 
     Raises:
         ValueError: If no backend has that name.
-        BackendUnavailableError: If it cannot run there. There is no silent fallback.
+        BackendUnavailableError: If it cannot run there; a named backend never falls back to another one.
     """
     if isinstance(backend, str) and backend == "auto":
         for candidate in table.values():

@@ -34,7 +34,7 @@ from stuffinstance.losses import InstanceMatchingLoss, StuffMatchingLoss
 from stuffinstance.losses.distances import Between, DistanceName
 from stuffinstance.losses.gradient_warning import FEATURES, warn_without_gradient
 from stuffinstance.pooling.region_mean import _region_mean
-from stuffinstance.regions import count_rows, join_regions
+from stuffinstance.regions.region_table import _stuff_and_instance_regions
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -289,21 +289,25 @@ class StuffInstanceMatching(nn.Module):
 
     def _pool(self, features: Tensor, labels: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """Mean features (B, C * Z, D) of stuff and of things, and which exist (B, C, Z); reads the features once."""
-        stuff, things = self.stuff_bank._regions(labels), self.instance_bank._regions(labels)
-        first = count_rows(stuff)
-        rows = _region_mean(features, join_regions(stuff, things), first + count_rows(things))
-        return (rows[:, :first], stuff.valid), (rows[:, first:], things.valid)
+        things = self.instance_bank
+        most = things._checked_most(labels)
+        region_map, stuff_exists, exists = _stuff_and_instance_regions(
+            labels, self.stuff_bank.classes, things.classes, most, things.connectivity
+        )
+        first = stuff_exists.shape[1]
+        rows = _region_mean(features, region_map, first + exists.shape[1] * most)
+        return (rows[:, :first], stuff_exists), (rows[:, first:], exists)
 
     def _check(self, domain: str, features: Tensor, logits: Tensor, labels: Tensor | None, labels_name: str) -> None:
-        features_name, logits_name = f"{domain}_features", f"{domain}_logits"
+        features_name, logits_name, classes = f"{domain}_features", f"{domain}_logits", len(self.space.names)
         check_maps(features_name, features, channels=self.feature_dim)
-        check_maps(logits_name, logits, channels=self.space.num_classes, channel_name="K")
+        check_maps(logits_name, logits, channels=classes, channel_name="K")
         check_same_batch(logits_name, logits, features_name, features)
         check_feature_size(logits_name, logits, features)
         if labels is not None:
             check_has_pixels(labels_name, labels)
             check_same_batch(labels_name, labels, features_name, features)
-            check_class_ids(labels_name, labels, self.space.num_classes, self.space.ignore_index, self.validate_args)
+            check_class_ids(labels_name, labels, classes, self.space.ignore_index, self.validate_args)
         check_on_device(features_name, features, "banks", self.stuff_bank.features)
         if self.validate_args:
             check_finite(features_name, features)

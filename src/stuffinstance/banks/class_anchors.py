@@ -41,10 +41,11 @@ def running_mean(
 
     .. math:: \\mu \\leftarrow \\frac{n \\mu + x}{n + 1}, \\qquad n \\leftarrow \\min(n + 1, n_{max})
 
-    Once the count has reached its limit, each further row weighs :math:`1 / (n_{max} + 1)` and older rows fade. The count
-    before each row is known beforehand, so every row's weight is its own share times what later rows leave of it, and
-    all rows are added together, each by its weight times its difference to the mean: rounding is that of the step, not
-    of the mean. The mean has 48 bits in two float32 numbers (:func:`add_to_pair`), so small steps are not lost.
+    Once the count has reached its limit, each further row weighs :math:`1 / (n_{max} + 1)` and older rows fade. The
+    count before each row is known beforehand, so every row's weight is its own share times what later rows leave of
+    it, and all rows are added together, each by its weight times its difference to the mean: rounding is that of the
+    step, not of the mean. The mean has 48 bits in two float32 numbers (:func:`add_to_pair`), so small steps are not
+    lost.
 
     Args:
         mean: (K, D) float32.
@@ -189,8 +190,8 @@ class CategoryAnchors(StatefulModule):
         .. math:: d_c = \\lVert A_c - f \\rVert_2, \\qquad
                   \\hat y = \\operatorname{argmin}_c d_c \\text{ if } d_{second} - d_{first} \\ge margin
 
-        A class without an anchor is not a candidate. Where fewer than two classes have one there is no second, and no
-        pixel is active (this library's choice; so is ignoring pixels that are not finite).
+        A class without an anchor is not a candidate. Where fewer than two classes have one, no pixel is
+        active (this library's choice; so is ignoring pixels that are not finite).
 
         Args:
             features: Target features, (B, D, h, w), of the frozen network of the stage.

@@ -171,8 +171,8 @@ class MemoryBank(StatefulModule, ABC):
             classifier: Rows (N, D) to logits (N, K). Given, only rows that it puts into their own class are written.
 
         Raises:
-            ValueError: If ranks, dtypes, sizes or devices do not fit, or, with ``validate_args=True``, if a feature is not
-                finite. The bank is then as it was.
+            ValueError: If ranks, dtypes, sizes or devices do not fit, or, with ``validate_args=True``, if a feature is
+                not finite. The bank is then as it was.
         """
         self._check(features, labels)
         rows, regions = self._pool(features, labels)
@@ -215,7 +215,8 @@ class MemoryBank(StatefulModule, ABC):
     @torch.no_grad()
     def _write(self, candidates: _Candidates) -> None:
         """Write candidates of all ranks, in rank order."""
-        rows, position, valid = gather_rows(candidates, self.sync, self.group)
+        group = None if self._group is None else self._group.group
+        rows, position, valid = gather_rows(candidates, self.sync, group)
         ring_write(self.features, self.written, rows, position, valid)
 
     def _check_rings(self) -> None:
@@ -368,9 +369,13 @@ class InstanceBank(MemoryBank):
 
     def _regions(self, labels: Tensor) -> Regions:
         """The largest connected regions of each class."""
+        return _instance_regions(labels, self.classes, self._checked_most(labels), self.connectivity)
+
+    def _checked_most(self, labels: Tensor) -> int:
+        """Z, which no table of these labels may exceed."""
         if self.max_instances > 2**16:  # below that an image of any size has room for them
             checked_whole("max_instances", self.max_instances, 1, most_regions(labels))
-        return _instance_regions(labels, self.classes, self.max_instances, self.connectivity)
+        return self.max_instances
 
     def extra_repr(self) -> str:
         """The shape, for ``print(module)``."""

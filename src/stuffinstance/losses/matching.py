@@ -22,6 +22,13 @@ class Matches(NamedTuple):
             where there is one, agrees.
         slot: (B, C, Z) int64. The slot of its nearest row in the bank, -1 where it does not count.
         distance: (B, C, Z), differentiable in the features; exactly 0 where it does not count.
+
+    Example:
+        >>> bank = StuffBank(classes=(0, 1), feature_dim=1, capacity=2)
+        >>> bank.update(torch.tensor([[[[2.0]]]]), torch.tensor([[[0]]]))
+        >>> matches = StuffMatchingLoss(bank).matches(torch.tensor([[[[5.0, 7.0]]]]), torch.tensor([[[0, 1]]]))
+        >>> matches.slot.tolist(), matches.distance.tolist()                  # class 1 has no row to match
+        ([[[0], [-1]]], [[[3.0], [0.0]]])
     """
 
     regions: Regions

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stuffinstance.regions.class_lookup import find_runs, positions_of
+from stuffinstance.regions.class_lookup import Runs, find_runs, positions_of
 
 Number = Callable[[Tensor], Tensor]
 """Values (B, H, W), 0 the background, to the numbers of their regions, int32."""
@@ -29,13 +29,41 @@ def largest_regions(
     labels: Tensor, classes: Sequence[int], ignore_index: int | None, max_regions: int, number: Number
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Map (B, H, W) int32, ids (B, C, Z) int32 and areas (B, C, Z) int64 of the Z largest regions of each class."""
-    batch, height, width = labels.shape
-    slots, pixels = len(classes), height * width
-    runs = find_runs(labels.numpy().reshape(-1, width))  # they end with the row, so each lies in one region
+    runs = find_runs(labels.numpy().reshape(-1, labels.shape[2]))  # they end with the row, so each lies in one region
     position = positions_of(runs.value, classes)
     if ignore_index is not None:
         position[runs.value == ignore_index] = -1
-    values = (position + 1).astype(np.min_scalar_type(slots)).repeat(runs.length).reshape(labels.shape)
+    row, ids, areas = _largest(runs, position, labels.shape, len(classes), max_regions, number)
+    region_map = row.repeat(runs.length).reshape(labels.shape)
+    return torch.from_numpy(region_map), torch.from_numpy(ids), torch.from_numpy(areas)
+
+
+def stuff_and_largest_regions(
+    labels: Tensor, stuff: Sequence[int], things: Sequence[int], max_regions: int, number: Number
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Map (B, H, W) int32 of stuff classes and behind them things, areas (B, C, 1) and (B, C', Z) int64 of the two."""
+    batch, height, width = labels.shape
+    first = len(stuff)
+    runs = find_runs(labels.numpy().reshape(-1, width))
+    position = positions_of(runs.value, (*stuff, *things))
+    row, _, areas = _largest(runs, np.maximum(position - first, -1), labels.shape, len(things), max_regions, number)
+    is_stuff = position < first
+    row = np.where(is_stuff, position + 1, np.where(row > 0, row + first, 0)).astype(np.int32)
+    cell = runs.first // (height * width) * (first + 1) + np.where(is_stuff, row, 0)
+    area = _total(runs.length, cell, batch * (first + 1)).reshape(batch, first + 1, 1)
+    region_map = row.repeat(runs.length).reshape(labels.shape)
+    return torch.from_numpy(region_map), torch.from_numpy(area[:, 1:].copy()), torch.from_numpy(areas)
+
+
+def _largest(
+    runs: Runs, position: NDArray[np.int64], size: torch.Size, slots: int, max_regions: int, number: Number
+) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int64]]:
+    """Row of each run in the table of the Z largest regions, from 1 on; ids and areas (B, C, Z) of these.
+
+    ``position`` (N,) is the place of each run's class, -1 for none.
+    """
+    batch, pixels = size[0], size[1] * size[2]
+    values = (position + 1).astype(np.min_scalar_type(slots)).repeat(runs.length).reshape(size)
     cell = number(torch.from_numpy(values)).numpy().reshape(-1)[runs.first].astype(np.int64)
     cells = int(cell.max()) + 1  # of an image's table: no region, then regions 1, 2, ...
     if batch > 1:
@@ -58,8 +86,7 @@ def largest_regions(
     areas.reshape(-1)[place] = area[region]
     row = np.zeros(batch * cells, dtype=np.int32)
     row[region] = place % max(1, slots * max_regions) + 1
-    region_map = row[cell].repeat(runs.length).reshape(labels.shape)
-    return torch.from_numpy(region_map), torch.from_numpy(ids), torch.from_numpy(areas)
+    return row[cell], ids, areas
 
 
 def _total(length: NDArray[np.int64], cell: NDArray[np.int64], cells: int) -> NDArray[np.int64]:

@@ -138,6 +138,21 @@ def _instance_regions(
     return Regions(region_map, ids, area, area > 0)
 
 
+def _stuff_and_instance_regions(
+    labels: Tensor, stuff: Sequence[int], things: Sequence[int], max_regions: int, connectivity: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """:func:`join_regions` of both kinds of regions, which share no class, and where there are any.
+
+    Returns:
+        The map (B, H, W) int32, and whether there is such a region: (B, C, 1) and (B, C', Z) bool.
+    """
+    check_batch(labels)
+    region_map, stuff_area, area = torch.ops.stuffinstance.stuff_and_instance_regions(
+        labels, list(stuff), list(things), max_regions, connectivity
+    )
+    return region_map, stuff_area > 0, area > 0
+
+
 def most_regions(region_map: Tensor) -> int:
     """How many regions of an image (B, H, W) a table may have room for: its pixels, or 65536 where it has fewer.
 
@@ -205,7 +220,37 @@ def _(
     return region_map, torch.zeros_like(area, dtype=torch.int32), area
 
 
+define(
+    "stuffinstance::stuff_and_instance_regions",
+    "(Tensor labels, int[] stuff, int[] things, int max_regions, int connectivity) -> (Tensor, Tensor, Tensor)",
+    tags=(Tag.pt2_compliant_tag,),
+)
+
+
+@impl("stuffinstance::stuff_and_instance_regions", "default")
+def _(
+    labels: Tensor, stuff: list[int], things: list[int], max_regions: int, connectivity: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    if labels.numel() == 0:
+        return *_empty(labels, len(stuff), 1), _empty(labels, len(things), max_regions)[1]
+    run = resolve(BACKENDS, "auto", "labels", labels.device).run
+    if labels.device.type == "cpu":
+        return by_runs.stuff_and_largest_regions(
+            labels, stuff, things, max_regions, lambda values: run(values, None, 0, connectivity)
+        )
+    components = run(labels, things, None, connectivity)
+    return by_pixels.stuff_and_largest_regions(labels, components, stuff, things, max_regions)
+
+
+@register_fake("stuffinstance::stuff_and_instance_regions")  # type: ignore[untyped-decorator]
+def _(
+    labels: Tensor, stuff: list[int], things: list[int], max_regions: int, connectivity: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    return *_empty(labels, len(stuff), 1), _empty(labels, len(things), max_regions)[1]
+
+
 register_vmap_rule("stuffinstance::class_areas")
+register_vmap_rule("stuffinstance::stuff_and_instance_regions")
 register_vmap_rule("stuffinstance::instance_regions")
 
 
