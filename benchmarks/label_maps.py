@@ -9,7 +9,7 @@ from torch import Tensor
 import stuffinstance as si
 from examples.generated_city.rendering import render_scene
 from examples.generated_city.statistics import CAMERA_CITY
-from examples.gta5_to_cityscapes.data.label_ids import CITYSCAPES_IDS, build_label_table
+from examples.gta5_to_cityscapes.data.dataset import CITYSCAPES_IDS, build_label_table
 
 STRIDE = 8
 """Of the feature map that SIM resizes labels to."""

@@ -23,9 +23,9 @@ from benchmarks.measurement import Measurement, Settings, WrongResult
 from benchmarks.timing import time_in_turn, timing_of
 from examples.generated_city import generate_city
 from examples.gta5_to_cityscapes.data import SegmentationDataset, open_dataset
+from examples.gta5_to_cityscapes.data.dataset import image_tensor
 from examples.gta5_to_cityscapes.data.image_files import read_id_map, read_image, resize_ids
 from examples.gta5_to_cityscapes.data.loader import BatchStream
-from examples.gta5_to_cityscapes.data.samples import image_tensor
 
 IMAGES = 3  # of each domain, drawn once
 WORKERS = (0, 1, 2)

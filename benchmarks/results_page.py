@@ -71,8 +71,8 @@ def _places(places: Mapping[str, Mapping[str, Any]]) -> list[str]:
     head = ["part", "commit", "date", "processor", "threads", *(["also"] if differ else [])]
     rows = [[name, *_where(where), *([own[name]] if differ else [])] for name, where in places.items()]
     first = next(iter(versions.values()), {})
-    versions = _versions(one for one in first.items() if one in shared)
-    return _table(head, rows) + (["", f"{'All parts: ' if len(places) > 1 else ''}{versions}."] if versions else [])
+    common = _versions(one for one in first.items() if one in shared)
+    return _table(head, rows) + (["", f"{'All parts: ' if len(places) > 1 else ''}{common}."] if common else [])
 
 
 def _versions(held: Iterable[tuple[str, str]]) -> str:

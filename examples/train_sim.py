@@ -11,8 +11,8 @@ cores can train:
     python -m examples.generated_city --out city
     python -m examples.train_sim --source city/gta5 --target city/cityscapes --out runs/sim
 
-The pipeline in ``examples/gta5_to_cityscapes`` does the same with discriminators, other methods, resumable runs, several
-GPUs and a report.
+The pipeline in ``examples/gta5_to_cityscapes`` does the same with discriminators, other methods, resumable runs,
+several GPUs and a report.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ SPACE = si.CITYSCAPES
 def open_domains(args: argparse.Namespace) -> tuple[Dataset[Any], Dataset[Any], Dataset[Any]]:
     """Labeled source images, unlabeled target images and labeled validation images of the target.
 
-    Each item has ``image`` (3, H, W) uint8, ``labels`` (H, W) uint8 with 255 where there is none, and ``name``.
+    Each item has ``image`` (3, H, W) uint8, ``labels`` (H, W) uint8 with 255 where unlabeled, and ``name``.
     """
     size = (args.height, args.width)
     source = open_dataset("gta5", args.source, space=SPACE, size=size)
@@ -55,7 +55,7 @@ def open_domains(args: argparse.Namespace) -> tuple[Dataset[Any], Dataset[Any], 
 def build_model() -> nn.Module:
     """A segmentation network that returns ``features`` (B, D, h, w) and ``logits`` (B, K, h, w) of equal size.
 
-    ``feature_dim`` is D, and ``classify`` maps feature rows (N, D) to logits (N, K): the network's head on single cells.
+    ``feature_dim`` is D, and ``classify`` maps feature rows (N, D) to logits (N, K), as its head does for one cell.
     """
     return build_network("small", SPACE.num_classes, norm="batch")
 

@@ -65,7 +65,7 @@ def facade(domain: str, style: str, slot: int, level: int, blank: bool = False) 
 def _wall(
     rng: np.random.Generator, domain: str, height: int, width: int, color: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Brick courses, panels or plaster with stains: the fine texture that tells the two cities apart."""
+    """Brick courses, panels or plaster with stains: the fine texture that differs between the two cities."""
     grain = 1 + 0.05 * noise_patch(rng, height, width, 0.5) + 0.06 * noise_patch(rng, height, width, 1.4, 2)
     image = color[None, None] * grain[:, :, None]
     if domain == "game" and rng.random() < 0.5:  # brick

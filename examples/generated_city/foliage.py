@@ -20,7 +20,7 @@ SIZE = 224
 
 @lru_cache(maxsize=2048)
 def tree(domain: str, kind: str, slot: int, level: int, mirrored: bool) -> Bytes:
-    """RGBA crown with trunk, standing on the lower edge; kinds are leafy, conifer, bare and bush.
+    """RGBA crown with trunk, its foot on the lower edge; kinds are leafy, conifer, bare and bush.
 
     ``level`` halves the image that often, so that a distant tree is averaged once and not in every scene.
     """

@@ -1,6 +1,6 @@
 """How far apart the two renderings are, with and without matching their channel statistics.
 
-A linear classifier has to tell the cities apart from a handful of numbers per image. Given channel means and
+A linear classifier has to distinguish the cities by a handful of numbers per image. Given channel means and
 deviations it must fall to chance once those are matched; given local texture it must not. Run it with
 ``python -m examples.generated_city.gap``.
 """
@@ -70,7 +70,7 @@ def separability(source: list[NDArray[np.uint8]], target: list[NDArray[np.uint8]
 
 
 def main(scenes: Annotated[int, typer.Option(min=8, help="Images per city.")] = 120, seed: int = 0) -> None:
-    """Print how well two kinds of statistics tell the cities apart."""
+    """Print how well two kinds of statistics distinguish the cities."""
     cv2.setNumThreads(1)
     source, target = (
         [render_scene((seed, stats.seed_key, 0, k), stats, (240, 120))[0] for k in range(scenes)]

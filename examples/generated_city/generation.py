@@ -56,7 +56,7 @@ def generate_city(
 
     Raises:
         ValueError: If a number cannot be right.
-        FileExistsError: If ``out`` holds a city of other settings, or files that are no city.
+        FileExistsError: If ``out`` holds a city of other settings, or files that are not a city.
     """
     _check(source_images, target_train, target_val, size, seed, workers)
     if source_layout not in SOURCE_PLACES:

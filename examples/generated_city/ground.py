@@ -39,7 +39,7 @@ def sample_ground_look(rng: np.random.Generator, domain: str) -> GroundLook:
     if domain == "game":
         asphalt = rng.uniform(62, 135) * np.array([1.0, 1.0, 1.0]) + rng.normal(0, 4, 3)
         paving = rng.uniform(85, 175) * np.array([1.03, 1.0, 0.95]) + rng.normal(0, 8, 3)
-        if rng.random() < 0.6:  # asphalted pavements: only kerb and place tell them from the carriageway
+        if rng.random() < 0.6:  # asphalted pavements: only curb and position distinguish them from the carriageway
             paving = asphalt * rng.uniform(0.8, 1.2) + rng.normal(0, 3, 3)
         grass = np.array([88.0, 128, 48]) * rng.uniform(0.6, 1.2) + rng.normal(0, 12, 3)
     else:

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written beside their place, then renamed into it; and errors that name the file."""
+"""Atomic file writes: written beside their place, then renamed into it; with errors that name the file."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class UnwritableError(OSError):
 
 
 class FullDiskError(UnwritableError):
-    """There is no room for a file; the message names it and says what to do."""
+    """The disk is full; the message names the file and says what to do."""
 
 
 class DamagedFileError(ValueError):
@@ -54,7 +54,7 @@ def room_needed(path: Path) -> Iterator[None]:
     """Where ``path`` cannot be written in the block, the error names it and says what to do.
 
     Raises:
-        FullDiskError: If there is no room.
+        FullDiskError: If the disk is full.
         UnwritableError: If its folder is gone or read-only, or the device fails.
     """
     try:
@@ -98,7 +98,7 @@ def written_beside(path: Path, *, durable: bool = False) -> Iterator[Path]:
     sync a folder; that waits for the disk.
 
     Raises:
-        FullDiskError: If there is no room for it.
+        FullDiskError: If the disk is full.
         UnwritableError: If its folder is gone or read-only, or the device fails.
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")

@@ -1,11 +1,10 @@
-"""Everything a run needs to go on as if it had never stopped, in one file that is whole or absent."""
+"""Checkpoints: everything a run needs to resume, in one file that is complete or absent."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
 import os
-import random
 import shutil
 import zipfile
 from collections.abc import Mapping
@@ -13,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -37,7 +35,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint into ordinary memory, whichever device wrote it; nothing in it can run code."""
     if not path.is_file():
         raise CheckpointError(
-            f"checkpoint {path}: expected a file written by `train`, there is none. "
+            f"checkpoint {path}: expected a file written by `train`, found none. "
             "Train that recipe first (where its folder holds a result without a checkpoint, delete that folder), "
             "or pass the folder of a run that has checkpoints/last.pt."
         )
@@ -86,50 +84,6 @@ def digest_of_weights(network: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def random_state() -> dict[str, Any]:
-    """The state of every generator that training may draw from."""
-    version, words, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
-    return {
-        "python": {"version": version, "words": list(words), "gauss": gauss},
-        "numpy": {
-            "name": str(name),
-            "keys": torch.from_numpy(np.asarray(keys).astype(np.int64)),
-            "position": int(position),
-            "has_gauss": int(has_gauss),
-            "cached": float(cached),
-        },
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-    }
-
-
-def restore_random_state(state: dict[str, Any]) -> None:
-    """Put every generator back to where :func:`random_state` found it; GPUs that are not there now are passed over."""
-    python, numpy = state["python"], state["numpy"]
-    random.setstate((python["version"], tuple(python["words"]), python["gauss"]))
-    np.random.set_state(
-        (
-            numpy["name"],
-            numpy["keys"].cpu().numpy().astype(np.uint32),
-            numpy["position"],
-            numpy["has_gauss"],
-            numpy["cached"],
-        )
-    )
-    torch.set_rng_state(state["torch"].cpu())
-    present = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    for index, one in enumerate(state["cuda"][:present]):
-        torch.cuda.set_rng_state(one.cpu(), index)
-
-
-def seed_everything(seed: int) -> None:
-    """Seed python, numpy and torch; loaders have generators of their own."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
-
-
 logger = logging.getLogger(__name__)
 
 
@@ -150,12 +104,12 @@ class KeptCheckpoints:
         return sorted(self.folder.glob("step*.pt"), key=lambda path: (len(path.name), path.name), reverse=True)
 
     def save(self, content: dict[str, Any], *, keep: int, replaced: int | None) -> None:
-        """Write the newest; at no moment is there none.
+        """Write the newest; at every moment one exists.
 
         Args:
             content: As for :func:`~.checkpoints.save_checkpoint`.
             keep: How many stay, this one among them.
-            replaced: Step of the one that is the newest until now, None where there is none.
+            replaced: Step of the checkpoint that is the newest until now, if any.
         """
         if replaced is not None and keep > 1:
             _give_second_name(self.newest, self.folder / f"step{replaced:06}.pt")
@@ -164,12 +118,12 @@ class KeptCheckpoints:
             path.unlink(missing_ok=True)
 
     def load(self) -> dict[str, Any] | None:
-        """The content of the newest whole one, which then is ``newest``; None where there is none at all.
+        """The content of the newest complete checkpoint, which then is ``newest``; None without any.
 
-        A damaged one is warned of and set aside, with ``.damaged`` added to its name.
+        Damaged ones are logged and set aside, with ``.damaged`` added to their names.
 
         Raises:
-            CheckpointError: If every one is damaged.
+            CheckpointError: If all are damaged.
         """
         found = [path for path in (self.newest, *self.earlier) if path.is_file()]
         problems: list[str] = []
@@ -182,9 +136,9 @@ class KeptCheckpoints:
             self._make_newest(path, found[: len(problems)], int(content["step"]))
             return content
         if found:
-            told = "; ".join(f"{path.name} ({problem})" for path, problem in zip(found, problems, strict=True))
+            reasons = "; ".join(f"{path.name} ({problem})" for path, problem in zip(found, problems, strict=True))
             raise CheckpointError(
-                f"checkpoints {self.folder}: expected one to go on from, could not read any: {told}. "
+                f"checkpoints {self.folder}: expected one to go on from, could not read any: {reasons}. "
                 "Put a copy of one in their place, or delete that folder, and the run will start again."
             )
         return None

@@ -1,7 +1,7 @@
-"""The vocabulary of a recipe: small frozen models, one for each thing a run decides.
+"""Settings of a recipe: frozen pydantic models, one for each group.
 
 Every default here is the value that the reference implementation of SIM ran with; the presets in
-``recipes/presets.py`` say where they depart from it.  A model refuses fields it does not know, so a mistyped
+``recipes/presets.py`` say where they depart from it.  A model rejects unknown fields, so a mistyped
 setting is an error and never a silent default.
 """
 

@@ -1,4 +1,4 @@
-"""Several processes that train one network: how they find each other, agree, and share out images."""
+"""Distributed training: process group, collectives, and the share of a step's images that each rank takes."""
 
 from __future__ import annotations
 
@@ -19,90 +19,84 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-Answer = TypeVar("Answer")
-PATIENCE = timedelta(minutes=30)  # for a rank that hangs; of one that dies the others hear at once
-CPU = torch.device("cpu")
+T = TypeVar("T")
+TIMEOUT = timedelta(minutes=30)  # for a rank that hangs; of one that dies the others hear immediately
 
 
 class RankLostError(RuntimeError):
     """Another process of the run has ended, or does not answer."""
 
 
-def world() -> int:
-    """How many processes train together; 1 alone."""
+def world_size() -> int:
+    """Number of processes that train together; 1 without a process group."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Which of them this is, from 0."""
-    return dist.get_rank() if world() > 1 else 0
+    """Rank of this process."""
+    return dist.get_rank() if world_size() > 1 else 0
 
 
-def is_first() -> bool:
-    """Whether this is the one that writes files and talks."""
+def is_rank_zero() -> bool:
+    """Whether this is the process that writes files and prints."""
     return rank() == 0
 
 
 @contextmanager
-def joined(patience: timedelta = PATIENCE) -> Iterator[None]:
-    """Join the processes that ``torchrun``, or another launcher that sets its variables, has started.
+def process_group(timeout: timedelta = TIMEOUT) -> Iterator[None]:
+    """Process group of the processes that ``torchrun`` started, while the block runs; without a launcher none.
 
-    Without one nothing happens.
-
-    Only the first one's standard output is kept: all of them say the same.
+    Only rank 0 keeps its standard output.
 
     Args:
-        patience: After so long without an answer of another rank a call here raises.
+        timeout: Longest wait for another rank.
 
     Raises:
-        RankLostError: In place of what the backend raises when another rank is gone or silent.
+        RankLostError: If another rank has ended or does not answer.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) < 2 or "RANK" not in os.environ:
         yield
         return
-    # First imported with a group at hand (DDP does it) it keeps that group for ever, and with it the group's threads.
-    # A thread that lets go of a tensor while the interpreter goes down ends the process with SIGABRT, all work done.
+    # Imported only after a group exists (DDP does it), this module keeps the group and its threads forever. A thread
+    # that releases a tensor while the interpreter shuts down ends the process with SIGABRT after all work is done.
     importlib.import_module("torch.distributed.nn")
-    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=patience)
-    ended_well = False
-    with open(os.devnull, "w", encoding="utf-8") as nowhere:  # noqa: PTH123  a device, not a path of ours
-        if not is_first():
-            sys.stdout = nowhere
+    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=timeout)
+    succeeded = False
+    with open(os.devnull, "w", encoding="utf-8") as devnull:  # noqa: PTH123  a device, not a path of ours
+        if not is_rank_zero():
+            sys.stdout = devnull
         try:
-            with others_needed():
+            with lost_ranks_reported():
                 yield
-            ended_well = True
+            succeeded = True
         except SystemExit as leaving:
-            ended_well = not leaving.code
+            succeeded = not leaving.code
             raise
         finally:
             sys.stdout = sys.__stdout__
-            if ended_well:  # else others may be gone, and taking leave of them would take for ever
+            if succeeded:  # otherwise others may have ended, and destroying the group would wait for them
                 gc.collect()  # what has ended but still holds the group
                 dist.destroy_process_group()
 
 
 @contextmanager
-def others_needed() -> Iterator[None]:
-    """What a backend raises in the block about other ranks says what to do."""
+def lost_ranks_reported() -> Iterator[None]:
+    """Errors of the backend about other ranks become a :class:`RankLostError`, which says what to do."""
     try:
         yield
     except RuntimeError as error:
-        if isinstance(error, RankLostError) or not _is_about_others(error):
+        of_backend = isinstance(error, dist.DistError) or "gloo" in str(error)
+        if isinstance(error, RankLostError) or world_size() == 1 or not of_backend:
             raise
         raise RankLostError(
-            f"rank {rank()} of {world()}: another process of this run has ended, or did not answer "
+            f"rank {rank()} of {world_size()}: another process of this run has ended, or did not answer "
             f"({str(error).splitlines()[0][:200]}). Its own message says why, or what started it; once that is put "
             "right, the same command goes on from the last checkpoint."
         ) from error
 
 
-def _is_about_others(error: RuntimeError) -> bool:
-    return world() > 1 and (isinstance(error, dist.DistError) or "gloo" in str(error))
-
-
 def local_device(kind: str) -> torch.device:
-    """The device of this rank: its own GPU of those of its machine, or the CPU that all share.
+    """Device of this rank: its own GPU of the machine's, or the CPU.
 
     Args:
         kind: ``auto``, ``cpu``, ``cuda`` or one GPU such as ``cuda:1``.
@@ -119,11 +113,12 @@ def local_device(kind: str) -> torch.device:
         return torch.device(kind)
     if not torch.cuda.is_available():
         raise ValueError("this machine has no CUDA device; use cpu.")
-    if match[1] is not None and int(match[1]) >= torch.cuda.device_count():
-        raise ValueError(f"expected one of the {torch.cuda.device_count()} GPUs of this machine, counted from 0.")
-    if kind != "cuda" or world() == 1:
+    present = torch.cuda.device_count()
+    if match[1] is not None and int(match[1]) >= present:
+        raise ValueError(f"expected one of the {present} GPUs of this machine, counted from 0.")
+    if kind != "cuda" or world_size() == 1:
         return torch.device(kind)
-    index, present = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    index = int(os.environ.get("LOCAL_RANK", "0"))
     if index >= present:
         raise ValueError(
             f"expected a GPU for each of the processes of this machine, got process {index} (from 0) and {present} "
@@ -134,44 +129,44 @@ def local_device(kind: str) -> torch.device:
 
 
 def any_rank(flag: bool) -> bool:
-    """Whether it is so on any rank."""
-    if world() == 1:
+    """Whether ``flag`` is set on any rank."""
+    if world_size() == 1:
         return flag
     votes = torch.tensor([int(flag)])
     dist.all_reduce(votes, dist.ReduceOp.MAX)
     return bool(votes)
 
 
-def from_first(make: Callable[[], Answer]) -> Answer:
-    """What ``make`` gives on the first rank, or raises there, on every rank; the others do not call it."""
-    if world() == 1:
+def on_rank_zero(make: Callable[[], T]) -> T:
+    """``make()`` called on rank 0 alone; its result, or the exception that it raised, on every rank."""
+    if world_size() == 1:
         return make()
-    said: list[tuple[Answer | None, Exception | None]] = [(None, None)]
-    if is_first():
+    outcome: list[tuple[T | None, Exception | None]] = [(None, None)]
+    if is_rank_zero():
         try:
-            said = [(make(), None)]
+            outcome = [(make(), None)]
         except Exception as error:
-            said = [(None, error)]
-    dist.broadcast_object_list(said, src=0, device=CPU)
-    answer, error = said[0]
+            outcome = [(None, error)]
+    dist.broadcast_object_list(outcome, src=0, device=torch.device("cpu"))
+    result, error = outcome[0]
     if error is not None:
-        error.said_by_first = not is_first()  # type: ignore[attr-defined]
+        error.raised_on_rank_zero = not is_rank_zero()  # type: ignore[attr-defined]
         raise error
-    return answer  # type: ignore[return-value]
+    return result  # type: ignore[return-value]
 
 
-def of_all_ranks(own: Answer) -> list[Answer]:
-    """What each rank brings, in rank order."""
-    if world() == 1:
+def all_gather_object(own: T) -> list[T]:
+    """The object of each rank, in rank order."""
+    if world_size() == 1:
         return [own]
-    brought: list[Answer | None] = [None] * world()
-    dist.all_gather_object(brought, own)
-    return brought  # type: ignore[return-value]
+    objects: list[T | None] = [None] * world_size()
+    dist.all_gather_object(objects, own)
+    return objects  # type: ignore[return-value]
 
 
-def sum_of_ranks(own: Tensor) -> Tensor:
-    """The sum over ranks, the same bits on each; ``own`` itself where there are no others."""
-    if world() == 1:
+def all_reduce_sum(own: Tensor) -> Tensor:
+    """Sum over ranks, the same bits on each; ``own`` itself in a single process."""
+    if world_size() == 1:
         return own
     total = own.clone()
     dist.all_reduce(total)
@@ -179,7 +174,7 @@ def sum_of_ranks(own: Tensor) -> Tensor:
 
 
 class TooFewImagesError(ValueError):
-    """A step with fewer images than processes and parts to share them out to."""
+    """A step with fewer images than there are processes and parts."""
 
 
 @dataclass(frozen=True)
@@ -203,19 +198,20 @@ def own_share(parts: int, batch: int) -> Share:
     """The share of this process.
 
     Args:
-        parts: In how many parts each process goes through a step.
+        parts: Number of parts that each process cuts its images of a step into.
         batch: Images of a step.
 
     Raises:
-        TooFewImagesError: If not everyone can have one.
+        TooFewImagesError: If a process or part would have no image.
     """
-    if batch < parts * world():
+    if batch < parts * world_size():
+        lower = "lower runtime.accumulate_grad_batches" if parts > 1 else "start fewer processes"
         raise TooFewImagesError(
-            f"data.batch is the number of images of a whole step, expected at least {parts * world()} "
-            f"(processes: {world()}, runtime.accumulate_grad_batches: {parts}), got {batch}. Set data.batch to at least that, "
-            f"or {'lower runtime.accumulate_grad_batches' if parts > 1 else 'start fewer processes'}."
+            f"data.batch is the number of images of a whole step, expected at least {parts * world_size()} "
+            f"(processes: {world_size()}, runtime.accumulate_grad_batches: {parts}), got {batch}. Set data.batch to at "
+            f"least that, or {lower}."
         )
-    return Share(rank(), world(), parts)
+    return Share(rank(), world_size(), parts)
 
 
 def _cut(places: range, pieces: int) -> Iterator[range]:
@@ -225,49 +221,48 @@ def _cut(places: range, pieces: int) -> Iterator[range]:
 
 
 def own_batches(count: int, batch: int, *, even: bool = False) -> Iterator[range]:
-    """Places of a whole data set, in batches that are dealt out to the ranks in turn.
+    """Places of a whole data set in batches, which the ranks take in turn.
 
     Args:
         count: Images in all.
-        batch: Images at once.
-        even: Every rank gets equally many batches, at the end perhaps an empty one; for what waits for the others at
-            each.
+        batch: Images of a batch.
+        even: Every rank gets the same number of batches, the last one possibly empty; for collectives in each batch.
     """
-    firsts = range(rank() * batch, count, world() * batch)
+    firsts = range(rank() * batch, count, world_size() * batch)
     for first in firsts:
         yield range(first, min(first + batch, count))
-    if even and len(firsts) < len(range(0, count, world() * batch)):
+    if even and len(firsts) < len(range(0, count, world_size() * batch)):
         yield range(0)
 
 
 Losses = Callable[[], "Tensor | None"]
 
 
-class Replicas:
-    """``DistributedDataParallel`` around everything that a step trains.
+class DistributedGradients:
+    """Gradients of a step summed over ranks, by ``DistributedDataParallel``.
 
-    It reduces gradients in the backward pass of what went through its own forward, and leaves them alone in all others,
-    where they add up on each rank. A step has several backward passes, over several networks; so only the losses of its
-    last one are computed in there.
+    DDP reduces gradients in the backward pass of its own forward, and leaves them alone in all others, where they add
+    up on each rank. A step has several backward passes over several networks, so only the losses of its last one are
+    computed within DDP.
 
     Attributes:
-        factor: What every loss is multiplied by: gradients come back averaged over ranks, and are wanted summed.
+        factor: Multiplies every loss: DDP averages gradients over ranks, and a step needs their sum.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
-        self.factor = float(world())
-        self._together = None
-        if world() > 1:
+        self.factor = float(world_size())
+        self._ddp = None
+        if world_size() > 1:
             # Some parameters have all their gradient before the last pass and are not in it.
-            self._together = DistributedDataParallel(_Together(parameters), find_unused_parameters=True)
+            self._ddp = DistributedDataParallel(_LossModule(parameters), find_unused_parameters=True)
 
     def last(self, losses: Losses) -> Tensor | None:
-        """``losses()``, for the backward pass that ends the step; without a loss one that is always 0, if need be."""
-        return losses() if self._together is None else self._together(losses)
+        """``losses()`` for the last backward pass of a step; with several ranks never None, but a constant 0."""
+        return losses() if self._ddp is None else self._ddp(losses)
 
 
-class _Together(nn.Module):
-    """Holds parameters, and computes whatever it is given; buffers are no business of its own."""
+class _LossModule(nn.Module):
+    """Holds the parameters, and computes the losses that it is given."""
 
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
         super().__init__()
@@ -295,9 +290,9 @@ class RunningStatistics:
     @torch.no_grad()
     def average(self) -> None:
         """One collective for all layers; frozen ones are equal on all ranks and stay equal to the bit."""
-        moved = [norm for norm in self.norms if norm.training] if world() > 1 else []
+        moved = [norm for norm in self.norms if norm.training] if world_size() > 1 else []
         kept = [each for norm in moved for each in (norm.running_mean, norm.running_var) if each is not None]
         if not kept:
             return
-        mean = sum_of_ranks(torch.cat(kept)) / world()
+        mean = all_reduce_sum(torch.cat(kept)) / world_size()
         torch._foreach_copy_(kept, list(mean.split([len(each) for each in kept])))

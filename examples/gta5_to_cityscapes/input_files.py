@@ -1,4 +1,4 @@
-"""What a run reads: a digest of every file, kept in its folder, and what has changed since."""
+"""Digests of the files that a run reads, and which of them have changed since it began."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def write_digests(path: Path, digests: Mapping[Key, FileDigest]) -> None:
 
 
 def read_digests(path: Path) -> dict[Key, FileDigest]:
-    """What :func:`write_digests` wrote; lines that cannot be read are left out, and those files are read again."""
+    """What :func:`write_digests` wrote; lines that cannot be read are skipped, and those files are read again."""
     found: dict[Key, FileDigest] = {}
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
         try:

@@ -1,4 +1,4 @@
-"""What a run leaves behind and says meanwhile: its folder, checkpoint, metrics, progress; and how it is stopped."""
+"""Run folder: its files, its result, the events of a run, and checks that a folder holds the run asked for."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import torch
 
 from .atomic_io import DamagedFileError, read_json, remove_unfinished, write_json
 from .checkpoint import KeptCheckpoints
-from .distributed import world
+from .distributed import world_size
 from .input_files import FileDigest, InputFiles, Key, changes, digest_of, read_digests, write_digests
 from .recipes import PAPER_EXPERIMENTS, PaperExperiment, Recipe, Variant
 
@@ -33,19 +33,19 @@ def environment(device: torch.device) -> dict[str, Any]:
         "cpu": _cpu(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "processes": world(),
+        "processes": world_size(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
     }
 
 
-def forget_peak_memory(device: torch.device) -> None:
-    """Let a GPU's peak be that of the run which starts now; a CPU process keeps its own for life."""
+def reset_peak_memory(device: torch.device) -> None:
+    """Reset a GPU's peak memory; that of a CPU process cannot be reset."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Most memory held: on a GPU since :func:`forget_peak_memory`, else by this process since it began."""
+    """Most memory held: on a GPU since :func:`reset_peak_memory`, else by this process since it began."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     try:
@@ -57,7 +57,7 @@ def peak_memory_bytes(device: torch.device) -> int:
 
 
 def free_memory_bytes(device: torch.device) -> int | None:
-    """Memory that a run could still have: the GPU's, else the machine's; None where that cannot be told."""
+    """Memory that a run could still have: the GPU's, else the machine's; None where it is unknown."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     info = Path("/proc/meminfo")
@@ -86,7 +86,7 @@ def _cpu() -> str:
 class Event(NamedTuple):
     """``done`` of ``total`` units of the task named ``task``, with a remark.
 
-    ``"stopping"`` comes at once when a stop is asked for, ``"stopped"`` when its state is saved.
+    ``"stopping"`` comes immediately when a stop is requested, ``"stopped"`` when its state is saved.
     """
 
     task: str
@@ -101,11 +101,11 @@ Tick = Callable[[int, int], None]  # (images done, images in all), from what doe
 
 
 def unwatched(event: Event) -> None:
-    """Nobody listens."""
+    """Ignores the event."""
 
 
 def silent(done: int, total: int) -> None:
-    """A tick that tells nobody."""
+    """Ignores the tick."""
 
 
 logger = logging.getLogger(__name__)
@@ -134,8 +134,8 @@ class Result:
     iou: dict[str, float | None]
     seconds_total: float
     peak_memory_bytes: int
-    weights_sha256: str | None = None  # of the network; results of earlier versions have none
-    entropy: float | None = None  # of the predictions, as is density; results of earlier versions have neither
+    weights_sha256: str | None = None  # of the network
+    entropy: float | None = None  # of the predictions, as is density
     density: float | None = None
     seconds_per_step: float | None = None  # means over the steps, as are the next two
     images_per_second: float | None = None
@@ -193,7 +193,7 @@ class RunFolder:
         return read_digests(self.inputs_file)
 
     def claim(self, recipe: Recipe, inputs: InputFiles) -> None:
-        """Take the folder for this recipe and what it reads, or refuse as :meth:`check` does; what has ended stays."""
+        """Take the folder for this recipe and its input files, or raise as :meth:`check` does; a finished run stays."""
         self.check(recipe, inputs)
         if self.result() is not None:
             return
@@ -203,10 +203,10 @@ class RunFolder:
         write_json(self.path / "data.json", inputs.identity())
 
     def check(self, recipe: Recipe, inputs: InputFiles | None = None) -> None:
-        """Refuse when the folder holds a run of another recipe or of other files, naming what differs.
+        """Raise if the folder holds a run of another recipe or of other files, naming what differs.
 
         Raises:
-            RunFolderError: If it does.
+            RunFolderError: If it does so.
         """
         settings: list[str] = []
         if self.recipe_file.is_file():
@@ -214,7 +214,7 @@ class RunFolder:
         data: list[str] = []
         if inputs is not None and (kept := self._kept_identity()) is not None:
             asked = inputs.identity()
-            data = self._changed(kept, asked, inputs) if _has_digests(kept) else _other_counts(kept, asked)
+            data = self._changed(kept, asked, inputs)
             settings = [each for each in settings if not _only_moved(each.partition(":")[0], kept, asked)]
         if settings or data:
             files = any(FIRST_STEP not in each for each in data)
@@ -226,26 +226,23 @@ class RunFolder:
             )
 
     def _kept_identity(self) -> dict[str, Any] | None:
-        """The content of ``data.json``; None where there is none and nothing that it would have to vouch for."""
-        file, ended = self.path / "data.json", self.result() is not None
-        kept = read_json(file) if file.is_file() else None
-        if kept is not None and _has_digests(kept):
-            return kept
-        wrong = "is gone" if kept is None else "is of an earlier version, without digests of their contents"
-        if ended:
+        """The content of ``data.json``; None where it is absent and nothing depends on it."""
+        file = self.path / "data.json"
+        if file.is_file():
+            return read_json(file)
+        if self.result() is not None:
             logger.warning(
-                "run folder %s: its data.json %s, so whether images, labels or weights have changed since the run "
-                "ended is not known. The run is kept as it is.",
+                "run folder %s: its data.json is gone, so whether images, labels or weights have changed since the "
+                "run ended is not known. The run is kept as it is.",
                 self.path,
-                wrong,
             )
         elif self.checkpoint.is_file() or self.checkpoints.earlier:
             raise RunFolderError(
-                f"{file}: expected digests of the files that the run reads, it {wrong}: whether images, labels or "
+                f"{file}: expected digests of the files that the run reads, it is gone: whether images, labels or "
                 "weights have changed since it began is not known. Choose another --out, or delete that folder to "
                 "train again."
             )
-        return kept if ended else None
+        return None
 
     def _changed(self, kept: Mapping[str, Any], asked: Mapping[str, Any], inputs: InputFiles) -> list[str]:
         """What differs between two identities, with examples where the files of the earlier one are known."""
@@ -295,21 +292,6 @@ class RunFolder:
 
 def _without(content: Mapping[str, Any], keys: Collection[str]) -> dict[str, Any]:
     return {key: value for key, value in content.items() if key not in keys}
-
-
-def _has_digests(kept: Mapping[str, Any]) -> bool:
-    """Whether an identity is of this version."""
-    sets = [each for each in kept.values() if isinstance(each, Mapping)]
-    return "first_step_checkpoint" not in kept and all("images" in each for each in sets)
-
-
-def _other_counts(kept: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
-    """Where two identities differ in numbers of images, which those of earlier versions have too."""
-    both = [
-        {name: {"images": each.get("images")} for name, each in one.items() if isinstance(each, Mapping)}
-        for one in (kept, asked)
-    ]
-    return differences(both[0], both[1], "data.")
 
 
 def _only_moved(setting: str, kept: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
@@ -365,13 +347,13 @@ class ExperimentRecord:
         return [f"{option} {name}" for option, name in lists.items() if name]
 
     def claim(self, folder: Path) -> None:
-        """Take the folder for this experiment, or refuse as :meth:`check` does."""
+        """Take the folder for this experiment, or raise as :meth:`check` does."""
         kept = self.check(folder)
         seeds = sorted({*self.seeds, *(kept.seeds if kept else ())})
         write_json(folder / FILE, {**vars(self), "seeds": seeds, "settings": list(self.settings)})
 
     def check(self, folder: Path) -> ExperimentRecord | None:
-        """What the folder holds of this experiment already; another one is refused."""
+        """The record of this experiment in the folder; one of another experiment is an error."""
         kept = read_record(folder)
         if kept is not None and kept._identity() != self._identity():
             raise RunFolderError(

@@ -1,4 +1,4 @@
-"""Ctrl-C asks a run to stop at the end of its step, where everything fits together and can be saved."""
+"""Stop requests: Ctrl-C or SIGTERM stops a run at the end of its step, where its state can be saved."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ def ignores_sigint() -> bool:
 
 
 class StopRequest:
-    """While active, the first SIGINT or SIGTERM only sets ``asked``; a later second one interrupts at once.
+    """While active, the first SIGINT or SIGTERM only sets ``asked``; a later second one interrupts immediately.
 
     A terminal and a parent process may both pass on one Ctrl-C, so signals close together count as one. A process that
     was started with SIGINT ignored, as a shell without job control starts those in the background, keeps ignoring it:
     there Ctrl-C is meant for others, and SIGTERM stops it.
 
     Args:
-        tell: Called at the first signal, in a thread of its own: the signal may have come in the middle of the very
-            lines that would be written with.
+        notify: Called at the first signal, in a thread of its own: the signal may interrupt the very code that
+            ``notify`` writes with.
     """
 
-    def __init__(self, tell: Callable[[], None] | None = None) -> None:
+    def __init__(self, notify: Callable[[], None] | None = None) -> None:
         self.asked = False
-        self._tell = tell
+        self._notify = notify
         self._process = os.getpid()
         self._first = 0.0
         self._before: dict[signal.Signals, Any] = {}
@@ -65,5 +65,5 @@ class StopRequest:
             raise KeyboardInterrupt
         if not self.asked:
             self.asked, self._first = True, now
-            if self._tell is not None:
-                threading.Thread(target=self._tell, daemon=True).start()
+            if self._notify is not None:
+                threading.Thread(target=self._notify, daemon=True).start()

@@ -25,8 +25,9 @@ from .comparing import STATISTICS, spread, write_sheet
 from .comparing import compare as compared
 from .settings import Settings, Towards, domain_of
 from .step import Segment
-from .training import Tell, trained_generator
+from .training import Progress as ProgressCallback
 from .training import train as train_translation
+from .training import trained_generator
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_show_locals=False)
 DEFAULTS = Settings()
@@ -79,8 +80,8 @@ def train(
     )  # fmt: skip
     ours = open_dataset("gta5", source, size=settings.size, labels=False)
     theirs = open_dataset("cityscapes", target, size=settings.size, labels=False)
-    with _Display("training") as tell:
-        checkpoint = train_translation(settings, ours, theirs, out, device=where, segment=segment, tell=tell)
+    with _Display("training") as progress:
+        checkpoint = train_translation(settings, ours, theirs, out, device=where, segment=segment, progress=progress)
     typer.echo(checkpoint)
 
 
@@ -102,8 +103,8 @@ def apply(
     where = _device(device, threads)
     settings, generator = trained_generator(checkpoint, where)
     datasets = _originals(_towards(towards), root, settings.size, splits)
-    with _Display("style transfer") as tell:
-        written = write_translated(settings, generator, datasets, _towards(towards), out, tell=tell)
+    with _Display("style transfer") as progress:
+        written = write_translated(settings, generator, datasets, _towards(towards), out, progress=progress)
     typer.echo(written)
 
 
@@ -125,8 +126,8 @@ def compare(
         towards, size = _towards(note["towards"]), (int(note["size"][0]), int(note["size"][1]))
     except (IndexError, KeyError, TypeError, ValueError) as error:
         raise DamagedFileError(
-            f"{translated / NOTE}: expected towards and size, as `apply` writes them, got {', '.join(note)}. Apply again "
-            "into another --out."
+            f"{translated / NOTE}: expected towards and size, as `apply` writes them, got {', '.join(note)}. Apply "
+            "again into another --out."
         ) from error
     other: Towards = "source" if towards == "target" else "target"
     roots: dict[Towards, Path] = {"source": source, "target": target}
@@ -210,13 +211,13 @@ class _Display(Progress):
         )
         self._bar = self.add_task("", total=None)
 
-    def __enter__(self) -> Tell:  # type: ignore[override]
+    def __enter__(self) -> ProgressCallback:  # type: ignore[override]
         super().__enter__()
         return lambda done, total, note: self.update(self._bar, completed=done, total=total, description=note)
 
 
 def main() -> None:
-    """Run a command; what a person can put right is told without a traceback."""
+    """Run a command; errors that a user can correct are printed without a traceback."""
     try:
         app()
     except EXPECTED as error:

@@ -14,13 +14,13 @@ from examples.gta5_to_cityscapes.atomic_io import read_json, write_json, written
 from examples.gta5_to_cityscapes.checkpoint import digest_of_weights
 from examples.gta5_to_cityscapes.data import DatasetError, SegmentationDataset, image_tensor, read_id_map, read_image
 from examples.gta5_to_cityscapes.data.image_files import resize_ids
-from examples.gta5_to_cityscapes.data.listing import visible_entries
+from examples.gta5_to_cityscapes.data.layouts import visible_entries
 from examples.gta5_to_cityscapes.input_files import InputFiles, read_digests, write_digests
 from examples.gta5_to_cityscapes.run_dir import RunFolderError, differences
 
 from .networks import Generator
 from .settings import Settings, Towards, domain_of
-from .training import Tell, untold
+from .training import Progress, no_progress
 
 NOTE = "translation.json"
 ORIGINALS = "data_files.jsonl"  # beside the note, the digests of the files that what lies there was made of
@@ -43,7 +43,7 @@ def write_translated(
     towards: Towards,
     out: Path,
     *,
-    tell: Tell = untold,
+    progress: Progress = no_progress,
 ) -> Path:
     """Write ``out/images/<name>.png`` and, for data sets with labels, ``out/labels/<name>.png``.
 
@@ -57,7 +57,7 @@ def write_translated(
         datasets: Whose images to translate, all splits that shall lie in the one folder.
         towards: Whose appearance to give them.
         out: Where to; new, or of an earlier call.
-        tell: Told how far it is.
+        progress: Called with the images done, the images in all and a name.
 
     Returns:
         The folder of the images.
@@ -76,16 +76,16 @@ def write_translated(
     _claim(out, settings, generator, towards)
     _remove_outdated(out, datasets)
     for done, entry in enumerate(entries):
-        tell(done, len(entries), entry.name)
+        progress(done, len(entries), entry.name)
         image = out / "images" / f"{entry.name}.png"
         if image.exists():
             continue
-        if entry.labels is not None:  # first, so that an image that exists has its labels
+        if entry.labels is not None:  # first: an image that exists then has its labels
             _write_labels(entry.labels, out / "labels" / f"{entry.name}.png", settings.size)
         pixels, _ = read_image(entry.image, settings.size)
         with written_beside(image) as beside:
             Image.fromarray(translate(generator, pixels, towards)).save(beside, "PNG")
-    tell(len(entries), len(entries), "")
+    progress(len(entries), len(entries), "")
     return out / "images"
 
 

@@ -28,7 +28,7 @@ class Distance(NamedTuple):
     """Of images to a reference, by one kind of statistics.
 
     Attributes:
-        accuracy: Of a linear classifier that tells them from the reference, on images held out; 0.5 is chance.
+        accuracy: Of a linear classifier between them and the reference, on held-out images; 0.5 is chance.
         shift: Mean over the statistics of the distance of their means, in standard deviations of the reference.
     """
 

@@ -30,7 +30,7 @@ class Settings:
         domain: Weight of the domain classification, 1 in StarGAN.
         reconstruction: Weight of the cycle's L1 for images in [0, 1]. StarGAN has 10 for images in [-1, 1], which
             would be 20 here; half of it moves more in a short training.
-        identity: Weight of the L1 between an image and its translation to its own domain; 0 leaves it out.
+        identity: Weight of the L1 between an image and its translation to its own domain; 0 omits it.
         consistency: Weight of the KL divergence between a frozen segmentation before and after; used when
             ``segmentation`` is given.
         segmentation: SHA-256 of the frozen segmentation's weights, or None.
@@ -100,7 +100,7 @@ class Settings:
         return self.lr * min(1.0, 2 * (1 - step / self.steps))
 
 
-SMALLEST = 16  # pixels: the discriminator halves three times, and a mean over one patch is no texture
+SMALLEST = 16  # pixels: the discriminator halves three times, and the mean of one patch says nothing of texture
 
 
 def domain_of(towards: str) -> int:

@@ -1,4 +1,4 @@
-"""One update of the discriminator and one of the generator, in both directions at once."""
+"""One update of the discriminator and one of the generator, for both directions together."""
 
 from __future__ import annotations
 

@@ -11,13 +11,14 @@ from typing import Any
 import torch
 
 from examples.gta5_to_cityscapes.atomic_io import read_json, write_json
-from examples.gta5_to_cityscapes.checkpoint import CheckpointError, KeptCheckpoints, load_checkpoint, seed_everything
+from examples.gta5_to_cityscapes.checkpoint import CheckpointError, KeptCheckpoints, load_checkpoint
 from examples.gta5_to_cityscapes.data import SegmentationDataset
 from examples.gta5_to_cityscapes.data.training_data import files_of
 from examples.gta5_to_cityscapes.input_files import InputFiles, changes, read_digests, write_digests
 from examples.gta5_to_cityscapes.metrics_log import Metrics
 from examples.gta5_to_cityscapes.run_dir import RunFolderError, differences
 from examples.gta5_to_cityscapes.signals import Stopped, StopRequest
+from examples.gta5_to_cityscapes.training.determinism import seed_everything
 
 from .images import StepImages
 from .networks import Generator, in_channels_last
@@ -29,11 +30,11 @@ SAVE_EVERY = 100
 INPUTS = "data_files.jsonl"  # beside settings.json, the digests of the images
 KEPT_CHECKPOINTS = 2  # the last one, and the one before for when that is damaged
 
-Tell = Callable[[int, int, str], None]  # (done, in all, remark)
+Progress = Callable[[int, int, str], None]  # (done, in all, note)
 
 
-def untold(done: int, total: int, note: str) -> None:
-    """Nobody listens."""
+def no_progress(done: int, total: int, note: str) -> None:
+    """Ignores the progress."""
 
 
 def train(
@@ -44,19 +45,19 @@ def train(
     *,
     device: torch.device,
     segment: Segment | None = None,
-    tell: Tell = untold,
+    progress: Progress = no_progress,
     stop_after: int | None = None,
 ) -> Path:
-    """Train to the last step, going on from the last whole checkpoint in ``out`` where there is one.
+    """Train to the last step, resuming from the last complete checkpoint in ``out`` if there is one.
 
     Args:
         settings: What to train.
-        source: Source images at ``settings.size``; labels are not looked at.
+        source: Source images at ``settings.size``; labels are not read.
         target: Target images likewise.
         out: Folder for ``settings.json``, ``metrics.jsonl``, ``last.pt`` and, named after its step, the one before.
         device: Where to compute.
         segment: The frozen segmentation that ``settings.segmentation`` names.
-        tell: Told how far it is.
+        progress: Called with the steps done, the steps in all and a note.
         stop_after: Stop and save after this step as Ctrl-C would.
 
     Returns:
@@ -66,14 +67,14 @@ def train(
         RunFolderError: If ``out`` holds a translation of other settings, or of images of other content.
         Stopped: After Ctrl-C, once the state is saved.
         CheckpointError: If there are checkpoints, all of them damaged.
-        FullDiskError: If there is no room for what is written.
+        FullDiskError: If the disk is full.
         FloatingPointError: If a loss is no longer finite; the last checkpoint is kept.
     """
     if (segment is None) != (settings.segmentation is None):
         raise ValueError("segment and settings.segmentation belong together: give both, or neither.")
     _claim(out, settings, source, target)
     with StopRequest() as request:
-        return _Training(settings, source, target, out, device, segment, tell).run_to_the_end(request, stop_after)
+        return _Training(settings, source, target, out, device, segment, progress).run_to_the_end(request, stop_after)
 
 
 def trained_generator(file: Path, device: torch.device) -> tuple[Settings, Generator]:
@@ -100,9 +101,9 @@ class _Training:
         out: Path,
         device: torch.device,
         segment: Segment | None,
-        tell: Tell,
+        progress: Progress,
     ) -> None:
-        self.settings, self.device, self.tell = settings, device, tell
+        self.settings, self.device, self.progress = settings, device, progress
         self.checkpoints = KeptCheckpoints(out)
         self.source = StepImages(source, settings, DOMAINS["source"])
         self.target = StepImages(target, settings, DOMAINS["target"])
@@ -119,7 +120,7 @@ class _Training:
         """The loop itself."""
         total = self.settings.steps
         started = time.monotonic() - self.seconds
-        self.tell(self.step, total, "")
+        self.progress(self.step, total, "")
         try:
             while self.step < total:
                 source, target = (each.draw(self.step).to(self.device) for each in (self.source, self.target))
@@ -132,7 +133,7 @@ class _Training:
                     self.seconds = time.monotonic() - started
                     rate = self.settings.learning_rate(self.step - 1)
                     self.metrics.write_losses(self.step, values, rate, self.seconds)
-                    self.tell(
+                    self.progress(
                         self.step, total, f"fooled {values['real_fake']:.2f}, back {values['reconstruction']:.3f}"
                     )
                 if last or stop or self.step % SAVE_EVERY == 0:
@@ -183,17 +184,12 @@ class _Training:
 
 
 def _claim(out: Path, settings: Settings, source: SegmentationDataset, target: SegmentationDataset) -> None:
-    """Take the folder for these settings and the content of these images, or say in what it differs."""
+    """Take the folder for these settings and the content of these images, or raise with what differs."""
     known = read_digests(out / INPUTS)
     sets = {name: {"images": files_of(dataset)["images"]} for name, dataset in (("source", source), ("target", target))}
     inputs = InputFiles(sets, known)
     file, plain = out / "settings.json", settings.as_plain()
     kept = read_json(file) if file.is_file() else {}
-    if any("images" not in kept[name] for name in sets if isinstance(kept.get(name), dict)):
-        raise RunFolderError(
-            f"folder {out}: expected digests of the images in settings.json, an earlier version wrote it without: "
-            "whether images have changed since it began is not known. Choose another --out, or delete that folder."
-        )
     asked = plain | inputs.identity()
     found = differences(kept, asked) if kept else []
     if known and any(each.startswith(tuple(sets)) for each in found):

@@ -9,7 +9,7 @@ from torch import Tensor
 import stuffinstance as si
 from examples.generated_city import DomainStatistics
 from examples.generated_city.rendering import render_scene
-from examples.gta5_to_cityscapes.data.label_ids import CITYSCAPES_IDS, build_label_table
+from examples.gta5_to_cityscapes.data.dataset import CITYSCAPES_IDS, build_label_table
 
 SIZE = (240, 120)  # width, height
 

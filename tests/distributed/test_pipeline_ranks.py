@@ -23,7 +23,7 @@ from examples.gta5_to_cityscapes.data.training_data import (
     open_training_data,
     write_label_map,
 )
-from examples.gta5_to_cityscapes.distributed import RankLostError, of_all_ranks, sum_of_ranks
+from examples.gta5_to_cityscapes.distributed import RankLostError, all_gather_object, all_reduce_sum
 from examples.gta5_to_cityscapes.experiments.experiment import carry_out, label_target, plan
 from examples.gta5_to_cityscapes.methods import Domain, StepContext
 from examples.gta5_to_cityscapes.methods.pseudo_labels import PseudoLabelConfig
@@ -118,9 +118,9 @@ def steps_of(rank: int, recipe: Recipe, folders: Folders, start: dict[str, Path]
             for labeled, target in images.draw()
         ]
         losses = take_step(parts)
-        history.append(dict(zip(losses, sum_of_ranks(torch.stack([*losses.values()])).tolist(), strict=True)))
+        history.append(dict(zip(losses, all_reduce_sum(torch.stack([*losses.values()])).tolist(), strict=True)))
     state = flat({name: value for name, value in take_step.state().items() if name != "optimizers"})
-    for other in of_all_ranks(state):
+    for other in all_gather_object(state):
         assert other.keys() == state.keys()
         assert all(torch.equal(other[name], value) for name, value in state.items())
     return {"losses": history, "state": state, "position": images.positions}
@@ -205,7 +205,7 @@ class CPUSyncBatchNorm(torch.nn.SyncBatchNorm):
             kept = (self.running_mean, self.running_var, self.weight, self.bias)
             return torch.nn.functional.batch_norm(x, *kept, eps=self.eps)
         channels = (1, -1, 1, 1)
-        pixels = sum_of_ranks(torch.tensor(float(x.numel() // x.shape[1])))
+        pixels = all_reduce_sum(torch.tensor(float(x.numel() // x.shape[1])))
         mean = over_pixels_and_ranks(x) / pixels
         centered = x.float() - mean.view(channels)
         variance = over_pixels_and_ranks(centered.square()) / pixels
@@ -226,11 +226,11 @@ class SumOfRanks(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, own: Tensor) -> Tensor:
-        return sum_of_ranks(own)
+        return all_reduce_sum(own)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return sum_of_ranks(gradient.contiguous())
+        return all_reduce_sum(gradient.contiguous())
 
 
 def convert_for_cpu(network: torch.nn.Module, device: torch.device) -> torch.nn.Module:

@@ -19,15 +19,15 @@ SETTINGS = ["runtime.tensorboard=false", "network.options.width=8", "network.opt
 LEAVE = """
 from pathlib import Path
 import torch
-from examples.gta5_to_cityscapes.distributed import joined, of_all_ranks
-from examples.gta5_to_cityscapes.distributed import Replicas
+from examples.gta5_to_cityscapes.distributed import process_group, all_gather_object
+from examples.gta5_to_cityscapes.distributed import DistributedGradients
 
-with joined():
+with process_group():
     network = torch.nn.Linear(3, 1)
-    replicas = Replicas(network.parameters())
+    replicas = DistributedGradients(network.parameters())
     replicas.last(lambda: network(torch.ones(1, 3)).sum()).backward()
     replicas.itself = replicas
-    of_all_ranks(None)
+    all_gather_object(None)
     del replicas
 left = {(thread / "comm").read_text().strip() for thread in Path("/proc/self/task").iterdir()}
 assert not [name for name in left if "gloo" in name], left

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import max_pool2d
 
 from examples.gta5_to_cityscapes.config import AugmentationConfig
-from examples.gta5_to_cityscapes.data.augmentation import TrainingAugmentation
+from examples.gta5_to_cityscapes.data.transforms import TrainingAugmentation
 from examples.gta5_to_cityscapes.recipes import compose_recipe
 
 CLASSES = (0, 3, 7, 11, 18, 255)

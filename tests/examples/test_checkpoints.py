@@ -17,8 +17,6 @@ from examples.gta5_to_cityscapes.checkpoint import (
     CheckpointError,
     digest_of_weights,
     load_checkpoint,
-    random_state,
-    restore_random_state,
     save_checkpoint,
 )
 from examples.gta5_to_cityscapes.data.loader import BatchStream
@@ -26,6 +24,7 @@ from examples.gta5_to_cityscapes.data.training_data import Folders, open_target,
 from examples.gta5_to_cityscapes.recipes import compose_recipe
 from examples.gta5_to_cityscapes.run_dir import Event, RunFolder
 from examples.gta5_to_cityscapes.signals import Stopped
+from examples.gta5_to_cityscapes.training.determinism import random_state, restore_random_state
 from examples.gta5_to_cityscapes.training.loop import train
 from examples.gta5_to_cityscapes.training.recipe_network import trained_network
 
@@ -147,7 +146,7 @@ def test_random_state_of_all_three_generators_returns(tmp_path: Path) -> None:
     assert [draw(), draw()] == expected
 
 
-def test_random_states_of_gpus_that_are_gone_are_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_random_states_of_gpus_that_are_gone_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     restored: list[int] = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: [torch.zeros(16, dtype=torch.uint8)] * 2)
@@ -202,7 +201,7 @@ def test_a_checkpoint_without_its_recipe_is_rejected(tmp_path: Path, content: di
 
 
 def test_what_cannot_be_loaded_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="there is none"):
+    with pytest.raises(CheckpointError, match="found none"):
         load_checkpoint(tmp_path / "absent.pt")
     (tmp_path / "torn.pt").write_bytes(b"PK\x03\x04 half a file")
     with pytest.raises(CheckpointError, match="could not read it"):

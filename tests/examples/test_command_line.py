@@ -252,7 +252,7 @@ def test_ablation_writes_a_report(run, streets: Folders, quiet: list[str], tmp_p
     [
         (
             ["train", "aa", "--from", "nowhere.pt"],
-            "--from stands in for the one run that a recipe depends on, got 'aa', which depends on none",
+            "--from replaces the one run that a recipe depends on, got 'aa', which depends on none",
         ),
         (["ablation", "--generate"], "--generate draws the city for folders that are not given"),
         (["ablation", "--jobs", "0"], "--jobs"),

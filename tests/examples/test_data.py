@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 
 from examples.gta5_to_cityscapes.data import DatasetError, describe, mismatched_pairs, open_dataset
+from examples.gta5_to_cityscapes.data.dataset import CITYSCAPES_IDS, SYNTHIA_IDS, build_label_table
 from examples.gta5_to_cityscapes.data.image_files import nearest_positions, resize_ids
-from examples.gta5_to_cityscapes.data.label_ids import CITYSCAPES_IDS, SYNTHIA_IDS, build_label_table
 from stuffinstance import CITYSCAPES, SYNTHIA_13, SYNTHIA_16, LabelSpace
 
 HEIGHT, WIDTH = 12, 20

@@ -210,17 +210,17 @@ def test_the_command_of_a_page_is_one_that_can_be_typed(tmp_path: Path) -> None:
 
 def checked(streets: Folders, out: Path, record: ExperimentRecord, steps: int = 0) -> list[Finding]:
     jobs = plan_paper_experiment(record, out)
-    return check_plan(jobs, streets, record, out, CPU, steps=steps, processes=1, tell=lambda name: None)
+    return check_plan(jobs, streets, record, out, CPU, steps=steps, processes=1, announce=lambda name: None)
 
 
 def missing(findings: list[Finding]) -> dict[str, str]:
-    return {finding.what: finding.told for finding in findings if finding.kind == "missing"}
+    return {finding.what: finding.text for finding in findings if finding.kind == "missing"}
 
 
 def test_nothing_is_missing_where_all_is_there(streets: Folders, tmp_path: Path) -> None:
     findings = checked(streets, tmp_path / "exp", record_of("table2"))
     assert missing(findings) == {}
-    notes = {finding.what: finding.told for finding in findings if finding.kind == "note"}
+    notes = {finding.what: finding.text for finding in findings if finding.kind == "note"}
     assert notes["source"] == "6 images, 24,966 were published"
     assert notes["target, validation"] == "3 images, 500 were published"
     assert notes["source, labels"].startswith("8 of 19 classes in 6 images; not seen: wall,")
@@ -304,7 +304,7 @@ def no_weights(copy: Folders, out: Path) -> None:
         (without("cityscapes"), None, "target, training", "expected a folder of the cityscapes layout"),
         (None, "style_transfer.method=nowhere", "style-transferred images", "which is not a folder"),
         (transferred_in_part, "style_transfer.method={root}/transferred", "style-transferred images", "5 are missing"),
-        (None, "network.weights=nowhere.pth", "start weights", "there is none at nowhere.pth"),
+        (None, "network.weights=nowhere.pth", "start weights", "found none at nowhere.pth"),
         (no_weights, "network.weights={root}/weights.pth", "start weights", "that fit the backbone"),
         (another_run, None, "aa+it+sim seed 0", "schedule.max_steps: 3 -> 12"),
         (another_experiment, None, "experiment folder", "the folder holds figure2"),
@@ -340,10 +340,10 @@ def test_timed_steps_foretell_time_and_memory_and_write_nothing(
     monkeypatch.setattr(checked_runs, "time_steps_apart", apart)
     record = record_of("table2", "smoke", *quiet, "schedule.max_steps=100", "schedule.decay_steps=100")
     findings = checked(streets, tmp_path, record, steps=1)
-    told = {finding.what: finding.told for finding in findings}
+    told = {finding.what: finding.text for finding in findings}
     assert calls == ["aa+it+sim", "source"]  # the costliest and the cheapest that needs no labels of another run
     assert told["memory"].startswith("3.0 GiB a run (aa+it+sim seed 0)")
-    assert told["disk"].startswith("at most 18 MiB (checkpoints 18 MiB, pseudo-labels 0 MiB,")  # 6 runs of 3 MiB
+    assert told["disk"].startswith("at most 18 MiB (checkpoints 18 MiB, pseudo-labels 0 MiB)")  # 6 runs of 3 MiB
     # By cost, of 1.0 to 2.6: steps of 0.5 (two runs), 1.6 and 1.7 between, 2 seconds (two). 17 tests of 3 images.
     assert told["time in all"].startswith("14 min for 6 runs (training 14 min, scoring 31 s, labeling 1 s)")
     assert list(tmp_path.iterdir()) == []
@@ -369,7 +369,7 @@ def test_a_gpu_has_memory_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     machine, gpu = check_memory(Measured(timed, job, timed, job), torch.device("cuda"), 2)
     assert machine == Finding("ok", "memory", f"4.0 GiB a run ({job.name}), 2 at a time: 8.0 GiB; free 40.0 GiB")
     assert gpu.kind == "missing"
-    assert gpu.told == f"30.0 GiB a run ({job.name}), 2 at a time: 60.0 GiB; free 40.0 GiB"
+    assert gpu.text == f"30.0 GiB a run ({job.name}), 2 at a time: 60.0 GiB; free 40.0 GiB"
 
 
 def test_a_step_that_fails_is_reported_before_the_run(
@@ -391,8 +391,8 @@ def test_real_steps_take_time_and_memory(streets: Folders, quiet: list[str], els
         timed = time_steps(job.recipe, streets, CPU, 2)
     finally:
         torch.use_deterministic_algorithms(before)
-    assert 0 < timed.seconds_a_step < 60
-    assert 0 < timed.seconds_a_image < 60
+    assert 0 < timed.seconds_per_step < 60
+    assert 0 < timed.seconds_per_image < 60
     assert timed.memory_bytes == timed.process_bytes > 2**27
     result = carry_out(job, streets, CPU)
     assert result.peak_memory_bytes > 2**27
@@ -513,7 +513,7 @@ def test_transferred_images_without_a_use_are_rejected(streets: Folders, tmp_pat
     words = asked("figure2", streets)
     shown = CliRunner().invoke(app, [*words, "--style-transfer", "lab", "--out", str(tmp_path / "exp")])
     assert shown.exit_code == 2
-    assert "none that is asked for has that part" in " ".join(shown.output.replace("│", " ").split())
+    assert "none of these recipes has that part" in " ".join(shown.output.replace("│", " ").split())
     assert not (tmp_path / "exp").exists()
 
 

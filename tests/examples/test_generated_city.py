@@ -37,8 +37,8 @@ from examples.generated_city.roadside import Tree  # noqa: E402
 from examples.generated_city.scene import Scene, sample_scene  # noqa: E402
 from examples.generated_city.vehicles import Vehicle  # noqa: E402
 from examples.gta5_to_cityscapes.data import open_dataset  # noqa: E402
-from examples.gta5_to_cityscapes.data.label_ids import CITYSCAPES_IDS  # noqa: E402
-from examples.gta5_to_cityscapes.data.label_ids import SYNTHIA_IDS as READ_SYNTHIA_IDS  # noqa: E402
+from examples.gta5_to_cityscapes.data.dataset import CITYSCAPES_IDS  # noqa: E402
+from examples.gta5_to_cityscapes.data.dataset import SYNTHIA_IDS as READ_SYNTHIA_IDS  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 DOMAINS = {"game": GAME_CITY, "camera": CAMERA_CITY}

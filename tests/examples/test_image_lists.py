@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from examples.gta5_to_cityscapes.cli.app import app
 from examples.gta5_to_cityscapes.data import DatasetError, SegmentationDataset, open_dataset
-from examples.gta5_to_cityscapes.data.listing import MAX_BYTES
+from examples.gta5_to_cityscapes.data.layouts import MAX_BYTES
 from examples.gta5_to_cityscapes.data.training_data import Folders, open_training_data
 from examples.gta5_to_cityscapes.recipes import compose_recipe
 

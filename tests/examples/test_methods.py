@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 import torch
@@ -37,15 +37,15 @@ class ToyConfig(MethodConfig):
 
 
 @pytest.fixture
-def toy(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Method]]:
+def toy(monkeypatch: pytest.MonkeyPatch) -> type[Method]:
     """A method that exists during one test."""
     monkeypatch.setattr(method, "_REGISTERED", dict(method._REGISTERED))
 
     class Toy(Method):
         group, config, rank = "toy", ToyConfig, 35
-        parts = (Part("toy", "Toy", "mean square of the target's logits"),)
-        presets = {"smoke": ToyConfig(weight=0.25)}
-        losses = {"toy": "Toy: mean square"}
+        parts = (Part("toy", "Toy", "square of the logits"),)
+        presets = MappingProxyType({"smoke": ToyConfig(weight=0.25)})
+        losses = MappingProxyType({"toy": "Toy: mean square"})
         needs_forward = True
 
         def __init__(self, config: ToyConfig, setup: Setup) -> None:
@@ -54,7 +54,7 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Method]]:
         def on_target(self, context: StepContext) -> list[Loss]:
             return [Loss("toy", context.unlabeled.logits().square().mean(), self.weight)]
 
-    yield Toy
+    return Toy
 
 
 def test_a_method_is_gone_with_its_registry() -> None:
@@ -78,7 +78,6 @@ def test_defining_a_method_is_all_that_training_and_report_need(
     result = train(recipe, run, open_training_data(recipe, streets), device=torch.device("cpu"))
     assert result.step == 2
     (logged,) = read_experiment(tmp_path).runs
-    assert logged.training["loss/toy"].tolist() == pytest.approx(logged.training["loss/toy"].abs().tolist())
     assert (logged.training["loss/toy"] > 0).all()
     assert logged.setting("toy", "weight") == 0.125
 
@@ -87,7 +86,7 @@ def test_defining_a_method_is_all_that_training_and_report_need(
     page = write_report(tmp_path).read_text(encoding="utf-8")
     assert "Toy: mean square ends at: MinEnt + Toy" in page
     print_parts()
-    assert "mean square of the target's logits" in capsys.readouterr().out
+    assert "square of the logits" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("toy")

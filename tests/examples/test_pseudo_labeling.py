@@ -26,7 +26,7 @@ from examples.gta5_to_cityscapes.data.training_data import (
     open_training_data,
     read_label_map,
 )
-from examples.gta5_to_cityscapes.experiments.experiment import Job, carry_out, plan, refuse_another_run
+from examples.gta5_to_cityscapes.experiments.experiment import Job, carry_out, check_same_run, plan
 from examples.gta5_to_cityscapes.input_files import InputFiles
 from examples.gta5_to_cityscapes.methods.pseudo_labels import PseudoLabelConfig
 from examples.gta5_to_cityscapes.models import SegmentationNetwork
@@ -119,7 +119,7 @@ def test_manifest_decides_what_is_written_again(streets: Folders, tmp_path: Path
     write("first")
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert manifest["weights_sha256"] == "first"
-    assert manifest["target"]["images"] == 4
+    assert manifest["target"]["count"] == 4
     assert manifest["classes"] == list(CITYSCAPES.names)
     marked = tmp_path / f"{dataset.names[0]}.png"
 
@@ -236,17 +236,17 @@ def test_a_finished_second_stage_needs_no_first_stage(streets: Folders, tmp_path
     # Training the same once more ends in the same weights, whatever the clock said.
     before = first.run.result()
     shutil.rmtree(first.run.path)
-    refuse_another_run(second, streets)
+    check_same_run(second, streets)
     assert carry_out(second, streets, CPU) == result
     carry_out(first, streets, CPU)
     again = first.run.result()
     assert before is not None
     assert again is not None
     assert before.weights_sha256 == again.weights_sha256
-    refuse_another_run(second, streets)
+    check_same_run(second, streets)
     write_json(first.run.path / "result.json", {**vars(again), "weights_sha256": "of other weights"})
     with pytest.raises(RunFolderError, match=r"data\.first_step_weights"):
-        refuse_another_run(second, streets)
+        check_same_run(second, streets)
 
 
 def test_folders_of_an_earlier_version_are_read_or_rejected_in_clear_words(
@@ -258,7 +258,7 @@ def test_folders_of_an_earlier_version_are_read_or_rejected_in_clear_words(
     kept = json.loads((second.run.path / "data.json").read_text())
     kept["first_step_checkpoint"] = kept.pop("first_step_weights")
     write_json(second.run.path / "data.json", kept)
-    refuse_another_run(second, streets)
+    check_same_run(second, streets)
     (second.run.path / "result.json").unlink()
     with pytest.raises(RunFolderError, match="is of an earlier version, without digests"):
         carry_out(second, streets, CPU)

@@ -10,13 +10,13 @@ from examples.gta5_to_cityscapes import distributed as shares
 from examples.gta5_to_cityscapes.distributed import (
     Share,
     TooFewImagesError,
+    all_gather_object,
     any_rank,
-    from_first,
-    of_all_ranks,
+    on_rank_zero,
     own_batches,
     own_share,
     rank,
-    world,
+    world_size,
 )
 
 
@@ -33,7 +33,7 @@ def test_part_by_part_and_rank_by_rank_the_images_stay_in_order(batch: int, rank
 
 def as_rank(monkeypatch: pytest.MonkeyPatch, number: int, of: int) -> None:
     monkeypatch.setattr(shares, "rank", lambda: number)
-    monkeypatch.setattr(shares, "world", lambda: of)
+    monkeypatch.setattr(shares, "world_size", lambda: of)
 
 
 @pytest.mark.parametrize(("count", "batch", "ranks"), [(3, 1, 2), (10, 4, 2), (2, 1, 4), (0, 3, 2), (12, 3, 4)])
@@ -63,8 +63,8 @@ def test_a_step_with_too_few_images_says_how_many_it_needs(monkeypatch: pytest.M
 
 
 def test_alone_there_is_nobody_to_ask() -> None:
-    assert (rank(), world()) == (0, 1)
+    assert (rank(), world_size()) == (0, 1)
     assert any_rank(True) is True
-    assert of_all_ranks("own") == ["own"]
+    assert all_gather_object("own") == ["own"]
     with pytest.raises(KeyError):
-        from_first(lambda: {}["absent"])
+        on_rank_zero(lambda: {}["absent"])

@@ -30,8 +30,8 @@ from examples.gta5_to_cityscapes.data import (
 )
 from examples.gta5_to_cityscapes.data.image_files import first_channel_size, id_map_size, image_size, read_first_channel
 from examples.gta5_to_cityscapes.data.inspection import MAPS_LOOKED_AT
-from examples.gta5_to_cityscapes.data.style_transfer import TransferredImages
 from examples.gta5_to_cityscapes.data.training_data import Folders, open_training_data
+from examples.gta5_to_cityscapes.data.transforms import TransferredImages
 from examples.gta5_to_cityscapes.recipes import compose_recipe
 from examples.gta5_to_cityscapes.run_dir import RunFolder
 from examples.gta5_to_cityscapes.training.loop import train

@@ -13,15 +13,14 @@ import typer
 from ..atomic_io import DamagedFileError
 from ..checkpoint import CheckpointError
 from ..data import DatasetError
-from ..distributed import RankLostError, TooFewImagesError, is_first, joined, rank
+from ..distributed import RankLostError, TooFewImagesError, is_rank_zero, process_group, rank
 from ..experiments.runner import RunsFailed
 from ..models import WeightsError
 from ..recipes import RecipeError
 from ..run_dir import RunFolderError
 from ..signals import Stopped
 from .checkpoint_commands import check, evaluate, pseudo_label
-from .experiment_command import experiment
-from .run_commands import ablation, demo, parts, report, train
+from .run_commands import ablation, demo, experiment, parts, report, train
 
 app = typer.Typer(
     rich_markup_mode="markdown", add_completion=False, no_args_is_help=True, pretty_exceptions_show_locals=False
@@ -31,7 +30,7 @@ EXPECTED = (
     DamagedFileError,
     DatasetError,
     FloatingPointError,
-    OSError,  # a full disk, a file or folder that is not there or cannot be written, a city of other settings
+    OSError,  # a full disk, a file or folder that does not exist or cannot be written, a city of other settings
     RankLostError,
     RecipeError,
     RunFolderError,
@@ -39,8 +38,8 @@ EXPECTED = (
     TooFewImagesError,
     WeightsError,
 )
-# Found alike by every rank, or told by the one that is the reason.
-FIRST_SAYS = (
+# Raised by every rank alike, or also by rank 0: rank 0 alone reports them.
+RANK_ZERO_REPORTS = (
     CheckpointError,
     FloatingPointError,
     RecipeError,
@@ -51,7 +50,7 @@ FIRST_SAYS = (
 
 
 def interruptible(command: Callable[..., None]) -> Callable[..., None]:
-    """``command``; Ctrl-C where nothing needs saving first says what to do, too."""
+    """``command``, with a message for Ctrl-C where nothing has to be saved."""
 
     @wraps(command)
     def run(*given: Any, **named: Any) -> None:
@@ -69,33 +68,33 @@ for command in (train, parts, pseudo_label, evaluate, check, ablation, experimen
 
 
 def main() -> None:
-    """Run a command, alone or as one of the processes of ``torchrun``; what a person can put right has no traceback."""
+    """Run a command, alone or as one of the ranks of ``torchrun``; errors that users can correct have no traceback."""
     try:
-        with joined():
-            logging.basicConfig(level=logging.WARNING if is_first() else logging.ERROR, format="%(message)s")
+        with process_group():
+            logging.basicConfig(level=logging.WARNING if is_rank_zero() else logging.ERROR, format="%(message)s")
             app()
     except EXPECTED as error:
-        if is_first() or not (isinstance(error, FIRST_SAYS) or getattr(error, "said_by_first", False)):
-            who = "" if is_first() else f"rank {rank()}: "
+        if is_rank_zero() or not (isinstance(error, RANK_ZERO_REPORTS) or getattr(error, "raised_on_rank_zero", False)):
+            who = "" if is_rank_zero() else f"rank {rank()}: "
             typer.echo(f"{typer.style('error:', fg='red')} {who}{error}", err=True)
         sys.exit(1)
     except (MemoryError, RuntimeError) as error:
         if not _lacks_memory(error):
             raise
         typer.echo(
-            f"{typer.style('error:', fg='red')} rank {rank()}: expected memory for what the settings ask for, got none "
+            f"{typer.style('error:', fg='red')} rank {rank()}: not enough memory for the settings "
             f"({str(error).splitlines()[0] if str(error) else type(error).__name__}). Lower data.batch, the sizes, "
             "matching.capacity or network.options, set runtime.accumulate_grad_batches, or give --jobs 1.",
             err=True,
         )
         sys.exit(1)
     except Stopped as stop:
-        if is_first():
+        if is_rank_zero():
             typer.echo(str(stop), err=True)
         sys.exit(130)
 
 
 def _lacks_memory(error: Exception) -> bool:
-    """Whether an allocation failed; torch says so of the CPU's memory in a plain RuntimeError."""
-    said = ("allocate memory", "not enough memory", "out of memory")
-    return isinstance(error, MemoryError) or any(each in str(error) for each in said)
+    """Whether an allocation failed, for which torch raises a plain RuntimeError on a CPU."""
+    messages = ("allocate memory", "not enough memory", "out of memory")
+    return isinstance(error, MemoryError) or any(each in str(error) for each in messages)

@@ -1,10 +1,9 @@
-"""Commands that look at folders and trained networks: pseudo-label, evaluate, check."""
+"""Commands for trained networks and data sets: pseudo-label, evaluate, check."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
 
 import typer
 from pydantic import ValidationError
@@ -13,32 +12,41 @@ from ..checkpoint import digest_of_weights
 from ..config import LayoutConfig
 from ..data import (
     DatasetError,
-    Layout,
     SegmentationDataset,
     UnreadableFile,
-    describe,
-    mismatched_pairs,
     open_dataset,
     require_labels,
-    unreadable_files,
 )
 from ..data.training_data import Folders, open_target
 from ..experiments.experiment import label_target, seen_by
 from ..methods.pseudo_labels import PseudoLabelConfig
 from ..methods.style_transfer import TargetStyleTransferConfig
+from ..preflight import and_more, inspect
 from ..recipes import Recipe, class_names, compose_recipe
 from ..run_dir import Event, RunFolder
 from ..training.evaluation import evaluate as evaluate_network
 from ..training.recipe_network import trained_network
 from .options import (
+    AtLabelSize,
+    Cap,
+    Checkpoint,
     Device,
+    Flip,
+    LabelsOut,
+    Quantile,
+    Sample,
+    Scales,
     Source,
     SourceLayout,
     SourceList,
+    SourceOfStyle,
+    Split,
     Target,
     TargetLayout,
     TargetList,
     Threads,
+    TrainedClasses,
+    TrainedTargetLayout,
     checkpoint_file,
     device_named,
     factors,
@@ -47,25 +55,19 @@ from .options import (
 )
 from .progress_display import ProgressDisplay
 
-StyleSource = Annotated[
-    Path | None,
-    typer.Option("--source", help="Source folder, for a recipe with tt, which transfers target images to its style."),
-]
-LISTED = 10  # of the images with a fault, the first so many are named
+NAMED = 10  # of the images with a fault, so many are named
 
 
 def pseudo_label(
-    checkpoint: Annotated[Path, typer.Argument(help="A run folder, or a checkpoint of one.")],
+    checkpoint: Checkpoint,
     target: Target,
-    out: Annotated[Path, typer.Option(file_okay=False, help="Folder for pseudo_labels/ and thresholds.json.")],
-    source: StyleSource = None,
-    target_layout: Annotated[
-        Layout | None, typer.Option(help="How the target folder is laid out; as trained if left out.")
-    ] = None,
+    out: LabelsOut,
+    source: SourceOfStyle = None,
+    target_layout: TrainedTargetLayout = None,
     source_list: SourceList = None,
     target_list: TargetList = None,
-    quantile: Annotated[float, typer.Option(min=0, max=1, help="Share of a class's pixels below its threshold.")] = 0.5,
-    cap: Annotated[float, typer.Option(min=0, max=1, help="No threshold is higher than this.")] = 0.9,
+    quantile: Quantile = 0.5,
+    cap: Cap = 0.9,
     device: Device = "auto",
     threads: Threads = 0,
 ) -> None:
@@ -104,33 +106,16 @@ def pseudo_label(
 
 
 def evaluate(
-    checkpoint: Annotated[Path, typer.Argument(help="A run folder, or a checkpoint of one.")],
+    checkpoint: Checkpoint,
     target: Target,
     target_layout: TargetLayout = "cityscapes",
-    source: StyleSource = None,
+    source: SourceOfStyle = None,
     source_list: SourceList = None,
-    classes: Annotated[
-        str | None, typer.Option(help="Classes to score, as `train` takes them; as trained if left out.")
-    ] = None,
-    split: Annotated[str, typer.Option(help="Split of the target.")] = "val",
-    at_label_size: Annotated[
-        bool | None,
-        typer.Option(
-            "--at-label-size/--at-image-size",
-            help="Score at the labels' own size or at the size the network sees; as trained if left out.",
-            show_default=False,
-        ),
-    ] = None,
-    flip: Annotated[
-        bool | None,
-        typer.Option(
-            "--flip/--no-flip", help="Average over mirrored images too; as trained if left out.", show_default=False
-        ),
-    ] = None,
-    scales: Annotated[
-        str | None,
-        typer.Option(help="Average over images of these sizes, such as 0.75,1,1.25; as trained if left out."),
-    ] = None,
+    classes: TrainedClasses = None,
+    split: Split = "val",
+    at_label_size: AtLabelSize = None,
+    flip: Flip = None,
+    scales: Scales = None,
     device: Device = "auto",
     threads: Threads = 0,
 ) -> None:
@@ -169,33 +154,64 @@ def check(
     target_layout: TargetLayout = "cityscapes",
     source_list: SourceList = None,
     target_list: TargetList = None,
-    sample: Annotated[int, typer.Option(min=1, help="Images to read of each set.")] = 20,
+    sample: Sample = 20,
 ) -> None:
-    """Look at both folders before training: images, unreadable files, pairs that do not fit, sizes, classes, ids."""
+    """Check both folders before training: images, unreadable files, pairs that do not fit, sizes, classes, ids."""
     recipe = compose_recipe("aa", "full", layouts=LayoutConfig(source=source_layout, target=target_layout))
-    training = open_target(recipe, Folders(source, target, source_list, target_list))
-    typer.echo(f"target, training: {len(training)} images (labels are not needed)")
-    faulty = _leave_out_faulty("target, training", training)
     space = recipe.label_space
-    unusable: list[str] = []
-    labeled = {
-        "source": open_dataset(source_layout, source, space=space, listed=source_list),
-        "target, validation": open_dataset(target_layout, target, split="val", space=space),
-    }
-    for title, dataset in labeled.items():
-        faulty += _check_set(title, dataset, sample)
+    faults, unusable = 0, []
+    for title, opened in {
+        "target, training": lambda: open_target(recipe, Folders(source, target, source_list, target_list)),
+        "source": lambda: open_dataset(source_layout, source, space=space, listed=source_list),
+        "target, validation": lambda: open_dataset(target_layout, target, split="val", space=space),
+    }.items():
+        dataset = opened()
+        faults += _check_set(title, dataset, sample)
         try:
-            require_labels(title, dataset)
+            if title != "target, training":
+                require_labels(title, dataset)
         except DatasetError as error:
             unusable.append(str(error))
-    if faulty:
+    if faults:
         unusable.append(
             "expected every file to be readable and every label map to be of its image's size, "
-            f"{faulty} {'is' if faulty == 1 else 'are'} not; training stops at the first that it reads. Replace these "
-            "files, or take the images and their label maps out of the folders."
+            f"{faults} {'is' if faults == 1 else 'are'} not; training stops at the first that it reads. Replace these "
+            "files, or move the images and their label maps out of the folders."
         )
     if unusable:
         raise DatasetError("\n".join(unusable))
+
+
+def _check_set(title: str, dataset: SegmentationDataset, sample: int) -> int:
+    """Print what a data set holds; returns the number of its faults."""
+    total = len(dataset)
+    if unlabeled := dataset.files[0].labels is None:
+        typer.echo(f"{title}: {total} images (labels are not needed)")
+    found = inspect(dataset, sample)
+    summary, damaged = found.summary, found.summary.unreadable if found.summary else []
+    _print_unreadable(title, found.unreadable)
+    if found.misfits:
+        names = f"{', '.join(found.misfits[:NAMED])}{and_more(found.misfits, NAMED)}"
+        typer.echo(f"{title}: image and label map differ in size: {names}")
+    if summary is not None:
+        _print_unreadable(f"{title}, of {summary.sampled + len(damaged)} decoded", damaged)
+    if summary is not None and summary.sampled and not unlabeled:
+        sizes = ", ".join(f"{width}x{height}" for height, width in summary.sizes)
+        typer.echo(f"{title}: {total} images ({sizes}), {summary.sampled} of them read:")
+        for name, pixels in summary.pixels.items():
+            amount = f"{summary.share(name):7.2%} of labeled pixels" if pixels else "absent"
+            typer.echo(f"  {name:<14} {amount}")
+        if summary.unknown_ids:
+            first, file = next(iter(summary.unknown_in.items()))
+            typer.echo(f"  ids that the layout does not define, ignored (id: pixels): {summary.unknown_ids}")
+            typer.echo(f"  the first of them, {first}, in {file}")
+    return len(found.unreadable) + len(found.misfits) + len(damaged)
+
+
+def _print_unreadable(title: str, files: Sequence[UnreadableFile]) -> None:
+    if files:
+        reasons = "\n  ".join(each.reason for each in files[:NAMED])
+        typer.echo(f"{title}: {len(files)} cannot be read:\n  {reasons}{and_more(files, NAMED)}")
 
 
 def _folders_for(
@@ -205,7 +221,7 @@ def _folders_for(
     if source is None and source_list is not None:
         raise typer.BadParameter(
             f"--source-list {source_list} names images of the source: give --source, the folder that holds them, or "
-            "leave the list out"
+            "omit the list"
         )
     transfer = recipe.config(TargetStyleTransferConfig)
     if source is None and transfer is not None and transfer.in_step:
@@ -214,48 +230,3 @@ def _folders_for(
             "trained with"
         )
     return Folders(source or target, target, source_list, target_list)
-
-
-def _leave_out_faulty(title: str, dataset: SegmentationDataset) -> int:
-    """Name and leave out the images whose headers tell of a fault; the number of faults comes back."""
-    unreadable = unreadable_files(dataset)
-    _print_unreadable(title, unreadable)
-    dataset.leave_out([each.name for each in unreadable])
-    misfits = mismatched_pairs(dataset)
-    if misfits:
-        typer.echo(f"{title}: image and label map differ in size: {', '.join(misfits[:LISTED])}{_more(misfits)}")
-        dataset.leave_out(misfits)
-    return len(unreadable) + len(misfits)
-
-
-def _print_unreadable(title: str, files: Sequence[UnreadableFile]) -> None:
-    if files:
-        reasons = "\n  ".join(each.reason for each in files[:LISTED])
-        typer.echo(f"{title}: {len(files)} cannot be read:\n  {reasons}{_more(files)}")
-
-
-def _more(found: Sequence[object]) -> str:
-    return f" and {len(found) - LISTED} more" if len(found) > LISTED else ""
-
-
-def _check_set(title: str, dataset: SegmentationDataset, sample: int) -> int:
-    """Print what a data set holds; the number of its faults comes back."""
-    total = len(dataset)
-    faulty = _leave_out_faulty(title, dataset)
-    if not len(dataset):
-        return faulty
-    found = describe(dataset, sample)
-    _print_unreadable(f"{title}, of {found.sampled + len(found.unreadable)} decoded", found.unreadable)
-    faulty += len(found.unreadable)
-    if not found.sampled:
-        return faulty
-    sizes = ", ".join(f"{width}x{height}" for height, width in found.sizes)
-    typer.echo(f"{title}: {total} images ({sizes}), {found.sampled} of them read:")
-    for name, pixels in found.pixels.items():
-        amount = f"{found.share(name):7.2%} of labeled pixels" if pixels else "absent"
-        typer.echo(f"  {name:<14} {amount}")
-    if found.unknown_ids:
-        first, file = next(iter(found.unknown_in.items()))
-        typer.echo(f"  ids that the layout does not define, ignored (id: pixels): {found.unknown_ids}")
-        typer.echo(f"  the first of them, {first}, in {file}")
-    return faulty

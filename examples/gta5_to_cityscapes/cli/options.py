@@ -1,4 +1,4 @@
-"""Options that several commands share, and how they are read and answered."""
+"""Options of all commands, each declared once; how they are read, and results on the terminal."""
 
 from __future__ import annotations
 
@@ -16,46 +16,104 @@ from ..atomic_io import read_json
 from ..checkpoint import CheckpointError
 from ..data import Layout
 from ..data.training_data import Folders
-from ..distributed import local_device, world
+from ..distributed import local_device, world_size
 from ..methods.style_transfer import StyleTransferConfig
 from ..metrics_log import time_of_a_step
-from ..recipes import Recipe, check_scales
+from ..recipes import PAPER_EXPERIMENTS, Recipe, check_scales
+from ..recipes.presets import PRESETS
 from ..run_dir import Result, RunFolder
 from ..training.evaluation import Scores
 
+OUT_RUNS = "runs go to OUT/RECIPE/seedK/"
+
+RecipeName = Annotated[
+    str, typer.Argument(help="source, target-only, or a sum of parts such as aa+it+sim; `parts` lists them.")
+]
+RecipeNames = Annotated[str, typer.Option(help="Recipes separated by commas.")]
+PaperName = Annotated[str, typer.Argument(help=f"One of {', '.join(PAPER_EXPERIMENTS)}.")]
+PresetName = Annotated[str, typer.Option("--preset", help=f"{', '.join(PRESETS)}; full is the authors'.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="A setting of the preset, such as schedule.max_steps=500; may be repeated."),
+]
+StyleTransfer = Annotated[
+    str | None,
+    typer.Option(help="lab, fourier, lab+fourier, or a folder of source images in the target's appearance."),
+]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of weights, order and augmentation.")]
+Seeds = Annotated[str, typer.Option(help="Seeds separated by commas.")]
+Classes = Annotated[str, typer.Option(help="Classes to score: all, 16, 13, or names separated by commas.")]
+From = Annotated[
+    Path | None,
+    typer.Option("--from", help="A checkpoint or run folder in place of the run that the recipe depends on."),
+]
+
 Source = Annotated[Path, typer.Option(help="Folder of the labeled source data set.")]
 Target = Annotated[Path, typer.Option(help="Folder of the target data set.")]
+SourceOrCity = Annotated[Path | None, typer.Option("--source", help="Source folder; not needed with --generate.")]
+TargetOrCity = Annotated[Path | None, typer.Option("--target", help="Target folder; not needed with --generate.")]
+SourceOfStyle = Annotated[
+    Path | None, typer.Option("--source", help="Source folder, for a recipe with tt, which needs its appearance.")
+]
 SourceList = Annotated[
-    Path | None, typer.Option(help="Text file that names the source images to use, one a line; all if left out.")
+    Path | None, typer.Option(help="Text file that names the source images to use, one per line. Default: all.")
 ]
 TargetList = Annotated[
     Path | None,
-    typer.Option(help="Text file that names the target's training images to use, one a line; all if left out."),
+    typer.Option(help="Text file that names the target's training images to use, one per line. Default: all."),
 ]
-SourceLayout = Annotated[Layout, typer.Option(help="How the source folder is laid out.")]
-TargetLayout = Annotated[Layout, typer.Option(help="How the target folder is laid out.")]
-SourceOrCity = Annotated[Path | None, typer.Option("--source", help="Source folder; --generate draws one if left out.")]
-TargetOrCity = Annotated[Path | None, typer.Option("--target", help="Target folder; --generate draws one if left out.")]
+SourceLayout = Annotated[Layout, typer.Option(help="Layout of the source folder.")]
+TargetLayout = Annotated[Layout, typer.Option(help="Layout of the target folder.")]
+TrainedTargetLayout = Annotated[Layout | None, typer.Option(help="Layout of the target folder. Default: as trained.")]
 GenerateCity = Annotated[
     bool, typer.Option("--generate", help="Draw the generated city, in OUT/city, for folders that are not given.")
 ]
 CitySeed = Annotated[int, typer.Option(min=0, help="Seed of the city that --generate draws.")]
-Seeds = Annotated[str, typer.Option(help="Seeds set apart by commas.")]
-Jobs = Annotated[int, typer.Option(min=1, max=1024, help="Runs at a time, each with its share of the cores.")]
-SizeName = Annotated[str, typer.Option(help="full (the authors'), full-vgg16, small (two CPU cores) or smoke.")]
-Out = Annotated[Path, typer.Option(file_okay=False, help="Experiment folder; runs go to OUT/RECIPE/seedK/.")]
-Classes = Annotated[str, typer.Option(help="Classes to score: all, 16, 13, or names set apart by commas.")]
-Set = Annotated[
-    list[str] | None,
+
+Out = Annotated[Path, typer.Option(file_okay=False, help=f"Experiment folder; {OUT_RUNS}.")]
+PaperOut = Annotated[
+    Path,
     typer.Option(
-        "--set", help="Another value of a setting of the size, such as schedule.max_steps=500; may be repeated."
+        file_okay=False, help=f"Experiment folder; {OUT_RUNS}, in table3 and table4 to OUT/VALUE/RECIPE/seedK/."
     ),
 ]
-StyleTransferOption = Annotated[
-    str | None, typer.Option(help="lab, fourier, lab+fourier, or a folder of source images already transferred.")
-]
+DemoOut = Annotated[Path, typer.Option(file_okay=False, help="Folder for everything that it writes.")]
+LabelsOut = Annotated[Path, typer.Option(file_okay=False, help="Folder for pseudo_labels/ and thresholds.json.")]
+ExperimentFolder = Annotated[Path, typer.Argument(help="Experiment folder.")]
+Checkpoint = Annotated[Path, typer.Argument(help="A run folder, or a checkpoint of one.")]
+
+Jobs = Annotated[int, typer.Option(min=1, max=1024, help="Runs at a time, each with its share of the cores.")]
+DemoJobs = Annotated[int, typer.Option(min=0, help="Runs at a time; 0 for one per core, at most 2.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
-Threads = Annotated[int, typer.Option(min=0, max=1024, help="CPU threads; 0 leaves the number to torch.")]
+Threads = Annotated[int, typer.Option(min=0, max=1024, help="CPU threads; 0 for torch's default.")]
+BudgetName = Annotated[str, typer.Option(help="small (some ten minutes on two cores) or smoke (about one).")]
+Check = Annotated[
+    bool, typer.Option("--check", help="Train nothing; check data, weights, folders, memory, disk and time.")
+]
+CheckSteps = Annotated[int, typer.Option(min=0, help="Steps that --check times; 0 for none.")]
+Sample = Annotated[int, typer.Option(min=1, help="Images to read of each data set.")]
+
+Quantile = Annotated[float, typer.Option(min=0, max=1, help="Share of a class's pixels below its threshold.")]
+Cap = Annotated[float, typer.Option(min=0, max=1, help="No threshold is higher than this.")]
+TrainedClasses = Annotated[
+    str | None, typer.Option(help="Classes to score, as `train` takes them. Default: as trained.")
+]
+Split = Annotated[str, typer.Option(help="Split of the target.")]
+AtLabelSize = Annotated[
+    bool | None,
+    typer.Option(
+        "--at-label-size/--at-image-size",
+        help="Score at the labels' size, or at that of the images that the network gets. Default: as trained.",
+        show_default=False,
+    ),
+]
+Flip = Annotated[
+    bool | None,
+    typer.Option("--flip/--no-flip", help="Average over mirrored images too. Default: as trained.", show_default=False),
+]
+Scales = Annotated[
+    str | None, typer.Option(help="Average over images at these scales, such as 0.75,1,1.25. Default: as trained.")
+]
 
 
 def folders_given(
@@ -65,12 +123,12 @@ def folders_given(
     source_list: Path | None = None,
     target_list: Path | None = None,
 ) -> Folders:
-    """The data; ``city`` stands in for folders that are not given, where one is to be drawn."""
+    """The data; ``city``, where one is to be drawn, replaces the folders that are not given."""
     if city is not None:
         if source is not None and target is not None:
             raise typer.BadParameter(
                 "--generate draws the city for folders that are not given, but --source and --target both are; "
-                "leave out --generate, or the folder that the city is to stand in for"
+                "omit --generate, or the folder that the city is to replace"
             )
         return Folders(source or city.source, target or city.target, source_list, target_list)
     if source is None or target is None:
@@ -86,7 +144,7 @@ def numbers(text: str) -> list[int]:
     try:
         found = [int(part) for part in text.split(",")]
     except ValueError as error:
-        raise typer.BadParameter(f"--seeds expects numbers set apart by commas, got {text!r}") from error
+        raise typer.BadParameter(f"--seeds expects numbers separated by commas, got {text!r}") from error
     if min(found) < 0:
         raise typer.BadParameter(f"--seeds expects numbers from 0 up, got {text!r}")
     if len({*found}) < len(found):
@@ -99,7 +157,7 @@ def factors(text: str, size: Sequence[int]) -> tuple[float, ...]:
     try:
         found = tuple(float(part) for part in text.split(","))
     except ValueError as error:
-        raise typer.BadParameter(f"--scales expects numbers set apart by commas, got {text!r}") from error
+        raise typer.BadParameter(f"--scales expects numbers separated by commas, got {text!r}") from error
     if not all(0 < factor < math.inf for factor in found):
         raise typer.BadParameter(f"--scales expects numbers above 0, got {text!r}")
     try:
@@ -109,7 +167,8 @@ def factors(text: str, size: Sequence[int]) -> tuple[float, ...]:
     return found
 
 
-def require_style_transfer_recipe(style_transfer: str | None, recipes: Iterable[Recipe]) -> None:
+def require_style_transfer(style_transfer: str | None, recipes: Iterable[Recipe]) -> None:
+    """Raise where the option is given and no recipe would use it."""
     if style_transfer is not None and all(recipe.config(StyleTransferConfig) is None for recipe in recipes):
         raise typer.BadParameter(
             f"--style-transfer {style_transfer} sets the style transfer of recipes with `it`, and none of these "
@@ -118,7 +177,7 @@ def require_style_transfer_recipe(style_transfer: str | None, recipes: Iterable[
 
 
 def device_named(name: str) -> torch.device:
-    if world() > 1 and name.startswith("cuda:"):
+    if world_size() > 1 and name.startswith("cuda:"):
         raise typer.BadParameter(f"--device {name}: with torchrun each process has a GPU of its own; use --device cuda")
     try:
         return local_device(name)
@@ -167,7 +226,6 @@ def print_cost(result: Result) -> None:
     """What a step took, where it was timed."""
     if result.seconds_per_step is None:
         return
-    words = [time_of_a_step(result.seconds_per_step), f"{result.images_per_second or 0.0:.3g} images/s"]
     words.append(f"{100 * (result.data_share or 0.0):.1f} % waiting for images")
     memory = f"peak memory {result.peak_memory_bytes / 2**30:.2f} GiB"
     Console().print(f"a step: {', '.join(words)}; {memory}", highlight=False, soft_wrap=True)

@@ -20,7 +20,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from ..distributed import is_first
+from ..distributed import is_rank_zero
 from ..run_dir import Event
 
 LINES_PER_TASK = 5
@@ -44,7 +44,7 @@ class ProgressDisplay:
     """
 
     def __init__(self, costs: Mapping[str, float], overall: str | None = None, console: Console | None = None) -> None:
-        self.console = console or Console(stderr=True, quiet=not is_first())
+        self.console = console or Console(stderr=True, quiet=not is_rank_zero())
         self.costs = dict(costs)
         self.done = dict.fromkeys(costs, 0.0)
         self._bars = Progress(

@@ -1,8 +1,9 @@
-"""What a step sees: the data sets of a run, endless batches of them, style transfer and augmentation."""
+"""Data sets of a run, endless batches of them, style transfer and augmentation."""
 
+from .dataset import Sample, SegmentationDataset, image_tensor
 from .image_files import DatasetError, read_id_map, read_image
 from .inspection import (
-    PUBLISHED_PICTURES,
+    PUBLISHED_IMAGES,
     DatasetSummary,
     UnreadableFile,
     describe,
@@ -11,10 +12,9 @@ from .inspection import (
     unreadable_files,
 )
 from .layouts import Layout, open_dataset
-from .samples import Sample, SegmentationDataset, image_tensor
 
 __all__ = [
-    "PUBLISHED_PICTURES",
+    "PUBLISHED_IMAGES",
     "DatasetError",
     "DatasetSummary",
     "Layout",

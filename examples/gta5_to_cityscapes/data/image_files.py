@@ -1,4 +1,4 @@
-"""The one error of the readers, so that a command line can catch it and print it without a traceback."""
+"""Readers of images and label maps, with one error for every file that cannot be used."""
 
 import struct
 import warnings
@@ -20,13 +20,13 @@ class DatasetError(ValueError):
     """
 
 
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 MAX_PIXELS = 2**26  # four times the largest street image in use; a hostile header asks for far more
-_FORMATS = ("PNG", "JPEG")  # told by content: Pillow would also start programs for some that only end in .png
+_FORMATS = ("PNG", "JPEG")  # by content: Pillow would also start programs for other formats that end in .png
 _DEEP_MODES = {"I;16", "I"}  # 16-bit gray; Pillow's conversion to RGB would clip it to white
 _COLOR_MODES = {"RGB", "RGBA", "L", "LA", "P", "1", "CMYK", *_DEEP_MODES}
 _ID_MODES = {"L", "P"}
-_PACKED_GREY = {"1", "L;2", "L;4"}  # Pillow spreads their values over 0..255, which is wrong for ids
+_PACKED_GRAY = {"1", "L;2", "L;4"}  # Pillow spreads their values over 0..255, which is wrong for ids
 # How an orientation tag turns stored pixels. ImageOps.exif_transpose does the same, but writes all metadata again and
 # so fails on a damaged tag that has nothing to do with the orientation.
 _TURNS = {
@@ -53,7 +53,7 @@ def _without_warnings() -> Iterator[None]:
 
 
 def _open(path: Path, max_pixels: int) -> Image.Image:
-    """Read the header only, so that the size can be refused before any memory is spent on pixels."""
+    """Read the header only, so that the size is checked before any memory is spent on pixels."""
     try:
         with _without_warnings():
             image = Image.open(path, formats=_FORMATS)
@@ -153,7 +153,7 @@ def read_image(
     """Decode an image as it is shown, as 8-bit RGB, and resize it.
 
     An orientation in its metadata is applied. Gray, palette and CMYK images become RGB, of 16 bits the upper 8 are
-    taken, and an alpha channel is left out.
+    taken, and an alpha channel is ignored.
 
     Returns:
         The image ``(H, W, 3)`` at ``size`` (height, width), bicubic and antialiased, and the size it is shown in.
@@ -183,7 +183,7 @@ def _require_ids(image: Image.Image, path: Path) -> None:
 
 
 def _require_whole_bytes(image: Image.Image, path: Path) -> None:
-    if any(tile[3] in _PACKED_GREY for tile in image.tile):
+    if any(tile[3] in _PACKED_GRAY for tile in image.tile):
         raise DatasetError(
             f"{path}: expected label ids of at least 8 bits, got a gray PNG of fewer, whose values may be ids or "
             "shades of gray. Save the label ids as an 8-bit gray or palette PNG."
@@ -219,7 +219,7 @@ def _require_channels(image: Image.Image, path: Path) -> None:
 
 
 def read_first_channel(path: Path, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint16]:
-    """First (red) channel ``(H, W)`` of an 8- or 16-bit PNG of one or three channels; alpha is left out.
+    """First (red) channel ``(H, W)`` of an 8- or 16-bit PNG of one or three channels; alpha is ignored.
 
     Pillow halves 16-bit color to its high byte, which is 0 for every class id, so OpenCV decodes here.
     OpenCV in turn fills up a truncated file in silence, so Pillow checks the chunks first.
@@ -257,4 +257,4 @@ def resize_ids(ids: npt.NDArray[np.generic], size: tuple[int, int]) -> npt.NDArr
         return ids
     rows = nearest_positions(ids.shape[0], size[0])
     columns = nearest_positions(ids.shape[1], size[1])
-    return ids.take(rows, 0).take(columns, 1)  # a quarter of the time that indexing by both at once takes
+    return ids.take(rows, 0).take(columns, 1)  # a quarter of the time that indexing by both together takes

@@ -1,4 +1,4 @@
-"""What a data set holds, counted over an evenly spread sample: is this the right folder, read rightly?"""
+"""Statistics of a data set over an evenly spread sample, and checks of its files and label ids."""
 
 from collections import Counter
 from collections.abc import Collection
@@ -8,11 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .dataset import SegmentationDataset, look_like_train_ids
 from .image_files import DatasetError, image_size
-from .label_ids import look_like_train_ids
-from .samples import SegmentationDataset
 
-PUBLISHED_PICTURES = {  # by layout and split
+PUBLISHED_IMAGES = {  # by layout and split
     ("gta5", "train"): 24_966,
     ("synthia", "train"): 9_400,
     ("cityscapes", "train"): 2_975,
@@ -62,7 +61,7 @@ class DatasetSummary:
 def describe(dataset: SegmentationDataset, sample: int = 50) -> DatasetSummary:
     """Read ``sample`` images, spread evenly over the data set, and count their classes.
 
-    Those that cannot be read are named and passed over.
+    Those that cannot be read are listed and skipped.
 
     Args:
         dataset: Pixels are counted at its ``size``. Its own ``unknown_ids`` is left as it was.
@@ -127,7 +126,7 @@ def unreadable_files(dataset: SegmentationDataset) -> list[UnreadableFile]:
 def mismatched_pairs(dataset: SegmentationDataset) -> list[str]:
     """Names whose image and label map differ in size, from the headers of all files alone.
 
-    Reading such a pair is an error; `check` tells them before a long run stops at one.
+    Reading such a pair is an error; `check` lists them before a long run stops at one.
     """
     return [
         entry.name
@@ -147,7 +146,7 @@ def require_labels(what: str, dataset: SegmentationDataset, classes: Collection[
     Args:
         what: The data set's part in a run, for the message.
         dataset: Opened with labels.
-        classes: Names of the classes of which there must be one; all of the data set's space if left out.
+        classes: Names of the classes of which there must be one; all classes of the data set's space if None.
 
     Raises:
         DatasetError: If they look like train ids, or no pixel has one of the classes.

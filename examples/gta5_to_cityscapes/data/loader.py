@@ -1,4 +1,4 @@
-"""Batches of a data set: endless and shuffled, from a place that can be saved, or once and in order."""
+"""Endless shuffled batches of a data set, from any position on."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class Batch(NamedTuple):
     """Images as the data sets give them."""
 
     images: Tensor  # (B, 3, H, W) uint8
-    labels: Tensor  # (B, H, W) uint8, 255 where there is none
+    labels: Tensor  # (B, H, W) uint8, 255 where unlabeled
     names: tuple[str, ...]
 
 
 class Samples(Protocol):
-    """What is needed of a data set to draw from it."""
+    """A data set of named samples."""
 
     names: list[str]
 
@@ -48,7 +48,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
 
 
 class _OrError(Dataset["Sample | DatasetError"]):
-    """Hands over what is wrong with an image: raised in a loader's process, it would come as a traceback."""
+    """Returns a DatasetError as a sample: raised in a worker process it would come as a traceback."""
 
     def __init__(self, dataset: Samples) -> None:
         self.dataset = dataset

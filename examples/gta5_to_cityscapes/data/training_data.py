@@ -20,20 +20,26 @@ from ..models import weights_file
 from ..recipes import Recipe
 from ..run_dir import FIRST_STEP, START_WEIGHTS
 from . import DatasetError, Sample, SegmentationDataset, open_dataset, read_id_map, require_labels
-from .augmentation import TrainingAugmentation
 from .loader import Batch, BatchStream, Samples, as_unit_floats
-from .style_transfer import BatchStyleTransfer, TransferredImages, TransferredTowards, chosen_images, transferred_folder
+from .transforms import (
+    BatchStyleTransfer,
+    TrainingAugmentation,
+    TransferredImages,
+    TransferredTowards,
+    chosen_images,
+    transferred_folder,
+)
 
 
 @dataclass(frozen=True)
 class Folders:
-    """Where the two data sets lie; where they lie is no part of a recipe.
+    """Folders of the two data sets; their places are not part of a recipe.
 
     Attributes:
         source: The labeled data set.
         target: The data set to adapt to.
         source_list: Text file that names the source images to use, as
-            :func:`~..data.image_lists.listed_names` reads it; None for all.
+            :func:`~.layouts.listed_names` reads it; None for all.
         target_list: The same of the target's training images; those that are scored are always all.
     """
 
@@ -60,7 +66,7 @@ class TrainingData:
     label_maps: Mapping[str, tuple[SegmentationDataset, Collection[str]]] = field(default_factory=dict)
 
     def require_labels(self) -> None:
-        """Refuse ground truth that nothing can be trained on or scored with, as :func:`~..data.require_labels` does."""
+        """Raise where ground truth cannot be trained on or scored with, as :func:`~..data.require_labels` does."""
         for what, (dataset, classes) in self.label_maps.items():
             require_labels(what, dataset, classes)
 
@@ -116,7 +122,7 @@ def open_training_data(
         folders: Where they lie.
         pseudo_labels: Folder of the target's pseudo-labels, once they are written.
         first_step_weights: Digest of the weights that write them, from
-            :func:`~..records.checkpoints.digest_of_weights`.
+            :func:`~..checkpoint.digest_of_weights`.
         known: What the run's folder knows of these files, which spares reading those that have not changed.
     """
     labeled = open_labeled(recipe, folders)
@@ -171,7 +177,7 @@ def as_seen(recipe: Recipe, target: SegmentationDataset, labeled: SegmentationDa
 
 
 class DecodedImages(Dataset[Sample]):
-    """Keep what has been decoded in memory: two slow cores should train, not decode the same PNG again."""
+    """Keep what has been decoded in memory: slow cores should not decode the same PNG again."""
 
     def __init__(self, dataset: Samples) -> None:
         self.dataset = dataset
@@ -263,7 +269,7 @@ class Drawn(NamedTuple):
     """One domain's share of a step."""
 
     images: Tensor  # (B, 3, H, W) float in [0, 1]
-    labels: Tensor  # (B, H, W) int64, 255 where there is none
+    labels: Tensor  # (B, H, W) int64, 255 where unlabeled
 
 
 class Pair(NamedTuple):

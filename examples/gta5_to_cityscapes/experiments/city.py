@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Budget:
-    """How much of a city, and which size of recipes."""
+    """How much of a city, and which preset of recipes."""
 
-    size: str
+    preset: str
     source_images: int
     target_train: int
     target_val: int
@@ -47,10 +47,10 @@ def is_city(folder: Path) -> bool:
 
 
 def generate(folders: Folders, budget: Budget, seed: int, watch: Watch, source_layout: SourceLayout = "gta5") -> None:
-    """Draw what is not there yet; a folder with a city of another seed or image size is refused.
+    """Draw the images that do not exist yet; a folder with another city is an error.
 
     Raises:
-        FileExistsError: If another city, or something else, is there.
+        FileExistsError: If the folder holds a city of another seed or image size, or something else.
     """
     from examples.generated_city import generate_city
 
@@ -63,6 +63,6 @@ def generate(folders: Folders, budget: Budget, seed: int, watch: Watch, source_l
         seed=seed,
         source_layout=source_layout,
         workers=os.cpu_count() or 1,
-        progress=lambda done: watch(Event("city", done, budget.images, "plotting")),
+        progress=lambda done: watch(Event("city", done, budget.images, "drawing")),
     )
     watch(Event("city", budget.images, budget.images, "drawn", "finished"))

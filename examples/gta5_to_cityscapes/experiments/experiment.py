@@ -15,7 +15,6 @@ from ..checkpoint import CheckpointError, digest_of_weights
 from ..config import LayoutConfig
 from ..data import SegmentationDataset
 from ..data.loader import Samples
-from ..data.style_transfer import TransferredImages, TransferredTowards
 from ..data.training_data import (
     Folders,
     TrainingData,
@@ -26,7 +25,8 @@ from ..data.training_data import (
     open_training_data,
     open_validation,
 )
-from ..distributed import from_first, is_first
+from ..data.transforms import TransferredImages, TransferredTowards
+from ..distributed import is_rank_zero, on_rank_zero
 from ..input_files import InputFiles
 from ..methods import registered_methods
 from ..methods.pseudo_labels import PseudoLabelConfig
@@ -38,7 +38,7 @@ from ..run_dir import Event, ExperimentRecord, Result, RunFolder, Tick, Watch, p
 from ..training.evaluation import evaluate_recipe
 from ..training.loop import train
 from ..training.pseudo_labeling import Kept, View, write_pseudo_labels
-from ..training.recipe_network import refuse_unfit_network, start_network, trained_network
+from ..training.recipe_network import check_network, start_network, trained_network
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def plan(
         composed(list(wanted)), key=lambda recipe: (-depth[recipe.name], not depends_on(recipe.name).names)
     )
     for recipe in recipes:
-        refuse_unfit_network(recipe)
+        check_network(recipe)
     return [
         Job(
             recipe,
@@ -187,21 +187,21 @@ def carry_out(
         checkpoint: Stands in for the one run that it needs.
     """
     recipe, run = job.recipe, job.run
-    watch = _named(job, watch) if is_first() else unwatched
+    watch = _named(job, watch) if is_rank_zero() else unwatched
     if recipe.network.weights is not None and not run.recipe_file.is_file():
         start_network(recipe, torch.device("cpu"))  # weights that do not fit leave no folder of a run behind
     if not (recipe.start or recipe.labeled_by or recipe.fused_of):
         return train(recipe, run, _opened(job, folders), device=device, watch=watch)
-    finished = from_first(run.result)
+    finished = on_rank_zero(run.result)
     if finished is not None and (checkpoint is None or not checkpoint.is_file()):
         # What it depends on need not be there any more.
-        from_first(lambda: run.check(recipe, _opened(job, folders).inputs))
+        on_rank_zero(lambda: run.check(recipe, _opened(job, folders).inputs))
         return finished
     checkpoints = _checkpoints(job, checkpoint)
     trained = _trained(recipe, checkpoints, device)
     digest = "+".join(digest_of_weights(network.state_dict()) for _, network in trained)
     if finished is not None:
-        from_first(lambda: run.check(recipe, _opened(job, folders, digest).inputs))
+        on_rank_zero(lambda: run.check(recipe, _opened(job, folders, digest).inputs))
         return finished
 
     def claim() -> None:
@@ -209,7 +209,7 @@ def carry_out(
         data.require_labels()
         run.claim(recipe, data.inputs)
 
-    from_first(claim)  # before the first file is written, not after: a folder may hold another run
+    on_rank_zero(claim)  # before the first file is written, not after: a folder may hold another run
     if recipe.fused_of:
         return _fuse(job, folders, device, watch, trained)
     pseudo_labels = recipe.config(PseudoLabelConfig)
@@ -320,11 +320,11 @@ def label_target(
         settings,
         recipe.label_space,
         device,
-        belongs_to={"weights_sha256": weights_sha256, **from_first(identity)},
+        belongs_to={"weights_sha256": weights_sha256, **on_rank_zero(identity)},
         batch=recipe.evaluation.batch,
         tick=tick,
     )
-    from_first(lambda: write_json(run.thresholds, kept.as_json()))
+    on_rank_zero(lambda: write_json(run.thresholds, kept.as_json()))
     return kept
 
 
@@ -368,12 +368,12 @@ def _fuse(
         job.run.write_result(result)
         return result
 
-    result = from_first(recorded)
+    result = on_rank_zero(recorded)
     watch(Event(job.name, 1, 1, f"mIoU {100 * scores.miou:.1f}", "finished"))
     return result
 
 
-def refuse_another_run(job: Job, folders: Folders, checkpoint: Path | None = None) -> None:
+def check_same_run(job: Job, folders: Folders, checkpoint: Path | None = None) -> None:
     """Find out before hours of training, not after, that a folder holds something else.
 
     Args:

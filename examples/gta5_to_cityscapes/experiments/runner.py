@@ -25,10 +25,10 @@ import torch
 
 from ..atomic_io import written_beside
 from ..data.training_data import Folders
-from ..distributed import world
+from ..distributed import world_size
 from ..run_dir import Event, RunFolder, Watch
 from ..signals import STOPPING, Stopped, StopRequest, ignores_sigint
-from .experiment import Job, carry_out, refuse_another_run
+from .experiment import Job, carry_out, check_same_run
 
 TRACEBACK = "error.txt"
 
@@ -58,7 +58,7 @@ def run_experiment(
     if processes < 1:
         raise ValueError(f"processes must be at least 1, got {processes}.")
     for job in jobs:
-        refuse_another_run(job, folders)
+        check_same_run(job, folders)
     if begin is not None:
         begin()
     left = [job for job in jobs if job.run.result() is None]
@@ -66,7 +66,7 @@ def run_experiment(
         if job not in left:
             steps = job.recipe.schedule.max_steps
             watch(Event(job.name, steps, steps, "ended earlier", "finished"))
-    if world() > 1:
+    if world_size() > 1:
         for job in jobs:  # the same for every rank; what has ended returns at once
             carry_out(job, folders, device, watch)
     elif left:

@@ -1,9 +1,15 @@
 """Segmentation networks with one interface: features for matching, logits for everything else."""
 
-from .building import NetworkName, build_network, network_options
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from .deeplab_v2 import deeplab_v2_resnet, deeplab_v2_vgg16
 from .network import NetworkOutput, SegmentationNetwork
-from .segformer import weights_file
-from .weights import WeightsError, WeightsReport
+from .segformer import as_encoder_weights, segformer, weights_file
+from .small import small_network
+from .weights import WeightsError, WeightsReport, load_weights, read_weights
 
 __all__ = [
     "NetworkName",
@@ -15,3 +21,50 @@ __all__ = [
     "network_options",
     "weights_file",
 ]
+
+NetworkName = Literal["deeplabv2_resnet101", "deeplabv2_vgg16", "small", "segformer"]
+
+_BUILDERS: Mapping[str, Callable[..., SegmentationNetwork]] = {
+    "deeplabv2_resnet101": deeplab_v2_resnet,
+    "deeplabv2_vgg16": deeplab_v2_vgg16,
+    "small": small_network,
+    "segformer": segformer,
+}
+
+
+def network_options(name: NetworkName) -> tuple[str, ...]:
+    """The options that :func:`build_network` passes on to that network."""
+    parameters = inspect.signature(_BUILDERS[name]).parameters.values()
+    return tuple(each.name for each in parameters if each.kind is inspect.Parameter.KEYWORD_ONLY)
+
+
+def build_network(
+    name: NetworkName, num_classes: int, *, weights: Path | None = None, **options: Any
+) -> SegmentationNetwork:
+    """Build a network and load its weights.
+
+    Args:
+        name: Which network.
+        num_classes: Channels K of the logits.
+        weights: A ``.pth`` or ``.safetensors`` file: Caffe-style DeepLab, torchvision, or a checkpoint of
+            this trainer; for ``"segformer"`` a file or a folder of the package ``transformers``. Nothing is ever
+            downloaded. The report is kept as ``network.weights_report``.
+        **options: Passed to the builder. ``style`` of the full-size networks follows from ``weights`` unless
+            given; give it for Caffe-trained VGG16 weights, whose names are those of torchvision.
+
+    Raises:
+        WeightsError: If the file cannot be read safely or does not fit the backbone.
+    """
+    if name not in _BUILDERS:
+        raise ValueError(f"name must be one of {sorted(_BUILDERS)}, got {name!r}.")
+    if num_classes < 1:
+        raise ValueError(f"num_classes must be at least 1, got {num_classes}.")
+    found = None if weights is None else read_weights(weights_file(Path(weights)))
+    if found is not None and name in ("deeplabv2_resnet101", "deeplabv2_vgg16"):
+        options.setdefault("style", found.style)
+    network = _BUILDERS[name](num_classes, **options)
+    if found is not None and name == "segformer":
+        found = as_encoder_weights(found, network)
+    if found is not None:
+        network.weights_report = load_weights(network, found)
+    return network

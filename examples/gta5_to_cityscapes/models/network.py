@@ -40,7 +40,7 @@ class NetworkOutput(NamedTuple):
 class PixelNormalization(nn.Module):
     """RGB in [0, 1] to what the pretrained weights were trained on.
 
-    The numbers are persistent buffers: a checkpoint carries its normalization, which also tells its style.
+    The numbers are persistent buffers: a checkpoint carries its normalization, from which its style is read.
     """
 
     order: Tensor
@@ -78,7 +78,7 @@ def check_dilations(name: str, dilations: Sequence[int], *, least: int) -> None:
     """Dilations of convolutions, at least one.
 
     Raises:
-        ValueError: If they are none, or one is not a whole number of at least that.
+        ValueError: If there are none of them, or one is not a whole number of at least that.
     """
     if isinstance(dilations, str) or not isinstance(dilations, Sequence) or not dilations:
         raise ValueError(f"{name} must be a list of at least one whole number, got {dilations!r}.")
@@ -202,7 +202,7 @@ class SegmentationNetwork(nn.Module):
         return self.head.classify(rows)
 
     def parameter_groups(self, lr: float, head_lr_mult: float = 10.0) -> list[dict[str, Any]]:
-        """Backbone at ``lr``, heads at ``head_lr_mult`` times that; what takes no gradient is left out."""
+        """Backbone at ``lr``, heads at ``head_lr_mult`` times that; parameters without gradient are excluded."""
         heads = [self.head, *([self.auxiliary_head] if self.auxiliary_head is not None else [])]
         return [
             {"params": [p for p in self.backbone.parameters() if p.requires_grad], "lr": lr},

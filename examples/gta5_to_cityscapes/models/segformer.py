@@ -26,7 +26,7 @@ class AllMlpFusion(nn.Module):
     """The decoder up to its last layer: each stage linearly to D, upsampled, put side by side, linearly to D.
 
     Eq. 4 of the paper, with the normalization and ReLU of its code after the second linear layer, and without its last
-    line, the classifier, which is the network's head. The code's dropout between the two is left out: rows of features
+    line, the classifier, which is the network's head. The code's dropout between the two is omitted: rows of features
     must give the logits of their pixels.
     """
 
@@ -103,7 +103,7 @@ def segformer(
         fused_dim: Channels D of the features.
         stride: Of the features: 4 as published, or 8 for a quarter of the cells to match.
         norm: Of the fusion: ``"batch"`` as published, or ``"group"``.
-        drop_path: Probability with which a layer's branch is left out in training, rising to this over the depth.
+        drop_path: Probability with which a layer's branch is dropped in training, rising to this over the depth.
 
     Raises:
         ModuleNotFoundError: If ``transformers`` is not installed.

@@ -1,4 +1,4 @@
-"""A network that trains on one or two CPU cores: stride 8 at once, then residual blocks of growing dilation.
+"""A network that trains on one or two CPU cores: stride 8, then residual blocks of growing dilation.
 
 Dense 3×3 convolutions on few cells are what a CPU does fast; depthwise ones save multiplications and lose time.
 Group normalization is the default: source and target batches pass through separately, so running statistics would

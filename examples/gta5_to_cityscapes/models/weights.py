@@ -73,7 +73,7 @@ class WeightsReport:
 
 
 def read_weights(path: Path) -> FoundWeights:
-    """Read a file and tell whose weights it holds."""
+    """Read a file and find out whose naming its weights follow."""
     tensors = {name.removeprefix("module."): value for name, value in _state_dict(path, _read(path)).items()}
     if any(name.startswith("backbone.") for name in tensors):
         return FoundWeights(path, "checkpoint", _style_of_checkpoint(tensors), tensors)
@@ -174,15 +174,15 @@ def _read(path: Path) -> Any:
             raise WeightsError(f"{path}: reading this format needs a package: pip install safetensors.") from error
         try:
             return load_file(path)
-        except Exception as error:  # the package has its own exception, which is no subclass of a usual one
+        except Exception as error:  # the package has its own exception, not a subclass of a usual one
             raise _unreadable(path, error) from error
     try:
-        with warnings.catch_warnings():  # a refused file is an error below; how it was pickled does not matter
+        with warnings.catch_warnings():  # an unsafe file is an error below; how it was pickled does not matter
             warnings.simplefilter("ignore", UserWarning)
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(
-            f"{path}: expected tensors only; it holds other objects or is no weights file. Nothing was run. "
+            f"{path}: expected tensors only; it holds other objects or is not a weights file. Nothing was run. "
             f"{_ADVICE} ({_first_line(error)})"
         ) from error
     except (MemoryError, PermissionError):  # the file may well be whole

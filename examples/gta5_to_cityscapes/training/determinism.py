@@ -1,45 +1,90 @@
-"""What ranks draw at random: each its own crops and colors, as a checkpoint keeps and restores them."""
+"""Random number generators of all ranks, saved and restored with a checkpoint; deterministic kernels."""
 
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from ..checkpoint import random_state, restore_random_state, seed_everything
-from ..distributed import of_all_ranks, rank, world
+from ..distributed import all_gather_object, rank, world_size
 
 logger = logging.getLogger(__name__)
 
 
-def draw_apart(seed: int, step: int = 0) -> None:
-    """Let each rank but the first, which draws as a run alone would, go its own way from here on.
+def random_state() -> dict[str, Any]:
+    """The state of every generator that training may draw from."""
+    version, words, gauss = random.getstate()
+    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    return {
+        "python": {"version": version, "words": list(words), "gauss": gauss},
+        "numpy": {
+            "name": str(name),
+            "keys": torch.from_numpy(np.asarray(keys).astype(np.int64)),
+            "position": int(position),
+            "has_gauss": int(has_gauss),
+            "cached": float(cached),
+        },
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
 
-    Until then all of them draw alike, so that they start with the same weights.
+
+def restore_random_state(state: dict[str, Any]) -> None:
+    """Put every generator back to where :func:`random_state` found it; GPUs that are absent now are ignored."""
+    python, numpy = state["python"], state["numpy"]
+    random.setstate((python["version"], tuple(python["words"]), python["gauss"]))
+    np.random.set_state(
+        (
+            numpy["name"],
+            numpy["keys"].cpu().numpy().astype(np.uint32),
+            numpy["position"],
+            numpy["has_gauss"],
+            numpy["cached"],
+        )
+    )
+    torch.set_rng_state(state["torch"].cpu())
+    present = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    for index, one in enumerate(state["cuda"][:present]):
+        torch.cuda.set_rng_state(one.cpu(), index)
+
+
+def seed_everything(seed: int) -> None:
+    """Seed python, numpy and torch; loaders have generators of their own."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def draw_apart(seed: int, step: int = 0) -> None:
+    """Seed every rank but rank 0 differently from here on; rank 0 draws as a single process would.
+
+    Until then all ranks draw alike, so that they start with the same weights.
     """
     if rank() > 0:
         seed_everything(seed + 1_000_003 * rank() + step)
 
 
 def draws_of_all_ranks() -> dict[str, Any]:
-    """Where every rank's generators stand, for a checkpoint."""
-    first, *others = of_all_ranks(random_state())
+    """The states of every rank's generators, for a checkpoint."""
+    first, *others = all_gather_object(random_state())
     return {"random": first, "random_of_other_ranks": others}
 
 
 def restore_draws(saved: dict[str, Any], checkpoint: Path, seed: int) -> None:
-    """Put this rank's generators where a checkpoint has them; a rank that was not there then draws apart."""
+    """Restore this rank's generators from a checkpoint; a rank that did not exist then is seeded anew."""
     known = [saved["random"], *saved.get("random_of_other_ranks", [])]
-    if len(known) != world():
+    if len(known) != world_size():
         logger.warning(
             "%s was saved by %d processes, going on with %d: with the same steps, but other random draws.",
             checkpoint,
             len(known),
-            world(),
+            world_size(),
         )
     if rank() < len(known):
         restore_random_state(known[rank()])
@@ -49,7 +94,7 @@ def restore_draws(saved: dict[str, Any], checkpoint: Path, seed: int) -> None:
 
 @contextmanager
 def repeatable_kernels(wanted: bool, device: torch.device) -> Iterator[None]:
-    """Let torch choose repeatable kernels; on a GPU some have none, which it then says once."""
+    """Deterministic kernels where ``wanted``; on a GPU torch warns of operations without one."""
     before = torch.are_deterministic_algorithms_enabled()
     fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     if wanted:

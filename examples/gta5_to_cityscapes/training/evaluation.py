@@ -1,4 +1,4 @@
-"""Scores over a whole data set, never an average of batch scores, and the images that go with them."""
+"""Evaluation over a whole data set: mIoU, label-free scores and preview images."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ from ..data.loader import Samples, as_unit_floats
 from ..distributed import own_batches
 from ..recipes import Recipe
 from ..run_dir import Tick, silent
-from .finite_logits import finite_logits
 
 
 @dataclass(frozen=True)
@@ -37,9 +36,26 @@ class Scores:
     density: float
 
 
+def finite_logits(network: nn.Module, images: Tensor) -> Tensor:
+    """Logits (B, K, h, w) in float32 of images (B, 3, H, W) in [0, 1]; reads one flag from the device.
+
+    Finite weights do not make finite logits: those of a training that diverges overflow on the way.
+
+    Raises:
+        FloatingPointError: If a logit is NaN or infinite.
+    """
+    logits: Tensor = network(images).logits.float()
+    if not bool(torch.isfinite(logits).all()):
+        raise FloatingPointError(
+            "predictions: expected finite logits, got NaN or infinities: training has diverged. Lower optimizer.lr, "
+            "optimizer.weight_decay or the weights of the recipe's parts, and use another --out."
+        )
+    return logits
+
+
 @torch.no_grad()
 def upsampled_logits(network: nn.Module, images: Tensor, size: Sequence[int]) -> Tensor:
-    """Logits (B, K, H, W) at ``size`` of float images in [0, 1]."""
+    """Logits (B, K, H, W) at ``size`` of images (B, 3, H', W') in [0, 1]."""
     logits = finite_logits(network, images)
     return F.interpolate(logits, tuple(size), mode="bilinear", align_corners=True)
 
@@ -97,7 +113,7 @@ def evaluate(
         image_size: (height, width) that images are shown to the network at, None for as they are.
         flip: Take the mean of the probabilities with those of the mirrored images.
         scales: The mean too, of images shown at that size times each of these, its sides rounded.
-        batch: Images at once; 1 where their sizes differ.
+        batch: Images of a batch; 1 where their sizes differ.
         previews: Folder for the first ``preview_count`` of evenly spaced images, as ``<k>.npz``.
         preview_count: How many of those.
         tick: Called with (images done, images in all).
@@ -117,8 +133,8 @@ def evaluate(
             sizes = sorted({tuple(sample.labels.shape) for sample in samples})
             if len(sizes) > 1:
                 raise DatasetError(
-                    f"label maps that are scored {len(samples)} at once must have one size, got {sizes} (H, W), the "
-                    f"first of {samples[0].name}. Set evaluation.batch=1, or evaluation.at=images."
+                    f"label maps that are scored in batches of {len(samples)} must have one size, got {sizes} (H, W), "
+                    f"the first of {samples[0].name}. Set evaluation.batch=1, or evaluation.at=images."
                 )
             labels = torch.stack([sample.labels for sample in samples]).to(device)
             outputs = (
@@ -131,7 +147,7 @@ def evaluate(
             for more in outputs:
                 added += more.softmax(1)
                 count += 1
-            # Of a single output the logits decide: probabilities that round to the same are no tie.
+            # Of a single output the logits decide: probabilities that round to the same value are not a tie.
             predictions = (logits if count == 1 else added).argmax(1)
             score.update(predictions, labels.long())
             probabilities = added / count

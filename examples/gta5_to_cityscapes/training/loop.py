@@ -1,4 +1,4 @@
-"""The one training loop: every recipe runs through here, what it is made of is in its methods."""
+"""Training loop of every recipe; what a recipe adds is in its methods."""
 
 from __future__ import annotations
 
@@ -16,11 +16,19 @@ from ..atomic_io import UnwritableError
 from ..checkpoint import digest_of_weights
 from ..data import DatasetError
 from ..data.training_data import StepImages, TrainingData
-from ..distributed import any_rank, from_first, is_first, of_all_ranks, others_needed, own_share, sum_of_ranks
+from ..distributed import (
+    all_gather_object,
+    all_reduce_sum,
+    any_rank,
+    is_rank_zero,
+    lost_ranks_reported,
+    on_rank_zero,
+    own_share,
+)
 from ..methods import Domain, StepContext
 from ..metrics_log import Metrics, StepClock, StepCost
 from ..recipes import Recipe
-from ..run_dir import Event, Result, RunFolder, Watch, forget_peak_memory, peak_memory_bytes, unwatched
+from ..run_dir import Event, Result, RunFolder, Watch, peak_memory_bytes, reset_peak_memory, unwatched
 from ..signals import STOPPING, Stopped, StopRequest
 from .determinism import draw_apart, draws_of_all_ranks, repeatable_kernels, restore_draws
 from .evaluation import Scores, evaluate_recipe
@@ -29,7 +37,7 @@ from .recipe_network import start_network
 from .step import TrainingStep
 
 logger = logging.getLogger(__name__)
-SKIPS_TO_BEAR = 100  # steps in a row that fp16 may overflow in; its scale of losses is halved at each
+MAX_SKIPPED = 100  # steps in a row that fp16 may overflow in; its scale of losses is halved at each
 
 
 def train(
@@ -44,37 +52,41 @@ def train(
 ) -> Result:
     """Train until the recipe's last step, resuming from the run folder's checkpoint where there is one.
 
-    Every rank of a process group calls this alike; the first one writes the folder and speaks.
+    Every rank of a process group calls this alike; rank 0 writes the folder and reports progress.
 
     Args:
         recipe: What to train.
-        run: Where to; a folder that holds another recipe is refused, one that has ended is returned.
-        data: From :func:`~..batches.training_data.open_training_data`.
+        run: Its folder; one that holds another recipe is an error, the result of a finished one is returned.
+        data: From :func:`~..data.training_data.open_training_data`.
         device: Where to compute.
-        watch: Told how far the run is.
+        watch: Called with the progress of the run.
         start: Checkpoint to begin with the weights of; a run that goes on has its own.
         stop_after: Stop and save after this step as Ctrl-C would.
 
     Raises:
         Stopped: After Ctrl-C, once the state is saved.
         DatasetError: If an image is damaged or gone, or, before the first step, if no label map shows a class.
-        UnwritableError: If there is no room for what is written, or its folder is gone or read-only.
+        UnwritableError: If the disk is full, or the folder is gone or read-only.
         CheckpointError: If there are checkpoints, all of them damaged.
         TooFewImagesError: If a step has fewer images than there are ranks and parts.
         RankLostError: If another rank has ended or does not answer.
     """
     own_share(recipe.runtime.accumulate_grad_batches, recipe.data.batch)
-    from_first(lambda: None if run.result() else data.require_labels())
-    from_first(lambda: run.claim(recipe, data.inputs))
-    finished = from_first(run.result)
+    on_rank_zero(lambda: None if run.result() else data.require_labels())
+    on_rank_zero(lambda: run.claim(recipe, data.inputs))
+    finished = on_rank_zero(run.result)
     if finished is not None:
         return finished
-    watch = watch if is_first() else unwatched
+    watch = watch if is_rank_zero() else unwatched
 
-    def tell_of_stopping() -> None:
+    def report_stopping() -> None:
         watch(Event(recipe.title, 0, 1, STOPPING, "stopping"))
 
-    with StopRequest(tell_of_stopping) as request, repeatable_kernels(recipe.deterministic, device), others_needed():
+    with (
+        StopRequest(report_stopping) as request,
+        repeatable_kernels(recipe.deterministic, device),
+        lost_ranks_reported(),
+    ):
         return _Training(recipe, run, data, device, watch, start).run_to_the_end(request, stop_after)
 
 
@@ -91,7 +103,7 @@ class _Training:
         start: Path | None,
     ) -> None:
         self.recipe, self.run, self.data, self.device, self.watch = recipe, run, data, device, watch
-        forget_peak_memory(device)
+        reset_peak_memory(device)
         saved = self._saved()
         self.network = start_network(recipe, device, start if saved is None else None)
         self.network.train()
@@ -103,11 +115,11 @@ class _Training:
         self.saved_at: int | None = None
         positions = self._resume(saved)
         if self.step == 0:
-            self._tell("preparing")
+            self._report("preparing")
             self.take_step.prepare(data.labeled)
         self.images = StepImages(recipe, data, device, positions)
         self.metrics: Metrics | None = None
-        if is_first():
+        if is_rank_zero():
             curves = run.path / "tensorboard" if recipe.runtime.tensorboard else None
             self.metrics = Metrics(run.metrics, curves, self.step)
             run.write_environment(device)
@@ -117,18 +129,18 @@ class _Training:
         schedule = self.recipe.schedule
         started = time.monotonic() - self.seconds
         scores: Scores | None = None
-        self._tell("starting" if self.step == 0 else "going on")
+        self._report("starting" if self.step == 0 else "going on")
         try:
             while self.step < schedule.max_steps:
-                losses = self._train_once()
+                losses = self._take_step()
                 self.step += 1
-                self._refuse_endless_overflow()
+                self._check_overflow()
                 self.seconds = time.monotonic() - started
                 last = self.step == schedule.max_steps
                 if last or self.step % schedule.log_every == 0:
                     self._log(losses)
                 if last or self.step % schedule.evaluate_every == 0:
-                    self._refuse_broken(losses)
+                    self._check_finite(losses)
                     scores = self._evaluate()
                     self.seconds = time.monotonic() - started
                 stop = any_rank(request.asked or self.step == stop_after) and not last
@@ -141,7 +153,7 @@ class _Training:
             if isinstance(error, DatasetError):
                 with suppress(OSError):  # a note for later must not hide what is wrong now
                     self.run.note_unreadable(self.data.inputs, str(error))
-            # The same error goes on: which of several processes says it is noted on it.
+            # The same error object: it carries which rank reports it.
             error.args = (
                 f"{self.recipe.title}, after step {self.step}: {error} {self._kept()}; once that is put right, the "
                 "same command goes on.",
@@ -151,7 +163,7 @@ class _Training:
             if self.metrics is not None:
                 self.metrics.close()
 
-    def _train_once(self) -> dict[str, Tensor]:
+    def _take_step(self) -> dict[str, Tensor]:
         domains = 1 if self.images.target is None else 2
         with self.clock.step(domains * self.recipe.data.batch):  # images of all ranks
             set_learning_rates(self.take_step.optimizers, self.recipe.schedule, self.step)
@@ -168,7 +180,7 @@ class _Training:
         self.clock.wait()
         values = self._finite(losses)
         if self.take_step.skipped:
-            self._tell("fp16 overflow, step skipped")
+            self._report("fp16 overflow, step skipped")
             return
         lr = self.recipe.optimizer.lr * learning_rate_factor(self.recipe.schedule, self.step - 1)
         cost = self.clock.read()
@@ -176,31 +188,31 @@ class _Training:
         if self.metrics is not None:
             self.metrics.write_losses(self.step, values, lr, self.seconds)
             self.metrics.write_cost(self.step, cost, self._peak_memory())
-        self._tell(f"loss {values['segmentation']:.2f}, {cost.note}")
+        self._report(f"loss {values['segmentation']:.2f}, {cost.note}")
 
     def _finite(self, losses: dict[str, Tensor]) -> dict[str, float]:
         """The losses of the whole step, of all ranks; those of a step that fp16 had to skip need not be finite."""
-        summed = sum_of_ranks(torch.stack([*losses.values()]))
+        summed = all_reduce_sum(torch.stack([*losses.values()]))
         values = dict(zip(losses, summed.tolist(), strict=True))
         broken = [name for name, value in values.items() if not math.isfinite(value)]
         if broken and not self.take_step.skipped:
-            self._refuse(f"loss {', '.join(broken)} is no longer a finite number ({values})")
+            self._diverged(f"loss {', '.join(broken)} is no longer a finite number ({values})")
         return values
 
-    def _refuse_endless_overflow(self) -> None:
-        if self.take_step.skipped >= SKIPS_TO_BEAR:
-            self._refuse(f"the last {self.take_step.skipped} steps were skipped, their gradients overflow in fp16")
+    def _check_overflow(self) -> None:
+        if self.take_step.skipped >= MAX_SKIPPED:
+            self._diverged(f"the last {self.take_step.skipped} steps were skipped, their gradients overflow in fp16")
 
-    def _refuse_broken(self, losses: dict[str, Tensor]) -> None:
+    def _check_finite(self, losses: dict[str, Tensor]) -> None:
         self._finite(losses)  # these were computed before the last update, hence the look at the weights too
         for name, weights in self.network.state_dict().items():
             if not bool(weights.isfinite().all()):
-                self._refuse(f"{name} of the network is no longer finite")
+                self._diverged(f"{name} of the network is no longer finite")
 
-    def _refuse(self, what: str) -> NoReturn:
+    def _diverged(self, what: str) -> NoReturn:
         raise FloatingPointError(
             f"{self.recipe.title}, step {self.step}: {what}. {self._kept()}; "
-            "lower optimizer.lr or the weight of that term and use another --out."
+            "lower optimizer.lr or the weight of that loss and use another --out."
         )
 
     def _kept(self) -> str:
@@ -212,10 +224,10 @@ class _Training:
         scores = evaluate_recipe(self.recipe, [self.network], [self.data.validation], self.device, self.run.previews)
         if self.metrics is not None:
             self.metrics.write_scores(self.step, scores.miou, scores.iou, scores.entropy, scores.density)
-        self._tell(f"mIoU {100 * scores.miou:.1f}")
+        self._report(f"mIoU {100 * scores.miou:.1f}")
         return scores
 
-    def _tell(self, note: str) -> None:
+    def _report(self, note: str) -> None:
         self.watch(Event(self.recipe.title, self.step, self.recipe.schedule.max_steps, note))
 
     def _finish(self, scores: Scores) -> Result:
@@ -225,14 +237,14 @@ class _Training:
             step=self.step,
             miou=scores.miou,
             iou=scores.iou,
-            seconds_total=from_first(lambda: self.seconds),
-            peak_memory_bytes=max(of_all_ranks(self._peak_memory())),
+            seconds_total=on_rank_zero(lambda: self.seconds),
+            peak_memory_bytes=max(all_gather_object(self._peak_memory())),
             weights_sha256=digest_of_weights(self.network.state_dict()),
             entropy=scores.entropy,
             density=scores.density,
-            **from_first(self.cost.means),
+            **on_rank_zero(self.cost.means),
         )
-        from_first(lambda: self.run.write_result(result))
+        on_rank_zero(lambda: self.run.write_result(result))
         self.watch(Event(self.recipe.title, self.step, self.step, f"mIoU {100 * scores.miou:.1f}", "finished"))
         return result
 
@@ -246,9 +258,9 @@ class _Training:
         return max(self.peak_before, peak_memory_bytes(self.device))
 
     def _save(self, losses: dict[str, Tensor]) -> None:
-        self._refuse_broken(losses)
-        draws, memory = draws_of_all_ranks(), max(of_all_ranks(self._peak_memory()))
-        from_first(
+        self._check_finite(losses)
+        draws, memory = draws_of_all_ranks(), max(all_gather_object(self._peak_memory()))
+        on_rank_zero(
             lambda: self.run.checkpoints.save(
                 {
                     "step": self.step,
@@ -267,13 +279,13 @@ class _Training:
         self.saved_at = self.step
 
     def _saved(self) -> dict[str, Any] | None:
-        """The newest whole checkpoint; the first rank sets damaged ones aside before the others look."""
+        """The newest whole checkpoint; rank 0 sets damaged ones aside before the others read."""
         own: list[dict[str, Any] | None] = []
-        from_first(lambda: own.append(self.run.checkpoints.load()))
+        on_rank_zero(lambda: own.append(self.run.checkpoints.load()))
         return own[0] if own else self.run.checkpoints.load()
 
     def _resume(self, saved: dict[str, Any] | None) -> dict[str, int]:
-        """Take up the checkpoint if there is one; where the streams stand comes back."""
+        """Restore the checkpoint if there is one; returns the positions of the data streams."""
         if saved is None:
             draw_apart(self.recipe.seed)
             return {"labeled": 0, "target": 0}

@@ -1,6 +1,6 @@
 """Optimizers and their learning rates, which are pure functions of the step.
 
-Nothing about a schedule is state, so a resumed run cannot be at the wrong place of its own curve.
+Nothing about a schedule is state, so a resumed run cannot be at the wrong place in it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def network_optimizer(settings: OptimizerConfig, network: SegmentationNetwork) -
 
 
 def discriminator_optimizer(discriminator: nn.Module, lr: float, betas: tuple[float, float]) -> Optimizer:
-    """The optimizer of a term's own network; its rate falls on the same curve."""
+    """The optimizer of a method's own network; its rate follows the same schedule."""
     return remember_start(torch.optim.Adam(discriminator.parameters(), lr=lr, betas=betas))
 
 
@@ -51,7 +51,7 @@ def learning_rate_factor(schedule: ScheduleConfig, step: int) -> float:
 
 
 def set_learning_rates(optimizers: dict[str, Optimizer], schedule: ScheduleConfig, step: int) -> None:
-    """Put every optimizer, the discriminator's too, at its place on the curve."""
+    """Set the learning rates of all optimizers for this step."""
     factor = learning_rate_factor(schedule, step)
     for optimizer in optimizers.values():
         for group in optimizer.param_groups:

@@ -1,4 +1,4 @@
-"""Which of a network's predictions become pseudo-labels: the settings as one of the library's rules."""
+"""Pseudo-labels of the target by one of the library's threshold rules, written as PNG files."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ import stuffinstance as si
 from ..atomic_io import read_json, write_json
 from ..data.loader import Samples, as_unit_floats, collate
 from ..data.training_data import read_label_map, write_label_map
-from ..distributed import from_first, own_batches, sum_of_ranks
+from ..distributed import all_reduce_sum, on_rank_zero, own_batches
 from ..input_files import sampled_digest
 from ..methods.pseudo_labels import PseudoLabelConfig
 from ..run_dir import Tick, silent
-from .finite_logits import finite_logits
+from .evaluation import finite_logits
 
 RULES: dict[str, Callable[[PseudoLabelConfig, si.LabelSpace], si.PseudoLabelThreshold | si.SymmetricConsistency]] = {
     "median": lambda settings, space: si.ClassBalancedThreshold(
@@ -62,7 +62,7 @@ DIGESTS = "files"  # in the manifest, once all are written: a digest of each
 
 @dataclass(frozen=True)
 class View:
-    """A network, and images as it is used to seeing them."""
+    """A network, and images as it sees them in training."""
 
     network: nn.Module
     images: Samples
@@ -70,7 +70,7 @@ class View:
 
 @dataclass(frozen=True)
 class Kept:
-    """What the thresholds left, by class name."""
+    """Thresholds and kept fractions by class name."""
 
     thresholds: dict[str, float]
     kept: dict[str, float]
@@ -109,7 +109,7 @@ def write_pseudo_labels(
 
     The manifest is written once the thresholds are known and completed at the end. Where it is already about the same
     weights, settings, classes and images, only the files that are missing, or are not those that were written, are
-    written, with its thresholds; where it is about others or there is none, everything is written again.
+    written, with its thresholds; otherwise everything is written again.
 
     Args:
         views: The networks that label, each with the same images as it sees them; as many as the rule takes.
@@ -118,7 +118,7 @@ def write_pseudo_labels(
         space: The networks' classes.
         device: Where the networks are.
         belongs_to: What else decides the labels: the weights and the images.
-        batch: Images at once.
+        batch: Images of a batch.
         tick: Called with (images done, images in all).
     """
     names = views[0].images.names
@@ -129,35 +129,35 @@ def write_pseudo_labels(
         "size": list(views[0].images[0].image.shape[-2:]),
     }
     manifest = folder / MANIFEST
-    found = from_first(lambda: read_json(manifest) if manifest.is_file() else {})
+    found = on_rank_zero(lambda: read_json(manifest) if manifest.is_file() else {})
     begun = all(found.get(key) == value for key, value in wanted.items())
     if begun:
-        from_first(lambda: _remove_changed(folder, found.get(DIGESTS, {})))
-    missing = from_first(lambda: bool(_missing(folder, names)))
+        on_rank_zero(lambda: _remove_changed(folder, found.get(DIGESTS, {})))
+    missing = on_rank_zero(lambda: bool(_missing(folder, names)))
     if begun and "kept" in found and not missing:
         return _kept(found)
     labeling = _Labeling(views, folder, settings, space, device, batch, tick)
     if begun and labeling.online and missing:
         begun = False  # the thresholds that the missing ones were labeled with are gone
-    from_first(lambda: folder.mkdir(parents=True, exist_ok=True))
+    on_rank_zero(lambda: folder.mkdir(parents=True, exist_ok=True))
     were_training = [view.network.training for view in views]
     for view in views:
         view.network.eval()
     try:
         if not begun:
-            from_first(lambda: manifest.unlink(missing_ok=True))
+            on_rank_zero(lambda: manifest.unlink(missing_ok=True))
             found = {**wanted, **labeling.find_thresholds()}
-            from_first(lambda: write_json(manifest, found))
+            on_rank_zero(lambda: write_json(manifest, found))
         found |= labeling.write_missing(found)
     finally:
         for view, training in zip(views, were_training, strict=True):
             view.network.train(training)
-    from_first(lambda: write_json(manifest, {**found, DIGESTS: _digests(folder, names)}))
+    on_rank_zero(lambda: write_json(manifest, {**found, DIGESTS: _digests(folder, names)}))
     return _kept(found)
 
 
 class _Labeling:
-    """The passes over the images."""
+    """One or two runs through the images: thresholds, then labels."""
 
     def __init__(
         self,
@@ -178,7 +178,7 @@ class _Labeling:
     def find_thresholds(self) -> dict[str, Any]:
         """The first pass: thresholds and predicted pixels by class name; no file of other thresholds survives it."""
         if self.online:
-            from_first(self._remove_files)
+            on_rank_zero(self._remove_files)
         for together in own_batches(len(self.names), self.batch, even=self.online):
             probabilities = self._probabilities(together)
             self.rule.update(*probabilities)
@@ -190,7 +190,7 @@ class _Labeling:
             "predicted_pixels": self._by_name(self.rule.counts()),
         }
         if not self.online:
-            from_first(self._remove_files)  # only now, and before a new manifest vouches for what lies here
+            on_rank_zero(self._remove_files)  # only now, and before a new manifest vouches for what lies here
         return found
 
     def write_missing(self, found: dict[str, Any]) -> dict[str, Any]:
@@ -207,7 +207,7 @@ class _Labeling:
                 kept += torch.bincount(label_map.flatten().long(), minlength=256)
             self.tick(len(self.names) + together.stop, 2 * len(self.names))
         predicted = torch.tensor([found["predicted_pixels"][name] for name in self.space.names])
-        kept = sum_of_ranks(kept)[: self.space.num_classes]
+        kept = all_reduce_sum(kept)[: self.space.num_classes]
         return {
             "kept": self._by_name(kept / predicted.clamp(min=1)),
             "kept_total": float(kept.sum() / predicted.sum().clamp(min=1)),

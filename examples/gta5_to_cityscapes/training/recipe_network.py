@@ -10,14 +10,15 @@ from typing import NamedTuple, cast
 import torch
 from torch import nn
 
-from ..checkpoint import CheckpointError, load_checkpoint, restore_network, seed_everything
-from ..distributed import world
+from ..checkpoint import CheckpointError, load_checkpoint, restore_network
+from ..distributed import world_size
 from ..models import NetworkName, SegmentationNetwork, build_network
 from ..recipes import Recipe, RecipeError
+from .determinism import seed_everything
 
 
 class _Shown(NamedTuple):
-    """Images that a network is to take: how many at once, and the settings that their size follows from."""
+    """A batch that a network is to take, and the settings that its size follows from."""
 
     named: str
     count: int
@@ -25,8 +26,8 @@ class _Shown(NamedTuple):
     training: bool
 
 
-def refuse_unfit_network(recipe: Recipe) -> None:
-    """Find out before anything is read or written whether the network can be built and take its images.
+def check_network(recipe: Recipe) -> None:
+    """Check before anything is read or written that the network can be built and take its images.
 
     Shapes alone are computed, on the meta device, in milliseconds.
 
@@ -35,7 +36,7 @@ def refuse_unfit_network(recipe: Recipe) -> None:
     """
     if recipe.fused_of:
         return
-    parts = recipe.runtime.accumulate_grad_batches * (1 if recipe.network.sync_bn else world())
+    parts = recipe.runtime.accumulate_grad_batches * (1 if recipe.network.sync_bn else world_size())
     count = max(1, recipe.data.batch // parts)
     shown = [
         _Shown(f"data.{field}, augmentation.crop and data.batch", count, size, True)
@@ -59,7 +60,7 @@ def _try_network(name: NetworkName, num_classes: int, options: str, shown: tuple
         raise
     except Exception as error:  # builders and torch raise many kinds for one thing: these options make no network
         raise RecipeError(
-            f"network.options {options} do not make a network {name}: {_first_line(error)} Leave out or correct what "
+            f"network.options {options} do not make a network {name}: {_first_line(error)} Correct or omit what "
             "--set network.options... says."
         ) from error
     for each in shown:
@@ -71,7 +72,7 @@ def _try_network(name: NetworkName, num_classes: int, options: str, shown: tuple
             continue
         except (RuntimeError, TypeError, ValueError) as error:
             raise RecipeError(
-                f"network {name} cannot take {each.count} of {list(each.size)} (height, width) at once, from "
+                f"network {name} cannot take a batch of {each.count} of {list(each.size)} (height, width), from "
                 f"{each.named}: {_first_line(error)} Set these larger."
             ) from error
 
@@ -82,7 +83,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def start_network(recipe: Recipe, device: torch.device, start: Path | None = None) -> SegmentationNetwork:
-    """The network as training finds it: the same weights for every recipe of one seed, and in both steps.
+    """The network as training finds it: the same weights for every recipe of one seed, and in both stages.
 
     A recipe that begins where another run ended has that run's checkpoint as ``start``.
     """
@@ -96,7 +97,7 @@ def start_network(recipe: Recipe, device: torch.device, start: Path | None = Non
     )
     if start is not None:
         restore_network(network, load_checkpoint(start), start)
-    if recipe.network.sync_bn and world() > 1:
+    if recipe.network.sync_bn and world_size() > 1:
         network = convert_sync_batchnorm(network, device)
     return network.to(device)
 
@@ -135,7 +136,7 @@ def _existing(weights: str) -> Path:
     path = Path(weights)
     if not path.exists():
         raise FileNotFoundError(
-            f"network.weights: expected a file or folder of start weights, there is none at {path}. Nothing is "
-            "downloaded: fetch it yourself and give its path, or leave the setting out to start from random weights."
+            f"network.weights: expected a file or folder of start weights, found none at {path}. Nothing is "
+            "downloaded: fetch it yourself and give its path, or omit the setting to start from random weights."
         )
     return path

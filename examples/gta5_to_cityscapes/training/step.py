@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 
 from ..checkpoint import restore_network
 from ..data.loader import Samples
-from ..distributed import Replicas, RunningStatistics, sum_of_ranks, world
+from ..distributed import DistributedGradients, RunningStatistics, all_reduce_sum, world_size
 from ..methods import Loss, StepContext, compose_methods
 from ..methods.method import IMAGES
 from ..models import SegmentationNetwork
@@ -50,7 +50,9 @@ class TrainingStep:
         # Only fp16 can underflow; elsewhere the scaler passes everything through.
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision is torch.float16)
         self.skipped = 0
-        self.replicas = Replicas(parameter for module in self._modules() for parameter in module.parameters())
+        self.replicas = DistributedGradients(
+            parameter for module in self._modules() for parameter in module.parameters()
+        )
         self.statistics = RunningStatistics(network)
 
     def __call__(self, parts: Sequence[StepContext]) -> dict[str, Tensor]:
@@ -86,7 +88,7 @@ class TrainingStep:
         own = chain.from_iterable(
             method.on_own_network(part) for method in self.methods
         )  # looked at after the target's
-        if ends and world() > 1:  # the pass that sums gradients is one for all modules
+        if ends and world_size() > 1:  # the pass that sums gradients is one for all modules
             self._backward(part, chain(self._of_target(part), own), record, ends=True)
             return
         self._backward(part, self._of_target(part), record)
@@ -105,11 +107,11 @@ class TrainingStep:
 
     def _share_out(self, parts: Sequence[StepContext]) -> None:
         """What each part's means count for; a step in one piece needs no word of it."""
-        if world() == len(parts) == 1:
+        if world_size() == len(parts) == 1:
             return
         counts = [{name: n for method in self.methods for name, n in method.counts(part).items()} for part in parts]
         table = torch.stack([torch.stack([*each.values()]) for each in counts]).double()
-        shares = table / sum_of_ranks(table.sum(0)).clamp(min=1)
+        shares = table / all_reduce_sum(table.sum(0)).clamp(min=1)
         for part, row in zip(parts, shares, strict=True):
             part.shares = {
                 IMAGES: len(part.labeled.images) / self.batch_size,

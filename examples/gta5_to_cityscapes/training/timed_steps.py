@@ -1,6 +1,6 @@
-"""A few real steps of a recipe, timed in a process of their own, so that the peak of the memory is theirs alone.
+"""Timing of a few real steps of a recipe, in a process of their own for the peak memory.
 
-Nothing is written. The network starts as the run would start, without a checkpoint; a term that begins late takes part.
+Nothing is written. The network starts as the run would start, without a checkpoint; a method that begins late takes part.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..data.loader import Samples
 from ..data.training_data import Folders, StepImages, open_training_data
 from ..methods import Domain, StepContext
 from ..recipes import Recipe
-from ..run_dir import forget_peak_memory, peak_memory_bytes
+from ..run_dir import peak_memory_bytes, reset_peak_memory
 from .determinism import repeatable_kernels
 from .evaluation import evaluate_recipe
 from .recipe_network import start_network
@@ -32,15 +32,15 @@ class TimedSteps:
     """What the steps took.
 
     Attributes:
-        seconds_a_step: Mean, without the first.
-        seconds_a_image: Of a validation image that is scored.
+        seconds_per_step: Mean, without the first.
+        seconds_per_image: Of a validation image that is scored.
         memory_bytes: Peak of the process; on a GPU what was allocated there.
         process_bytes: Peak of the process in the machine's memory, on a CPU the same.
         checkpoint_bytes: Of what a checkpoint holds.
     """
 
-    seconds_a_step: float
-    seconds_a_image: float
+    seconds_per_step: float
+    seconds_per_image: float
     memory_bytes: int
     process_bytes: int
     checkpoint_bytes: int
@@ -71,14 +71,14 @@ def time_steps(recipe: Recipe, folders: Folders, device: torch.device, steps: in
 
 
 def _time_steps(recipe: Recipe, folders: Folders, device: torch.device, steps: int) -> TimedSteps:
-    forget_peak_memory(device)
+    reset_peak_memory(device)
     data = open_training_data(recipe, folders)
     network = start_network(recipe, device).train()
     take_step = TrainingStep(recipe, network, device)
     images = StepImages(recipe, data, device, {"labeled": 0, "target": 0})
 
     def step() -> None:
-        late = recipe.schedule.max_steps - 1  # every term has begun
+        late = recipe.schedule.max_steps - 1  # every method has begun
         take_step(
             [
                 StepContext(late, Domain(*labeled), None if target is None else Domain(*target))
