@@ -117,11 +117,11 @@ def test_a_folder_is_one_experiments(tmp_path: Path) -> None:
     record_of("table3", "small", "a.b=1", seeds=(1,)).claim(tmp_path)
     assert read_record(tmp_path) == record_of("table3", "small", "a.b=1", seeds=(0, 1, 2))
     for other in (record_of("table4", "small", "a.b=1"), record_of("table3", "full", "a.b=1"), record_of("table3")):
-        with pytest.raises(RunFolderError, match=r"the folder holds table3 in size small with a\.b=1"):
+        with pytest.raises(RunFolderError, match=r"the folder holds table3 in preset small with a\.b=1"):
             other.claim(tmp_path)
 
 
-@pytest.mark.parametrize("content", ['{"name": "table3"}', '{"name": "x", "size": "s", "seeds": [], "settings": []}'])
+@pytest.mark.parametrize("content", ['{"name": "table3"}', '{"name": "x", "preset": "s", "seeds": [], "settings": []}'])
 def test_a_damaged_record_is_reported(tmp_path: Path, content: str) -> None:
     (tmp_path / "experiment.json").write_text(content)
     with pytest.raises(DamagedFileError, match=r"experiment\.json: expected"):
@@ -491,7 +491,7 @@ def test_lists_stand_in_the_command_of_the_page(tmp_path: Path) -> None:
     record = replace(record_of("table4", "small"), source_list="two.txt")
     record.claim(tmp_path)
     assert read_record(tmp_path) == record
-    with pytest.raises(RunFolderError, match=r"the folder holds table4 in size small with --source-list two\.txt"):
+    with pytest.raises(RunFolderError, match=r"the folder holds table4 in preset small with --source-list two\.txt"):
         record_of("table4", "small").claim(tmp_path)
     assert "--target CITYSCAPES --source-list two.txt --out OUT" in command(record).replace(" \\\n    ", " ")
 
