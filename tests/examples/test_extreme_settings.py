@@ -24,8 +24,8 @@ from examples.gta5_to_cityscapes.recipes.recipe import Preset
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("one_thread")
 RECIPES = {
-    "restyle": "it",
-    "restyle_target": "tt",
+    "style_transfer": "it",
+    "target_style_transfer": "tt",
     "adversarial": "asn",
     "pseudo_labels": "ssl",
     "entropy": "minent",
@@ -135,14 +135,14 @@ def test_several_at_a_time_are_taken_or_rejected() -> None:
         (
             "source",
             ["data.batch=1", "data.source_size=[8,8]", "data.target_size=[8,8]", "augmentation.blur=0"],
-            r"network small cannot take 1 of \[8, 8\] .*images\.source_size.*images\.batch: Expected more than 1",
+            r"network small cannot take 1 of \[8, 8\] .*data\.source_size.*data\.batch: Expected more than 1",
         ),
         (
             "aa",
             ["data.source_size=[24,48]"],
             r"adversarial: .*at least 32 pixels .* got \[24, 48\] .*source_size",
         ),
-        ("aa", ["data.target_size=[24,48]"], r"adversarial: .*got \[24, 48\] .*images\.target_size"),
+        ("aa", ["data.target_size=[24,48]"], r"adversarial: .*got \[24, 48\] .*data\.target_size"),
         ("aa", ["adversarial.scale=0.5"], r"got \[24, 48\] .*adversarial\.scale \(0\.5\)"),
         ("source", ["data.source_size=[100000,100000]"], r"source_size: must be at most 67108864 pixels"),
         (
@@ -155,8 +155,8 @@ def test_several_at_a_time_are_taken_or_rejected() -> None:
             ["evaluation.scales=[1,1e5]"],
             r"evaluation\.scales must leave .*\[48, 96\] .*got 100000;",
         ),
-        ("source", ["augmentation.scale=[0.9,0.1]"], r"augmentation\.area: must be \(lowest, highest\)"),
-        ("source", ["augmentation.scale=[0,1]"], r"augmentation\.area\.0: .*greater than 0"),
+        ("source", ["augmentation.scale=[0.9,0.1]"], r"augmentation\.scale: must be \(lowest, highest\)"),
+        ("source", ["augmentation.scale=[0,1]"], r"augmentation\.scale\.0: .*greater than 0"),
         (
             "source",
             ["optimizer.kind=sgd", "optimizer.nesterov=true", "optimizer.momentum=0"],
