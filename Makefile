@@ -49,8 +49,8 @@ docs: $(DOCS_READY) ## build the site, tutorials and all: docs/_build/html/index
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs docs/_build/html
 
 docs-check: docs ## build the site, check its links and look at it in a browser
-	$(BIN)/python /ci/check_site_links.py docs/_build/html
-	$(BIN)/python /ci/check_site_in_browser.py docs/_build/html
+	$(BIN)/python .ci/check_site_links.py docs/_build/html
+	$(BIN)/python .ci/check_site_in_browser.py docs/_build/html
 
 # The library's own tests with the lower bounds of pyproject.toml; the example's packages are not among them. What the
 # whole compiler of torch 2.4 builds takes small numbers for zero in all of a process, and other tests with it. torch 2.4
@@ -59,7 +59,7 @@ test-oldest: ## run the library's tests with the lower bounds of pyproject.toml 
 	$(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/python -m pip install --quiet --requirement requirements-oldest.txt --editable .
 	$(OLDEST)/bin/python -m pytest -n 2 -W 'ignore:`torch.cuda.amp:FutureWarning' \
-		-W 'ignore:You are using `torch.load`:FutureWarning' tests/drawing \
+		-W 'ignore:You are using `torch.load`:FutureWarning' tests/plotting \
 		$(filter-out tests/test_benchmark% tests/test_loader_benchmark.py,$(wildcard tests/test_*.py)) \
 		--deselect tests/test_compile.py::test_region_mean_through_the_whole_compiler \
 		tests/contracts/test_docstrings.py tests/contracts/test_imports.py tests/contracts/test_public_names.py
@@ -76,7 +76,7 @@ build: $(READY) ## build sdist and wheel in dist and check their metadata
 	$(BIN)/python -m twine check --strict dist/*
 
 check-install: $(READY) ## build both from committed files and use them in an empty environment
-	$(BIN)/python /ci/check_install.py
+	$(BIN)/python .ci/check_install.py
 
 signatures: $(READY) ## write the list of public names and arguments anew
 	$(BIN)/python -m tests.contracts.public_signatures

@@ -120,5 +120,5 @@ plotting.plot_matches(matches, instance_bank, space, image=target, most=16, ax=a
 regions = matches.regions
 per_class = matches.distance[0].sum(1) / regions.valid[0].sum(1).clamp(min=1)
 with torch.no_grad():  # only to look at the value
-    print(f"the loss: {float(loss(target, ground truth)):.6f}")
+    print(f"the loss: {float(loss(target, ground_truth)):.6f}")
 print(f"by hand:  {float(per_class.sum()):.6f}")

@@ -22,7 +22,7 @@ from stuffinstance.losses import (
     StuffMatchingLoss,
     entropy_map,
 )
-from stuffinstance.losses import cross_entropy as weighted_cross_entropy
+from stuffinstance.losses.cross_entropy import weighted_cross_entropy
 from stuffinstance.losses.matching import Matches
 from stuffinstance.metrics.class_center_distance import ClassCenterDistance, class_center_distance
 from stuffinstance.metrics.mean_iou import IoU, MeanIoU
@@ -41,7 +41,7 @@ from stuffinstance.pseudo_labels import (
 )
 from stuffinstance.regions import Regions, connected_components, instance_regions, stuff_regions
 from stuffinstance.self_training import ClassMixOutput, MeanTeacher, confident_fraction, random_block_mask
-from stuffinstance.self_training import mixing as class_mix
+from stuffinstance.self_training.mixing import class_mix
 from stuffinstance.sim import MatchingLosses, StuffInstanceMatching
 from stuffinstance.style_transfer import fourier_amplitude_transfer, lab_color_transfer
 

@@ -14,28 +14,16 @@ ROOT = Path(stuffinstance.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 
 # A room may import those before it, and any may import the first ones.
-ANYWHERE = (
-    "errors",
-    "scalars",
-    "autocast_device",
-    "arguments",
-    "backend_table",
-    "best_class",
-    "distributed",
-    "_state",
-    "float_pairs",
-)
-FLOW = ("labelspace", "label_maps", "regions", "pooling", "banks", "matching", "losses", "adaptation")
-# Beside the flow: what is anywhere, and the rooms named.
+ANYWHERE = ("_checks", "_backends", "_numerics", "distributed", "_state")
+FLOW = ("label_space", "label_maps", "regions", "pooling", "banks", "losses", "sim")
+# Beside the flow: the first ones, and the rooms named.
 ASIDE = {
+    "style_transfer": (),
     "pseudo_labels": (),
-    "style transfer": (),
-    "self_training": (),
-    "mean_iou": (),
-    "class_centers": ("label_maps", "regions", "pooling"),
-    "label_free": ("losses", "pseudo_labels"),
+    "self_training": ("losses",),
+    "metrics": ("label_maps", "regions", "pooling", "losses", "pseudo_labels"),
+    "plotting": ("label_space", "regions", "banks", "losses", "pseudo_labels", "metrics"),
     "__main__": ("regions", "pooling"),
-    "plotting": ("labelspace", "regions", "banks", "losses", "pseudo_labels", "mean_iou"),
 }
 DEPENDENCIES = {"torch", "numpy", "skimage", "kornia"}
 OPTIONAL = {
@@ -44,7 +32,7 @@ OPTIONAL = {
     "cc3d_cpu.py": {"cc3d"},
     "plotting": {"matplotlib"},
 }  # backends, and a room, whose package is an extra
-BANNED_NAMES = {"utils", "common", "helpers", "misc", "base"}
+BANNED_NAMES = {"utils", "common", "helpers", "misc"}
 
 
 def room_of(path: Path) -> str:
@@ -100,7 +88,7 @@ def test_only_the_four_packages_are_imported() -> None:
 def test_files_are_named_for_what_they_produce_and_stay_readable() -> None:
     for path in FILES:
         assert not BANNED_NAMES & {part.removesuffix(".py") for part in path.relative_to(ROOT).parts}, path
-        assert len(path.read_text().splitlines()) <= 330, path
+        assert len(path.read_text().splitlines()) <= 400, path
 
 
 def test_the_oracles_import_nothing_of_the_package() -> None:

@@ -17,9 +17,9 @@ CLASSES = (0, 3, 7, 11, 18, 255)
 GEOMETRY: dict[str, dict[str, Any]] = {
     "flip": {"flip": 1.0},
     "crop": {"crop": (32, 64)},
-    "scale": {"area": (0.3, 0.9)},
-    "stretch": {"area": (0.5, 0.9), "stretch": 1.5},
-    "all": {"crop": (40, 72), "area": (0.4, 1.0), "stretch": 1.2, "flip": 0.5},
+    "scale": {"scale": (0.3, 0.9)},
+    "ratio_jitter": {"scale": (0.5, 0.9), "ratio_jitter": 1.5},
+    "all": {"crop": (40, 72), "scale": (0.4, 1.0), "ratio_jitter": 1.2, "flip": 0.5},
 }
 
 

@@ -203,8 +203,8 @@ def test_images_are_antialiased_when_reduced(tmp_path: Path) -> None:
 
 
 def test_wrong_folder_shows_what_is_there(tmp_path: Path) -> None:
-    (tmp_path / "images").mkdir()
-    with pytest.raises(DatasetError, match=r"images: expected .*gta5 layout.*holds \['images'\].*Pass the folder"):
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(DatasetError, match=r"images: expected .*gta5 layout.*holds \['photos'\]"):
         open_dataset("gta5", tmp_path)
     with pytest.raises(DatasetError, match=r"does not exist either"):
         open_dataset("synthia", tmp_path / "nowhere")
@@ -261,7 +261,7 @@ def test_size_mismatch_names_both_sizes(tmp_path: Path) -> None:
     assert mismatched_pairs(dataset) == ["00001"]
 
 
-def test_color_labels_are_refused(tmp_path: Path) -> None:
+def test_color_labels_are_rejected(tmp_path: Path) -> None:
     save_image(tmp_path / "images/a.png")
     save_image(tmp_path / "labels/a.png")
     with pytest.raises(DatasetError, match=r"labels/a\.png: expected label ids .*mode 'RGB'"):

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from examples.gta5_to_cityscapes.recipes.sizes import SIZES, Size
 from pydantic import BaseModel
 from typer.testing import CliRunner
 
@@ -19,13 +18,14 @@ from examples.gta5_to_cityscapes.cli.app import EXPECTED, app
 from examples.gta5_to_cityscapes.data.training_data import Folders
 from examples.gta5_to_cityscapes.distributed import local_device
 from examples.gta5_to_cityscapes.experiments.experiment import carry_out, plan
-from examples.gta5_to_cityscapes.recipes import RecipeError
+from examples.gta5_to_cityscapes.recipes import RecipeError, preset_named
+from examples.gta5_to_cityscapes.recipes.recipe import Preset
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("one_thread")
 RECIPES = {
-    "style_transfer": "it",
-    "target_style_transfer": "tt",
+    "restyle": "it",
+    "restyle_target": "tt",
     "adversarial": "asn",
     "pseudo_labels": "ssl",
     "entropy": "minent",
@@ -106,7 +106,7 @@ def test_an_extreme_value_is_taken_or_named(setting: str) -> None:
     assert said or SETTINGS[setting] is WORDS  # a name of a file or folder, which is looked at when it is opened
 
 
-def test_several_at_a_time_are_taken_or_refused() -> None:
+def test_several_at_a_time_are_taken_or_rejected() -> None:
     rng, outcomes = random.Random(0), {"taken": 0, "refused": 0}
     taken = {name: [each for each in values if refusal(name, each) is None] for name, values in SETTINGS.items()}
     depend = (
@@ -191,7 +191,7 @@ def test_settings_that_do_not_fit_are_named(recipe: str, overrides: list[str], s
     ],
     ids=lambda item: item[:30],
 )
-def test_what_is_not_a_setting_is_refused(item: str) -> None:
+def test_what_is_not_a_setting_is_rejected(item: str) -> None:
     with pytest.raises(RecipeError, match=r"--set"):
         planned("source", item)
 
@@ -249,7 +249,7 @@ def test_start_weights_of_another_kind_leave_no_run_behind(
 @pytest.mark.parametrize(
     "name", ["gpu", "meta", "mps", "cpu:0", "cuda:-1", "cuda:9999", "CUDA", "", "cuda:0:1", "cpu "]
 )
-def test_devices_are_named_or_refused(name: str) -> None:
+def test_devices_are_named_or_rejected(name: str) -> None:
     with pytest.raises(ValueError, match=r"expected (auto, cpu, cuda or one GPU|one of the \d+ GPUs)|no CUDA device"):
         local_device(name)
 

@@ -149,7 +149,7 @@ def test_missing_and_misfit_label_maps_are_named(streets: Folders, tmp_path: Pat
         PseudoLabeled(dataset, tmp_path)[1]
 
 
-def test_the_second_step_trains_on_the_labels_of_the_first(streets: Folders, tmp_path: Path, quiet: list[str]) -> None:
+def test_the_second_stage_trains_on_the_labels_of_the_first(streets: Folders, tmp_path: Path, quiet: list[str]) -> None:
     few = [*quiet, "schedule.max_steps=2"]
     first = compose_recipe("source", "smoke", overrides=few)
     first_run = RunFolder(tmp_path / "first")
@@ -229,7 +229,7 @@ def test_other_images_or_classes_are_noticed(streets: Folders, tmp_path: Path, q
     assert written_anew(other, space)
 
 
-def test_a_finished_second_step_needs_no_first_one(streets: Folders, tmp_path: Path, quiet: list[str]) -> None:
+def test_a_finished_second_stage_needs_no_first_stage(streets: Folders, tmp_path: Path, quiet: list[str]) -> None:
     first, second = plan(["ssl"], [0], "smoke", tmp_path, overrides=[*quiet, "schedule.max_steps=1"])
     carry_out(first, streets, CPU)
     result = carry_out(second, streets, CPU)
@@ -249,7 +249,7 @@ def test_a_finished_second_step_needs_no_first_one(streets: Folders, tmp_path: P
         check_same_run(second, streets)
 
 
-def test_folders_of_an_earlier_version_are_read_or_refused_in_clear_words(
+def test_folders_of_an_earlier_version_are_read_or_rejected_in_clear_words(
     streets: Folders, tmp_path: Path, quiet: list[str]
 ) -> None:
     first, second = plan(["ssl"], [0], "smoke", tmp_path, overrides=[*quiet, "schedule.max_steps=1"])

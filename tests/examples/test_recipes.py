@@ -28,7 +28,7 @@ def test_a_name_switches_on_its_parts_and_nothing_else(name: str, size: str) -> 
 
 def test_recipes_of_a_size_share_everything_but_their_parts() -> None:
     recipes = [compose_recipe(name, "small").model_dump() for name in ABLATION]
-    for field in ("network", "images", "augmentation", "optimizer", "schedule", "seed", "classes"):
+    for field in ("network", "data", "augmentation", "optimizer", "schedule", "seed", "classes"):
         assert all(recipe[field] == recipes[0][field] for recipe in recipes)
 
 

@@ -85,7 +85,7 @@ def test_every_part_is_a_group_of_settings(part) -> None:  # type: ignore[no-unt
         ("aa+tt+sym+fused", None, (), ("aa+it+sym", "aa+tt+sym")),
     ],
 )
-def test_what_a_recipe_stands_on(
+def test_what_a_recipe_depends_on(
     name: str, start: str | None, labeled_by: tuple[str, ...], fused_of: tuple[str, ...]
 ) -> None:
     assert depends_on(name) == (start, labeled_by, fused_of)
@@ -209,7 +209,7 @@ def test_the_teacher_follows_after_the_optimizers(quiet: list[str]) -> None:
     assert torch.allclose(followed, (start + now) / 2)  # the copy it began as counts for one
 
 
-def test_a_stage_begins_with_the_weights_it_stands_on(streets: Folders, tmp_path: Path, quiet: list[str]) -> None:
+def test_a_stage_begins_with_the_weights_it_depends_on(streets: Folders, tmp_path: Path, quiet: list[str]) -> None:
     few = [*quiet, "schedule.max_steps=2", "schedule.decay_steps=2", "anchors.min_pixels=1"]
     first, second = plan(["cag"], [0], "smoke", tmp_path, overrides=few)
     carry_out(first, streets, CPU)

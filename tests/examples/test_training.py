@@ -53,8 +53,9 @@ def test_a_step_keeps_the_published_order(quiet: list[str], monkeypatch: pytest.
     step.network.register_forward_pre_hook(lambda _, args: events.append(f"{domains[args[0].shape[-1]]} forward"))
     monkeypatch.setattr(matching.sim, "update", noted("banks", matching.sim.update))
     matching.sim.register_forward_pre_hook(lambda *_: events.append("matching"))
-    monkeypatch.setattr(alignment.loss, "generator", noted("adversarial", alignment.loss.generator))
-    monkeypatch.setattr(alignment.loss, "discriminator", noted("discriminator", alignment.loss.discriminator))
+    (level,) = alignment.levels
+    monkeypatch.setattr(level.loss, "generator", noted("adversarial", level.loss.generator))
+    monkeypatch.setattr(level.loss, "discriminator", noted("discriminator", level.loss.discriminator))
     monkeypatch.setattr(torch.Tensor, "backward", noted("backward", torch.Tensor.backward))
     for name, optimizer in step.optimizers.items():
         monkeypatch.setattr(optimizer, "step", noted(f"{name} steps", optimizer.step))
@@ -95,14 +96,15 @@ def test_fooling_the_discriminator_does_not_train_it(quiet: list[str]) -> None:
     assert isinstance(alignment, OutputAlignment)
     for domain in (context.labeled, context.unlabeled):
         domain.output = step.network(domain.images)
+    (level,) = alignment.levels
     (loss,) = alignment.on_target(context)
     loss.value.backward()
-    assert all(p.grad is None for p in alignment.discriminator.parameters())
+    assert all(p.grad is None for p in level.discriminator.parameters())
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in step.network.parameters())
     before = [p.grad.clone() for p in step.network.parameters() if p.grad is not None]
     (own,) = alignment.on_own_network(context)
     own.value.backward()
-    assert all(p.grad is not None for p in alignment.discriminator.parameters())
+    assert all(p.grad is not None for p in level.discriminator.parameters())
     after = [p.grad for p in step.network.parameters() if p.grad is not None]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
@@ -168,7 +170,7 @@ def test_images_transferred_elsewhere_stand_in_with_the_probability(
         f"style_transfer.probability={probability}",
         "data.batch=3",
     ]
-    plain = ["augmentation.scale=[1,1]", *(f"augmentation.{name}=0" for name in ("flip", "color", "gray"))]
+    plain = ["augmentation.scale=[1,1]", *(f"augmentation.{name}=0" for name in ("flip", "color_jitter", "grayscale"))]
     recipe = compose_recipe(
         "it", "smoke", overrides=[*overrides, *plain, "augmentation.blur=0", "augmentation.noise=0"]
     )
@@ -221,7 +223,7 @@ def test_a_smoke_run_writes_every_file(streets: Folders, tmp_path: Path) -> None
     assert set(saved["iou"]) == set(recipe.classes)
     assert saved["peak_memory_bytes"] > 1e7
     kept = json.loads((run / "recipe.json").read_text())
-    assert (kept["name"], kept["seed"], kept["size"]) == ("aa+it+sim+ssl", 0, "smoke")
+    assert (kept["name"], kept["seed"], kept["preset"]) == ("aa+it+sim+ssl", 0, "smoke")
     assert json.loads((run / "environment.json").read_text())["torch"] == torch.__version__
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     training = [line for line in lines if line["kind"] == "train"]
@@ -247,7 +249,7 @@ def test_both_steps_start_from_the_same_weights(quiet: list[str]) -> None:
     assert any(not torch.equal(first[key], other[key]) for key in first)
 
 
-def test_another_recipe_in_the_folder_is_refused(streets: Folders, tmp_path: Path, quiet: list[str]) -> None:
+def test_another_recipe_in_the_folder_is_rejected(streets: Folders, tmp_path: Path, quiet: list[str]) -> None:
     few = [*quiet, "schedule.max_steps=1"]
     recipe = compose_recipe("source", "smoke", overrides=few)
     run = RunFolder(tmp_path / "run")
@@ -261,7 +263,7 @@ def test_another_recipe_in_the_folder_is_refused(streets: Folders, tmp_path: Pat
         train(recipe, run, open_training_data(recipe, others), device=CPU)
 
 
-def test_a_loss_that_is_no_number_stops_the_run(
+def test_a_loss_that_is_not_a_number_stops_the_run(
     streets: Folders, tmp_path: Path, quiet: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = compose_recipe("source", "smoke", overrides=quiet)

@@ -52,6 +52,7 @@ class CategoryAnchoring(Method):
     """
 
     group, config, rank = "anchors", AnchorConfig, 100
+    step_rank = 40
     parts = (Part("cag", "CAG", "category anchors (CAG-UDA)", kind="stage", rounds=True),)
     presets = {"small": AnchorConfig(margin=0.5, min_pixels=4)}
     losses = {

@@ -34,6 +34,7 @@ class ClassMixing(Method):
     """Training on target images with half of a source image's classes pasted in (DACS)."""
 
     group, config, rank = "class_mixing", ClassMixConfig, 70
+    step_rank = 90
     parts = (Part("mix", "ClassMix", "class mixing with a mean teacher's labels (DACS)"),)
     losses = {"mixed": "ClassMix: cross-entropy"}
     requires = ("teacher",)

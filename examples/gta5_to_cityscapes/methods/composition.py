@@ -17,9 +17,8 @@ if TYPE_CHECKING:
 def compose_methods(recipe: Recipe, network: SegmentationNetwork, device: torch.device) -> list[Method]:
     """Build what a recipe switches on; the segmentation loss comes first. ``network`` is as training starts with it."""
     setup = Setup(recipe, network, device)
-    chosen = [
-        kind(recipe.methods[group], setup) for group, kind in registered_methods().items() if group in recipe.methods
-    ]
+    kinds = sorted(registered_methods().values(), key=lambda kind: kind.step_rank)
+    chosen = [kind(recipe.methods[kind.group], setup) for kind in kinds if kind.group in recipe.methods]
     temperature = max((getattr(method, "temperature", 1.0) for method in chosen), default=1.0)
     return [LabeledSegmentation(recipe.label_space.ignore_index, temperature), *chosen]
 

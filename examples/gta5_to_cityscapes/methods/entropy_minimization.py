@@ -18,6 +18,7 @@ class EntropyMinimization(Method):
     """The entropy of the target's output is a loss (ADVENT, MinEnt)."""
 
     group, config, rank = "entropy", EntropyConfig, 20
+    step_rank = 70
     parts = (Part("minent", "MinEnt", "entropy of the target's output minimized (ADVENT)"),)
     losses = {"entropy": "Entropy of the target (MinEnt)"}
     needs_forward = True

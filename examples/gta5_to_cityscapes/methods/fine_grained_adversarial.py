@@ -32,6 +32,7 @@ class FineGrainedAlignment(Method):
     """A discriminator of domain and class on the feature map, with the network's own softmax as the class."""
 
     group, config, rank = "fine_grained", FineGrainedConfig, 90
+    step_rank = 60
     parts = (Part("fada", "FADA", "fine-grained adversarial alignment of features (FADA)", kind="stage"),)
     presets = {
         "small": FineGrainedConfig(weight=0.003, width=64, start_step=200),

@@ -24,6 +24,7 @@ class MaskedConsistency(Method):
     """The teacher's labels of the whole image are the target for an image with masked blocks (MIC)."""
 
     group, config, rank = "masked_consistency", MaskedConsistencyConfig, 80
+    step_rank = 100
     parts = (Part("mask", "masking", "masked consistency with a mean teacher (MIC)"),)
     presets = {"small": MaskedConsistencyConfig(block=16)}
     losses = {"masked": "Masking: cross-entropy"}

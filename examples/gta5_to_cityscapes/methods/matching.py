@@ -34,6 +34,7 @@ class StuffInstanceAlignment(Method):
     """Target features are pulled towards source features of their class (Eq. 4 to 8; Eq. 11 with pseudo-labels)."""
 
     group, config, rank = "matching", MatchingConfig, 60
+    step_rank = 30
     parts = (Part("sim", "SIM", "stuff and instance matching"),)
     presets = {"small": MatchingConfig(capacity=20), "smoke": MatchingConfig(capacity=4)}
     losses = {

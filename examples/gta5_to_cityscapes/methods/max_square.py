@@ -19,6 +19,7 @@ class MaxSquares(Method):
     """Certainty of the target's output with a gradient that does not grow where it is certain already (MaxSquare)."""
 
     group, config, rank = "max_square", MaxSquareConfig, 30
+    step_rank = 80
     parts = (Part("maxsq", "MaxSquare", "maximum squares loss (MaxSquare)"),)
     losses = {"max_square": "Maximum squares of the target"}
     needs_forward = True

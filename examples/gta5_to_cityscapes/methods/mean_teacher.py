@@ -33,6 +33,7 @@ class TargetTeacher(Method):
     """The exponential mean of the network's weights; its labels count by the fraction of confident pixels."""
 
     group, config, rank = "teacher", TeacherConfig, 65
+    step_rank = 10
     presets = {"small": TeacherConfig(alpha=0.99, confidence=0.8)}
 
     def __init__(self, config: TeacherConfig, setup: Setup) -> None:

@@ -181,7 +181,8 @@ class Method:
         group: Its settings' name in ``--set group.setting=value``.
         config: The type of its settings.
         parts: The words that switch it on; none for a method that only others require.
-        rank: Its place among the methods: in recipe names, in tables and in a step.
+        rank: Its place among the methods: in recipe names and in tables.
+        step_rank: Its place in a step, where the order decides what is summed first.
         presets: Its settings in a preset where they are not the defaults. ``smoke`` falls back to ``small``.
         losses: Title of each loss that it logs.
         requires: Groups of other methods that it needs.
@@ -193,6 +194,7 @@ class Method:
     config: ClassVar[type[MethodConfig]]
     parts: ClassVar[Sequence[Part]] = ()
     rank: ClassVar[int] = 1000
+    step_rank: ClassVar[int] = 1000
     presets: ClassVar[Mapping[str, MethodConfig]] = {}
     losses: ClassVar[Mapping[str, str]] = {}
     requires: ClassVar[Sequence[str]] = ()

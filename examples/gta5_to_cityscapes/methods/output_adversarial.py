@@ -76,6 +76,7 @@ class OutputAlignment(Method):
     """The target's output should look like the source's to a discriminator; ``of="entropy"`` is ADVENT."""
 
     group, config, rank = "adversarial", OutputAdversarialConfig, 10
+    step_rank = 50
     parts = (
         Part("aa", "AA", "adversarial alignment of the output"),
         Part("asn", "AdaptSegNet", "the same at two levels (AdaptSegNet)", {"levels": 2}, {"auxiliary": True}),

@@ -61,6 +61,7 @@ class PseudoLabelSegmentation(Method):
     """Cross-entropy on the target with the labels of earlier networks (SIM, Eq. 10); CRST adds a divergence."""
 
     group, config, rank = "pseudo_labels", PseudoLabelConfig, 110
+    step_rank = 20
     parts = (
         Part("ssl", "SSL", "a second stage on pseudo-labels above class medians", kind="labeling"),
         Part("distill", "distillation", "a second stage on all labels (FADA)", {"rule": "argmax"}, kind="labeling"),
