@@ -111,7 +111,7 @@ class Inspection(NamedTuple):
 
     unreadable: list[UnreadableFile]  # by their headers
     misfits: list[str]  # images whose label map has another size
-    summary: DatasetSummary | None  # of a sample of the others; None where there are no others
+    summary: DatasetSummary | None  # of a sample of the others; None where all have a fault
 
 
 def inspect(dataset: SegmentationDataset, sample: int = 20) -> Inspection:

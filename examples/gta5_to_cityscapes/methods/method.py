@@ -135,8 +135,8 @@ class Domain:
 class StepContext:
     """What one part of a step has computed so far.
 
-    ``shares`` are the part's shares of the whole step, empty where it is the whole step. ``found`` holds what one method
-    computes for others or for its own later hooks, by a key of its choice (the teacher's labels).
+    ``shares`` are the part's shares of the whole step, empty where it is the whole step. ``found`` holds what one
+    method computes for others or for its own later hooks, by a key of its choice (the teacher's labels).
     """
 
     step: int

@@ -67,7 +67,7 @@ class Run:
         return max([*self.training.index, *self.evaluations.index, int(numeric(self.result.get("step"), 0))])
 
     def number(self, name: str) -> float:
-        """A number of the result; NaN where there is none."""
+        """A number of the result; NaN where it is absent."""
         return numeric(self.result.get(name))
 
     def setting(self, group: str, name: str) -> Any:
