@@ -24,8 +24,8 @@ from examples.gta5_to_cityscapes.recipes.recipe import Preset
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("one_thread")
 RECIPES = {
-    "restyle": "it",
-    "restyle_target": "tt",
+    "style_transfer": "it",
+    "target_style_transfer": "tt",
     "adversarial": "asn",
     "pseudo_labels": "ssl",
     "entropy": "minent",
