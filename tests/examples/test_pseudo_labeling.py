@@ -247,18 +247,3 @@ def test_a_finished_second_stage_needs_no_first_stage(streets: Folders, tmp_path
     write_json(first.run.path / "result.json", {**vars(again), "weights_sha256": "of other weights"})
     with pytest.raises(RunFolderError, match=r"data\.first_step_weights"):
         check_same_run(second, streets)
-
-
-def test_folders_of_an_earlier_version_are_read_or_rejected_in_clear_words(
-    streets: Folders, tmp_path: Path, quiet: list[str]
-) -> None:
-    first, second = plan(["ssl"], [0], "smoke", tmp_path, overrides=[*quiet, "schedule.max_steps=1"])
-    carry_out(first, streets, CPU)
-    carry_out(second, streets, CPU)
-    kept = json.loads((second.run.path / "data.json").read_text())
-    kept["first_step_checkpoint"] = kept.pop("first_step_weights")
-    write_json(second.run.path / "data.json", kept)
-    check_same_run(second, streets)
-    (second.run.path / "result.json").unlink()
-    with pytest.raises(RunFolderError, match="is of an earlier version, without digests"):
-        carry_out(second, streets, CPU)
