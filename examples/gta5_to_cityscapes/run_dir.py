@@ -323,7 +323,7 @@ class ExperimentRecord:
     """What was asked for; seeds may be added later, the rest stays."""
 
     name: str
-    size: str
+    preset: str
     seeds: tuple[int, ...]
     settings: tuple[str, ...] = ()  # as --set takes them
     generated: bool = False  # whether the images are those of the generated city
@@ -337,8 +337,8 @@ class ExperimentRecord:
 
     @property
     def variants(self) -> tuple[Variant, ...]:
-        """Its rows in this size."""
-        return self.paper.variants(self.size, self.settings)
+        """Its rows in this preset."""
+        return self.paper.variants(self.preset, self.settings)
 
     @property
     def list_options(self) -> list[str]:
@@ -363,11 +363,11 @@ class ExperimentRecord:
         return kept
 
     def _identity(self) -> tuple[object, ...]:
-        return self.name, self.size, self.settings, self.source_list, self.target_list
+        return self.name, self.preset, self.settings, self.source_list, self.target_list
 
     def _said(self) -> str:
         asked = [*self.settings, *self.list_options]
-        return " ".join([f"{self.name} in size {self.size}", *(f"with {each}" for each in asked)])
+        return " ".join([f"{self.name} in preset {self.preset}", *(f"with {each}" for each in asked)])
 
 
 def read_record(folder: Path) -> ExperimentRecord | None:
@@ -379,7 +379,7 @@ def read_record(folder: Path) -> ExperimentRecord | None:
     try:
         record = ExperimentRecord(
             content["name"],
-            content["size"],
+            content["preset"],
             tuple(content["seeds"]),
             tuple(content["settings"]),
             generated=bool(content.get("generated")),
@@ -387,7 +387,7 @@ def read_record(folder: Path) -> ExperimentRecord | None:
             target_list=str(content.get("target_list", "")),
         )
     except (KeyError, TypeError) as error:
-        raise DamagedFileError(f"{file}: expected name, size, seeds and settings, got {', '.join(content)}.") from error
+        raise DamagedFileError(f"{file}: expected name, preset, seeds and settings, got {', '.join(content)}.") from error
     if record.name not in PAPER_EXPERIMENTS:
         raise DamagedFileError(
             f"{file}: expected one of {', '.join(PAPER_EXPERIMENTS)}, got {record.name!r}. Delete the file."

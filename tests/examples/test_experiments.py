@@ -117,11 +117,11 @@ def test_a_folder_is_one_experiments(tmp_path: Path) -> None:
     record_of("table3", "small", "a.b=1", seeds=(1,)).claim(tmp_path)
     assert read_record(tmp_path) == record_of("table3", "small", "a.b=1", seeds=(0, 1, 2))
     for other in (record_of("table4", "small", "a.b=1"), record_of("table3", "full", "a.b=1"), record_of("table3")):
-        with pytest.raises(RunFolderError, match=r"the folder holds table3 in size small with a\.b=1"):
+        with pytest.raises(RunFolderError, match=r"the folder holds table3 in preset small with a\.b=1"):
             other.claim(tmp_path)
 
 
-@pytest.mark.parametrize("content", ['{"name": "table3"}', '{"name": "x", "size": "s", "seeds": [], "settings": []}'])
+@pytest.mark.parametrize("content", ['{"name": "table3"}', '{"name": "x", "preset": "s", "seeds": [], "settings": []}'])
 def test_a_damaged_record_is_reported(tmp_path: Path, content: str) -> None:
     (tmp_path / "experiment.json").write_text(content)
     with pytest.raises(DamagedFileError, match=r"experiment\.json: expected"):
@@ -150,7 +150,7 @@ def test_a_sweeps_page_sets_our_numbers_beside_the_papers(tmp_path: Path) -> Non
     assert "| 80 | 200 | 24.0 | +1.0 | 1 of 2 | 46.1 | −0.1 |" in text
     assert "| 640 | 1600 | no finished run | – | 0 of 2 | 45.0 | −1.2 |" in text
     assert "w = 80: seed 1 at step 50; w = 320: seeds 0, 1 not begun" in text
-    assert "multiples of matching.capacity in this size" in text
+    assert "multiples of matching.capacity in this preset" in text
     assert "compare the direction" in text
     assert text.startswith("# Table 4: How many rows of a class should its bank hold?")
     assert "In the paper: GTA5 → Cityscapes. Here: the generated city in the same layouts." in text
@@ -491,14 +491,14 @@ def test_lists_stand_in_the_command_of_the_page(tmp_path: Path) -> None:
     record = replace(record_of("table4", "small"), source_list="two.txt")
     record.claim(tmp_path)
     assert read_record(tmp_path) == record
-    with pytest.raises(RunFolderError, match=r"the folder holds table4 in size small with --source-list two\.txt"):
+    with pytest.raises(RunFolderError, match=r"the folder holds table4 in preset small with --source-list two\.txt"):
         record_of("table4", "small").claim(tmp_path)
     assert "--target CITYSCAPES --source-list two.txt --out OUT" in command(record).replace(" \\\n    ", " ")
 
 
 @pytest.mark.parametrize("name", PAPER_EXPERIMENTS)
 def test_an_unknown_size_is_rejected_with_those_there_are(name: str) -> None:
-    with pytest.raises(RecipeError, match=r"size must be one of full, full-vgg16, small, smoke, got 'tiny'"):
+    with pytest.raises(RecipeError, match=r"preset must be one of full, full-vgg16, small, smoke, got 'tiny'"):
         plan_paper_experiment(record_of(name, "tiny"), Path("out"))
 
 

@@ -148,7 +148,7 @@ def plan_paper_experiment(record: ExperimentRecord, out: Path) -> list[Job]:
             the experiment varies a setting.
     """
     paper = record.paper
-    settings = paper.settings(record.size, record.settings)
+    settings = paper.settings(record.preset, record.settings)
     groups: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     for variant in record.variants:
         groups.setdefault((variant.folder, variant.overrides), []).append(variant.recipe)
@@ -159,7 +159,7 @@ def plan_paper_experiment(record: ExperimentRecord, out: Path) -> list[Job]:
         for job in plan(
             recipes,
             [seed],
-            record.size,
+            record.preset,
             out / folder,
             layouts=paper.layouts,
             classes=paper.classes,

@@ -53,7 +53,7 @@ def write_paper_page(record: ExperimentRecord, folder: Path) -> Path:
 def command(record: ExperimentRecord) -> str:
     """What to type for the same runs; files of this machine by their names alone."""
     words = [
-        f"python -m examples.gta5_to_cityscapes experiment {record.name} --preset {record.size}",
+        f"python -m examples.gta5_to_cityscapes experiment {record.name} --preset {record.preset}",
         f"--seeds {','.join(map(str, record.seeds))}",
         "--generate" if record.generated else f"--source {record.paper.source.upper()} --target CITYSCAPES",
         *record.list_options,
@@ -127,14 +127,14 @@ def _notes(record: ExperimentRecord, table: ScoreTable) -> list[str]:
         f"In the paper: {paper.data}{', 13 classes' if paper.classes == '13' else ''}."
         + (" Here: the generated city in the same layouts." if record.generated else ""),
     ]
-    if not record.size.startswith("full"):
+    if not record.preset.startswith("full"):
         notes.append(
             "The paper's numbers come from other images, a larger network and a far longer training: compare the "
             "direction of the steps, not the values."
         )
     if sweep and any(variant.value != variant.published_value for variant in record.variants):
         notes.append(
-            f"The values of {sweep.symbol} are the paper's multiples of {sweep.group}.{sweep.setting} in this size."
+            f"The values of {sweep.symbol} are the paper's multiples of {sweep.group}.{sweep.setting} in this preset."
         )
     if sweep and sweep.note:
         notes.append(sweep.note)
