@@ -242,8 +242,8 @@ class DistributedGradients:
     """Gradients of a step summed over ranks, by ``DistributedDataParallel``.
 
     DDP reduces gradients in the backward pass of its own forward, and leaves them alone in all others, where they add
-    up on each rank. A step has several backward passes over several networks, so only the losses of its last one are
-    computed within DDP.
+    up on each rank. A step calls backward several times, through several networks, so only the losses of its last
+    call are computed within DDP.
 
     Attributes:
         factor: Multiplies every loss: DDP averages gradients over ranks, and a step needs their sum.

@@ -387,7 +387,7 @@ def read_record(folder: Path) -> ExperimentRecord | None:
             target_list=str(content.get("target_list", "")),
         )
     except (KeyError, TypeError) as error:
-        raise DamagedFileError(f"{file}: expected name, preset, seeds and settings, got {', '.join(content)}.") from error
+        raise DamagedFileError(f"{file}: expected name, preset, seeds, settings; got {', '.join(content)}.") from error
     if record.name not in PAPER_EXPERIMENTS:
         raise DamagedFileError(
             f"{file}: expected one of {', '.join(PAPER_EXPERIMENTS)}, got {record.name!r}. Delete the file."

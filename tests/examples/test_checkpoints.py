@@ -87,18 +87,18 @@ def test_a_signal_saves_and_says_how_to_go_on(streets: Folders, tmp_path: Path, 
     recipe = compose_recipe("source", "smoke", overrides=quiet)
     run = RunFolder(tmp_path / "run")
 
-    captured: list[str] = []
+    notes: list[str] = []
 
     def interrupt(event: Event) -> None:
         if event.kind == "stopping":
-            captured.append(event.note)
+            notes.append(event.note)
         elif event.done == 4:
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(Stopped, match="same command again"):
         train(recipe, run, open_training_data(recipe, streets), device=CPU, watch=interrupt)
     assert 4 <= load_checkpoint(run.checkpoint)["step"] < 12
-    assert captured == ["stopping: this step is ended and saved first. Ctrl-C again after 2 seconds ends without saving."]
+    assert notes == ["stopping: this step is ended and saved first. Ctrl-C again after 2 seconds ends without saving."]
     assert train(recipe, run, open_training_data(recipe, streets), device=CPU).step == 12
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 

@@ -28,7 +28,7 @@ from examples.generated_city.buildings import Building  # noqa: E402
 from examples.generated_city.camera import Camera  # noqa: E402
 from examples.generated_city.canvas import Canvas  # noqa: E402
 from examples.generated_city.gap import separability  # noqa: E402
-from examples.generated_city.label_ids import BICYCLE, CAR, COLORS, PERSON, SYNTHIA_IDS, TRAINING_IDS, VOID_IDS
+from examples.generated_city.label_ids import BICYCLE, CAR, COLORS, PERSON, SYNTHIA_IDS, TRAINING_IDS, VOID_IDS  # noqa: E402
 from examples.generated_city.lighting import sample_light  # noqa: E402
 from examples.generated_city.painter import Painter  # noqa: E402
 from examples.generated_city.people import Person  # noqa: E402

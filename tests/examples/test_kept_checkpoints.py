@@ -121,7 +121,7 @@ def test_a_damaged_one_falls_back_to_the_one_before(
     assert {"last.pt", "step000100.pt"} < set(names(tmp_path))
 
 
-def test_one_that_is_gone_falls_back_too_and_an_absent_one_is_absent(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_missing_checkpoint_falls_back_or_is_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert KeptCheckpoints(tmp_path / "nowhere").load() is None
     kept = filled(tmp_path, [1, 2], 2)
     kept.newest.unlink()

@@ -53,12 +53,12 @@ def test_wrong_options_are_rejected(words: list[str], said: str, streets: Folder
 @pytest.mark.parametrize(
     ("recipe", "override", "words"),
     [
-        ("source", "data.source_size=[0,5]", r"images\.source_size\.0.*greater than or equal to 1"),
+        ("source", "data.source_size=[0,5]", r"data\.source_size\.0.*greater than or equal to 1"),
         ("source", "augmentation.crop=[0,5]", r"augmentation\.crop\.0"),
         ("aa+ssl", "pseudo_labels.cap=3", r"pseudo_labels\.cap"),
-        ("source", "augmentation.crop=[500,100]", r"crop \[500, 100\] must not be larger than images\.source_size"),
-        ("target-only", "data.target_size=[90,240]", r"must not be larger than images\.target_size \[90, 240\]"),
-        ("aa", "data.target_size=[90,240]", r"must not be larger than images\.target_size"),
+        ("source", "augmentation.crop=[500,100]", r"crop \[500, 100\] must not be larger than data\.source_size"),
+        ("target-only", "data.target_size=[90,240]", r"must not be larger than data\.target_size \[90, 240\]"),
+        ("aa", "data.target_size=[90,240]", r"must not be larger than data\.target_size"),
         ("aa", "adversarial.lr=-1", r"adversarial\.lr: .*greater than 0"),
         ("sim", "matching.capacity=0", r"matching\.capacity"),
         ("fada", "fine_grained.clip=2", r"fine_grained\.clip"),

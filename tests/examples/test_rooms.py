@@ -10,10 +10,10 @@ import pytest
 import examples.gta5_to_cityscapes
 
 ROOT = Path(examples.gta5_to_cityscapes.__file__).parent
-# A room may import those before it; settings, data, methods and recipes, which describe each other, are one step of it.
+# A room may import those before it; settings, data, methods and recipes describe each other.
 FLOW = (
-    ("console",), ("atomic_io",), ("signals", "input_files", "metrics_log", "checkpoint"), ("distributed",), ("models",),
-    ("config", "data", "methods", "recipes"), ("run_dir",), ("training",), ("report",), ("experiments",),
+    ("console",), ("atomic_io",), ("signals", "input_files", "metrics_log", "checkpoint"), ("distributed",),
+    ("models",), ("config", "data", "methods", "recipes"), ("run_dir",), ("training",), ("report",), ("experiments",),
     ("preflight",), ("cli",),
 )  # fmt: skip
 PLACE = {room: place for place, rooms in enumerate(FLOW) for room in rooms}

@@ -78,7 +78,7 @@ def check_dilations(name: str, dilations: Sequence[int], *, least: int) -> None:
     """Dilations of convolutions, at least one.
 
     Raises:
-        ValueError: If there are none of them, or one is not a whole number of at least that.
+        ValueError: If the list is empty, or one is not a whole number of at least that.
     """
     if isinstance(dilations, str) or not isinstance(dilations, Sequence) or not dilations:
         raise ValueError(f"{name} must be a list of at least one whole number, got {dilations!r}.")

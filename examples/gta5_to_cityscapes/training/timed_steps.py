@@ -1,6 +1,6 @@
 """Timing of a few real steps of a recipe, in a process of their own for the peak memory.
 
-Nothing is written. The network starts as the run would start, without a checkpoint; a method that begins late takes part.
+Nothing is written. The network starts as the run would, without a checkpoint; a method that begins late takes part.
 """
 
 from __future__ import annotations
