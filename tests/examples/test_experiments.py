@@ -150,7 +150,7 @@ def test_a_sweeps_page_sets_our_numbers_beside_the_papers(tmp_path: Path) -> Non
     assert "| 80 | 200 | 24.0 | +1.0 | 1 of 2 | 46.1 | −0.1 |" in text
     assert "| 640 | 1600 | no finished run | – | 0 of 2 | 45.0 | −1.2 |" in text
     assert "w = 80: seed 1 at step 50; w = 320: seeds 0, 1 not begun" in text
-    assert "multiples of matching.capacity in this size" in text
+    assert "multiples of matching.capacity in this preset" in text
     assert "compare the direction" in text
     assert text.startswith("# Table 4: How many rows of a class should its bank hold?")
     assert "In the paper: GTA5 → Cityscapes. Here: the generated city in the same layouts." in text
@@ -498,7 +498,7 @@ def test_lists_stand_in_the_command_of_the_page(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", PAPER_EXPERIMENTS)
 def test_an_unknown_size_is_rejected_with_those_there_are(name: str) -> None:
-    with pytest.raises(RecipeError, match=r"size must be one of full, full-vgg16, small, smoke, got 'tiny'"):
+    with pytest.raises(RecipeError, match=r"preset must be one of full, full-vgg16, small, smoke, got 'tiny'"):
         plan_paper_experiment(record_of(name, "tiny"), Path("out"))
 
 

@@ -15,11 +15,11 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -74,13 +74,13 @@ def run_experiment(
 
 
 def threads_of_a_run(processes: int) -> int:
-    """One run alone has the threads that this process is set to, several have each their share of the cores."""
+    """The threads that this process is set to for one run at a time, for several an equal share of the cores."""
     return torch.get_num_threads() if processes == 1 else max(1, (os.cpu_count() or 1) // processes)
 
 
 @dataclass(frozen=True)
 class _Running:
-    """A job under way: its process, and the end of the pipe that its events come from."""
+    """A job that has been started: its process, and the end of the pipe that its events come from."""
 
     job: Job
     process: BaseProcess
@@ -108,9 +108,7 @@ class _Pool:
             try:
                 while self.waiting or self.running:
                     if request.asked and not stopping:
-                        self.waiting.clear()
-                        self._report_stopping()
-                        self._pass_on_the_signal()
+                        self._stop()
                         stopping = True
                     self._start_what_can()
                     self._listen(0.2)
@@ -143,7 +141,9 @@ class _Pool:
             name=job.name,
             daemon=job.recipe.runtime.num_workers == 0,  # a daemon may not have workers
         )
-        with _sigint_held_back():
+        if os.name == "posix":
+            resource_tracker.ensure_running()  # started within the block, it would let the signal through
+        with _sigint("SIG_BLOCK"):  # a process that is started here holds it back too, while it imports
             process.start()
         there.close()
         self.running.append(_Running(job, process, here))
@@ -192,12 +192,12 @@ class _Pool:
             "Give the same command again to go on from its last checkpoint, with fewer --jobs."
         )
 
-    def _report_stopping(self) -> None:
+    def _stop(self) -> None:
+        """Report that each run is stopping, and pass the signal on to its process."""
+        kind = signal.SIGTERM if ignores_sigint() else signal.SIGINT  # which the runs then ignore as well
+        self.waiting.clear()
         for each in self.running:
             self.watch(Event(each.job.name, 0, 1, STOPPING, "stopping"))
-
-    def _pass_on_the_signal(self) -> None:
-        kind = signal.SIGTERM if ignores_sigint() else signal.SIGINT  # which the runs then ignore as well
         for each in self.running:
             if each.process.pid is not None and each.process.is_alive():
                 os.kill(each.process.pid, kind)
@@ -220,44 +220,29 @@ def _next_event(events: Connection) -> Event | None:
 
 
 @contextmanager
-def _sigint_held_back() -> Iterator[None]:
-    """Ctrl-C takes effect at the end; a process that is started here holds it back too, while it imports."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
+def _sigint(how: Literal["SIG_BLOCK", "SIG_UNBLOCK"]) -> Iterator[None]:
+    """Hold Ctrl-C back, or let it through, within a block; Windows has no masks of signals."""
+    if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    resource_tracker.ensure_running()  # it would let the signal through where it starts
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(getattr(signal, how), {signal.SIGINT})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-@contextmanager
-def _sigint_let_through() -> Iterator[None]:
-    """Ctrl-C takes effect in here alone, so that the events sent afterwards are complete."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    try:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-
-
-def _pass_on(events: Connection, event: Event) -> None:
-    """Send it, unless the other side knows; what comes from another thread would mix with what is being sent."""
-    if event.kind != "stopping":
-        events.send(event)
-
-
 def _child(job: Job, folders: Folders, device: torch.device, events: Connection, threads: int) -> None:
     """What a process does: one run, with its share of the cores."""
     torch.set_num_threads(threads)
+
+    def send(event: Event) -> None:
+        if event.kind != "stopping":  # the parent reports it; from another thread it would mix with this one's events
+            events.send(event)
+
     try:
-        with _sigint_let_through():
-            carry_out(job, folders, device, partial(_pass_on, events))
+        with _sigint("SIG_UNBLOCK"):  # not while an event is sent below
+            carry_out(job, folders, device, send)
             Path(job.run.path, TRACEBACK).unlink(missing_ok=True)  # of a try that failed
     except Stopped as stop:
         events.send(Event(job.name, 0, 1, str(stop), "stopped"))
