@@ -21,6 +21,8 @@ BLOCK_BYTES = WHOLE_BYTES // BLOCKS
 READERS = 8  # threads: opening a file on a network drive is waiting
 SETTLED_NS = 2 * 10**9  # FAT counts time in 2 s: what was written later than this before it was read may change unseen
 KINDS = {"images": "image", "labels": "label map", "transferred": "style-transferred image", "weights": "weights file"}
+FIRST_STAGE = "first_stage_weights"  # in an identity: the weights that labeled a second stage's target
+START_WEIGHTS = "start_weights"  # in an identity: the file that network.weights names
 
 Key = tuple[str, str, str]  # set, kind, name
 

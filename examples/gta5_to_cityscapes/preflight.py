@@ -35,10 +35,10 @@ from .experiments.runner import threads_of_a_run
 from .methods.matching import MatchingConfig
 from .methods.pseudo_labels import PseudoLabelConfig
 from .methods.style_transfer import StyleTransferConfig
-from .metrics_log import time_of_a_step
+from .metrics_log import free_memory_bytes, time_of_a_step
 from .models import WeightsError
 from .recipes import Recipe
-from .run_dir import ExperimentRecord, RunFolderError, free_memory_bytes
+from .run_dir import ExperimentRecord, RunFolderError
 from .training.recipe_network import start_network
 from .training.timed_steps import TimedSteps, time_steps_apart
 

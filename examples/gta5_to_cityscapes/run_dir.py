@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import platform
-import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -18,7 +17,17 @@ import torch
 from .atomic_io import DamagedFileError, read_json, remove_unfinished, write_json
 from .checkpoint import KeptCheckpoints
 from .distributed import world_size
-from .input_files import FileDigest, InputFiles, Key, changes, digest_of, read_digests, write_digests
+from .input_files import (
+    FIRST_STAGE,
+    START_WEIGHTS,
+    FileDigest,
+    InputFiles,
+    Key,
+    changes,
+    digest_of,
+    read_digests,
+    write_digests,
+)
 from .recipes import PAPER_EXPERIMENTS, PaperExperiment, Recipe, Variant
 
 PACKAGES = ("stuffinstance", "torch", "numpy", "kornia", "scikit-image", "pillow", "pydantic")
@@ -36,35 +45,6 @@ def environment(device: torch.device) -> dict[str, Any]:
         "processes": world_size(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
     }
-
-
-def reset_peak_memory(device: torch.device) -> None:
-    """Reset a GPU's peak memory; that of a CPU process cannot be reset."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-
-
-def peak_memory_bytes(device: torch.device) -> int:
-    """Most memory held: on a GPU since :func:`reset_peak_memory`, else by this process since it began."""
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    try:
-        import resource
-    except ImportError:  # not on Windows
-        return 0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return int(peak if sys.platform == "darwin" else peak * 1024)
-
-
-def free_memory_bytes(device: torch.device) -> int | None:
-    """Memory that a run could still have: the GPU's, else the machine's; None where it is unknown."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    info = Path("/proc/meminfo")
-    for line in info.read_text(encoding="utf-8").splitlines() if info.is_file() else ():
-        if line.startswith("MemAvailable:"):
-            return 1024 * int(line.split()[1])
-    return None
 
 
 def _version(package: str) -> str:
@@ -109,8 +89,6 @@ def silent(done: int, total: int) -> None:
 
 
 logger = logging.getLogger(__name__)
-FIRST_STEP = "first_step_weights"  # in data.json: the weights that labeled a second stage's target
-START_WEIGHTS = "start_weights"  # in data.json: the file that network.weights names
 # Settings that name files whose content is in data.json: where they lie does not matter.
 PLACES = {
     "network.weights": START_WEIGHTS,
@@ -217,7 +195,7 @@ class RunFolder:
             data = self._changed(kept, asked, inputs)
             settings = [each for each in settings if not _only_moved(each.partition(":")[0], kept, asked)]
         if settings or data:
-            files = any(FIRST_STEP not in each for each in data)
+            files = any(FIRST_STAGE not in each for each in data)
             keep = "To keep it, put the files back as they were; to train on what is there now, choose"
             raise RunFolderError(
                 f"run folder {self.path}: expected a run of the recipe that is asked for, it holds one that "
@@ -247,7 +225,7 @@ class RunFolder:
     def _changed(self, kept: Mapping[str, Any], asked: Mapping[str, Any], inputs: InputFiles) -> list[str]:
         """What differs between two identities, with examples where the files of the earlier one are known."""
         # Compared only where both sides know it: a run that has ended needs neither any more.
-        unknown = {name for name in (FIRST_STEP, START_WEIGHTS) if name not in kept or name not in asked}
+        unknown = {name for name in (FIRST_STAGE, START_WEIGHTS) if name not in kept or name not in asked}
         kept, asked = _without(kept, unknown), _without(asked, unknown)
         found = differences(kept, asked, "data.")
         if not found or not (known := self.known_inputs()):

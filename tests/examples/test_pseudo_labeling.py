@@ -167,7 +167,7 @@ def test_the_second_stage_trains_on_the_labels_of_the_first(streets: Folders, tm
     assert all(line["loss/pseudo"] > 0 for line in lines if line["kind"] == "train")
     # A first step that has changed since makes another second stage.
     identity = json.loads((job.run.path / "data.json").read_text())
-    assert len(identity["first_step_weights"]) == 64
+    assert len(identity["first_stage_weights"]) == 64
 
 
 def test_what_is_missing_is_written_and_what_is_there_is_kept(
@@ -245,5 +245,5 @@ def test_a_finished_second_stage_needs_no_first_stage(streets: Folders, tmp_path
     assert before.weights_sha256 == again.weights_sha256
     check_same_run(second, streets)
     write_json(first.run.path / "result.json", {**vars(again), "weights_sha256": "of other weights"})
-    with pytest.raises(RunFolderError, match=r"data\.first_step_weights"):
+    with pytest.raises(RunFolderError, match=r"data\.first_stage_weights"):
         check_same_run(second, streets)

@@ -8,7 +8,7 @@ import stuffinstance as si
 from examples.gta5_to_cityscapes.config import LayoutConfig, ScheduleConfig
 from examples.gta5_to_cityscapes.recipes import ABLATION, Recipe, RecipeError, class_names, compose_recipe, depends_on
 from examples.gta5_to_cityscapes.run_dir import differences
-from examples.gta5_to_cityscapes.training.optimizers import learning_rate_factor
+from examples.gta5_to_cityscapes.training.step import learning_rate_factor
 
 
 @pytest.mark.parametrize("size", ["full", "full-vgg16", "small", "smoke"])

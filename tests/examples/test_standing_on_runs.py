@@ -84,7 +84,7 @@ def test_a_run_that_has_ended_does_not_pass_for_one_from_another_checkpoint(call
     call("sim")
     source, other = str(tmp_path / "source" / "seed0"), str(tmp_path / "sim" / "seed0")
     call("cag", "--from", source)
-    assert "data.first_step_weights" in call("cag", "--from", other, fails_with=RunFolderError)
+    assert "data.first_stage_weights" in call("cag", "--from", other, fails_with=RunFolderError)
     shutil.rmtree(tmp_path / "source")
     call("cag", "--from", source)  # it has ended, and what it began with is gone
 

@@ -219,7 +219,7 @@ def test_a_stage_begins_with_the_weights_it_depends_on(streets: Folders, tmp_pat
         assert torch.equal(after["stage_start"][key], value)
     assert int((after["anchors"]["count"] > 0).sum()) > 1
     identity = json.loads((second.run.path / "data.json").read_text())
-    assert len(identity["first_step_weights"]) == 64
+    assert len(identity["first_stage_weights"]) == 64
 
 
 def test_anchors_are_means_of_the_starting_network(streets: Folders, quiet: list[str]) -> None:

@@ -25,9 +25,8 @@ from examples.gta5_to_cityscapes.methods.style_transfer import StyleTransferConf
 from examples.gta5_to_cityscapes.recipes import compose_recipe
 from examples.gta5_to_cityscapes.run_dir import RunFolder, RunFolderError
 from examples.gta5_to_cityscapes.training.loop import train
-from examples.gta5_to_cityscapes.training.optimizers import network_optimizer
 from examples.gta5_to_cityscapes.training.recipe_network import start_network
-from examples.gta5_to_cityscapes.training.step import TrainingStep
+from examples.gta5_to_cityscapes.training.step import TrainingStep, network_optimizer
 
 from .made_steps import made_step
 

@@ -14,11 +14,10 @@ from torch.utils.data import Dataset
 
 from ..atomic_io import written_beside
 from ..distributed import own_share
-from ..input_files import FileDigest, InputFiles, Key
+from ..input_files import FIRST_STAGE, START_WEIGHTS, FileDigest, InputFiles, Key
 from ..methods.style_transfer import StyleTransferConfig, TargetStyleTransferConfig
 from ..models import weights_file
 from ..recipes import Recipe
-from ..run_dir import FIRST_STEP, START_WEIGHTS
 from . import DatasetError, Sample, SegmentationDataset, open_dataset, read_id_map, require_labels
 from .loader import Batch, BatchStream, Samples, as_unit_floats
 from .transforms import (
@@ -112,7 +111,7 @@ def open_training_data(
     recipe: Recipe,
     folders: Folders,
     pseudo_labels: Path | None = None,
-    first_step_weights: str | None = None,
+    first_stage_weights: str | None = None,
     known: Mapping[Key, FileDigest] | None = None,
 ) -> TrainingData:
     """Everything a run reads, with what identifies it wherever it lies.
@@ -121,7 +120,7 @@ def open_training_data(
         recipe: Whose images, in which sizes.
         folders: Where they lie.
         pseudo_labels: Folder of the target's pseudo-labels, once they are written.
-        first_step_weights: Digest of the weights that write them, from
+        first_stage_weights: Digest of the weights that write them, from
             :func:`~..checkpoint.digest_of_weights`.
         known: What the run's folder knows of these files, which spares reading those that have not changed.
     """
@@ -140,7 +139,7 @@ def open_training_data(
         sets["target"] = files_of(target, second)
     if (weights := _start_weights(recipe)) is not None:
         sets[START_WEIGHTS] = {"weights": {"network.weights": weights}}
-    also = {} if first_step_weights is None else {FIRST_STEP: first_step_weights}
+    also = {} if first_stage_weights is None else {FIRST_STAGE: first_stage_weights}
     if pseudo_labels is not None and second is not None:
         second = PseudoLabeled(second, pseudo_labels)
     keep = recipe.runtime.cache

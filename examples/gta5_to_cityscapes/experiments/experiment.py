@@ -31,10 +31,10 @@ from ..input_files import InputFiles
 from ..methods import registered_methods
 from ..methods.pseudo_labels import PseudoLabelConfig
 from ..methods.style_transfer import TargetStyleTransferConfig
-from ..metrics_log import Metrics
+from ..metrics_log import Metrics, peak_memory_bytes
 from ..models import SegmentationNetwork
 from ..recipes import Recipe, canonical, compose_recipe, depends_on
-from ..run_dir import Event, ExperimentRecord, Result, RunFolder, Tick, Watch, peak_memory_bytes, unwatched
+from ..run_dir import Event, ExperimentRecord, Result, RunFolder, Tick, Watch, unwatched
 from ..training.evaluation import evaluate_recipe
 from ..training.loop import train
 from ..training.pseudo_labeling import Kept, View, write_pseudo_labels
@@ -231,10 +231,10 @@ def carry_out(
 
 
 def _opened(
-    job: Job, folders: Folders, first_step_weights: str | None = None, pseudo_labels: Path | None = None
+    job: Job, folders: Folders, first_stage_weights: str | None = None, pseudo_labels: Path | None = None
 ) -> TrainingData:
     """What the run reads; files that are as its folder knows them are not read again to compare them."""
-    return open_training_data(job.recipe, folders, pseudo_labels, first_step_weights, job.run.known_inputs())
+    return open_training_data(job.recipe, folders, pseudo_labels, first_stage_weights, job.run.known_inputs())
 
 
 def _trained(

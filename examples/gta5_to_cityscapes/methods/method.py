@@ -249,3 +249,15 @@ class Method:
     def optimizers(self) -> dict[str, Optimizer]:
         """Optimizers of the method's own network, by their name in a checkpoint."""
         return {}
+
+
+def discriminator_optimizer(discriminator: nn.Module, lr: float, betas: tuple[float, float]) -> Optimizer:
+    """The optimizer of a method's own network; its rate follows the same schedule."""
+    return remember_start(torch.optim.Adam(discriminator.parameters(), lr=lr, betas=betas))
+
+
+def remember_start(optimizer: Optimizer) -> Optimizer:
+    """Note each group's starting rate, which the schedule scales."""
+    for group in optimizer.param_groups:
+        group["initial_lr"] = group["lr"]
+    return optimizer

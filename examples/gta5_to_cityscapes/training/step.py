@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..checkpoint import restore_network
+from ..config import OptimizerConfig, ScheduleConfig
 from ..data.loader import Samples
 from ..distributed import DistributedGradients, RunningStatistics, all_reduce_sum, world_size
 from ..methods import Loss, StepContext, compose_methods
-from ..methods.method import IMAGES
+from ..methods.method import IMAGES, remember_start
 from ..models import SegmentationNetwork
 from ..recipes import Recipe
-from .optimizers import network_optimizer
 
 AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -191,3 +191,36 @@ class TrainingStep:
             optimizer.load_state_dict(saved["optimizers"][name])
         self.scaler.load_state_dict(saved["scaler"])
         self.skipped = saved.get("skipped", 0)
+
+
+def network_optimizer(settings: OptimizerConfig, network: SegmentationNetwork) -> Optimizer:
+    """The optimizer of the segmentation network, its head at ``head_lr_mult`` times the rate."""
+    groups = network.parameter_groups(settings.lr, settings.head_lr_mult)
+    optimizer: Optimizer
+    if settings.kind == "adamw":
+        optimizer = torch.optim.AdamW(groups, lr=settings.lr, weight_decay=settings.weight_decay)
+    else:
+        optimizer = torch.optim.SGD(
+            groups,
+            lr=settings.lr,
+            momentum=settings.momentum,
+            nesterov=settings.nesterov,
+            weight_decay=settings.weight_decay,
+        )
+    return remember_start(optimizer)
+
+
+def learning_rate_factor(schedule: ScheduleConfig, step: int) -> float:
+    """Share of the starting learning rate that step number ``step`` (from 0) trains with."""
+    factor = max(0.0, 1.0 - step / schedule.decay_steps) ** schedule.power
+    if step < schedule.warmup:
+        factor *= (step + 1) / schedule.warmup
+    return float(factor)
+
+
+def set_learning_rates(optimizers: dict[str, Optimizer], schedule: ScheduleConfig, step: int) -> None:
+    """Set the learning rates of all optimizers for this step."""
+    factor = learning_rate_factor(schedule, step)
+    for optimizer in optimizers.values():
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * factor

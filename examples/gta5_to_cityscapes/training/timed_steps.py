@@ -19,8 +19,8 @@ from ..data import Sample
 from ..data.loader import Samples
 from ..data.training_data import Folders, StepImages, open_training_data
 from ..methods import Domain, StepContext
+from ..metrics_log import peak_memory_bytes, reset_peak_memory
 from ..recipes import Recipe
-from ..run_dir import peak_memory_bytes, reset_peak_memory
 from .determinism import repeatable_kernels
 from .evaluation import evaluate_recipe
 from .recipe_network import start_network
