@@ -195,7 +195,7 @@ class Share:
 
 
 def own_share(parts: int, batch: int) -> Share:
-    """The share of this process.
+    """This rank's share of a step.
 
     Args:
         parts: Number of parts that each process cuts its images of a step into.

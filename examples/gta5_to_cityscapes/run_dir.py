@@ -64,7 +64,7 @@ def _cpu() -> str:
 
 
 class Event(NamedTuple):
-    """``done`` of ``total`` units of the task named ``task``, with a remark.
+    """Progress of a task: ``done`` of ``total`` units, with a note.
 
     ``"stopping"`` comes immediately when a stop is requested, ``"stopped"`` when its state is saved.
     """
@@ -103,7 +103,7 @@ class RunFolderError(ValueError):
 
 @dataclass(frozen=True)
 class Result:
-    """What ``result.json`` holds; the last checkpoint is the result."""
+    """Result of a run, the content of ``result.json``; the network is in the last checkpoint."""
 
     recipe: str
     seed: int
@@ -122,13 +122,13 @@ class Result:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Paths of one run."""
+    """Folder of one run, with the paths of its files."""
 
     path: Path
 
     @property
     def recipe_file(self) -> Path:
-        """What was asked for; a folder without it holds no run."""
+        """The recipe; a folder without it does not hold a run."""
         return self.path / "recipe.json"
 
     @property
@@ -167,7 +167,7 @@ class RunFolder:
         return self.path / "data_files.jsonl"
 
     def known_inputs(self) -> dict[Key, FileDigest]:
-        """What is known of the files that the run reads, from when it began or last went on."""
+        """Digests of the files that the run reads, from when it began or was last resumed."""
         return read_digests(self.inputs_file)
 
     def claim(self, recipe: Recipe, inputs: InputFiles) -> None:
@@ -235,7 +235,7 @@ class RunFolder:
         return [*(each for each in changes(known, inputs) if each.split(".")[1] not in unknown), *others]
 
     def note_unreadable(self, inputs: InputFiles, reason: str) -> None:
-        """Keep which file a run stopped at; where it was damaged from the start it may be replaced by a whole one."""
+        """Record which file could not be read; if it was damaged from the start, it may be replaced."""
         known = self.known_inputs()
         named = [(key, path) for key, path in inputs.named_in(reason) if key in known and path.is_file()]
         damaged = {key for key, path in named if digest_of(key, path) == known[key].digest}
@@ -246,7 +246,7 @@ class RunFolder:
             )
 
     def result(self) -> Result | None:
-        """What came out, when the run has ended."""
+        """The result; None before the run has ended."""
         file = self.path / "result.json"
         if not file.is_file():
             return None
@@ -260,7 +260,7 @@ class RunFolder:
             ) from error
 
     def write_result(self, result: Result) -> None:
-        """The last thing a run does."""
+        """Write ``result.json``, which ends the run."""
         write_json(self.path / "result.json", vars(result))
 
     def write_environment(self, device: torch.device) -> None:
@@ -298,7 +298,7 @@ FILE = "experiment.json"
 
 @dataclass(frozen=True)
 class ExperimentRecord:
-    """What was asked for; seeds may be added later, the rest stays."""
+    """Record of an experiment, the content of ``experiment.json``; only seeds may be added later."""
 
     name: str
     preset: str

@@ -1,4 +1,4 @@
-"""The data sets that a recipe trains and is scored on."""
+"""Training data of a recipe: its data sets, and the images of each step."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class TrainingData:
 
 
 def open_labeled(recipe: Recipe, folders: Folders) -> SegmentationDataset:
-    """The images whose ground truth is trained on."""
+    """Labeled training images."""
     target = recipe.labeled == "target"
     return open_dataset(
         recipe.layouts.target if target else recipe.layouts.source,
@@ -84,7 +84,7 @@ def open_labeled(recipe: Recipe, folders: Folders) -> SegmentationDataset:
 
 
 def open_target(recipe: Recipe, folders: Folders) -> SegmentationDataset:
-    """The target's training images; no label file is needed and none is read."""
+    """Training images of the target, without labels."""
     return open_dataset(
         recipe.layouts.target,
         folders.target,
@@ -97,7 +97,7 @@ def open_target(recipe: Recipe, folders: Folders) -> SegmentationDataset:
 
 
 def open_validation(recipe: Recipe, folders: Folders) -> SegmentationDataset:
-    """The labeled images that are scored and never trained on."""
+    """Labeled validation images of the target."""
     return open_dataset(
         recipe.layouts.target,
         folders.target,
@@ -114,7 +114,7 @@ def open_training_data(
     first_stage_weights: str | None = None,
     known: Mapping[Key, FileDigest] | None = None,
 ) -> TrainingData:
-    """Everything a run reads, with what identifies it wherever it lies.
+    """Open all data sets of a run, with the digests of their files.
 
     Args:
         recipe: Whose images, in which sizes.
@@ -176,7 +176,7 @@ def as_seen(recipe: Recipe, target: SegmentationDataset, labeled: SegmentationDa
 
 
 class DecodedImages(Dataset[Sample]):
-    """Keep what has been decoded in memory: slow cores should not decode the same PNG again."""
+    """Data set that keeps decoded samples in memory."""
 
     def __init__(self, dataset: Samples) -> None:
         self.dataset = dataset
@@ -193,7 +193,7 @@ class DecodedImages(Dataset[Sample]):
 
 
 def files_of(dataset: SegmentationDataset, seen: Samples | None = None) -> dict[str, dict[str, Path]]:
-    """The files of a data set by kind and name, with those of the transferred images that ``seen`` reads."""
+    """Files of a data set by kind and name, with those of the transferred images that ``seen`` reads."""
     files = {"images": {entry.name: entry.image for entry in dataset.files}}
     labels = {entry.name: entry.labels for entry in dataset.files if entry.labels is not None}
     if labels:
@@ -217,7 +217,7 @@ def _start_weights(recipe: Recipe) -> Path | None:
 
 
 class PseudoLabeled(Dataset[Sample]):
-    """Target images with the labels that a network gave them."""
+    """Target images with their pseudo-labels."""
 
     def __init__(self, dataset: Samples, folder: Path) -> None:
         self.dataset = dataset
@@ -265,21 +265,21 @@ def read_label_map(path: Path) -> Tensor:
 
 
 class Drawn(NamedTuple):
-    """One domain's share of a step."""
+    """Images and labels of one domain in a step."""
 
     images: Tensor  # (B, 3, H, W) float in [0, 1]
     labels: Tensor  # (B, H, W) int64, 255 where unlabeled
 
 
 class Pair(NamedTuple):
-    """One part of a step: labeled images and, where the recipe looks at any, as many of the target."""
+    """One part of a step: labeled images and, where the recipe uses them, as many target images."""
 
     labeled: Drawn
     target: Drawn | None
 
 
 class StepImages:
-    """Draws this rank's images of one step after another; ``positions`` say where in the data it stands."""
+    """This rank's images of one step after another; ``positions`` are those in the data sets."""
 
     def __init__(self, recipe: Recipe, data: TrainingData, device: torch.device, positions: Mapping[str, int]) -> None:
         self.device = device

@@ -29,7 +29,7 @@ from .step import TrainingStep
 
 @dataclass(frozen=True)
 class TimedSteps:
-    """What the steps took.
+    """Time and memory of steps.
 
     Attributes:
         seconds_per_step: Mean, without the first.
