@@ -90,12 +90,12 @@ def test_overrides_reach_their_setting_and_serve_recipes_without_it() -> None:
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("schedule.step=7", "unknown setting 'schedule.step'; schedule has max_steps"),
+        ("schedule.step=7", r"schedule\.step'.* max_steps"),
         ("steps", "group.setting=value"),
         ("schedule.max_steps=many", "schedule.max_steps"),
         ("data.batch=0", "data.batch"),
         ("schedule.max_steps=99999999", "schedule.decay_steps"),
-        ("nothing.at=1", "unknown setting"),
+        ("nothing.at=1", r"nothing\.at"),
         ("network.options.depth=3", "options of small must be among width, feature_dim, .*, got depth"),
         ("precision.x=1", "has no settings of its own"),
     ],
