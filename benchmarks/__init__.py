@@ -1,1 +1,1 @@
-"""What the library costs, beside the reference implementation's way, other libraries and what no way can be faster than."""
+"""Benchmarks of the library beside the reference implementation, other libraries and lower bounds."""

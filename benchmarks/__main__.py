@@ -64,7 +64,7 @@ def benchmark(
     images: Annotated[int, typer.Option(min=16, help="Maps that stream through the thresholds.")] = 240,
     quick: Annotated[bool, typer.Option("--quick", help="Small and few: whether it runs, not how fast.")] = False,
 ) -> None:
-    """Time the library beside the reference implementation's way, other libraries, and what no way can be faster than."""
+    """Time the library beside the reference implementation, other libraries and lower bounds."""
     unknown = [name for name in parts or () if name not in PARTS]
     if unknown:
         raise typer.BadParameter(f"parts must be of {', '.join(PARTS)}, got {', '.join(unknown)}.")

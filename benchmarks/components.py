@@ -114,7 +114,7 @@ def _library_ways(
 def _own_ways(
     case: str, labels: Tensor, expected: Sequence[Expected], notes: dict[str, Extra]
 ) -> Mapping[str, Callable[[], object]]:
-    """The library's ways, each checked; why one is left out goes into ``notes``."""
+    """The library's ways, each checked; why one is skipped goes into ``notes``."""
     calls: dict[str, Callable[[], object]] = {}
     for backend, entry in BACKENDS.items():
         name = f"stuffinstance {backend}"
@@ -144,7 +144,7 @@ def _obstacle(backend: str, labels: Tensor) -> str | None:
         return "runs on cuda only"  # in Triton's interpreter it would, which says nothing about its speed
     most = _MOST_PIXELS.get(backend)
     if most is not None and labels.numel() > most:
-        return f"left out: more than {most} pixels would take minutes on a CPU"
+        return f"skipped: more than {most} pixels would take minutes on a CPU"
     return None
 
 

@@ -19,7 +19,7 @@ _STREETS = 4
 
 
 def city_labels(batch: int, height: int, width: int) -> Tensor:
-    """Train ids of drawn streets, (B, H, W) int64 with 255 where there is no class.
+    """Train ids of drawn streets, (B, H, W) int64 with 255 for pixels without a class.
 
     A feature map's size (below 128 rows) is drawn eight times larger and resized nearest, as SIM does. Four streets are
     drawn; further images are these mirrored, then these again.

@@ -1,6 +1,6 @@
 """How else the regions of the thing classes can be numbered and their areas counted, each as its library wants it.
 
-A way takes label maps (B, H, W) int64 on the benchmark's device, 255 where there is no class, and gives a
+A way takes label maps (B, H, W) int64 on the benchmark's device, 255 for pixels without a class, and gives a
 :class:`Found` in its library's own terms. Ways of a numpy library on labels of a GPU carry them to the host and the
 numbers back: that is what using it there costs.
 """
@@ -46,8 +46,8 @@ class Way:
         find: What is timed.
         module: What it needs; where that cannot be imported the way is reported as not installed.
         devices: Where it can work.
-        most_pixels: Larger batches are left out on a CPU: they would take minutes.
-        most_regions: Batches of more regions are left out anywhere, for the same reason.
+        most_pixels: Larger batches are skipped on a CPU: they would take minutes.
+        most_regions: Batches of more regions are skipped on every device, for the same reason.
         exact: Whether a wrong result is a mistake of this benchmark rather than a property of the way.
     """
 
@@ -65,9 +65,9 @@ class Way:
         if find_spec(self.module) is None:
             return NOT_INSTALLED
         if labels.device.type == "cpu" and labels.numel() > self.most_pixels:
-            return f"left out: more than {self.most_pixels} pixels would take minutes on a CPU"
+            return f"skipped: more than {self.most_pixels} pixels would take minutes on a CPU"
         if regions > self.most_regions:
-            return f"left out: more than {self.most_regions} regions would take minutes"
+            return f"skipped: more than {self.most_regions} regions would take minutes"
         return None
 
 
@@ -102,7 +102,7 @@ def per_class(labeler: Callable[[NDArray[np.bool_]], tuple[Numbers, Any]]) -> Ca
 
 
 def in_one_pass(labeler: Callable[[Numbers], Numbers], *, count_areas: bool = True) -> Callable[..., Found]:
-    """A library that labels all values of an image at once; other classes become its background by a table."""
+    """A library that labels all values of an image in one pass; other classes become its background by a table."""
 
     def find(labels: Tensor, things: Sequence[int]) -> Found:
         table = np.zeros(256, dtype=np.uint8)
@@ -172,7 +172,7 @@ def _kornia_pooling(masks: Tensor) -> Tensor:
 
 
 def _kornia_union_find(masks: Tensor) -> Tensor:
-    # Older releases of kornia lack it, which only the import tells.
+    # Older releases of kornia lack it, which only the import shows.
     from kornia.contrib import connected_components_union_find
 
     numbers: Tensor = connected_components_union_find(masks)

@@ -27,7 +27,7 @@ from examples.gta5_to_cityscapes.data.dataset import image_tensor
 from examples.gta5_to_cityscapes.data.image_files import read_id_map, read_image, resize_ids
 from examples.gta5_to_cityscapes.data.loader import BatchStream
 
-PICTURES = 3  # of each domain, drawn once
+IMAGES = 3  # of each domain, drawn once
 WORKERS = (0, 1, 2)
 WHOLE = "one image"
 _ROUNDS, _DRAWS = 5, 12
@@ -71,8 +71,8 @@ def run(settings: Settings) -> list[Measurement]:
 def draw_domains(folder: Path, source: Sizes, target: Sizes) -> tuple[SegmentationDataset, SegmentationDataset]:
     """The game city with its labels and the camera city without, as a recipe that adapts opens them."""
     counts = {"source_images": 0, "target_train": 0, "target_val": 0}
-    generate_city(folder / "game", **{**counts, "source_images": PICTURES}, size=source.stored)
-    generate_city(folder / "camera", **{**counts, "target_train": PICTURES}, size=target.stored)
+    generate_city(folder / "game", **{**counts, "source_images": IMAGES}, size=source.stored)
+    generate_city(folder / "camera", **{**counts, "target_train": IMAGES}, size=target.stored)
     return (
         open_dataset("gta5", folder / "game/gta5", size=source.wanted[::-1]),
         open_dataset("cityscapes", folder / "camera/cityscapes", size=target.wanted[::-1], labels=False),

@@ -1,4 +1,4 @@
-"""What a benchmark is told, what it gives back, and the JSON both are kept in."""
+"""A benchmark's options and measurements, and their JSON."""
 
 import json
 import math
@@ -88,7 +88,7 @@ class Measurement:
         benchmark: The part of ``python -m benchmarks`` that took it.
         case: The input, such as ``"city 1x1024x2048"``.
         way: Who computes it, such as ``"stuffinstance cc3d"``.
-        timing: None where only ``extra`` tells something: a count, a memory, a way that cannot run here.
+        timing: None where only ``extra`` holds something: a count, a memory, a way that cannot run here.
         floor: None where no bound was measured.
         extra: Further numbers, and words such as why a way was not timed.
     """

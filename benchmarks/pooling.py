@@ -28,7 +28,7 @@ Pool = Callable[[Tensor, Tensor, int], Tensor]
 
 
 def masked_passes(features: Tensor, region_map: Tensor, num_regions: int) -> Tensor:
-    """The reference implementation's way: a pass over the whole map for every region that there is."""
+    """The reference implementation's way: the whole map is read once for every region."""
     rows = []
     for number in range(1, num_regions + 1):
         mask = region_map[0] == number

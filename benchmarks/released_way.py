@@ -1,7 +1,7 @@
-"""The matching step as the reference implementation does it: one masked pass over the features per class and region.
+"""The matching step as the reference implementation does it: the masked features are summed once per class and region.
 
 Written from the equations and from what is known of that code's cost, not from its text. It loops over classes and
-regions, labels one class at a time on the host, counts areas one by one, asks the device before each decision and
+regions, labels one class at a time on the host, counts areas one by one, synchronizes before each decision and
 knows batches of one image. It is kinder than the original in one way: an absent class costs no masked pass (and adds
 no constant to the loss). Besides being timed it is an oracle: the library must agree with it before any time is taken.
 """

@@ -63,7 +63,7 @@ def _row(one: Measurement) -> list[str]:
 
 
 def _places(places: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """A row a part; versions that all parts share are told once, below."""
+    """A row a part; versions that all parts share are listed once, below."""
     versions = {name: dict(where["versions"]) for name, where in places.items()}
     shared = set.intersection(*(set(held.items()) for held in versions.values())) if versions else set()
     own = {name: _versions(one for one in held.items() if one not in shared) for name, held in versions.items()}
@@ -71,8 +71,8 @@ def _places(places: Mapping[str, Mapping[str, Any]]) -> list[str]:
     head = ["part", "commit", "date", "processor", "threads", *(["also"] if differ else [])]
     rows = [[name, *_where(where), *([own[name]] if differ else [])] for name, where in places.items()]
     first = next(iter(versions.values()), {})
-    told = _versions(one for one in first.items() if one in shared)
-    return _table(head, rows) + (["", f"{'All parts: ' if len(places) > 1 else ''}{told}."] if told else [])
+    common = _versions(one for one in first.items() if one in shared)
+    return _table(head, rows) + (["", f"{'All parts: ' if len(places) > 1 else ''}{common}."] if common else [])
 
 
 def _versions(held: Iterable[tuple[str, str]]) -> str:

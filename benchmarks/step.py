@@ -1,4 +1,4 @@
-"""The whole matching step of one training iteration, beside the reference implementation's way, its floor and the network's step.
+"""The matching step of one training iteration, beside the reference implementation, its floor and the network's step.
 
 A step is ``update`` with the source's features and labels, then both losses of the target and their gradient with
 respect to the target's features. Sizes are the published ones: source 720x1280 and target 512x1024, features at an

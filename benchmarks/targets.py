@@ -176,7 +176,7 @@ TARGETS: Mapping[str, Target] = {
 # Why a target is missed, found by measuring and written here by whoever measured; shown only where it is missed.
 MISSED_BECAUSE: Mapping[tuple[str, DeviceType], str] = {
     ("components, small, released", "cpu"): (
-        "a street of 23 regions costs the reference implementation a call of scikit-image a class and little else, about 1 ms; "
+        "on a street of 23 regions the reference implementation calls scikit-image once per class, about 1 ms in all; "
         "here half of the time is the fixed cost of some forty small numpy calls and a torch operator, and connected-"
         "components-3d with areas alone takes 94 µs, which is 11 times as fast"
     ),

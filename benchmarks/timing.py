@@ -84,7 +84,7 @@ def peak_memory(call: Callable[[], object], device: torch.device) -> float:
 
 
 def held_memory(device: torch.device) -> float:
-    """MiB held now: by torch's allocator on a GPU, else the resident set of this process (NaN where it is not told)."""
+    """MiB held now: by torch's allocator on a GPU, else the resident set of this process (NaN if unknown)."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device) / 2**20
     try:

@@ -1,4 +1,4 @@
-"""SIM in one file: both training stages in plain PyTorch, to copy into your own project.
+"""SIM (https://arxiv.org/abs/2003.08040) in one file: both training stages in plain PyTorch, to copy into your project.
 
 Stage 1 trains on labeled source images and pulls the features of unlabeled target images towards the source features of
 their class. Then the trained network labels the target images, with one confidence threshold per class. Stage 2 trains
@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -211,7 +212,9 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         iou = evaluate(model, validation, args)
         scores[f"stage {stage}"] = iou.mean
         per_class = ", ".join(
-            f"{name} {100 * value:.1f}" for name, value in zip(SPACE.names, iou.per_class.tolist(), strict=True)
+            f"{name} {100 * value:.1f}"
+            for name, value in zip(SPACE.names, iou.per_class.tolist(), strict=True)
+            if not math.isnan(value)  # neither in the ground truth nor predicted
         )
         print(f"stage {stage}: mIoU {100 * iou.mean:.1f} ({per_class})")
     return scores

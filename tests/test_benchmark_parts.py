@@ -29,7 +29,7 @@ def streets(seed: int, height: int, width: int) -> torch.Tensor:
     return blocks.repeat_interleave(4, 1).repeat_interleave(4, 2)
 
 
-def test_the_released_way_and_the_library_stay_together_over_several_steps() -> None:
+def test_the_reference_way_and_the_library_stay_together_over_several_steps() -> None:
     sim = si.StuffInstanceMatching(si.CITYSCAPES, 8, capacity=3, max_instances=2)
     released = ReleasedWay.with_banks_of(sim)
     matched = 0
@@ -55,7 +55,7 @@ def test_the_released_way_and_the_library_stay_together_over_several_steps() -> 
     assert matched >= 2
 
 
-def test_the_released_way_leaves_out_rows_that_are_not_finite() -> None:
+def test_the_reference_way_ignores_rows_that_are_not_finite() -> None:
     sim = si.StuffInstanceMatching(si.CITYSCAPES, 4, capacity=2)
     released = ReleasedWay.with_banks_of(sim)
     labels = torch.zeros(1, 6, 8, dtype=torch.int64)
@@ -70,7 +70,7 @@ def street_step(feature_dim: int = 16) -> tuple[si.StuffInstanceMatching, step.S
     return step.warm_matching(si.CITYSCAPES, feature_dim, CPU, capacity=5), inputs
 
 
-def test_a_step_that_differs_is_refused_before_it_is_timed() -> None:
+def test_a_step_that_differs_is_rejected_before_it_is_timed() -> None:
     sim, inputs = street_step()
     step.check_same_step(sim, ReleasedWay.with_banks_of(sim), inputs)
     released = ReleasedWay.with_banks_of(sim)

@@ -99,7 +99,7 @@ def test_a_second_run_replaces_its_part_alone(quick_run: Path, monkeypatch: pyte
 @pytest.mark.parametrize(
     ("words", "message"), [(["regions"], "parts must be of components"), (["--device", "tpu"], "must be cpu or cuda")]
 )
-def test_what_cannot_be_run_is_refused(words: list[str], message: str) -> None:
+def test_what_cannot_be_run_is_rejected(words: list[str], message: str) -> None:
     done = CliRunner().invoke(app, [*words, "--quick"])
     assert done.exit_code == 2
     assert message in done.output

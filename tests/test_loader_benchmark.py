@@ -20,9 +20,9 @@ def domains(tmp_path_factory: pytest.TempPathFactory) -> tuple[SegmentationDatas
     return loader.draw_domains(tmp_path_factory.mktemp("loader"), *SIZES)
 
 
-def test_images_have_the_sizes_that_are_told(domains: tuple[SegmentationDataset, SegmentationDataset]) -> None:
+def test_images_have_the_sizes_that_are_asked_for(domains: tuple[SegmentationDataset, SegmentationDataset]) -> None:
     for dataset, sizes in zip(domains, SIZES, strict=True):
-        assert len(dataset) == loader.PICTURES
+        assert len(dataset) == loader.IMAGES
         assert dataset[0].image.shape == (3, *sizes.wanted[::-1])
         assert loader.read_image(dataset.files[0].image)[0].shape == (*sizes.stored[::-1], 3)
     assert set(domains[0][0].labels.unique().tolist()) > {255}

@@ -51,7 +51,7 @@ class DamagedFileError(ValueError):
 
 @contextmanager
 def room_needed(path: Path) -> Iterator[None]:
-    """Where ``path`` cannot be written in the block, the error names it and says what to do.
+    """Errors of writing ``path`` in the block name it and say what to do.
 
     Raises:
         FullDiskError: If the disk is full.
@@ -92,7 +92,7 @@ def _no_room(error: BaseException | None) -> int | None:
 
 @contextmanager
 def written_beside(path: Path, *, durable: bool = False) -> Iterator[Path]:
-    """A path to write to; it becomes ``path`` when the block ends well and vanishes when it does not.
+    """A temporary path, which replaces ``path`` when the block succeeds and is removed when it fails.
 
     A process that is killed leaves ``path`` as it was. With ``durable`` so does a power cut, where the file system can
     sync a folder; that waits for the disk.
@@ -125,7 +125,7 @@ def _to_disk(path: Path, flags: int) -> None:
 
 
 def _folder_to_disk(folder: Path) -> None:
-    """Let the new name of a file outlast a power cut; the file itself is in place where this cannot be done."""
+    """Sync a folder to disk, so that a renamed file survives a power cut; skipped where folders cannot be synced."""
     try:
         _to_disk(folder, os.O_RDONLY)
     except OSError as error:

@@ -62,7 +62,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def restore_network(network: nn.Module, saved: dict[str, Any], path: Path) -> None:
-    """Put a checkpoint's weights into a network of the same architecture."""
+    """Load a checkpoint's weights into a network of the same architecture."""
     try:
         network.load_state_dict(saved["network"])
     except (RuntimeError, KeyError) as error:
@@ -75,7 +75,7 @@ def restore_network(network: nn.Module, saved: dict[str, Any], path: Path) -> No
 
 
 def digest_of_weights(network: Mapping[str, Tensor]) -> str:
-    """SHA-256 of a network's state alone: the same weights, the same digest, however long they took to train."""
+    """SHA-256 of a network's state dict: the same weights give the same digest."""
     digest = hashlib.sha256()
     for name in sorted(network):
         tensor = network[name].detach().cpu().contiguous()
@@ -157,7 +157,7 @@ class KeptCheckpoints:
 
 
 def _give_second_name(path: Path, name: Path) -> None:
-    """Let ``name`` keep the content of ``path``, which is about to be replaced."""
+    """Keep the content of ``path``, which is about to be replaced, as ``name``."""
     name.unlink(missing_ok=True)
     try:
         os.link(path, name)

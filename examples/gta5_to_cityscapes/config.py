@@ -29,7 +29,7 @@ SpaceName = Literal["cityscapes", "synthia16", "synthia13"]
 
 
 class Config(BaseModel):
-    """A group of settings that cannot change once made.
+    """A frozen group of settings.
 
     Their bounds are those of what they are given to, so that a wrong one is an error before anything is trained.
     """
@@ -38,14 +38,14 @@ class Config(BaseModel):
 
 
 class LayoutConfig(Config):
-    """How the two folders are laid out."""
+    """Folder layouts of the two data sets."""
 
     source: Layout = "gta5"
     target: Layout = "cityscapes"
 
 
 class ModelConfig(Config):
-    """Which network, and where it starts from.
+    """The segmentation network and its start weights.
 
     ``sync_bn``: batch normalization takes its means and variances over the images of all processes.
     """
@@ -154,7 +154,7 @@ class EvaluationConfig(Config):
 
 
 class RuntimeConfig(Config):
-    """What decides how a run is carried out but not what it computes; never compared between runs."""
+    """Settings that decide how a run is executed but not what it computes; never compared between runs."""
 
     num_workers: int = Field(default=4, ge=0, le=1024)
     accumulate_grad_batches: Count = 1  # parts that each process goes through a step's images in, to need less memory

@@ -10,7 +10,7 @@ def escape_unprintable() -> None:
     """Write what a stream's encoding lacks as a backslash escape, in place of an error once all the work is done.
 
     Where output is not UTF-8 (redirected on Windows: cp1252, cp932; a Latin-1 or C locale) these are dashes and arrows,
-    where it is, file names that are not. Streams that are set up to leave out or replace such text stay as they are.
+    where it is, file names that are not. Streams that are set up to ignore or replace such text stay as they are.
     """
     for stream in (sys.stdout, sys.stderr):
         if not isinstance(stream, io.TextIOWrapper):

@@ -195,7 +195,7 @@ class Share:
 
 
 def own_share(parts: int, batch: int) -> Share:
-    """The share of this process.
+    """This rank's share of a step.
 
     Args:
         parts: Number of parts that each process cuts its images of a step into.
@@ -242,8 +242,8 @@ class DistributedGradients:
     """Gradients of a step summed over ranks, by ``DistributedDataParallel``.
 
     DDP reduces gradients in the backward pass of its own forward, and leaves them alone in all others, where they add
-    up on each rank. A step calls backward several times, through several networks, so only the losses of its last one are
-    computed within DDP.
+    up on each rank. A step calls backward several times, through several networks, so only the losses of its last
+    call are computed within DDP.
 
     Attributes:
         factor: Multiplies every loss: DDP averages gradients over ranks, and a step needs their sum.

@@ -21,12 +21,14 @@ BLOCK_BYTES = WHOLE_BYTES // BLOCKS
 READERS = 8  # threads: opening a file on a network drive is waiting
 SETTLED_NS = 2 * 10**9  # FAT counts time in 2 s: what was written later than this before it was read may change unseen
 KINDS = {"images": "image", "labels": "label map", "transferred": "style-transferred image", "weights": "weights file"}
+FIRST_STAGE = "first_stage_weights"  # in an identity: the weights that labeled a second stage's target
+START_WEIGHTS = "start_weights"  # in an identity: the file that network.weights names
 
 Key = tuple[str, str, str]  # set, kind, name
 
 
 class FileDigest(NamedTuple):
-    """Of one file: where size and times are the same, the content is; else the content decides.
+    """Digest of one file, with its size and times: where these are unchanged the content is not read again.
 
     ``digest`` is None for a file that could not be decoded, which therefore may be replaced.
     """
@@ -53,7 +55,7 @@ class InputFiles:
 
     @cached_property
     def digests(self) -> dict[Key, FileDigest]:
-        """One look at every file; reads those that are not known as they are."""
+        """Digests of all files; only files that have changed since ``known`` are read."""
         files = list(self._paths())
         with ThreadPoolExecutor(READERS) as pool:
             found = pool.map(self._digest, files)
@@ -97,7 +99,7 @@ class InputFiles:
 
 
 def digest_of(key: Key, path: Path) -> str:
-    """Of every byte of a weights file; of a data set's many files as :func:`sampled_digest` does it."""
+    """Digest of every byte of a weights file, and a :func:`sampled_digest` of a data set's files."""
     return (whole_digest if key[1] == "weights" else sampled_digest)(path)
 
 
@@ -128,7 +130,7 @@ def whole_digest(path: Path) -> str:
 
 
 def changes(kept: Mapping[Key, FileDigest], now: InputFiles) -> list[str]:
-    """In which files two looks differ, one line for each set and kind with an example; empty where they do not.
+    """Files that differ between two looks: one line for each set and kind, with an example.
 
     A file that could not be decoded may be another now: nothing was learned from it.
     """

@@ -35,10 +35,10 @@ from .experiments.runner import threads_of_a_run
 from .methods.matching import MatchingConfig
 from .methods.pseudo_labels import PseudoLabelConfig
 from .methods.style_transfer import StyleTransferConfig
-from .metrics_log import time_of_a_step
+from .metrics_log import free_memory_bytes, time_of_a_step
 from .models import WeightsError
 from .recipes import Recipe
-from .run_dir import ExperimentRecord, RunFolderError, free_memory_bytes
+from .run_dir import ExperimentRecord, RunFolderError
 from .training.recipe_network import start_network
 from .training.timed_steps import TimedSteps, time_steps_apart
 
@@ -87,18 +87,21 @@ def check_plan(
     With 0 ``steps`` to time, time and memory are not checked; ``announce`` is called with the name of a run whose steps
     are about to be timed.
     """
-    recipes, findings = [job.recipe for job in jobs], Findings()
+
+    def timed_steps(job: Job) -> TimedSteps:
+        announce(job.name)
+        return time_steps_apart(job.recipe, folders, device, steps, threads_of_a_run(processes))
+
+    recipes, findings, measured = [job.recipe for job in jobs], Findings(), None
     check_data(findings, recipes, folders)
     check_style_transfer(findings, recipes, folders)
     check_weights(findings, recipes)
     check_folders(findings, jobs, folders, record, out)
     left = [job for job in jobs if Findings().attempt(job.name, job.run.result) is None]
-    measured = None
-    if left and steps:
-        if any(finding.kind == "missing" for finding in findings):
-            findings.add("note", "timed steps", "none, as long as something is missing")
-        else:
-            measured = measure(findings, left, folders, device, steps, processes, announce)
+    if left and steps and any(finding.kind == "missing" for finding in findings):
+        findings.add("note", "timed steps", "none, as long as something is missing")
+    elif left and steps:
+        measured = measure(findings, left, timed_steps)
     check_disk(findings, left, folders, out, measured)
     if measured is not None:
         findings += check_memory(measured, device, min(processes, len(left)))
@@ -111,7 +114,7 @@ class Inspection(NamedTuple):
 
     unreadable: list[UnreadableFile]  # by their headers
     misfits: list[str]  # images whose label map has another size
-    summary: DatasetSummary | None  # of a sample of the others; None where there are no others
+    summary: DatasetSummary | None  # of a sample of the others; None where all have a fault
 
 
 def inspect(dataset: SegmentationDataset, sample: int = 20) -> Inspection:
@@ -140,20 +143,17 @@ def check_data(findings: Findings, recipes: Sequence[Recipe], folders: Folders) 
             checked.add(what)
             if (dataset := findings.attempt(what, partial(opened, recipe, folders))) is None:
                 continue
-            count, published = len(dataset), PUBLISHED_IMAGES.get((layout, split))
-            if published in (None, count):
-                findings.add("ok", what, f"{count:,} images")
-            else:
-                findings.add("note", what, f"{count:,} images, {published:,} were published")
+            count, published = len(dataset), PUBLISHED_IMAGES.get((layout, split), len(dataset))
+            others = f", {published:,} were published" if published != count else ""
+            findings.add("note" if others else "ok", what, f"{count:,} images{others}")
             findings.attempt(what, partial(_check_files, findings, what, dataset))
 
 
 def _check_files(findings: Findings, what: str, dataset: SegmentationDataset) -> None:
     labeled, found = dataset.files[0].labels is not None, inspect(dataset)
     if found.misfits:
-        names = f"{', '.join(found.misfits[:NAMED])}{and_more(found.misfits, NAMED)}"
-        text = f"image and label map differ in size: {names}; replace one file of each pair"
-        findings.add("missing", what, text)
+        names = f"{', '.join(found.misfits[:NAMED])}{and_more(found.misfits, NAMED)}; replace one file of each pair"
+        findings.add("missing", what, f"image and label map differ in size: {names}")
     summary = found.summary
     if unreadable := [*found.unreadable, *(summary.unreadable if summary else [])]:
         files = f"{len(unreadable)} file{'s' * (len(unreadable) > 1)}"
@@ -176,25 +176,19 @@ def _check_files(findings: Findings, what: str, dataset: SegmentationDataset) ->
 
 def check_style_transfer(findings: Findings, recipes: Sequence[Recipe], folders: Folders) -> None:
     """The folder of transferred source images, where recipes take one."""
-    what, recipe = (
-        "style-transferred images",
-        next((each for each in recipes if each.config(StyleTransferConfig)), None),
-    )
-    transfer = recipe.config(StyleTransferConfig) if recipe else None
-    if recipe is None or transfer is None:
+    what, users = "style-transferred images", [each for each in recipes if each.config(StyleTransferConfig)]
+    transfer = users[0].config(StyleTransferConfig) if users else None
+    if transfer is None:
         return
     if transfer.in_step:
         text = f"{transfer.method}, within a step; the paper's were translated by a CycleGAN (--style-transfer FOLDER)"
         findings.add("note", what, text)
-        return
-    folder = findings.attempt(what, partial(transferred_folder, transfer))
-    if folder is None:
-        return
-    source = Findings().attempt(what, partial(open_labeled, recipe, folders))  # a missing source has its own line
-    if source is None:
-        findings.add("note", what, f"{folder}: not compared, since the source cannot be opened")
-    elif findings.attempt(what, partial(TransferredImages, source, folder)) is not None:
-        findings.add("ok", what, f"one for each of {len(source):,}")
+    elif (folder := findings.attempt(what, partial(transferred_folder, transfer))) is not None:
+        source = Findings().attempt(what, partial(open_labeled, users[0], folders))  # an error has its own line
+        if source is None:
+            findings.add("note", what, f"{folder}: not compared, since the source cannot be opened")
+        elif findings.attempt(what, partial(TransferredImages, source, folder)) is not None:
+            findings.add("ok", what, f"one for each of {len(source):,}")
 
 
 def check_weights(findings: Findings, recipes: Sequence[Recipe]) -> None:
@@ -204,8 +198,8 @@ def check_weights(findings: Findings, recipes: Sequence[Recipe]) -> None:
         if recipe.network.weights is None:
             findings.add("note", what, "random; the paper began with ImageNet's (--set network.weights=FILE)")
         elif (network := findings.attempt(what, partial(start_network, recipe, torch.device("cpu")))) is not None:
-            text = f"{network.weights_report}; pixels are normalized in the style of {network.style}"
-            findings.add("ok", what, text)
+            style = f"pixels are normalized in the style of {network.style}"
+            findings.add("ok", what, f"{network.weights_report}; {style}")
 
 
 def check_folders(
@@ -265,15 +259,7 @@ class Measured:
         return self.least.seconds_per_step + share * (self.most.seconds_per_step - self.least.seconds_per_step)
 
 
-def measure(
-    findings: Findings,
-    jobs: Sequence[Job],
-    folders: Folders,
-    device: torch.device,
-    steps: int,
-    processes: int,
-    announce: Callable[[str], None],
-) -> Measured | None:
+def measure(findings: Findings, jobs: Sequence[Job], timed_steps: Callable[[Job], TimedSteps]) -> Measured | None:
     """Time steps of the runs that are left; None, with a finding that says why, where that is not possible.
 
     A second stage needs labels that are not there yet and takes about as long as the first: it is not timed itself.
@@ -290,9 +276,8 @@ def measure(
     cheapest, costliest = timed[0], timed[-1]
     found: list[TimedSteps] = []
     for job in (costliest, cheapest) if cheapest.cost < costliest.cost else (costliest,):
-        announce(job.name)
         try:
-            found.append(time_steps_apart(job.recipe, folders, device, steps, threads_of_a_run(processes)))
+            found.append(timed_steps(job))
         except (BrokenProcessPool, MemoryError, torch.OutOfMemoryError) as error:
             text = f"{job.name}: no memory for a step ({error or type(error).__name__}); lower data.batch or sizes"
             findings.add("missing", "memory", text)

@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import platform
-import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -18,7 +17,17 @@ import torch
 from .atomic_io import DamagedFileError, read_json, remove_unfinished, write_json
 from .checkpoint import KeptCheckpoints
 from .distributed import world_size
-from .input_files import FileDigest, InputFiles, Key, changes, digest_of, read_digests, write_digests
+from .input_files import (
+    FIRST_STAGE,
+    START_WEIGHTS,
+    FileDigest,
+    InputFiles,
+    Key,
+    changes,
+    digest_of,
+    read_digests,
+    write_digests,
+)
 from .recipes import PAPER_EXPERIMENTS, PaperExperiment, Recipe, Variant
 
 PACKAGES = ("stuffinstance", "torch", "numpy", "kornia", "scikit-image", "pillow", "pydantic")
@@ -38,35 +47,6 @@ def environment(device: torch.device) -> dict[str, Any]:
     }
 
 
-def reset_peak_memory(device: torch.device) -> None:
-    """Reset a GPU's peak memory; that of a CPU process cannot be reset."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-
-
-def peak_memory_bytes(device: torch.device) -> int:
-    """Most memory held: on a GPU since :func:`reset_peak_memory`, else by this process since it began."""
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    try:
-        import resource
-    except ImportError:  # not on Windows
-        return 0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return int(peak if sys.platform == "darwin" else peak * 1024)
-
-
-def free_memory_bytes(device: torch.device) -> int | None:
-    """Memory that a run could still have: the GPU's, else the machine's; None where it is unknown."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    info = Path("/proc/meminfo")
-    for line in info.read_text(encoding="utf-8").splitlines() if info.is_file() else ():
-        if line.startswith("MemAvailable:"):
-            return 1024 * int(line.split()[1])
-    return None
-
-
 def _version(package: str) -> str:
     try:
         return version(package)
@@ -84,7 +64,7 @@ def _cpu() -> str:
 
 
 class Event(NamedTuple):
-    """``done`` of ``total`` units of the task named ``task``, with a remark.
+    """Progress of a task: ``done`` of ``total`` units, with a note.
 
     ``"stopping"`` comes immediately when a stop is requested, ``"stopped"`` when its state is saved.
     """
@@ -109,8 +89,6 @@ def silent(done: int, total: int) -> None:
 
 
 logger = logging.getLogger(__name__)
-FIRST_STEP = "first_step_weights"  # in data.json: the weights that labeled a second stage's target
-START_WEIGHTS = "start_weights"  # in data.json: the file that network.weights names
 # Settings that name files whose content is in data.json: where they lie does not matter.
 PLACES = {
     "network.weights": START_WEIGHTS,
@@ -125,7 +103,7 @@ class RunFolderError(ValueError):
 
 @dataclass(frozen=True)
 class Result:
-    """What ``result.json`` holds; the last checkpoint is the result."""
+    """Result of a run, the content of ``result.json``; the network is in the last checkpoint."""
 
     recipe: str
     seed: int
@@ -144,13 +122,13 @@ class Result:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Paths of one run."""
+    """Folder of one run, with the paths of its files."""
 
     path: Path
 
     @property
     def recipe_file(self) -> Path:
-        """What was asked for; a folder without it holds no run."""
+        """The recipe; a folder without it does not hold a run."""
         return self.path / "recipe.json"
 
     @property
@@ -189,7 +167,7 @@ class RunFolder:
         return self.path / "data_files.jsonl"
 
     def known_inputs(self) -> dict[Key, FileDigest]:
-        """What is known of the files that the run reads, from when it began or last went on."""
+        """Digests of the files that the run reads, from when it began or was last resumed."""
         return read_digests(self.inputs_file)
 
     def claim(self, recipe: Recipe, inputs: InputFiles) -> None:
@@ -217,7 +195,7 @@ class RunFolder:
             data = self._changed(kept, asked, inputs)
             settings = [each for each in settings if not _only_moved(each.partition(":")[0], kept, asked)]
         if settings or data:
-            files = any(FIRST_STEP not in each for each in data)
+            files = any(FIRST_STAGE not in each for each in data)
             keep = "To keep it, put the files back as they were; to train on what is there now, choose"
             raise RunFolderError(
                 f"run folder {self.path}: expected a run of the recipe that is asked for, it holds one that "
@@ -247,7 +225,7 @@ class RunFolder:
     def _changed(self, kept: Mapping[str, Any], asked: Mapping[str, Any], inputs: InputFiles) -> list[str]:
         """What differs between two identities, with examples where the files of the earlier one are known."""
         # Compared only where both sides know it: a run that has ended needs neither any more.
-        unknown = {name for name in (FIRST_STEP, START_WEIGHTS) if name not in kept or name not in asked}
+        unknown = {name for name in (FIRST_STAGE, START_WEIGHTS) if name not in kept or name not in asked}
         kept, asked = _without(kept, unknown), _without(asked, unknown)
         found = differences(kept, asked, "data.")
         if not found or not (known := self.known_inputs()):
@@ -257,7 +235,7 @@ class RunFolder:
         return [*(each for each in changes(known, inputs) if each.split(".")[1] not in unknown), *others]
 
     def note_unreadable(self, inputs: InputFiles, reason: str) -> None:
-        """Keep which file a run stopped at; where it was damaged from the start it may be replaced by a whole one."""
+        """Record which file could not be read; if it was damaged from the start, it may be replaced."""
         known = self.known_inputs()
         named = [(key, path) for key, path in inputs.named_in(reason) if key in known and path.is_file()]
         damaged = {key for key, path in named if digest_of(key, path) == known[key].digest}
@@ -268,7 +246,7 @@ class RunFolder:
             )
 
     def result(self) -> Result | None:
-        """What came out, when the run has ended."""
+        """The result; None before the run has ended."""
         file = self.path / "result.json"
         if not file.is_file():
             return None
@@ -282,7 +260,7 @@ class RunFolder:
             ) from error
 
     def write_result(self, result: Result) -> None:
-        """The last thing a run does."""
+        """Write ``result.json``, which ends the run."""
         write_json(self.path / "result.json", vars(result))
 
     def write_environment(self, device: torch.device) -> None:
@@ -320,7 +298,7 @@ FILE = "experiment.json"
 
 @dataclass(frozen=True)
 class ExperimentRecord:
-    """What was asked for; seeds may be added later, the rest stays."""
+    """Record of an experiment, the content of ``experiment.json``; only seeds may be added later."""
 
     name: str
     preset: str
@@ -387,7 +365,7 @@ def read_record(folder: Path) -> ExperimentRecord | None:
             target_list=str(content.get("target_list", "")),
         )
     except (KeyError, TypeError) as error:
-        raise DamagedFileError(f"{file}: expected name, preset, seeds and settings, got {', '.join(content)}.") from error
+        raise DamagedFileError(f"{file}: expected name, preset, seeds, settings; got {', '.join(content)}.") from error
     if record.name not in PAPER_EXPERIMENTS:
         raise DamagedFileError(
             f"{file}: expected one of {', '.join(PAPER_EXPERIMENTS)}, got {record.name!r}. Delete the file."

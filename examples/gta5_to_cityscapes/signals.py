@@ -27,7 +27,7 @@ def ignores_sigint() -> bool:
 
 
 class StopRequest:
-    """While active, the first SIGINT or SIGTERM only sets ``asked``; a later second one interrupts immediately.
+    """Context in which the first SIGINT or SIGTERM only sets ``asked``; a later second one interrupts immediately.
 
     A terminal and a parent process may both pass on one Ctrl-C, so signals close together count as one. A process that
     was started with SIGINT ignored, as a shell without job control starts those in the background, keeps ignoring it:

@@ -220,7 +220,7 @@ def png(width: int, height: int, *, color: int = 2, more: bytes = b"") -> bytes:
     return b"\x89PNG\r\n\x1a\n" + header + text + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
 
 
-HOSTILE_PICTURES = {
+HOSTILE_IMAGES = {
     "far too large": png(100_000, 100_000),
     "too large": png(10_000, 10_000),
     "gray, too large": png(10_000, 10_000, color=0),
@@ -231,13 +231,13 @@ HOSTILE_PICTURES = {
 }
 
 
-@pytest.mark.parametrize("what", HOSTILE_PICTURES)
+@pytest.mark.parametrize("what", HOSTILE_IMAGES)
 def test_images_are_bounded_before_they_are_decoded(tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def decoded(*args: object) -> None:
         raise AssertionError("pixels were asked for")
 
     file = tmp_path / "00001.png"
-    file.write_bytes(HOSTILE_PICTURES[what])
+    file.write_bytes(HOSTILE_IMAGES[what])
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", decoded)
     monkeypatch.setattr("cv2.imdecode", decoded)
     for read in (read_image, read_id_map, read_first_channel, image_size):
@@ -256,12 +256,12 @@ def test_every_folder_of_images_is_read_with_the_bound(tmp_path: Path, what: str
         "cityscapes": "leftImg8bit/train/a/1_leftImg8bit.png",
     }
     for layout, name in names.items():
-        (tmp_path / name).write_bytes(HOSTILE_PICTURES[what])
+        (tmp_path / name).write_bytes(HOSTILE_IMAGES[what])
         with pytest.raises(DatasetError, match="expected"):
             open_dataset(layout, tmp_path, labels=False)[0]  # type: ignore[arg-type]
     (tmp_path / "images" / "00001.png").write_bytes(_small_image())
-    (tmp_path / "transferred" / "00001.png").write_bytes(HOSTILE_PICTURES[what])
-    (tmp_path / "labeled" / "00001.png").write_bytes(HOSTILE_PICTURES[what])
+    (tmp_path / "transferred" / "00001.png").write_bytes(HOSTILE_IMAGES[what])
+    (tmp_path / "labeled" / "00001.png").write_bytes(HOSTILE_IMAGES[what])
     dataset = open_dataset("gta5", tmp_path, labels=False)
     assert dataset[0].image.shape == (3, 8, 8)
     for others in (TransferredImages(dataset, tmp_path / "transferred"), PseudoLabeled(dataset, tmp_path / "labeled")):
@@ -305,7 +305,7 @@ def npy(array: np.ndarray, shape: tuple[int, ...] | None = None, **options: bool
     return buffer.getvalue()
 
 
-def test_previews_of_others_are_bounded_and_damaged_ones_left_out(
+def test_previews_of_others_are_bounded_and_damaged_ones_skipped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "sim" / "seed0" / "previews"

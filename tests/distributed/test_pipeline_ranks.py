@@ -382,7 +382,7 @@ def lose_a_rank(rank: int, folders: Folders, out: Path, how: str) -> str:
 
 
 @pytest.mark.parametrize("how", ["dies", "cannot read"])
-def test_a_rank_that_is_lost_stops_the_others_with_a_word(how: str, streets: Folders, tmp_path: Path) -> None:
+def test_a_rank_that_is_lost_stops_the_others_with_a_message(how: str, streets: Folders, tmp_path: Path) -> None:
     store = tmp_path / "store"
     store.mkdir()
     with pytest.raises(ProcessExitedException):

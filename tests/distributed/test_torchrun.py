@@ -76,7 +76,7 @@ def test_two_processes_train_one_run_and_speak_once(folders: list[str], tmp_path
     assert [line["step"] for line in lines if line["kind"] == "train"] == [2, 4, 6, 8, 10, 12]
 
 
-def test_too_few_images_for_all_are_refused_once(folders: list[str], tmp_path: Path) -> None:
+def test_too_few_images_for_all_are_rejected_once(folders: list[str], tmp_path: Path) -> None:
     done = torchrun("train", "source", *folders, "--set", "data.batch=1")
     assert done.returncode == 1
     assert done.stderr.count("expected at least 2 (processes: 2, runtime.accumulate_grad_batches: 1), got 1") == 1

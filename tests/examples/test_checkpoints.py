@@ -87,18 +87,18 @@ def test_a_signal_saves_and_says_how_to_go_on(streets: Folders, tmp_path: Path, 
     recipe = compose_recipe("source", "smoke", overrides=quiet)
     run = RunFolder(tmp_path / "run")
 
-    told: list[str] = []
+    notes: list[str] = []
 
     def interrupt(event: Event) -> None:
         if event.kind == "stopping":
-            told.append(event.note)
+            notes.append(event.note)
         elif event.done == 4:
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(Stopped, match="same command again"):
         train(recipe, run, open_training_data(recipe, streets), device=CPU, watch=interrupt)
     assert 4 <= load_checkpoint(run.checkpoint)["step"] < 12
-    assert told == ["stopping: this step is ended and saved first. Ctrl-C again after 2 seconds ends without saving."]
+    assert notes == ["stopping: this step is ended and saved first. Ctrl-C again after 2 seconds ends without saving."]
     assert train(recipe, run, open_training_data(recipe, streets), device=CPU).step == 12
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
@@ -194,7 +194,7 @@ def test_a_stream_goes_on_where_it_stood(streets: Folders, quiet: list[str]) -> 
 
 
 @pytest.mark.parametrize("content", [{}, {"recipe": {"name": "aa"}, "step": 1}, {"recipe": 3}])
-def test_a_checkpoint_without_its_recipe_is_refused(tmp_path: Path, content: dict[str, object]) -> None:
+def test_a_checkpoint_without_its_recipe_is_rejected(tmp_path: Path, content: dict[str, object]) -> None:
     save_checkpoint(tmp_path / "last.pt", content)
     with pytest.raises(CheckpointError, match="expected the recipe of its run and a step in it"):
         trained_network(tmp_path / "last.pt", CPU)

@@ -68,7 +68,7 @@ def settings(quiet: list[str], steps: int = 2) -> list[str]:
     return [word for item in (*quiet, f"schedule.max_steps={steps}") for word in ("--set", item)]
 
 
-def test_the_folder_of_several_runs_is_told_from_one(  # type: ignore[no-untyped-def]
+def test_the_folder_of_several_runs_is_not_that_of_one(  # type: ignore[no-untyped-def]
     run, streets: Folders, quiet: list[str], tmp_path: Path
 ) -> None:
     for name in ("source", "aa"):
@@ -113,10 +113,10 @@ def test_check_names_pairs_that_do_not_fit(
     with pytest.raises(SystemExit) as left:
         main()
     assert left.value.code == 1
-    told = capsys.readouterr()
-    assert "source: image and label map differ in size: 00002\n" in told.out
-    assert "source: 6 images (96x48), 5 of them read" in told.out
-    assert "image's size, 1 is not" in told.err
+    captured = capsys.readouterr()
+    assert "source: image and label map differ in size: 00002\n" in captured.out
+    assert "source: 6 images (96x48), 5 of them read" in captured.out
+    assert "image's size, 1 is not" in captured.err
 
 
 def test_check_names_every_file_that_cannot_be_read_and_goes_on(
@@ -136,8 +136,8 @@ def test_check_names_every_file_that_cannot_be_read_and_goes_on(
     with pytest.raises(SystemExit) as left:
         main()
     assert left.value.code == 1
-    told = capsys.readouterr()
-    shown = told.out.splitlines()
+    captured = capsys.readouterr()
+    shown = captured.out.splitlines()
     assert f"  {unlabeled}: expected" in shown[shown.index("target, training: 1 cannot be read:") + 1]
     first = shown.index("source: 13 cannot be read:")
     named = [source / "images" / "00007.png", *(source / "labels" / f"{i:05}.png" for i in range(7, 16))]
@@ -148,7 +148,7 @@ def test_check_names_every_file_that_cannot_be_read_and_goes_on(
     assert shown[decoded + 1].startswith(f"  {torn}: expected a complete image")
     assert "source: 18 images (96x48), 5 of them read:" in shown
     assert "target, validation: 3 images (96x48), 3 of them read:" in shown
-    assert "image's size, 15 are not; training stops at the first" in told.err
+    assert "image's size, 15 are not; training stops at the first" in captured.err
 
 
 def test_check_of_a_folder_without_one_readable_label_still_looks_at_the_other(
@@ -161,12 +161,12 @@ def test_check_of_a_folder_without_one_readable_label_still_looks_at_the_other(
     monkeypatch.setattr("sys.argv", ["x", "check", "--source", str(source), "--target", str(streets.target)])
     with pytest.raises(SystemExit):
         main()
-    told = capsys.readouterr()
-    assert "source: 6 cannot be read:" in told.out
-    assert "00001.png: expected label ids as an 8-bit gray or palette PNG" in told.out
-    assert "0 of them read" not in told.out
-    assert "target, validation: 3 images (96x48), 3 of them read:" in told.out
-    assert "image's size, 6 are not" in told.err
+    captured = capsys.readouterr()
+    assert "source: 6 cannot be read:" in captured.out
+    assert "00001.png: expected label ids as an 8-bit gray or palette PNG" in captured.out
+    assert "0 of them read" not in captured.out
+    assert "target, validation: 3 images (96x48), 3 of them read:" in captured.out
+    assert "image's size, 6 are not" in captured.err
 
 
 def test_images_in_another_layout_can_be_labeled(run, streets: Folders, quiet: list[str], tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
@@ -228,11 +228,11 @@ def test_one_failure_spares_the_rest(streets: Folders, quiet: list[str], tmp_pat
         run_experiment([*bad, *good], streets, CPU, events.append, processes=count)
     assert good[0].run.result() is not None
     assert [event.kind for event in events if event.task == "source seed 0"][-1] == "finished"
-    told = bad[0].run.path / "error.txt"
-    assert "Traceback" in told.read_text()
+    captured = bad[0].run.path / "error.txt"
+    assert "Traceback" in captured.read_text()
     (again,) = plan(["aa"], [1], "smoke", tmp_path, overrides=few)
     again.run.path.mkdir(parents=True)
-    told.rename(again.run.path / "error.txt")  # of a try before
+    captured.rename(again.run.path / "error.txt")  # of a try before
     run_experiment([again], streets, CPU, unwatched)
     assert not (again.run.path / "error.txt").exists()
 
@@ -258,7 +258,7 @@ def test_ablation_writes_a_report(run, streets: Folders, quiet: list[str], tmp_p
         (["ablation", "--jobs", "0"], "--jobs"),
     ],
 )
-def test_options_without_an_effect_are_refused(  # type: ignore[no-untyped-def]
+def test_options_without_an_effect_are_rejected(  # type: ignore[no-untyped-def]
     run, words: list[str], said: str, streets: Folders, tmp_path: Path
 ) -> None:
     shown = run(*words, *data(streets), "--preset", "smoke", "--out", str(tmp_path), code=2)
@@ -292,7 +292,7 @@ def test_demo_draws_runs_and_reports(run, tmp_path: Path, monkeypatch: pytest.Mo
         (["evaluate", "nowhere.pt"], "checkpoint nowhere.pt: expected a file written by `train`"),
     ],
 )
-def test_mistakes_are_told_without_a_traceback(
+def test_mistakes_are_reported_without_a_traceback(
     words: list[str],
     said: str,
     streets: Folders,
@@ -312,7 +312,7 @@ def test_mistakes_are_told_without_a_traceback(
     assert said in capsys.readouterr().err
 
 
-def test_stopping_is_no_error(streets: Folders, elsewhere: Path, monkeypatch: pytest.MonkeyPatch,
+def test_stopping_is_not_an_error(streets: Folders, elsewhere: Path, monkeypatch: pytest.MonkeyPatch,
                               capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
     def stop(*args: object, **kwargs: object) -> None:
         raise Stopped("Give the same command again.")
@@ -325,7 +325,7 @@ def test_stopping_is_no_error(streets: Folders, elsewhere: Path, monkeypatch: py
     assert "same command again" in capsys.readouterr().err
 
 
-def test_display_weighs_runs_by_their_work_and_tells_the_time_left(tmp_path: Path) -> None:
+def test_display_weighs_runs_by_their_work_and_shows_the_time_left(tmp_path: Path) -> None:
     with (tmp_path / "shown.txt").open("w") as file:
         display = ProgressDisplay({"short": 1.0, "long": 3.0}, overall="all", console=Console(file=file, width=200))
         with display:
@@ -356,7 +356,7 @@ def test_display_on_a_terminal_does_not_take_earlier_work_for_this_calls(tmp_pat
     assert whole.fields["left"] >= "0:00:08"
 
 
-def test_display_of_runs_that_go_on_tells_no_time_left_before_one_has_gone_further(tmp_path: Path) -> None:
+def test_display_of_runs_that_go_on_shows_no_time_left_before_one_has_gone_further(tmp_path: Path) -> None:
     costs = {"a": 1.0, "b": 2.2, "c": 0.3}  # the shares of these do not add up to the last digit
     shown = (tmp_path / "shown.txt").open("w")
     with shown, ProgressDisplay(costs, overall="all", console=Console(file=shown, width=200)) as display:
@@ -366,7 +366,7 @@ def test_display_of_runs_that_go_on_tells_no_time_left_before_one_has_gone_furth
     assert ["-:--:-- left" in line for line in lines] == [True, True]
 
 
-def test_another_city_in_the_folder_is_told_in_a_line(
+def test_another_city_in_the_folder_is_reported_in_a_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     generate_city(tmp_path / "city", source_images=0, target_train=0, target_val=0, seed=3)

@@ -261,7 +261,7 @@ def test_size_mismatch_names_both_sizes(tmp_path: Path) -> None:
     assert mismatched_pairs(dataset) == ["00001"]
 
 
-def test_color_labels_are_refused(tmp_path: Path) -> None:
+def test_color_labels_are_rejected(tmp_path: Path) -> None:
     save_image(tmp_path / "images/a.png")
     save_image(tmp_path / "labels/a.png")
     with pytest.raises(DatasetError, match=r"labels/a\.png: expected label ids .*mode 'RGB'"):

@@ -112,7 +112,7 @@ def test_labels_keep_their_size_while_images_are_shown_smaller(tmp_path: Path) -
     network = Painted()
     network.train()
     maps = Listed([(prediction, prediction)] * 3)
-    told: list[tuple[int, int]] = []
+    captured: list[tuple[int, int]] = []
     scores = evaluate(
         [network],
         [maps],
@@ -122,12 +122,12 @@ def test_labels_keep_their_size_while_images_are_shown_smaller(tmp_path: Path) -
         image_size=(4, 8),
         previews=tmp_path / "previews",
         preview_count=2,
-        tick=lambda done, total: told.append((done, total)),
+        tick=lambda done, total: captured.append((done, total)),
     )
     assert network.training
     assert network.sizes == [(1, 3, 4, 8)] * 3
     assert scores.miou > 0.8  # one column may fall on either side
-    assert told == [(1, 3), (2, 3), (3, 3)]
+    assert captured == [(1, 3), (2, 3), (3, 3)]
     assert sorted(path.name for path in (tmp_path / "previews").iterdir()) == ["0.npz", "1.npz"]
     with np.load(tmp_path / "previews" / "1.npz") as preview:
         assert preview["image"].shape == (8, 16, 3)
@@ -298,12 +298,12 @@ def test_a_result_of_an_earlier_version_stays_readable(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("setting", ["scales=[]", "scales=[0]", "scales=[-1]", "scales=half", "flip=twice"])
-def test_views_that_cannot_be_are_refused(setting: str) -> None:
+def test_views_that_cannot_be_are_rejected(setting: str) -> None:
     with pytest.raises(RecipeError, match=r"evaluation\." + setting.split("=")[0]):
         compose_recipe("source", "smoke", overrides=[f"evaluation.{setting}"])
 
 
-def test_factors_are_read_or_refused() -> None:
+def test_factors_are_read_or_rejected() -> None:
     assert factors("0.75, 1,1.25", (48, 96)) == (0.75, 1.0, 1.25)
     for text in ("", "1;2", "0,1", "-1", "inf", "nan"):
         with pytest.raises(typer.BadParameter, match="--scales expects numbers"):

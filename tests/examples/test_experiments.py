@@ -72,7 +72,7 @@ def test_elsewhere_a_sweep_runs_the_same_multiples_of_the_setting() -> None:
 
 
 @pytest.mark.parametrize(("name", "setting"), [("table4", "matching.capacity=1"), ("table3", "matching.weight=0")])
-def test_values_that_fall_together_are_refused(name: str, setting: str) -> None:
+def test_values_that_fall_together_are_rejected(name: str, setting: str) -> None:
     with pytest.raises(RecipeError, match=f"{name} varies matching"):
         plan_paper_experiment(record_of(name, "smoke", setting), Path("exp"))
 
@@ -101,7 +101,7 @@ def test_a_curve_is_tested_as_often_as_the_papers() -> None:
     assert every("small", "schedule.evaluate_every=7") == {7}
 
 
-def test_events_tell_the_runs_of_a_sweep_apart(streets: Folders, quiet: list[str], tmp_path: Path) -> None:
+def test_events_name_the_runs_of_a_sweep(streets: Folders, quiet: list[str], tmp_path: Path) -> None:
     record = record_of("table3", "smoke", *quiet, "schedule.max_steps=1")
     job = plan_paper_experiment(record, tmp_path)[1]
     events: list[Event] = []
@@ -122,7 +122,7 @@ def test_a_folder_is_one_experiments(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ['{"name": "table3"}', '{"name": "x", "preset": "s", "seeds": [], "settings": []}'])
-def test_a_damaged_record_is_told(tmp_path: Path, content: str) -> None:
+def test_a_damaged_record_is_reported(tmp_path: Path, content: str) -> None:
     (tmp_path / "experiment.json").write_text(content)
     with pytest.raises(DamagedFileError, match=r"experiment\.json: expected"):
         read_record(tmp_path)
@@ -150,7 +150,7 @@ def test_a_sweeps_page_sets_our_numbers_beside_the_papers(tmp_path: Path) -> Non
     assert "| 80 | 200 | 24.0 | +1.0 | 1 of 2 | 46.1 | −0.1 |" in text
     assert "| 640 | 1600 | no finished run | – | 0 of 2 | 45.0 | −1.2 |" in text
     assert "w = 80: seed 1 at step 50; w = 320: seeds 0, 1 not begun" in text
-    assert "multiples of matching.capacity in this size" in text
+    assert "multiples of matching.capacity in this preset" in text
     assert "compare the direction" in text
     assert text.startswith("# Table 4: How many rows of a class should its bank hold?")
     assert "In the paper: GTA5 → Cityscapes. Here: the generated city in the same layouts." in text
@@ -173,7 +173,7 @@ def test_a_ladders_page_compares_with_the_row_above(tmp_path: Path) -> None:
     assert "--source SYNTHIA" in text
 
 
-def test_a_curves_page_tells_what_was_lost_after_the_highest_point(tmp_path: Path) -> None:
+def test_a_curves_page_shows_what_was_lost_after_the_highest_point(tmp_path: Path) -> None:
     for seed in (0, 1):
         make_run(tmp_path, "aa+sim", seed, 30.0)
         folder = make_run(tmp_path, "aa", seed, 30.0)
@@ -310,7 +310,7 @@ def no_weights(copy: Folders, out: Path) -> None:
         (another_experiment, None, "experiment folder", "the folder holds figure2"),
     ],
 )
-def test_each_thing_that_is_missing_is_told(
+def test_each_thing_that_is_missing_is_reported(
     streets: Folders,
     tmp_path: Path,
     spoil: Callable[[Folders, Path], None] | None,
@@ -372,7 +372,7 @@ def test_a_gpu_has_memory_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     assert gpu.text == f"30.0 GiB a run ({job.name}), 2 at a time: 60.0 GiB; free 40.0 GiB"
 
 
-def test_a_step_that_fails_is_told_before_the_run(
+def test_a_step_that_fails_is_reported_before_the_run(
     streets: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*args: object) -> TimedSteps:
@@ -461,7 +461,7 @@ def test_lists_choose_the_images_of_an_experiment(streets: Folders, tmp_path: Pa
     assert shown.output.count(" 2 images, ") == 2, shown.output
 
 
-def test_a_refused_command_leaves_the_record_as_it_was(
+def test_a_rejected_command_leaves_the_record_as_it_was(
     streets: Folders, quiet: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "exp"
@@ -497,19 +497,19 @@ def test_lists_stand_in_the_command_of_the_page(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", PAPER_EXPERIMENTS)
-def test_an_unknown_size_is_refused_with_those_there_are(name: str) -> None:
-    with pytest.raises(RecipeError, match=r"size must be one of full, full-vgg16, small, smoke, got 'tiny'"):
+def test_an_unknown_size_is_rejected_with_those_there_are(name: str) -> None:
+    with pytest.raises(RecipeError, match=r"preset must be one of full, full-vgg16, small, smoke, got 'tiny'"):
         plan_paper_experiment(record_of(name, "tiny"), Path("out"))
 
 
-def test_an_unknown_experiment_is_refused_with_those_there_are(tmp_path: Path) -> None:
+def test_an_unknown_experiment_is_rejected_with_those_there_are(tmp_path: Path) -> None:
     shown = CliRunner().invoke(app, ["experiment", "table7", "--generate", "--out", str(tmp_path / "exp")])
     assert shown.exit_code == 2
     assert "table2, table3, table4, table6, figure2" in " ".join(shown.output.replace("│", " ").split())
     assert not (tmp_path / "exp").exists()
 
 
-def test_transferred_images_without_a_use_are_refused(streets: Folders, tmp_path: Path) -> None:
+def test_transferred_images_without_a_use_are_rejected(streets: Folders, tmp_path: Path) -> None:
     words = asked("figure2", streets)
     shown = CliRunner().invoke(app, [*words, "--style-transfer", "lab", "--out", str(tmp_path / "exp")])
     assert shown.exit_code == 2

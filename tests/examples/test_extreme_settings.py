@@ -1,4 +1,4 @@
-"""Every setting at its extremes: accepted, or refused in one line that names it; never an error of another layer."""
+"""Every setting at its extremes: accepted, or rejected in one line that names it; never an error of another layer."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from examples.gta5_to_cityscapes.recipes.recipe import Preset
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("one_thread")
 RECIPES = {
-    "restyle": "it",
-    "restyle_target": "tt",
+    "style_transfer": "it",
+    "target_style_transfer": "tt",
     "adversarial": "asn",
     "pseudo_labels": "ssl",
     "entropy": "minent",
@@ -65,11 +65,11 @@ def values_for(value: Any) -> Sequence[str]:
     return SEVERAL if isinstance(value, tuple) else WORDS
 
 
-def settings_of(size: Size) -> dict[str, Sequence[str]]:
+def settings_of(preset: Preset) -> dict[str, Sequence[str]]:
     """Values to try by setting, as ``--set`` names it."""
     found: dict[str, Sequence[str]] = {"augmentation.crop": SEVERAL}
-    for name in type(size).model_fields:
-        group = getattr(size, name)
+    shared = {name: getattr(preset, name) for name in type(preset).model_fields if name != "methods"}
+    for name, group in {**shared, **preset.methods}.items():
         if not isinstance(group, BaseModel):
             found[name] = values_for(group)
             continue
@@ -81,15 +81,15 @@ def settings_of(size: Size) -> dict[str, Sequence[str]]:
     return found | {f"network.options.{name}": values for name, values in OPTIONS.items()}
 
 
-SETTINGS = settings_of(SIZES["smoke"])
+SETTINGS = settings_of(preset_named("smoke"))
 
 
 def planned(recipe: str, *overrides: str) -> None:
     plan([recipe], [0], "smoke", Path("nowhere"), overrides=overrides)
 
 
-def refusal(setting: str, value: str) -> str | None:
-    """Why a value is refused in a recipe that uses the setting; None where it is taken."""
+def rejection(setting: str, value: str) -> str | None:
+    """Why a value is rejected in a recipe that uses the setting; None where it is taken."""
     recipe = RECIPES.get(setting.partition(".")[0], "aa+sim")
     try:
         planned(recipe, f"{setting}={value}")
@@ -100,22 +100,22 @@ def refusal(setting: str, value: str) -> str | None:
 
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_an_extreme_value_is_taken_or_named(setting: str) -> None:
-    said = [text for value in SETTINGS[setting] if (text := refusal(setting, value))]
+    said = [text for value in SETTINGS[setting] if (text := rejection(setting, value))]
     name = setting.rpartition(".")[2]
     assert [text for text in said if name not in text or "\n" in text] == []
     assert said or SETTINGS[setting] is WORDS  # a name of a file or folder, which is looked at when it is opened
 
 
-def test_several_at_a_time_are_taken_or_refused() -> None:
-    rng, outcomes = random.Random(0), {"taken": 0, "refused": 0}
-    taken = {name: [each for each in values if refusal(name, each) is None] for name, values in SETTINGS.items()}
+def test_several_at_a_time_are_taken_or_rejected() -> None:
+    rng, outcomes = random.Random(0), {"taken": 0, "rejected": 0}
+    taken = {name: [each for each in values if rejection(name, each) is None] for name, values in SETTINGS.items()}
     depend = (
-        "images.",
+        "data.",
         "augmentation.",
         "adversarial.",
         "evaluation.",
         "network.options.",
-        "running.",
+        "runtime.",
     )  # on each other
     names = [name for name, values in taken.items() if values and name.startswith(depend)]
     recipes = ("source", "target-only", "aa+it+sim+ssl", "asn", "fada", "mix", "mask+tt", "cag", "it+sym")
@@ -125,7 +125,7 @@ def test_several_at_a_time_are_taken_or_refused() -> None:
             planned(rng.choice(recipes), *overrides)
             outcomes["taken"] += 1
         except RecipeError:
-            outcomes["refused"] += 1
+            outcomes["rejected"] += 1
     assert min(outcomes.values()) > 5
 
 
@@ -135,14 +135,14 @@ def test_several_at_a_time_are_taken_or_refused() -> None:
         (
             "source",
             ["data.batch=1", "data.source_size=[8,8]", "data.target_size=[8,8]", "augmentation.blur=0"],
-            r"network small cannot take 1 of \[8, 8\] .*images\.source_size.*images\.batch: Expected more than 1",
+            r"network small cannot take 1 of \[8, 8\] .*data\.source_size.*data\.batch: Expected more than 1",
         ),
         (
             "aa",
             ["data.source_size=[24,48]"],
             r"adversarial: .*at least 32 pixels .* got \[24, 48\] .*source_size",
         ),
-        ("aa", ["data.target_size=[24,48]"], r"adversarial: .*got \[24, 48\] .*images\.target_size"),
+        ("aa", ["data.target_size=[24,48]"], r"adversarial: .*got \[24, 48\] .*data\.target_size"),
         ("aa", ["adversarial.scale=0.5"], r"got \[24, 48\] .*adversarial\.scale \(0\.5\)"),
         ("source", ["data.source_size=[100000,100000]"], r"source_size: must be at most 67108864 pixels"),
         (
@@ -155,8 +155,8 @@ def test_several_at_a_time_are_taken_or_refused() -> None:
             ["evaluation.scales=[1,1e5]"],
             r"evaluation\.scales must leave .*\[48, 96\] .*got 100000;",
         ),
-        ("source", ["augmentation.scale=[0.9,0.1]"], r"augmentation\.area: must be \(lowest, highest\)"),
-        ("source", ["augmentation.scale=[0,1]"], r"augmentation\.area\.0: .*greater than 0"),
+        ("source", ["augmentation.scale=[0.9,0.1]"], r"augmentation\.scale: must be \(lowest, highest\)"),
+        ("source", ["augmentation.scale=[0,1]"], r"augmentation\.scale\.0: .*greater than 0"),
         (
             "source",
             ["optimizer.kind=sgd", "optimizer.nesterov=true", "optimizer.momentum=0"],
@@ -191,7 +191,7 @@ def test_settings_that_do_not_fit_are_named(recipe: str, overrides: list[str], s
     ],
     ids=lambda item: item[:30],
 )
-def test_what_is_not_a_setting_is_refused(item: str) -> None:
+def test_what_is_not_a_setting_is_rejected(item: str) -> None:
     with pytest.raises(RecipeError, match=r"--set"):
         planned("source", item)
 
@@ -249,7 +249,7 @@ def test_start_weights_of_another_kind_leave_no_run_behind(
 @pytest.mark.parametrize(
     "name", ["gpu", "meta", "mps", "cpu:0", "cuda:-1", "cuda:9999", "CUDA", "", "cuda:0:1", "cpu "]
 )
-def test_devices_are_named_or_refused(name: str) -> None:
+def test_devices_are_named_or_rejected(name: str) -> None:
     with pytest.raises(ValueError, match=r"expected (auto, cpu, cuda or one GPU|one of the \d+ GPUs)|no CUDA device"):
         local_device(name)
 

@@ -28,7 +28,7 @@ from examples.generated_city.buildings import Building  # noqa: E402
 from examples.generated_city.camera import Camera  # noqa: E402
 from examples.generated_city.canvas import Canvas  # noqa: E402
 from examples.generated_city.gap import separability  # noqa: E402
-from examples.generated_city.label_ids import BICYCLE, CAR, COLORS, PERSON, SYNTHIA_IDS, TRAINING_IDS, VOID_IDS
+from examples.generated_city.label_ids import BICYCLE, CAR, COLORS, PERSON, SYNTHIA_IDS, TRAINING_IDS, VOID_IDS  # noqa: E402
 from examples.generated_city.lighting import sample_light  # noqa: E402
 from examples.generated_city.painter import Painter  # noqa: E402
 from examples.generated_city.people import Person  # noqa: E402
@@ -176,7 +176,7 @@ def test_a_second_run_adds_what_is_missing_and_nothing_else(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("change", [{"seed": 9}, {"size": (96, 48)}])
-def test_other_settings_are_refused_in_the_same_folder(tmp_path: Path, change: dict[str, object]) -> None:
+def test_other_settings_are_rejected_in_the_same_folder(tmp_path: Path, change: dict[str, object]) -> None:
     small_city(tmp_path / "city", source_images=1, target_train=0, target_val=0)
     before = digests(tmp_path / "city")
     with pytest.raises(FileExistsError, match="holds a city made with"):
@@ -184,7 +184,7 @@ def test_other_settings_are_refused_in_the_same_folder(tmp_path: Path, change: d
     assert digests(tmp_path / "city") == before
 
 
-def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(FileExistsError, match="not a generated city"):
         small_city(tmp_path)
@@ -310,7 +310,7 @@ def test_matching_channel_statistics_does_not_close_the_gap(images: dict[str, Im
     assert accuracy["local statistics, channels matched"] > 0.9, accuracy
 
 
-def test_the_separability_measure_sees_no_gap_where_there_is_none(images: dict[str, Images]) -> None:
+def test_the_separability_measure_sees_no_gap_without_a_gap(images: dict[str, Images]) -> None:
     same = [image for image, _ in images["game"]]
     assert separability(same[::2], same[1::2])["local statistics, as rendered"] < 0.85
 

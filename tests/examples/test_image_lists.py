@@ -54,7 +54,7 @@ def test_cityscapes_lists_may_start_at_any_folder(streets: Folders, tmp_path: Pa
     assert listed(streets, written(tmp_path / "list.txt", line), "cityscapes").names == [TARGET(2)]
 
 
-def test_what_is_left_out_needs_no_label_map(streets: Folders, tmp_path: Path) -> None:
+def test_an_image_off_the_list_needs_no_label_map(streets: Folders, tmp_path: Path) -> None:
     for folder in ("images", "labels"):
         (tmp_path / "gta5" / folder).mkdir(parents=True)
         for name in ("00001", "00002"):
@@ -81,14 +81,14 @@ def test_what_is_left_out_needs_no_label_map(streets: Folders, tmp_path: Path) -
         ("images/00001.png\tlabels/00001.png", "holds a control character"),
     ],
 )
-def test_lines_that_lead_out_of_the_folder_are_refused(
+def test_lines_that_lead_out_of_the_folder_are_rejected(
     streets: Folders, tmp_path: Path, line: str, reason: str
 ) -> None:
     file = written(tmp_path / "list.txt", "00001", "", line)
-    with pytest.raises(DatasetError) as told:
+    with pytest.raises(DatasetError) as captured:
         listed(streets, file)
-    assert f"{file}, line 3, {line!r}: expected a path relative to {streets.source}" in str(told.value)
-    assert reason in str(told.value)
+    assert f"{file}, line 3, {line!r}: expected a path relative to {streets.source}" in str(captured.value)
+    assert reason in str(captured.value)
 
 
 def test_absent_images_are_counted_and_the_first_is_named(streets: Folders, tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_absent_images_are_counted_and_the_first_is_named(streets: Folders, tmp_
         open_dataset("cityscapes", streets.target, split="val", listed=written(file, f"{CITY}/{TARGET(0)}.png"))
 
 
-def test_a_image_named_twice_is_refused_in_whatever_way(streets: Folders, tmp_path: Path) -> None:
+def test_an_image_named_twice_is_rejected_in_whatever_way(streets: Folders, tmp_path: Path) -> None:
     file = written(tmp_path / "list.txt", "00001", "00002", "images/00001.png", "00002")
     with pytest.raises(
         DatasetError, match=r"2 lines name one again, the first is line 3, 'images/00001\.png', the same .* as line 1"
@@ -123,7 +123,7 @@ def test_a_image_named_twice_is_refused_in_whatever_way(streets: Folders, tmp_pa
         (b"00001\n" * (MAX_BYTES // 6 + 1), f"at most {MAX_BYTES} bytes"),
     ],
 )
-def test_what_is_no_list_is_refused(streets: Folders, tmp_path: Path, content: bytes, message: str) -> None:
+def test_what_is_not_a_list_is_rejected(streets: Folders, tmp_path: Path, content: bytes, message: str) -> None:
     file = tmp_path / "list.txt"
     file.write_bytes(content)
     with pytest.raises(DatasetError, match=rf"list\.txt: .*{message}"):
@@ -131,7 +131,7 @@ def test_what_is_no_list_is_refused(streets: Folders, tmp_path: Path, content: b
 
 
 @pytest.mark.parametrize("name", ["absent.txt", "."])
-def test_a_list_that_is_no_file_is_refused(streets: Folders, tmp_path: Path, name: str) -> None:
+def test_a_list_that_is_not_a_file_is_rejected(streets: Folders, tmp_path: Path, name: str) -> None:
     with pytest.raises(DatasetError, match="expected a text file that names images, found none"):
         listed(streets, tmp_path / name)
 

@@ -121,7 +121,7 @@ def test_a_damaged_one_falls_back_to_the_one_before(
     assert {"last.pt", "step000100.pt"} < set(names(tmp_path))
 
 
-def test_one_that_is_gone_falls_back_too_and_none_is_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_missing_checkpoint_falls_back_or_is_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert KeptCheckpoints(tmp_path / "nowhere").load() is None
     kept = filled(tmp_path, [1, 2], 2)
     kept.newest.unlink()
@@ -129,7 +129,7 @@ def test_one_that_is_gone_falls_back_too_and_none_is_none(tmp_path: Path, caplog
     assert "last.pt is gone, going on from the one before, of step 1." in caplog.text
 
 
-def test_a_lack_of_memory_or_permission_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lack_of_memory_or_permission_is_not_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = filled(tmp_path, [1, 2], 2)
 
     def fail(*args: object, **kwargs: object) -> None:
@@ -227,7 +227,7 @@ def test_a_full_disk_keeps_what_is_there(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
-def test_a_disk_that_is_really_full_is_told(tmp_path: Path) -> None:
+def test_a_disk_that_is_really_full_is_reported(tmp_path: Path) -> None:
     def save() -> None:
         with written_beside(tmp_path / "result.pt") as beside:
             beside.symlink_to("/dev/full")

@@ -333,7 +333,7 @@ def test_safetensors_are_read_where_the_package_is(tmp_path: Path) -> None:
         tiny("deeplabv2_resnet101", weights=tmp_path / "broken.safetensors")
 
 
-def test_weights_that_do_not_fit_are_refused_by_name(tmp_path: Path) -> None:
+def test_weights_that_do_not_fit_are_rejected_by_name(tmp_path: Path) -> None:
     tensors = torchvision_dict()
     tensors["layer3.1.conv2.weight"] = torch.randn(4, 4, 3, 3)
     del tensors["layer4.0.bn3.running_var"]

@@ -88,7 +88,7 @@ def test_a_run_without_a_result_is_a_failure(
 
 
 @pytest.mark.usefixtures("sigint_heard")
-def test_interrupting_a_process_that_has_not_begun_is_no_failure(
+def test_interrupting_a_process_that_has_not_begun_is_not_a_failure(
     streets: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events: list[Event] = []
@@ -99,8 +99,8 @@ def test_interrupting_a_process_that_has_not_begun_is_no_failure(
 
     with pytest.raises(Stopped, match="source seed 0: interrupted before it could save"):
         run_with(is_slow_to_begin, streets, tmp_path, monkeypatch, interrupt)
-    (told,) = (event for event in events if event.kind == "stopping")
-    assert (told.task, told.note[:9]) == ("source seed 0", "stopping:")
+    (captured,) = (event for event in events if event.kind == "stopping")
+    assert (captured.task, captured.note[:9]) == ("source seed 0", "stopping:")
 
 
 @pytest.mark.usefixtures("sigint_ignored")

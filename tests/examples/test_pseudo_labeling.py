@@ -149,7 +149,7 @@ def test_missing_and_misfit_label_maps_are_named(streets: Folders, tmp_path: Pat
         PseudoLabeled(dataset, tmp_path)[1]
 
 
-def test_the_second_step_trains_on_the_labels_of_the_first(streets: Folders, tmp_path: Path, quiet: list[str]) -> None:
+def test_the_second_stage_trains_on_the_labels_of_the_first(streets: Folders, tmp_path: Path, quiet: list[str]) -> None:
     few = [*quiet, "schedule.max_steps=2"]
     first = compose_recipe("source", "smoke", overrides=few)
     first_run = RunFolder(tmp_path / "first")
@@ -167,7 +167,7 @@ def test_the_second_step_trains_on_the_labels_of_the_first(streets: Folders, tmp
     assert all(line["loss/pseudo"] > 0 for line in lines if line["kind"] == "train")
     # A first step that has changed since makes another second stage.
     identity = json.loads((job.run.path / "data.json").read_text())
-    assert len(identity["first_step_weights"]) == 64
+    assert len(identity["first_stage_weights"]) == 64
 
 
 def test_what_is_missing_is_written_and_what_is_there_is_kept(
@@ -229,7 +229,7 @@ def test_other_images_or_classes_are_noticed(streets: Folders, tmp_path: Path, q
     assert written_anew(other, space)
 
 
-def test_a_finished_second_step_needs_no_first_one(streets: Folders, tmp_path: Path, quiet: list[str]) -> None:
+def test_a_finished_second_stage_needs_no_first_stage(streets: Folders, tmp_path: Path, quiet: list[str]) -> None:
     first, second = plan(["ssl"], [0], "smoke", tmp_path, overrides=[*quiet, "schedule.max_steps=1"])
     carry_out(first, streets, CPU)
     result = carry_out(second, streets, CPU)
@@ -245,20 +245,5 @@ def test_a_finished_second_step_needs_no_first_one(streets: Folders, tmp_path: P
     assert before.weights_sha256 == again.weights_sha256
     check_same_run(second, streets)
     write_json(first.run.path / "result.json", {**vars(again), "weights_sha256": "of other weights"})
-    with pytest.raises(RunFolderError, match=r"data\.first_step_weights"):
+    with pytest.raises(RunFolderError, match=r"data\.first_stage_weights"):
         check_same_run(second, streets)
-
-
-def test_folders_of_an_earlier_version_are_read_or_refused_in_clear_words(
-    streets: Folders, tmp_path: Path, quiet: list[str]
-) -> None:
-    first, second = plan(["ssl"], [0], "smoke", tmp_path, overrides=[*quiet, "schedule.max_steps=1"])
-    carry_out(first, streets, CPU)
-    carry_out(second, streets, CPU)
-    kept = json.loads((second.run.path / "data.json").read_text())
-    kept["first_step_checkpoint"] = kept.pop("first_step_weights")
-    write_json(second.run.path / "data.json", kept)
-    check_same_run(second, streets)
-    (second.run.path / "result.json").unlink()
-    with pytest.raises(RunFolderError, match="is of an earlier version, without digests"):
-        carry_out(second, streets, CPU)

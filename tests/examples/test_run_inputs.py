@@ -103,7 +103,7 @@ CHANGES: dict[str, tuple[Callable[[Folders], object], str]] = {
 
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("ended", [False, True])
-def test_other_content_of_any_file_is_refused_with_an_example(
+def test_other_content_of_any_file_is_rejected_with_an_example(
     own: Folders, tmp_path: Path, quiet: list[str], change: str, ended: bool
 ) -> None:
     recipe = compose_recipe("aa", "smoke", overrides=[*quiet, "schedule.max_steps=2"])
@@ -299,7 +299,7 @@ def test_run_folders_without_digests(
         trained(recipe, own, begun)
 
 
-def test_without_the_list_of_files_other_content_is_refused_without_an_example(
+def test_without_the_list_of_files_other_content_is_rejected_without_an_example(
     own: Folders, tmp_path: Path, quiet: list[str]
 ) -> None:
     job = Job(

@@ -151,14 +151,14 @@ def test_a_published_encoder_is_loaded_whole(
     assert capfd.readouterr() == ("", "")
 
 
-def test_an_encoder_of_another_size_is_refused_with_what_to_set(published: tuple[Path, dict[str, Tensor]]) -> None:
+def test_an_encoder_of_another_size_is_rejected_with_what_to_set(published: tuple[Path, dict[str, Tensor]]) -> None:
     with pytest.raises(WeightsError, match=r"mit.*expected an encoder of depths \[1, 1, 2, 1\].*is missing.*\.depths"):
         tiny(weights=published[0], depths=(1, 1, 2, 1))
     with pytest.raises(WeightsError, match=r"29 tensors differ.*\(8, 8\) in the file, \(16, 16\) in the network"):
         tiny(weights=published[0], hidden_sizes=(16, 16, 24, 32))
 
 
-def test_other_weights_are_refused(tmp_path: Path) -> None:
+def test_other_weights_are_rejected(tmp_path: Path) -> None:
     torch.save({"layer1.0.conv1.weight": torch.zeros(1)}, tmp_path / "resnet.pth")
     with pytest.raises(WeightsError, match=r"resnet\.pth: expected weights of a SegFormer encoder"):
         tiny(weights=tmp_path / "resnet.pth")
@@ -179,7 +179,7 @@ def test_own_checkpoints_come_back_whole(tmp_path: Path) -> None:
 # --- what cannot be ---
 
 
-def test_sizes_that_do_not_fit_are_refused() -> None:
+def test_sizes_that_do_not_fit_are_rejected() -> None:
     with pytest.raises(ValueError, match="depths must be four numbers"):
         tiny(depths=(1, 1, 1))
     with pytest.raises(ValueError, match=r"hidden_sizes must be multiples of heads \[1, 2, 3, 5\]"):

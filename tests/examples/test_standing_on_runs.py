@@ -69,7 +69,7 @@ def test_a_run_that_has_ended_needs_nothing_trained_again(call: Call, tmp_path: 
     assert trained_first == ["source"]
 
 
-def test_a_folder_that_holds_another_run_is_refused_before_anything_is_trained(
+def test_a_folder_that_holds_another_run_is_rejected_before_anything_is_trained(
     call: Call, tmp_path: Path, trained_first: list[str]
 ) -> None:
     call("cag")
@@ -84,7 +84,7 @@ def test_a_run_that_has_ended_does_not_pass_for_one_from_another_checkpoint(call
     call("sim")
     source, other = str(tmp_path / "source" / "seed0"), str(tmp_path / "sim" / "seed0")
     call("cag", "--from", source)
-    assert "data.first_step_weights" in call("cag", "--from", other, fails_with=RunFolderError)
+    assert "data.first_stage_weights" in call("cag", "--from", other, fails_with=RunFolderError)
     shutil.rmtree(tmp_path / "source")
     call("cag", "--from", source)  # it has ended, and what it began with is gone
 
@@ -97,7 +97,7 @@ def test_a_stage_begins_with_its_own_network_only_and_leaves_the_folder_free(cal
     assert not (tmp_path / "cag").exists()
 
 
-def test_labels_of_other_classes_are_refused(
+def test_labels_of_other_classes_are_rejected(
     streets: Folders, settings: list[str], tmp_path: Path, trained_first: list[str]
 ) -> None:
     first, second = plan(["ssl"], [0], "smoke", tmp_path, overrides=settings)
@@ -113,7 +113,7 @@ def test_labels_of_other_classes_are_refused(
     assert not second.run.path.exists()
 
 
-def test_a_mean_of_two_models_is_no_checkpoint_and_says_whose_are(
+def test_a_mean_of_two_models_has_no_checkpoint_and_says_whose_are(
     call: Call, streets: Folders, tmp_path: Path, trained_first: list[str]
 ) -> None:
     call("it+fused")

@@ -33,7 +33,7 @@ from examples.gta5_to_cityscapes.data.inspection import MAPS_LOOKED_AT
 from examples.gta5_to_cityscapes.data.training_data import Folders, open_training_data
 from examples.gta5_to_cityscapes.data.transforms import TransferredImages
 from examples.gta5_to_cityscapes.recipes import compose_recipe
-from examples.gta5_to_cityscapes.run_dir import RunFolder
+from examples.gta5_to_cityscapes.run_dir import RunFolder, RunFolderError
 from examples.gta5_to_cityscapes.training.loop import train
 from examples.translation.applying import _claim
 from examples.translation.comparing import spread
@@ -194,7 +194,7 @@ def test_label_maps_of_another_mode_are_named_from_their_headers(tmp_path: Path,
 
 @pytest.mark.parametrize("read", [read_id_map, read_first_channel])
 @pytest.mark.parametrize("bits", [2, 4])
-def test_gray_label_maps_of_few_bits_are_refused(tmp_path: Path, bits: int, read) -> None:  # type: ignore[no-untyped-def]
+def test_gray_label_maps_of_few_bits_are_rejected(tmp_path: Path, bits: int, read) -> None:  # type: ignore[no-untyped-def]
     """Pillow and OpenCV both spread 0..15 over 0..255."""
     header = struct.pack(">IIBBBBB", 8, 2, bits, 0, 0, 0, 0)
     rows = zlib.compress((b"\0" + bytes(range(bits))) * 2)
@@ -213,7 +213,7 @@ def test_palette_label_maps_of_few_bits_are_ids(tmp_path: Path) -> None:
         np.testing.assert_array_equal(read(tmp_path / "a.png"), ids)
 
 
-def test_animations_are_refused_and_previews_in_a_jpeg_are_not(tmp_path: Path) -> None:
+def test_animations_are_rejected_and_previews_in_a_jpeg_are_not(tmp_path: Path) -> None:
     first, second = Image.fromarray(scene()), Image.fromarray(scene()[::-1].copy())
     first.save(tmp_path / "a.png", save_all=True, append_images=[second])
     for read in (read_image, read_id_map, read_first_channel, image_size):
@@ -281,8 +281,8 @@ def test_hidden_files_are_neither_images_nor_label_maps_nor_transferred(copies: 
     assert len(TransferredImages(dataset, transferred)) == len(names)
     (tmp_path / "other").mkdir()
     (tmp_path / "other/.DS_Store").touch()
-    (tmp_path / "other/images").mkdir()
-    with pytest.raises(DatasetError, match=r"holds \['images'\]"):
+    (tmp_path / "other/photos").mkdir()
+    with pytest.raises(DatasetError, match=r"holds \['photos'\]"):
         open_dataset("gta5", tmp_path / "other")
 
 
@@ -395,7 +395,7 @@ def rewrite(
 
 
 @pytest.mark.parametrize("first_row", [None, 255])
-def test_gta5_train_ids_are_refused(copies: Folders, first_row: int | None) -> None:
+def test_gta5_train_ids_are_rejected(copies: Folders, first_row: int | None) -> None:
     require_labels("source", open_dataset("gta5", copies.source))
     rewrite(copies.source / "labels", TRAIN_IDS, 255, first_row=first_row)
     with pytest.raises(DatasetError, match=r"source: expected label ids .* look like train ids: 0, .* in 6 label maps"):
@@ -422,14 +422,14 @@ def synthia_of(gta5: Path, root: Path, values: dict[int, int], other: int, first
     return root
 
 
-def test_synthia_train_ids_are_refused(copies: Folders, tmp_path: Path) -> None:
+def test_synthia_train_ids_are_rejected(copies: Folders, tmp_path: Path) -> None:
     require_labels("s", open_dataset("synthia", synthia_of(copies.source, tmp_path / "own", SYNTHIA_OF, 0, 22)))
     converted = synthia_of(copies.source, tmp_path / "converted", TRAIN_IDS, 255, 255)
     with pytest.raises(DatasetError, match="look like train ids"):
         require_labels("source", open_dataset("synthia", converted))
 
 
-def test_cityscapes_train_ids_are_refused(copies: Folders) -> None:
+def test_cityscapes_train_ids_are_rejected(copies: Folders) -> None:
     labels = copies.target / "gtFine/train/tiny"
     rewrite(labels, TRAIN_IDS, 255, first_row=255)
     with pytest.raises(DatasetError, match="look like train ids"):
@@ -446,7 +446,7 @@ def test_a_few_label_ids_are_not_taken_for_train_ids(copies: Folders, ids: tuple
     require_labels("source", open_dataset("gta5", copies.source))
 
 
-def test_commands_refuse_train_ids_before_they_begin(copies: Folders, quiet: list[str], tmp_path: Path) -> None:
+def test_commands_reject_train_ids_before_they_begin(copies: Folders, quiet: list[str], tmp_path: Path) -> None:
     recipe = compose_recipe("source", "smoke", overrides=[*quiet, "schedule.max_steps=1"])
     run = RunFolder(tmp_path / "run")
     train(recipe, run, open_training_data(recipe, copies), device=CPU)
@@ -459,11 +459,12 @@ def test_commands_refuse_train_ids_before_they_begin(copies: Folders, quiet: lis
     with pytest.raises(DatasetError, match="validation images: expected label ids"):
         train(recipe, RunFolder(tmp_path / "other"), open_training_data(recipe, copies), device=CPU)
     assert not (tmp_path / "other").exists()
-    assert train(recipe, run, open_training_data(recipe, copies), device=CPU).step == 1  # has ended, nothing is read
+    with pytest.raises(RunFolderError, match="3 of 3 label maps have changed"):  # also of a run that has ended
+        train(recipe, run, open_training_data(recipe, copies), device=CPU)
 
 
 @pytest.mark.parametrize("recipe", ["source", "aa", "target-only"])
-def test_training_without_a_labeled_pixel_is_refused_before_it_starts(
+def test_training_without_a_labeled_pixel_is_rejected_before_it_starts(
     copies: Folders, quiet: list[str], tmp_path: Path, recipe: str
 ) -> None:
     rewrite(copies.source / "labels", {}, 0)
@@ -475,7 +476,7 @@ def test_training_without_a_labeled_pixel_is_refused_before_it_starts(
     assert not (tmp_path / "run").exists()
 
 
-def test_scored_classes_that_no_validation_image_has_are_refused_before_training(
+def test_scored_classes_that_no_validation_image_has_are_rejected_before_training(
     streets: Folders, quiet: list[str], tmp_path: Path
 ) -> None:
     chosen = compose_recipe("source", "smoke", overrides=[*quiet, "schedule.max_steps=1"], classes="train,bus")
@@ -529,7 +530,7 @@ def test_a_few_label_maps_are_read_of_a_large_data_set(tmp_path: Path, monkeypat
         require_labels("source", dataset)
 
 
-def test_a_second_stage_is_refused_before_the_target_is_labeled(
+def test_a_second_stage_is_rejected_before_the_target_is_labeled(
     copies: Folders, quiet: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = ["--preset", "smoke", "--out", str(tmp_path), "--set", "schedule.max_steps=1"]

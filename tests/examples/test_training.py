@@ -25,9 +25,8 @@ from examples.gta5_to_cityscapes.methods.style_transfer import StyleTransferConf
 from examples.gta5_to_cityscapes.recipes import compose_recipe
 from examples.gta5_to_cityscapes.run_dir import RunFolder, RunFolderError
 from examples.gta5_to_cityscapes.training.loop import train
-from examples.gta5_to_cityscapes.training.optimizers import network_optimizer
 from examples.gta5_to_cityscapes.training.recipe_network import start_network
-from examples.gta5_to_cityscapes.training.step import TrainingStep
+from examples.gta5_to_cityscapes.training.step import TrainingStep, network_optimizer
 
 from .made_steps import made_step
 
@@ -249,7 +248,7 @@ def test_both_steps_start_from_the_same_weights(quiet: list[str]) -> None:
     assert any(not torch.equal(first[key], other[key]) for key in first)
 
 
-def test_another_recipe_in_the_folder_is_refused(streets: Folders, tmp_path: Path, quiet: list[str]) -> None:
+def test_another_recipe_in_the_folder_is_rejected(streets: Folders, tmp_path: Path, quiet: list[str]) -> None:
     few = [*quiet, "schedule.max_steps=1"]
     recipe = compose_recipe("source", "smoke", overrides=few)
     run = RunFolder(tmp_path / "run")
@@ -263,7 +262,7 @@ def test_another_recipe_in_the_folder_is_refused(streets: Folders, tmp_path: Pat
         train(recipe, run, open_training_data(recipe, others), device=CPU)
 
 
-def test_a_loss_that_is_no_number_stops_the_run(
+def test_a_loss_that_is_not_a_number_stops_the_run(
     streets: Folders, tmp_path: Path, quiet: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = compose_recipe("source", "smoke", overrides=quiet)

@@ -240,7 +240,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
         train(TINY, *opened(streets), tmp_path, device=CPU)
 
 
-def test_a_folder_of_other_settings_is_refused(streets: Folders, checkpoint: Path, tmp_path: Path) -> None:
+def test_a_folder_of_other_settings_is_rejected(streets: Folders, checkpoint: Path, tmp_path: Path) -> None:
     source, target = opened(streets)
     other = Settings.from_plain(TINY.as_plain() | {"seed": 1})
     with pytest.raises(RunFolderError, match="seed: 0 -> 1"):
@@ -307,7 +307,7 @@ def test_labels_of_the_right_size_are_copied(streets: Folders, tmp_path: Path) -
         np.testing.assert_array_equal(unchanged, read_image(entry.image)[0])
 
 
-def test_applying_goes_on_and_refuses_what_is_not_its_own(streets: Folders, checkpoint: Path, tmp_path: Path) -> None:
+def test_applying_goes_on_and_rejects_what_is_not_its_own(streets: Folders, checkpoint: Path, tmp_path: Path) -> None:
     settings, generator = trained_generator(checkpoint, CPU)
     source = open_dataset("gta5", streets.source, size=settings.size)
     out = tmp_path / "translated"
@@ -401,7 +401,7 @@ def test_commands_name_what_is_wrong(streets: Folders, tmp_path: Path) -> None:
     assert "steps must be at least 1" in " ".join(refused.output.replace("│", " ").split())
 
 
-def test_other_content_of_an_image_is_refused_or_applied_again(
+def test_other_content_of_an_image_is_rejected_or_applied_again(
     streets: Folders, checkpoint: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(streets.source.parent, tmp_path / "data")

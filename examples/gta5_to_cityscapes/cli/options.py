@@ -226,6 +226,7 @@ def print_cost(result: Result) -> None:
     """What a step took, where it was timed."""
     if result.seconds_per_step is None:
         return
+    words = [time_of_a_step(result.seconds_per_step), f"{result.images_per_second or 0.0:.3g} images/s"]
     words.append(f"{100 * (result.data_share or 0.0):.1f} % waiting for images")
     memory = f"peak memory {result.peak_memory_bytes / 2**30:.2f} GiB"
     Console().print(f"a step: {', '.join(words)}; {memory}", highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Progress bars with the time left; plain lines where there is no terminal to draw bars in."""
+"""Progress bars with the time left; plain lines where output does not go to a terminal."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LINES_PER_TASK = 5
 
 
 class _TimeLeft(TimeRemainingColumn):
-    """Of a bar by its own speed; where the bar brings its own estimate, that."""
+    """By the speed of the bar, unless the bar has an estimate of its own."""
 
     def render(self, task: Task) -> Text:
         own = task.fields.get("left")
@@ -35,12 +35,12 @@ class _TimeLeft(TimeRemainingColumn):
 
 
 class ProgressDisplay:
-    """A bar for every task it hears of, and one over all whose work is weighted by ``costs``.
+    """A bar for each task, and one over all of them, in which each counts by its ``costs``.
 
     Args:
         costs: Work of each task that will come, relative to each other, by task name.
         overall: Name of the bar over all, or None to have none.
-        console: Where to; standard error by default, so that results can be piped.
+        console: Default: standard error, so that results can be piped.
     """
 
     def __init__(self, costs: Mapping[str, float], overall: str | None = None, console: Console | None = None) -> None:
@@ -77,9 +77,9 @@ class ProgressDisplay:
         self._bars.stop()
 
     def __call__(self, event: Event) -> None:
-        """Hear an event."""
+        """Show an event."""
         if event.kind == "stopped":
-            return  # told once more, for all runs together, when the bars are gone
+            return  # reported for all runs together, once the bars have been removed
         if event.kind == "stopping":
             self.console.print(f"{event.task}: {event.note}", style="yellow", highlight=False, markup=False)
             return
@@ -88,7 +88,7 @@ class ProgressDisplay:
             return
         first = event.task not in self._tasks
         if first:
-            # A run that resumes starts its bar where it stands, or its time left would be a fiction.
+            # The bar of a resumed run starts at its step, so that its speed is that of this call.
             self._tasks[event.task] = self._bars.add_task(
                 event.task, total=event.total, completed=event.done, note=event.note
             )

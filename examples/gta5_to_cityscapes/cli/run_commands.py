@@ -281,7 +281,7 @@ def report(experiment: ExperimentFolder) -> None:
 def write_reports_of(experiment: Path, watch: Watch) -> list[Path]:
     """Write the pages of an experiment: the comparison with the paper, where it is one of the paper's, and its report.
 
-    There are no pages where the packages that they need are not installed, and on ranks other than 0.
+    Nothing is written where the packages that it needs are not installed, or on ranks other than 0.
     """
     if not is_rank_zero():
         return []

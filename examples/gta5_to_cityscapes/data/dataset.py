@@ -30,7 +30,7 @@ MapSize = Callable[[Path, int], tuple[int, int]]
 
 
 class Sample(NamedTuple):
-    """One image.
+    """One image with its label map.
 
     Attributes:
         image: ``(3, H, W)`` uint8, RGB.
@@ -45,7 +45,7 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Where one sample lies. ``labels`` is None when they are not read."""
+    """Files of one sample; ``labels`` is None where they are not read."""
 
     name: str
     image: Path
@@ -58,7 +58,7 @@ def image_tensor(pixels: npt.NDArray[np.uint8]) -> Tensor:
 
 
 class SegmentationDataset(Dataset[Sample]):
-    """Images of one domain in the ids of one label space.
+    """Data set of one domain, with label maps in the ids of a label space.
 
     Attributes:
         names: Names of the samples, in the order of their index.
@@ -246,7 +246,7 @@ class LabelTable:
 
 
 def build_label_table(raw_ids: Mapping[int, str], space: LabelSpace) -> LabelTable:
-    """Match the names of a data set against those of a label space.
+    """Lookup table from a data set's raw ids to a label space, matched by name.
 
     Raises:
         ValueError: If no name of the space occurs in the data set, or if the space does not fit in one byte.
@@ -271,7 +271,7 @@ def build_label_table(raw_ids: Mapping[int, str], space: LabelSpace) -> LabelTab
 
 
 def look_like_train_ids(pixels: npt.NDArray[np.int64], raw_ids: Mapping[int, str]) -> bool:
-    """Whether label maps hold train ids, 0..18 and 255 for what has no class, in place of the data set's label ids.
+    """Whether label maps hold train ids (0..18, and 255 for unlabeled) instead of the data set's label ids.
 
     They do where they hold three ids or more, all of them below 19 or 255, and as label ids would leave too much
     without a class: half of the pixels, or a tenth of them where 255, of which the published files have none, marks

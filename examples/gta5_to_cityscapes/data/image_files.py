@@ -14,7 +14,7 @@ from PIL import ExifTags, Image
 
 
 class DatasetError(ValueError):
-    """A folder, image or label map is not what its published layout promises.
+    """A folder, image or label map that does not fit its published layout.
 
     The message names the file, what was expected, what was found and what to do.
     """
@@ -45,7 +45,7 @@ _DAMAGE = (EOFError, LookupError, OSError, SyntaxError, TypeError, ValueError, s
 
 @contextmanager
 def _without_warnings() -> Iterator[None]:
-    """Pillow warns of large images, which are bounded more strictly here, and of metadata that turn nothing."""
+    """Silence Pillow's warnings of large images, bounded more strictly here, and of unreadable metadata."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
@@ -106,7 +106,7 @@ def _check_chunks(image: Image.Image, path: Path) -> None:
 
 
 def _orientation(image: Image.Image) -> int:
-    """How the image is to be turned to be shown, from the metadata read so far; damaged metadata turns nothing."""
+    """Orientation tag of the metadata read so far; 1 (upright) where metadata are damaged."""
     try:
         # The method of all formats: that of PNG decodes all pixels first, where a header may be all that is wanted.
         with _without_warnings():
@@ -198,7 +198,7 @@ def id_map_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
 
 
 def read_id_map(path: Path, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
-    """Raw ids ``(H, W)`` of a gray or palette PNG. A palette is left unapplied: its indices are the ids."""
+    """Raw ids ``(H, W)`` of a gray or palette PNG; of a palette the indices are the ids."""
     with _open(path, max_pixels) as image:
         _require_ids(image, path)
         _load(image, path)

@@ -21,7 +21,7 @@ MAPS_LOOKED_AT = 10  # for train ids: a tenth of a second, and together they sho
 
 
 class UnreadableFile(NamedTuple):
-    """An image or label map that cannot be read: whose it is, and what the reader says, which names the file."""
+    """An image or label map that cannot be read: its sample, and the reader's message, which names the file."""
 
     name: str
     reason: str
@@ -105,7 +105,7 @@ def describe(dataset: SegmentationDataset, sample: int = 50) -> DatasetSummary:
 
 
 def unreadable_files(dataset: SegmentationDataset) -> list[UnreadableFile]:
-    """Files of which not even the header can be read or is of the wrong kind, all of them: reading would stop there.
+    """All files whose header cannot be read or is of the wrong kind.
 
     What is damaged further on only shows when it is decoded, as :func:`describe` does.
     """
@@ -137,7 +137,7 @@ def mismatched_pairs(dataset: SegmentationDataset) -> list[str]:
 
 
 def require_labels(what: str, dataset: SegmentationDataset, classes: Collection[str] | None = None) -> None:
-    """Label maps hold the ids of their data set, and at least one pixel of a class: else an error before any work.
+    """Check that label maps hold ids of their data set, and at least one pixel of a class.
 
     Label maps are read in a fixed shuffled order: ten, for a look at their ids together, and on from there only as long
     as no pixel has had a class. That is ten in a data set that can be used, however large it is. What cannot be read

@@ -37,7 +37,7 @@ _LEFT_BY_SYSTEMS = {
 
 
 def visible_entries(folder: Path) -> list[Path]:
-    """What a person put into a folder, sorted: neither hidden files and folders nor what systems keep there."""
+    """Entries of a folder, sorted, without hidden ones and those that operating systems add."""
     return sorted(
         path
         for path in folder.iterdir()
@@ -46,12 +46,12 @@ def visible_entries(folder: Path) -> list[Path]:
 
 
 def one_form(text: str) -> str:
-    """A name in the one Unicode form that names are compared in: macOS may store an umlaut as two characters."""
+    """A name in Unicode form NFC, in which names are compared: macOS may store an umlaut as two characters."""
     return unicodedata.normalize("NFC", text)
 
 
 def require_folder(folder: Path, layout: str, expected: str) -> Path:
-    """The folder itself, or an error that shows the layout that was looked for."""
+    """The folder, or an error that shows the expected layout."""
     if not folder.is_dir():
         parent = folder.parent
         found = [entry.name for entry in visible_entries(parent)][:8] if parent.is_dir() else None
@@ -98,14 +98,14 @@ def pair_files(
 
 
 def _alike(name: str, labels: Mapping[str, Path]) -> str:
-    """A label map whose name is another only to a computer, for the message that misses it."""
+    """A label map whose name differs only in case or spaces, for the error message."""
     wanted = name.strip().casefold()
     found = next((path for other, path in labels.items() if other.strip().casefold() == wanted), None)
     return "" if found is None else f"; {found.name!r} differs in upper and lower case or in spaces"
 
 
 def unique_by_name(named: list[tuple[str, Path]], what: str) -> dict[str, Path]:
-    """A mapping from name to file; two files of one name are an error, never a silent choice.
+    """Files by name; two files of one name are an error.
 
     Names that differ only in their Unicode form are one name: they look the same, and other systems may store either.
     """
@@ -123,7 +123,7 @@ def unique_by_name(named: list[tuple[str, Path]], what: str) -> dict[str, Path]:
 
 
 def require_images(images: Mapping[str, Path], folder: Path, pattern: str) -> None:
-    """At least one image, or an error that shows the pattern."""
+    """Raise, showing the pattern, if no image was found."""
     if not images:
         raise DatasetError(
             f"{folder}: expected images named {pattern} (png or jpg), found none. "
@@ -135,7 +135,7 @@ MAX_BYTES = 2**24  # ten times a list of all of GTA5 with long paths
 
 
 def listed_names(file: Path, root: Path, images: Sequence[ImageFiles]) -> set[str]:
-    """Names of those ``images`` that a list names.
+    """Names of the ``images`` that a list file chooses.
 
     A line is an image's path in the data folder (``images/00001.png``), the end of it from any folder on
     (``aachen/aachen_000000_000019_leftImg8bit.png``, ``00001.png``), or the image's name (``00001``). Lines are
@@ -220,7 +220,7 @@ def _lines(file: Path) -> Iterator[tuple[int, str]]:
 
 
 def _leads_out(text: str) -> str | None:
-    """What keeps a line from being a path within a folder, on any system."""
+    """Why a line is not a path within a folder on every system; None if it is."""
     if any(ord(sign) < 32 or ord(sign) == 127 for sign in text):
         return "holds a control character"
     if "\\" in text:
@@ -254,7 +254,7 @@ def list_flat_pairs(
     labels: bool,
     exclude: Collection[str],
 ) -> list[ImageFiles]:
-    """Pairs of equal stems in two flat folders, the shape both game data sets share."""
+    """Pairs of equal stems in two flat folders, as in GTA5 and SYNTHIA."""
     if split != "train":
         raise DatasetError(f"split must be 'train' for the {layout} layout, which has no other, got {split!r}.")
     image_folder = require_folder(root / folders[0], layout, expected)
@@ -282,7 +282,7 @@ CITYSCAPES_FILES = (
 
 
 def list_cityscapes(root: Path, split: str, *, labels: bool, exclude: Collection[str]) -> list[ImageFiles]:
-    """Pairs sorted by name, which starts with the city. gtFine is not touched unless labels are asked for."""
+    """Pairs sorted by name, which starts with the city; gtFine is only read for labels."""
     images = _files_of_cities(root / "leftImg8bit" / split, "_leftImg8bit", "image")
     require_images(images, root / "leftImg8bit" / split, "<city>/<name>_leftImg8bit.png")
     label_files = _label_maps(root / "gtFine" / split) if labels else None

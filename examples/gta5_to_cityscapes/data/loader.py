@@ -15,7 +15,7 @@ from . import DatasetError, Sample
 
 
 class Batch(NamedTuple):
-    """Images as the data sets give them."""
+    """A batch of samples."""
 
     images: Tensor  # (B, 3, H, W) uint8
     labels: Tensor  # (B, H, W) uint8, 255 where unlabeled
@@ -70,7 +70,7 @@ def _collate_or_error(samples: Sequence[Sample | DatasetError]) -> Batch | Datas
 
 
 class EndlessOrder(Sampler[int]):
-    """Indices of epoch after epoch, each shuffled by (seed, epoch) alone, from any place on."""
+    """Sampler of endless epochs, each shuffled by (seed, epoch) alone, from any position on."""
 
     def __init__(self, length: int, seed: int, start: int) -> None:
         if length < 1:
@@ -88,7 +88,7 @@ class EndlessOrder(Sampler[int]):
 
 
 class StepPlaces(Sampler[list[int]]):
-    """This rank's share of each step's indices, one list for each of its parts."""
+    """Batch sampler of this rank's share of each step, one list for each part."""
 
     def __init__(self, order: EndlessOrder, batch: int, share: Share) -> None:
         self.order, self.batch, self.share = order, batch, share
@@ -102,7 +102,7 @@ class StepPlaces(Sampler[list[int]]):
 
 
 def _leave_signals_to_the_run(worker: int) -> None:
-    """A terminal, or who ends a job, signals all processes; the run still wants its images to end its step with.
+    """Ignore SIGINT and SIGTERM, which terminals and schedulers send to all processes: the run still ends its step.
 
     Workers end when the run lets go of its loader, or is gone.
     """
@@ -111,7 +111,7 @@ def _leave_signals_to_the_run(worker: int) -> None:
 
 
 class BatchStream:
-    """Endless steps of a data set, each as the batches of this rank's share of it, one for each part.
+    """Endless iterator over steps; each is the batches of this rank's share, one for each part.
 
     ``position`` counts the samples that all ranks together have been handed.
     """

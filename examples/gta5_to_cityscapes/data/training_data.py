@@ -1,4 +1,4 @@
-"""The data sets that a recipe trains and is scored on."""
+"""Training data of a recipe: its data sets, and the images of each step."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ from torch.utils.data import Dataset
 
 from ..atomic_io import written_beside
 from ..distributed import own_share
-from ..input_files import FileDigest, InputFiles, Key
+from ..input_files import FIRST_STAGE, START_WEIGHTS, FileDigest, InputFiles, Key
 from ..methods.style_transfer import StyleTransferConfig, TargetStyleTransferConfig
 from ..models import weights_file
 from ..recipes import Recipe
-from ..run_dir import FIRST_STEP, START_WEIGHTS
 from . import DatasetError, Sample, SegmentationDataset, open_dataset, read_id_map, require_labels
 from .loader import Batch, BatchStream, Samples, as_unit_floats
 from .transforms import (
@@ -72,7 +71,7 @@ class TrainingData:
 
 
 def open_labeled(recipe: Recipe, folders: Folders) -> SegmentationDataset:
-    """The images whose ground truth is trained on."""
+    """Labeled training images."""
     target = recipe.labeled == "target"
     return open_dataset(
         recipe.layouts.target if target else recipe.layouts.source,
@@ -85,7 +84,7 @@ def open_labeled(recipe: Recipe, folders: Folders) -> SegmentationDataset:
 
 
 def open_target(recipe: Recipe, folders: Folders) -> SegmentationDataset:
-    """The target's training images; no label file is needed and none is read."""
+    """Training images of the target, without labels."""
     return open_dataset(
         recipe.layouts.target,
         folders.target,
@@ -98,7 +97,7 @@ def open_target(recipe: Recipe, folders: Folders) -> SegmentationDataset:
 
 
 def open_validation(recipe: Recipe, folders: Folders) -> SegmentationDataset:
-    """The labeled images that are scored and never trained on."""
+    """Labeled validation images of the target."""
     return open_dataset(
         recipe.layouts.target,
         folders.target,
@@ -112,16 +111,16 @@ def open_training_data(
     recipe: Recipe,
     folders: Folders,
     pseudo_labels: Path | None = None,
-    first_step_weights: str | None = None,
+    first_stage_weights: str | None = None,
     known: Mapping[Key, FileDigest] | None = None,
 ) -> TrainingData:
-    """Everything a run reads, with what identifies it wherever it lies.
+    """Open all data sets of a run, with the digests of their files.
 
     Args:
         recipe: Whose images, in which sizes.
         folders: Where they lie.
         pseudo_labels: Folder of the target's pseudo-labels, once they are written.
-        first_step_weights: Digest of the weights that write them, from
+        first_stage_weights: Digest of the weights that write them, from
             :func:`~..checkpoint.digest_of_weights`.
         known: What the run's folder knows of these files, which spares reading those that have not changed.
     """
@@ -140,7 +139,7 @@ def open_training_data(
         sets["target"] = files_of(target, second)
     if (weights := _start_weights(recipe)) is not None:
         sets[START_WEIGHTS] = {"weights": {"network.weights": weights}}
-    also = {} if first_step_weights is None else {FIRST_STEP: first_step_weights}
+    also = {} if first_stage_weights is None else {FIRST_STAGE: first_stage_weights}
     if pseudo_labels is not None and second is not None:
         second = PseudoLabeled(second, pseudo_labels)
     keep = recipe.runtime.cache
@@ -177,7 +176,7 @@ def as_seen(recipe: Recipe, target: SegmentationDataset, labeled: SegmentationDa
 
 
 class DecodedImages(Dataset[Sample]):
-    """Keep what has been decoded in memory: slow cores should not decode the same PNG again."""
+    """Data set that keeps decoded samples in memory."""
 
     def __init__(self, dataset: Samples) -> None:
         self.dataset = dataset
@@ -194,7 +193,7 @@ class DecodedImages(Dataset[Sample]):
 
 
 def files_of(dataset: SegmentationDataset, seen: Samples | None = None) -> dict[str, dict[str, Path]]:
-    """The files of a data set by kind and name, with those of the transferred images that ``seen`` reads."""
+    """Files of a data set by kind and name, with those of the transferred images that ``seen`` reads."""
     files = {"images": {entry.name: entry.image for entry in dataset.files}}
     labels = {entry.name: entry.labels for entry in dataset.files if entry.labels is not None}
     if labels:
@@ -218,7 +217,7 @@ def _start_weights(recipe: Recipe) -> Path | None:
 
 
 class PseudoLabeled(Dataset[Sample]):
-    """Target images with the labels that a network gave them."""
+    """Target images with their pseudo-labels."""
 
     def __init__(self, dataset: Samples, folder: Path) -> None:
         self.dataset = dataset
@@ -266,21 +265,21 @@ def read_label_map(path: Path) -> Tensor:
 
 
 class Drawn(NamedTuple):
-    """One domain's share of a step."""
+    """Images and labels of one domain in a step."""
 
     images: Tensor  # (B, 3, H, W) float in [0, 1]
     labels: Tensor  # (B, H, W) int64, 255 where unlabeled
 
 
 class Pair(NamedTuple):
-    """One part of a step: labeled images and, where the recipe looks at any, as many of the target."""
+    """One part of a step: labeled images and, where the recipe uses them, as many target images."""
 
     labeled: Drawn
     target: Drawn | None
 
 
 class StepImages:
-    """Draws this rank's images of one step after another; ``positions`` say where in the data it stands."""
+    """This rank's images of one step after another; ``positions`` are those in the data sets."""
 
     def __init__(self, recipe: Recipe, data: TrainingData, device: torch.device, positions: Mapping[str, int]) -> None:
         self.device = device

@@ -24,7 +24,7 @@ from .loader import Samples, as_unit_floats
 
 
 class TrainingAugmentation:
-    """Apply a recipe's augmentation to (images, labels) of one domain."""
+    """Random augmentation of images and labels of one domain."""
 
     def __init__(self, settings: AugmentationConfig) -> None:
         self.settings = settings
@@ -49,7 +49,7 @@ class TrainingAugmentation:
 
 
 def geometry(settings: AugmentationConfig, size: tuple[int, int]) -> K.AugmentationSequential | None:
-    """Changes that images and labels share; labels are sampled nearest and nothing is padded."""
+    """Geometric augmentations of images and labels; labels are sampled nearest and nothing is padded."""
     steps: list[Any] = []
     crop = settings.crop or size
     if crop != size or settings.scale != (1.0, 1.0):
@@ -68,7 +68,7 @@ def geometry(settings: AugmentationConfig, size: tuple[int, int]) -> K.Augmentat
 
 
 def appearance(settings: AugmentationConfig) -> nn.Sequential | None:
-    """Changes of the images alone."""
+    """Photometric augmentations of the images."""
     steps: list[nn.Module] = []
     if settings.color_jitter:
         steps.append(
@@ -133,7 +133,7 @@ def transferred_folder(settings: StyleTransferConfig | None) -> Path | None:
 
 
 class TransferredTowards(Dataset[Sample]):
-    """Images in the appearance of others, image by image: the same in every pass."""
+    """Data set in the style of another, each image always towards the same one."""
 
     def __init__(self, dataset: SegmentationDataset, towards: Samples, settings: StyleTransferConfig) -> None:
         self.dataset, self.towards = dataset, towards
@@ -153,7 +153,7 @@ class TransferredTowards(Dataset[Sample]):
 
 
 class TransferredImages(Dataset[Sample]):
-    """The images of a data set after style transfer, from another folder.
+    """Data set whose images, after style transfer, come from another folder.
 
     The images must be the same ones: a transferred file goes by its image's name. Labels come from the data set only
     with ``labels``.

@@ -1,4 +1,4 @@
-"""Runs of one experiment: which there are, and which wait for others."""
+"""Runs of an experiment: planning them, their order, and training one."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ from ..input_files import InputFiles
 from ..methods import registered_methods
 from ..methods.pseudo_labels import PseudoLabelConfig
 from ..methods.style_transfer import TargetStyleTransferConfig
-from ..metrics_log import Metrics
+from ..metrics_log import Metrics, peak_memory_bytes
 from ..models import SegmentationNetwork
 from ..recipes import Recipe, canonical, compose_recipe, depends_on
-from ..run_dir import Event, ExperimentRecord, Result, RunFolder, Tick, Watch, peak_memory_bytes, unwatched
+from ..run_dir import Event, ExperimentRecord, Result, RunFolder, Tick, Watch, unwatched
 from ..training.evaluation import evaluate_recipe
 from ..training.loop import train
 from ..training.pseudo_labeling import Kept, View, write_pseudo_labels
@@ -48,7 +48,7 @@ class Job:
     recipe: Recipe
     run: RunFolder
     needs: tuple[RunFolder, ...] = ()
-    variant: str = ""  # tells runs of one recipe and seed with other settings apart
+    variant: str = ""  # distinguishes runs of one recipe and seed with other settings
 
     @property
     def name(self) -> str:
@@ -69,7 +69,7 @@ class Job:
 def plan(
     names: Sequence[str],
     seeds: Sequence[int],
-    size: str,
+    preset: str,
     experiment: Path,
     *,
     layouts: LayoutConfig | None = None,
@@ -83,11 +83,11 @@ def plan(
     Args:
         names: Names of recipes.
         seeds: Seeds of each.
-        size: As in :func:`~..recipes.compose_recipe`, like all that follows ``experiment``.
+        preset: As in :func:`~..recipes.compose_recipe`, like all that follows ``experiment``.
         experiment: The folder of all their runs, ``<recipe>/seed<k>/``.
         layouts: How the data sets are laid out.
         classes: What is scored.
-        overrides: Settings of the size.
+        overrides: Settings of the preset.
 
     Raises:
         RecipeError: If a recipe cannot be.
@@ -95,7 +95,7 @@ def plan(
 
     def composed(names: Sequence[str]) -> list[Recipe]:
         return [
-            compose_recipe(name, size, seed=seed, layouts=layouts, classes=classes, overrides=overrides)
+            compose_recipe(name, preset, seed=seed, layouts=layouts, classes=classes, overrides=overrides)
             for seed in seeds
             for name in names
         ]
@@ -183,8 +183,8 @@ def carry_out(
         job: What to run.
         folders: The data.
         device: Where to compute.
-        watch: Told how far it is.
-        checkpoint: Stands in for the one run that it needs.
+        watch: Called with each event.
+        checkpoint: Replaces the one run that it needs.
     """
     recipe, run = job.recipe, job.run
     watch = _named(job, watch) if is_rank_zero() else unwatched
@@ -231,10 +231,10 @@ def carry_out(
 
 
 def _opened(
-    job: Job, folders: Folders, first_step_weights: str | None = None, pseudo_labels: Path | None = None
+    job: Job, folders: Folders, first_stage_weights: str | None = None, pseudo_labels: Path | None = None
 ) -> TrainingData:
     """What the run reads; files that are as its folder knows them are not read again to compare them."""
-    return open_training_data(job.recipe, folders, pseudo_labels, first_step_weights, job.run.known_inputs())
+    return open_training_data(job.recipe, folders, pseudo_labels, first_stage_weights, job.run.known_inputs())
 
 
 def _trained(
@@ -244,7 +244,7 @@ def _trained(
     trained = []
     for file in checkpoints:
         other, network, _ = trained_network(file, device)
-        _refuse_another_network(recipe, other, file)
+        _require_same_network(recipe, other, file)
         trained.append((other, network))
     return trained
 
@@ -259,11 +259,11 @@ def _checkpoints(job: Job, checkpoint: Path | None) -> list[Path]:
     if checkpoint is None:
         return [run.checkpoint for run in job.needs]
     if len(needed) > 1:
-        raise ValueError(f"{job.name}: depends on {' and '.join(needed)}, one checkpoint cannot stand in for both.")
+        raise ValueError(f"{job.name}: depends on {' and '.join(needed)}, one checkpoint cannot replace both.")
     return [checkpoint]
 
 
-def _refuse_another_network(recipe: Recipe, other: Recipe, file: Path) -> None:
+def _require_same_network(recipe: Recipe, other: Recipe, file: Path) -> None:
     """A run takes classes from those that it depends on, and one that begins with their weights the network too."""
     if other.space != recipe.space:
         raise CheckpointError(
@@ -292,10 +292,10 @@ def label_target(
     """Write the target's pseudo-labels and ``thresholds.json`` into ``run``.
 
     Args:
-        networks: Who labels, each with its recipe, which says how it sees the target.
-        recipe: For whom: the size of the images and the label space.
+        networks: The networks that label, each with its recipe, which says how it sees the target.
+        recipe: Of the run that is labeled for: size of the images, and label space.
         settings: Which labels are kept.
-        run: Where to.
+        run: Where they are written.
         folders: The data; the source is only read for a network that sees transferred target images.
         device: Where the networks are.
         weights_sha256: Digest of their weights.
@@ -374,16 +374,16 @@ def _fuse(
 
 
 def check_same_run(job: Job, folders: Folders, checkpoint: Path | None = None) -> None:
-    """Find out before hours of training, not after, that a folder holds something else.
+    """Raise before hours of training, not after, where a folder holds another run.
 
     Args:
         job: Whose folder.
         folders: The data.
-        checkpoint: What stands in for the run that it needs.
+        checkpoint: Replaces the run that it needs.
     """
     if not job.run.recipe_file.is_file():
         return
-    digests: list[str | None] = [None]  # of a checkpoint that stands in, it is compared once it is read
+    digests: list[str | None] = [None]  # a given checkpoint is compared once it is read
     if checkpoint is None:
         digests = [None if (result := run.result()) is None else result.weights_sha256 for run in job.needs]
     known = [digest for digest in digests if digest is not None]

@@ -1,4 +1,4 @@
-"""Carry out the runs of an experiment, each in a process of its own, one after the other or beside each other.
+"""Run the jobs of an experiment, each in a process of its own, one after the other or several at a time.
 
 A process of its own makes a run's peak memory its own, and keeps its failure from the others. Small networks
 gain little from a second thread, so on few cores several runs of one thread each finish sooner than one run
@@ -15,11 +15,11 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -67,20 +67,20 @@ def run_experiment(
             steps = job.recipe.schedule.max_steps
             watch(Event(job.name, steps, steps, "ended earlier", "finished"))
     if world_size() > 1:
-        for job in jobs:  # the same for every rank; what has ended returns at once
+        for job in jobs:  # the same for every rank; a finished run returns immediately
             carry_out(job, folders, device, watch)
     elif left:
         _Pool(left, folders, device, watch, processes).run()
 
 
 def threads_of_a_run(processes: int) -> int:
-    """One run alone has the threads that this process was told to use, several have each their share of the cores."""
+    """The threads that this process is set to for one run at a time, for several an equal share of the cores."""
     return torch.get_num_threads() if processes == 1 else max(1, (os.cpu_count() or 1) // processes)
 
 
 @dataclass(frozen=True)
 class _Running:
-    """A job under way: its process, and the end of the pipe on which it says how far it is."""
+    """A job that has been started: its process, and the end of the pipe that its events come from."""
 
     job: Job
     process: BaseProcess
@@ -102,19 +102,17 @@ class _Pool:
         self.stopped: dict[str, str] = {}
 
     def run(self) -> None:
-        """Start what can start, listen, collect what has ended, until nothing is left."""
+        """Start runs, handle their events and collect those that have ended, until nothing is left."""
         with StopRequest() as request:
-            told = False
+            stopping = False
             try:
                 while self.waiting or self.running:
-                    if request.asked and not told:
-                        self.waiting.clear()
-                        self._tell_of_stopping()
-                        self._pass_on_the_signal()
-                        told = True
+                    if request.asked and not stopping:
+                        self._stop()
+                        stopping = True
                     self._start_what_can()
                     self._listen(0.2)
-                    self._collect(stopping=told)
+                    self._collect(stopping=stopping)
             finally:
                 self._end_what_still_runs()
         if self.failures:
@@ -141,9 +139,11 @@ class _Pool:
             target=_child,
             args=(job, self.folders, self.device, there, self.threads),
             name=job.name,
-            daemon=job.recipe.runtime.num_workers == 0,  # only a process that is none may have workers
+            daemon=job.recipe.runtime.num_workers == 0,  # a daemon may not have workers
         )
-        with _sigint_held_back():
+        if os.name == "posix":
+            resource_tracker.ensure_running()  # started within the block, it would let the signal through
+        with _sigint("SIG_BLOCK"):  # a process that is started here holds it back too, while it imports
             process.start()
         there.close()
         self.running.append(_Running(job, process, here))
@@ -157,7 +157,7 @@ class _Pool:
             self._hear(each)
 
     def _hear(self, each: _Running) -> None:
-        """Take in all that a run has said so far."""
+        """Handle all events of a run so far."""
         while (event := _next_event(each.events)) is not None:
             if event.kind == "failed":
                 self.failures[event.task] = event.note
@@ -170,7 +170,7 @@ class _Pool:
             if each.process.is_alive():
                 continue
             each.process.join()
-            self._hear(each)  # what it said last lies in the pipe, since it has ended
+            self._hear(each)  # the process has ended: the pipe holds its last events
             each.events.close()
             self.running.remove(each)
             self._account_for(each.job, each.process.exitcode, stopping=stopping)
@@ -192,18 +192,18 @@ class _Pool:
             "Give the same command again to go on from its last checkpoint, with fewer --jobs."
         )
 
-    def _tell_of_stopping(self) -> None:
+    def _stop(self) -> None:
+        """Report that each run is stopping, and pass the signal on to its process."""
+        kind = signal.SIGTERM if ignores_sigint() else signal.SIGINT  # which the runs then ignore as well
+        self.waiting.clear()
         for each in self.running:
             self.watch(Event(each.job.name, 0, 1, STOPPING, "stopping"))
-
-    def _pass_on_the_signal(self) -> None:
-        kind = signal.SIGTERM if ignores_sigint() else signal.SIGINT  # which the runs then ignore as well
         for each in self.running:
             if each.process.pid is not None and each.process.is_alive():
                 os.kill(each.process.pid, kind)
 
     def _end_what_still_runs(self) -> None:
-        """Nothing does, unless listening itself failed: a run in training then saves its state and ends."""
+        """After an error in this process: runs in training save their state and end."""
         for each in self.running:
             each.process.terminate()
         for each in self.running:
@@ -212,7 +212,7 @@ class _Pool:
 
 
 def _next_event(events: Connection) -> Event | None:
-    """What lies in the pipe; None when that is nothing, or its other end is gone, perhaps in the middle of a word."""
+    """The next event of the pipe; None where it is empty, or its other end was closed, perhaps within an event."""
     try:
         return events.recv() if events.poll() else None
     except (EOFError, OSError):
@@ -220,44 +220,29 @@ def _next_event(events: Connection) -> Event | None:
 
 
 @contextmanager
-def _sigint_held_back() -> Iterator[None]:
-    """Ctrl-C takes effect at the end; a process that is started here holds it back too, while it imports."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
+def _sigint(how: Literal["SIG_BLOCK", "SIG_UNBLOCK"]) -> Iterator[None]:
+    """Hold Ctrl-C back, or let it through, within a block; Windows has no masks of signals."""
+    if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    resource_tracker.ensure_running()  # it would let the signal through where it starts
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(getattr(signal, how), {signal.SIGINT})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-@contextmanager
-def _sigint_let_through() -> Iterator[None]:
-    """Ctrl-C takes effect in here alone, so that what is said afterwards is said to its end."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    try:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-
-
-def _pass_on(events: Connection, event: Event) -> None:
-    """Send it, unless the other side knows; what comes from another thread would mix with what is being sent."""
-    if event.kind != "stopping":
-        events.send(event)
-
-
 def _child(job: Job, folders: Folders, device: torch.device, events: Connection, threads: int) -> None:
     """What a process does: one run, with its share of the cores."""
     torch.set_num_threads(threads)
+
+    def send(event: Event) -> None:
+        if event.kind != "stopping":  # the parent reports it; from another thread it would mix with this one's events
+            events.send(event)
+
     try:
-        with _sigint_let_through():
-            carry_out(job, folders, device, partial(_pass_on, events))
+        with _sigint("SIG_UNBLOCK"):  # not while an event is sent below
+            carry_out(job, folders, device, send)
             Path(job.run.path, TRACEBACK).unlink(missing_ok=True)  # of a try that failed
     except Stopped as stop:
         events.send(Event(job.name, 0, 1, str(stop), "stopped"))
@@ -267,7 +252,7 @@ def _child(job: Job, folders: Folders, device: torch.device, events: Connection,
     except Exception as error:
         text = f"{type(error).__name__}: {error}"
         where = Path(job.run.path, TRACEBACK)
-        with suppress(OSError):  # a disk may be full, which is what the text then says
+        with suppress(OSError):  # the disk may be full, which the text reports
             with written_beside(where) as beside:
                 beside.write_text(traceback.format_exc(), encoding="utf-8", errors="backslashreplace")
             text += f" (traceback in {where})"

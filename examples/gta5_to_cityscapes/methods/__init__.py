@@ -1,13 +1,19 @@
 """Adaptation methods, one file each; every module of this package is imported, which registers its methods."""
 
+from __future__ import annotations
+
 import importlib
 import pkgutil
+from typing import TYPE_CHECKING
 
-from .composition import compose_methods, loss_titles
+import torch
+
+from ..models import SegmentationNetwork
 from .method import Domain, Loss, Method, MethodConfig, Part, Setup, StepContext, registered_methods
+from .segmentation import LabeledSegmentation
 
-for _module in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"{__name__}.{_module.name}")
+if TYPE_CHECKING:
+    from ..recipes import Recipe
 
 __all__ = [
     "Domain",
@@ -21,3 +27,24 @@ __all__ = [
     "loss_titles",
     "registered_methods",
 ]
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")
+
+
+def compose_methods(recipe: Recipe, network: SegmentationNetwork, device: torch.device) -> list[Method]:
+    """Build a recipe's methods, in the order in which a step calls them; the segmentation loss comes first.
+
+    ``network`` is as training starts with it.
+    """
+    setup = Setup(recipe, network, device)
+    kinds = sorted(registered_methods().values(), key=lambda kind: kind.step_rank)
+    chosen = [kind(recipe.methods[kind.group], setup) for kind in kinds if kind.group in recipe.methods]
+    temperature = max((getattr(method, "temperature", 1.0) for method in chosen), default=1.0)
+    return [LabeledSegmentation(recipe.label_space.ignore_index, temperature), *chosen]
+
+
+def loss_titles() -> dict[str, str]:
+    """The title of every loss that a run can log, by its name."""
+    kinds = (LabeledSegmentation, *registered_methods().values())
+    return {name: title for kind in kinds for name, title in kind.losses.items()}

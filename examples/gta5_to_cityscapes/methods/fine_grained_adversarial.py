@@ -11,8 +11,7 @@ from torch.optim import Optimizer
 import stuffinstance as si
 
 from ..config import LARGEST, Decay, Rate, Step, Weight
-from ..training.optimizers import discriminator_optimizer
-from .method import Loss, Method, MethodConfig, Part, Setup, StepContext
+from .method import Loss, Method, MethodConfig, Part, Setup, StepContext, discriminator_optimizer
 
 
 class FineGrainedConfig(MethodConfig):

@@ -135,8 +135,8 @@ class Domain:
 class StepContext:
     """What one part of a step has computed so far.
 
-    ``shares`` are the part's shares of the whole step, empty where it is the whole step. ``found`` holds what one method
-    computes for others or for its own later hooks, by a key of its choice (the teacher's labels).
+    ``shares`` are the part's shares of the whole step, empty where it is the whole step. ``found`` holds what one
+    method computes for others or for its own later hooks, by a key of its choice (the teacher's labels).
     """
 
     step: int
@@ -249,3 +249,15 @@ class Method:
     def optimizers(self) -> dict[str, Optimizer]:
         """Optimizers of the method's own network, by their name in a checkpoint."""
         return {}
+
+
+def discriminator_optimizer(discriminator: nn.Module, lr: float, betas: tuple[float, float]) -> Optimizer:
+    """The optimizer of a method's own network; its rate follows the same schedule."""
+    return remember_start(torch.optim.Adam(discriminator.parameters(), lr=lr, betas=betas))
+
+
+def remember_start(optimizer: Optimizer) -> Optimizer:
+    """Note each group's starting rate, which the schedule scales."""
+    for group in optimizer.param_groups:
+        group["initial_lr"] = group["lr"]
+    return optimizer

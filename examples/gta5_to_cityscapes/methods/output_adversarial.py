@@ -11,8 +11,7 @@ from torch.optim import Optimizer
 import stuffinstance as si
 
 from ..config import Count, Decay, Rate, Step, Weight
-from ..training.optimizers import discriminator_optimizer
-from .method import Domain, Loss, Method, MethodConfig, Part, Setup, StepContext
+from .method import Domain, Loss, Method, MethodConfig, Part, Setup, StepContext, discriminator_optimizer
 from .segmentation import LABELED_PIXELS, cross_entropy
 
 if TYPE_CHECKING:

@@ -51,9 +51,9 @@ class PseudoLabelConfig(MethodConfig):
         takes = 2 if self.rule == "symmetric" else 1
         if recipe.labeled_by and takes != len(recipe.labeled_by):
             raise ValueError(
-                f"pseudo_labels.rule={self.rule} takes the labels of {takes} network{'s'[: takes - 1]}, {recipe.name} has "
-                f"those of {' and '.join(recipe.labeled_by)}; leave the setting out, and take the part sym for labels "
-                "that two agree on"
+                f"pseudo_labels.rule={self.rule} takes the labels of {takes} network{'s'[: takes - 1]}, "
+                f"{recipe.name} has those of {' and '.join(recipe.labeled_by)}; omit the setting, and take the part "
+                "sym for labels that two agree on"
             )
 
 

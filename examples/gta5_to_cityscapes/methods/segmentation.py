@@ -11,7 +11,7 @@ LABELED_PIXELS = "labeled pixels"
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
-    """Mean over all labeled pixels of the batch, as torch's own; exactly 0, still on the graph, where there are none.
+    """Mean over all labeled pixels of the batch, as torch's own; exactly 0, and still on the graph, without labels.
 
     The matching losses are means over images instead: there each image counts alike, here each labeled pixel.
     """

@@ -12,7 +12,7 @@ BatchNormMode = Literal["train", "frozen"]
 
 
 class Bottleneck(nn.Module):
-    """1×1, 3×3, 1×1 with a shortcut.
+    """Bottleneck block of ResNet: 1×1, 3×3, 1×1 with a shortcut.
 
     The two families of weights put the stride on different convolutions: Caffe's on the first 1×1,
     torchvision's on the 3×3. The shapes agree either way, so the wrong choice would load in silence and

@@ -19,7 +19,7 @@ IMAGENET_DEVIATION_RGB = (0.229, 0.224, 0.225)
 
 
 class NetworkOutput(NamedTuple):
-    """What a forward pass returns.
+    """Output of a segmentation network.
 
     Attributes:
         features: ``(B, D, h, w)``, the last stage of the backbone.
@@ -32,13 +32,13 @@ class NetworkOutput(NamedTuple):
     auxiliary: Tensor | None = None
 
     def detached(self) -> NetworkOutput:
-        """The same numbers, without a way back to the network."""
+        """The same values without gradient."""
         auxiliary = None if self.auxiliary is None else self.auxiliary.detach()
         return NetworkOutput(self.features.detach(), self.logits.detach(), auxiliary)
 
 
 class PixelNormalization(nn.Module):
-    """RGB in [0, 1] to what the pretrained weights were trained on.
+    """Normalization of RGB images in [0, 1] for the pretrained weights.
 
     The numbers are persistent buffers: a checkpoint carries its normalization, from which its style is read.
     """
@@ -65,7 +65,7 @@ class PixelNormalization(nn.Module):
 
 
 def check_whole(name: str, value: object, *, least: int) -> None:
-    """An option of a network that counts something.
+    """Check that an option is a whole number of at least ``least``.
 
     Raises:
         ValueError: If it is not a whole number of at least that.
@@ -75,7 +75,7 @@ def check_whole(name: str, value: object, *, least: int) -> None:
 
 
 def check_dilations(name: str, dilations: Sequence[int], *, least: int) -> None:
-    """Dilations of convolutions, at least one.
+    """Check a list of dilations.
 
     Raises:
         ValueError: If the list is empty, or one is not a whole number of at least that.
@@ -87,7 +87,7 @@ def check_dilations(name: str, dilations: Sequence[int], *, least: int) -> None:
 
 
 class DilatedHead(nn.Module):
-    """Sum of parallel 3×3 convolutions of different dilation: the classifier of DeepLabV2.
+    """Classifier of DeepLabV2 (https://arxiv.org/abs/1606.00915): the sum of parallel dilated 3×3 convolutions.
 
     Args:
         feature_dim: Channels D of the features.
@@ -141,7 +141,7 @@ class TwoLevelBackbone(nn.Module):
 
 
 class SegmentationNetwork(nn.Module):
-    """A backbone and its head.
+    """Segmentation network: a backbone and its head.
 
     Attributes:
         auxiliary_head: A head on the stage before the last one, which AdaptSegNet aligns too, or None.

@@ -1,6 +1,6 @@
 """The experiments of the SIM paper (CVPR 2020): which runs each is made of, and what was published beside them.
 
-A sweep's values are said as published. In another size, or with another value of that setting, they are the same
+A sweep's values are given as published. In another preset, or with another value of that setting, they are the same
 multiples of what the setting then is: a network that sees a hundredth of the images has a smaller bank.
 """
 
@@ -13,7 +13,7 @@ from typing import Literal
 
 from ..config import LayoutConfig
 from .parts import RecipeError
-from .recipe import ABLATION, Preset, preset_named
+from .recipe import ABLATION, preset_named
 
 PAPER_GTA5 = dict(zip(ABLATION, (36.6, 41.4, 44.9, 46.2, 49.2, 65.1), strict=True))
 PAPER_SYNTHIA_13 = dict(zip(ABLATION, (38.6, 45.9, 46.0, 47.1, 52.1, 71.7), strict=True))
@@ -47,10 +47,10 @@ class Variant:
 
     Attributes:
         recipe: What is trained.
-        folder: Of its runs within the experiment's folder; "" where the recipe's name tells it apart.
+        folder: Of its runs within the experiment's folder; "" where the recipe's name identifies it.
         overrides: Its own settings.
         published: mIoU in percent, None where the paper prints none.
-        value: Of the setting that is varied, None where none is.
+        value: Of the setting that is varied, None without a sweep.
         published_value: The paper's value in its place.
         default: Whether that is the paper's choice.
     """
@@ -98,19 +98,19 @@ class PaperExperiment:
         """From where to where."""
         return f"{'SYNTHIA' if self.source == 'synthia' else 'GTA5'} → Cityscapes"
 
-    def settings(self, size: str, overrides: Sequence[str] = ()) -> list[str]:
+    def settings(self, preset: str, overrides: Sequence[str] = ()) -> list[str]:
         """What all its runs set: ``overrides``, and before them how often a curve is tested."""
         if not self.curve:
             return list(overrides)
-        steps = preset_named(size, overrides).schedule.max_steps
+        steps = preset_named(preset, overrides).schedule.max_steps
         return [f"schedule.evaluate_every={math.ceil(steps / TESTS_OF_A_CURVE)}", *overrides]
 
-    def variants(self, size: str, overrides: Sequence[str] = ()) -> tuple[Variant, ...]:
+    def variants(self, preset: str, overrides: Sequence[str] = ()) -> tuple[Variant, ...]:
         """Its rows, in the paper's order."""
         if self.sweep is None:
             return tuple(Variant(recipe, published=miou) for recipe, miou in self.published.items())
         (recipe,) = self.published
-        rows = tuple(_swept(self.sweep, recipe, published, size, overrides) for published in self.sweep.published)
+        rows = tuple(_swept(self.sweep, recipe, published, preset, overrides) for published in self.sweep.published)
         if len({row.folder for row in rows}) < len(rows):
             raise RecipeError(
                 f"{self.name} varies {self.sweep.group}.{self.sweep.setting}, whose values must differ, got "
@@ -119,9 +119,8 @@ class PaperExperiment:
         return rows
 
 
-def _swept(sweep: Sweep, recipe: str, published: float, size: str, overrides: Sequence[str]) -> Variant:
-    preset: Preset = preset_named(size, overrides)
-    own = getattr(preset.methods[sweep.group], sweep.setting)
+def _swept(sweep: Sweep, recipe: str, published: float, preset: str, overrides: Sequence[str]) -> Variant:
+    own = getattr(preset_named(preset, overrides).methods[sweep.group], sweep.setting)
     value = own * published / sweep.default
     value = max(1, round(value)) if isinstance(own, int) else float(f"{value:.6g}")  # 0.01 · 0.05 / 0.01 is 0.05
     return Variant(

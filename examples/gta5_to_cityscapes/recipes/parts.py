@@ -40,13 +40,13 @@ def parts_of(name: str) -> tuple[Chosen, ...]:
     for each in chosen:
         if each.group in groups:
             raise RecipeError(
-                f"recipe {name!r}: {groups[each.group]!r} and {each.word!r} set the same thing; leave one out."
+                f"recipe {name!r}: {groups[each.group]!r} and {each.word!r} set the same thing; omit one."
             )
         groups[each.group] = each.word
     stages = [each.word for each in chosen if each.part.kind == "stage"]
     if len(stages) > 1:
         raise RecipeError(
-            f"recipe {name!r}: each of {', '.join(stages)} begins where another run ended; leave all but one out."
+            f"recipe {name!r}: each of {', '.join(stages)} begins where another run ended; omit all but one."
         )
     if any(each.part.two_models for each in chosen) and sum(each.part.mirror is not None for each in chosen) != 1:
         both = ", ".join(part.name for _, part in known.values() if part.two_models)

@@ -66,7 +66,9 @@ class Recipe(Preset):
     space: SpaceName = "cityscapes"
     classes: tuple[str, ...] = si.CITYSCAPES.names
     labeled: Literal["source", "target"] = "source"
-    start: str | None = None  # the recipe whose weights it begins with; random or given ones where there is none
+    start: str | None = (
+        None  # the recipe whose weights it begins with; None: random weights, or those of network.weights
+    )
     labeled_by: tuple[str, ...] = ()  # the recipes whose networks label its target
     fused_of: tuple[str, ...] = ()  # the recipes whose predictions it averages; it then trains nothing
 
@@ -240,7 +242,7 @@ def override(preset: Preset, overrides: Sequence[str]) -> Preset:
                 raise RecipeError(f"--set {item!r}: {group!r} has no settings of its own.")
         if groups != ["network", "options"] and last not in place:
             raise RecipeError(
-                f"--set {item!r}: there is no setting {key!r}; "
+                f"--set {item!r}: unknown setting {key!r}; "
                 f"{'.'.join(groups) or 'a preset'} has {', '.join(place) or 'none'}."
             )
         place[last] = _value(text.strip())

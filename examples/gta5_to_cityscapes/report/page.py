@@ -42,7 +42,7 @@ class Page:
 
 
 def chart_block(chart: Chart | None, pending: str) -> Block:
-    """A chart, or why there is none yet."""
+    """A chart, or a note on why it is pending."""
     return {"chart": chart} if chart else {"note": pending}
 
 

@@ -134,7 +134,7 @@ def _notes(record: ExperimentRecord, table: ScoreTable) -> list[str]:
         )
     if sweep and any(variant.value != variant.published_value for variant in record.variants):
         notes.append(
-            f"The values of {sweep.symbol} are the paper's multiples of {sweep.group}.{sweep.setting} in this size."
+            f"The values of {sweep.symbol} are the paper's multiples of {sweep.group}.{sweep.setting} in this preset."
         )
     if sweep and sweep.note:
         notes.append(sweep.note)

@@ -14,12 +14,12 @@ import torch
 
 import stuffinstance as si
 
+from ..recipes.recipe import SPACES
 from .recipe_names import LADDER, in_order
 
 Bank = TypeVar("Bank", si.StuffBank, si.InstanceBank)
 RUN_FILES = ("recipe.json", "metrics.jsonl", "result.json")
 SCORES = ("miou", "entropy", "density")
-SPACES = {"cityscapes": si.CITYSCAPES, "synthia16": si.SYNTHIA_16, "synthia13": si.SYNTHIA_13}
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Run:
         return max([*self.training.index, *self.evaluations.index, int(numeric(self.result.get("step"), 0))])
 
     def number(self, name: str) -> float:
-        """A number of the result; NaN where there is none."""
+        """A number of the result; NaN where it is absent."""
         return numeric(self.result.get(name))
 
     def setting(self, group: str, name: str) -> Any:
@@ -132,7 +132,7 @@ class Experiment:
                 if key not in SPACES:
                     raise ValueError(
                         f"{run.folder / 'recipe.json'}: space must be one of {', '.join(SPACES)}, got {name!r}. "
-                        "Add the space to SPACES of the report to draw its images."
+                        "Add the space to SPACES of recipes/recipe.py to draw its images."
                     )
                 return SPACES[key]
         return si.CITYSCAPES

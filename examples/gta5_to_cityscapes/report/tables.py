@@ -57,7 +57,7 @@ class ScoreTable:
         titles: Of each row, by its key.
         runs: Of each row, finished or not.
         scores: Final mIoU in percent, one row per seed, one column per key; NaN for an unfinished or missing run.
-        over: The row that a gain is over, None where there is none.
+        over: The row that a gain is over, or None.
         published: mIoU in percent, NaN where none was printed.
         costs: Of the finished runs by key: one row per seed, one column of :data:`COSTS` each.
     """

@@ -26,15 +26,14 @@ from ..distributed import (
     own_share,
 )
 from ..methods import Domain, StepContext
-from ..metrics_log import Metrics, StepClock, StepCost
+from ..metrics_log import Metrics, StepClock, StepCost, peak_memory_bytes, reset_peak_memory
 from ..recipes import Recipe
-from ..run_dir import Event, Result, RunFolder, Watch, peak_memory_bytes, reset_peak_memory, unwatched
+from ..run_dir import Event, Result, RunFolder, Watch, unwatched
 from ..signals import STOPPING, Stopped, StopRequest
 from .determinism import draw_apart, draws_of_all_ranks, repeatable_kernels, restore_draws
 from .evaluation import Scores, evaluate_recipe
-from .optimizers import learning_rate_factor, set_learning_rates
 from .recipe_network import start_network
-from .step import TrainingStep
+from .step import TrainingStep, learning_rate_factor, set_learning_rates
 
 logger = logging.getLogger(__name__)
 MAX_SKIPPED = 100  # steps in a row that fp16 may overflow in; its scale of losses is halved at each

@@ -1,4 +1,4 @@
-"""One step, in the order of the reference implementation: the order is part of the method.
+"""Training step, in the order of the reference implementation: the order is part of the method.
 
 Labeled forward, banks, labeled backward; target forward, matching (the banks already hold this
 step's rows) and adversarial losses, target backward; the discriminator on both; then all optimizers; an averaged
@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..checkpoint import restore_network
+from ..config import OptimizerConfig, ScheduleConfig
 from ..data.loader import Samples
 from ..distributed import DistributedGradients, RunningStatistics, all_reduce_sum, world_size
 from ..methods import Loss, StepContext, compose_methods
-from ..methods.method import IMAGES
+from ..methods.method import IMAGES, remember_start
 from ..models import SegmentationNetwork
 from ..recipes import Recipe
-from .optimizers import network_optimizer
 
 AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -106,7 +106,7 @@ class TrainingStep:
         yield from chain.from_iterable(method.on_target(part) for method in self.methods)
 
     def _share_out(self, parts: Sequence[StepContext]) -> None:
-        """What each part's means count for; a step in one piece needs no word of it."""
+        """Set each part's share of the means; a step in one piece needs none."""
         if world_size() == len(parts) == 1:
             return
         counts = [{name: n for method in self.methods for name, n in method.counts(part).items()} for part in parts]
@@ -172,7 +172,7 @@ class TrainingStep:
         return torch.autocast(self.device.type, self.precision, enabled=self.precision is not None)
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps of all that a step trains or remembers."""
+        """State of everything that a step trains or accumulates, for a checkpoint."""
         return {
             "network": self.network.state_dict(),
             **{name: module.state_dict() for method in self.methods for name, module in method.modules().items()},
@@ -182,7 +182,7 @@ class TrainingStep:
         }
 
     def restore(self, saved: dict[str, Any], path: Path) -> None:
-        """Take up what :meth:`state` gave, from a checkpoint that was read from ``path``."""
+        """Restore what :meth:`state` gave, from a checkpoint that was read from ``path``."""
         restore_network(self.network, saved, path)
         for method in self.methods:
             for name, module in method.modules().items():
@@ -191,3 +191,36 @@ class TrainingStep:
             optimizer.load_state_dict(saved["optimizers"][name])
         self.scaler.load_state_dict(saved["scaler"])
         self.skipped = saved.get("skipped", 0)
+
+
+def network_optimizer(settings: OptimizerConfig, network: SegmentationNetwork) -> Optimizer:
+    """The optimizer of the segmentation network, its head at ``head_lr_mult`` times the rate."""
+    groups = network.parameter_groups(settings.lr, settings.head_lr_mult)
+    optimizer: Optimizer
+    if settings.kind == "adamw":
+        optimizer = torch.optim.AdamW(groups, lr=settings.lr, weight_decay=settings.weight_decay)
+    else:
+        optimizer = torch.optim.SGD(
+            groups,
+            lr=settings.lr,
+            momentum=settings.momentum,
+            nesterov=settings.nesterov,
+            weight_decay=settings.weight_decay,
+        )
+    return remember_start(optimizer)
+
+
+def learning_rate_factor(schedule: ScheduleConfig, step: int) -> float:
+    """Learning rate of step ``step`` (from 0), relative to the initial one."""
+    factor = max(0.0, 1.0 - step / schedule.decay_steps) ** schedule.power
+    if step < schedule.warmup:
+        factor *= (step + 1) / schedule.warmup
+    return float(factor)
+
+
+def set_learning_rates(optimizers: dict[str, Optimizer], schedule: ScheduleConfig, step: int) -> None:
+    """Set the learning rates of all optimizers for this step."""
+    factor = learning_rate_factor(schedule, step)
+    for optimizer in optimizers.values():
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * factor

@@ -1,6 +1,6 @@
 """Timing of a few real steps of a recipe, in a process of their own for the peak memory.
 
-Nothing is written. The network starts as the run would start, without a checkpoint; a method that begins late takes part.
+Nothing is written. The network starts as the run would, without a checkpoint; a method that begins late takes part.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from ..data import Sample
 from ..data.loader import Samples
 from ..data.training_data import Folders, StepImages, open_training_data
 from ..methods import Domain, StepContext
+from ..metrics_log import peak_memory_bytes, reset_peak_memory
 from ..recipes import Recipe
-from ..run_dir import peak_memory_bytes, reset_peak_memory
 from .determinism import repeatable_kernels
 from .evaluation import evaluate_recipe
 from .recipe_network import start_network
@@ -29,7 +29,7 @@ from .step import TrainingStep
 
 @dataclass(frozen=True)
 class TimedSteps:
-    """What the steps took.
+    """Time and memory of steps.
 
     Attributes:
         seconds_per_step: Mean, without the first.
