@@ -406,6 +406,7 @@ NOT_CALLED = {
     "BackendUnavailableError",
     "CITYSCAPES",
     "IoU",
+    "Matches",
     "MatchingLosses",
     "ClassMixOutput",
     "Regions",
