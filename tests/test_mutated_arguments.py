@@ -421,6 +421,7 @@ NOT_CALLED = {
     "BackendUnavailableError",
     "CITYSCAPES",
     "IoU",
+    "Matches",
     "MatchingLosses",
     "ClassMixOutput",
     "Regions",

@@ -72,7 +72,7 @@ def _came(value: object) -> str:
 
 
 def _is_label_space(value: object) -> bool:
-    """Whether it is a ``LabelSpace``, recognized by what it has: checks come before label spaces in the flow of imports."""
+    """Whether it is a ``LabelSpace``, by what it has: checks come before label spaces in the flow of imports."""
     return hasattr(value, "things") and hasattr(value, "stuff")
 
 
@@ -82,7 +82,7 @@ def _is_array(value: object) -> bool:
 
 
 def may_read(tensor: Tensor, validate_args: bool = False) -> bool:
-    """Whether the values of ``tensor`` may be read: on a CPU, elsewhere with ``validate_args``; never of fake tensors."""
+    """Whether values of ``tensor`` may be read: on a CPU, elsewhere with ``validate_args``; never of fake tensors."""
     if torch.compiler.is_compiling() or tensor.device.type == "meta":
         return False
     if not (validate_args or tensor.device.type == "cpu") or torch._C._functorch.is_functorch_wrapped_tensor(tensor):
@@ -310,7 +310,8 @@ def checked_number(
 
 def checked_divisor(name: str, value: Any, wanted: str = "a finite number above 0") -> float:
     """A number above 0 that float32 can be divided by without overflow."""
-    return checked_number(name, value, f"{wanted} (from {_SMALLEST:g} on)", least=_SMALLEST)
+    # A literal, not the constant: with dynamic=True a compiler takes that for a number that varies.
+    return checked_number(name, value, f"{wanted} (from 1e-30 on)", least=_SMALLEST)
 
 
 def checked_fraction(name: str, value: Any) -> float:
