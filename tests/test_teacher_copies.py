@@ -1,0 +1,219 @@
+"""How a mean teacher is copied from its network: hooks, tensors with history, modules that cannot be copied."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from copy import deepcopy
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations, prune, spectral_norm
+
+from stuffinstance.self_training import MeanTeacher
+from tests.test_mean_teacher import network
+
+
+def test_hooks_from_outside_are_not_run_by_the_teacher() -> None:
+    student = network()
+    kept: dict[str, Tensor] = {}
+    ran: list[str] = []
+
+    class Trainer:
+        def hook(self, *_: Any) -> None:
+            ran.append("method")
+
+    student[0].register_forward_hook(lambda _, images, features: kept.update(features=features))
+    student[1].register_forward_pre_hook(Trainer().hook)
+    student[3].register_forward_hook(partial(lambda name, *_: ran.append(name), "partial"))
+    student.register_full_backward_pre_hook(lambda *_: ran.append("backward"))
+    student.register_full_backward_hook(lambda *_: ran.append("backward"))
+    student._register_state_dict_hook(lambda *_: ran.append("saved"))
+    student.register_state_dict_pre_hook(lambda *_: ran.append("saves"))
+    student._register_load_state_dict_pre_hook(lambda *_: ran.append("loads"))
+    student.register_load_state_dict_post_hook(lambda *_: ran.append("loaded"))
+    images = torch.randn(2, 3, 6, 5)
+    student(images)
+    features = kept["features"]
+    ran.clear()
+    teacher = MeanTeacher(student)
+    copied = deepcopy(teacher)
+    for each in (teacher, copied):
+        each(images)
+        each.update(student)
+        each.load_state_dict(each.state_dict())
+    assert kept["features"] is features
+    assert ran == []
+    student(images.clone().requires_grad_()).sum().backward()
+    assert sorted(ran) == ["backward", "backward", "method", "partial"]
+    student.load_state_dict(student.state_dict())
+    assert ran[-4:] == ["saves", "saved", "loads", "loaded"]
+    teacher.network[0].register_forward_hook(lambda *_: ran.append("the teacher's own"))
+    teacher(images)
+    assert ran[-1] == "the teacher's own"
+
+
+class WithOwnHooks(nn.Module):
+    """As feature extractors do it: outputs are collected by hooks that are methods of the network or of its parts."""
+
+    class Collected:
+        def __init__(self) -> None:
+            self.outputs: dict[str, Tensor] = {}
+
+        def collect(self, name: str, module: nn.Module, images: tuple[Tensor], output: Tensor) -> None:
+            self.outputs[name] = output
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.collected = nn.Conv2d(3, 4, 1), self.Collected()
+        self.body.register_forward_hook(partial(self.collected.collect, "body"))
+        self.body.register_forward_pre_hook(self.halve)
+        self.body._register_load_state_dict_pre_hook(self.count_load)
+        self.loads = 0
+
+    def halve(self, module: nn.Module, images: tuple[Tensor]) -> Tensor:
+        return images[0] / 2
+
+    def count_load(self, *_: Any) -> None:
+        self.loads += 1
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.body(images)
+        return self.collected.outputs["body"]
+
+
+def test_hooks_of_the_network_itself_are_the_teachers_too() -> None:
+    student = WithOwnHooks()
+    images = torch.randn(1, 3, 2, 2)
+    expected = student(images)
+    teacher = MeanTeacher(student)
+    assert torch.equal(teacher(images), expected)
+    assert student.collected.outputs["body"] is expected
+    assert teacher.network.collected.outputs["body"] is not expected
+    teacher.load_state_dict(teacher.state_dict())
+    assert (student.loads, teacher.network.loads) == (0, 1)
+
+
+class KeepsFeatures(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Conv2d(3, 4, 1)
+        self.features: dict[str, list[Tensor]] = {}
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.features["all"] = [self.body(images)]
+        return self.features["all"][0]
+
+
+class Statistic(nn.Module):
+    """A buffer that forward assigns anew, with history."""
+
+    mean: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Conv2d(3, 4, 1)
+        self.register_buffer("mean", torch.tensor(1.0))
+
+    def forward(self, images: Tensor) -> Tensor:
+        output: Tensor = self.body(images)
+        if self.training:
+            self.mean = 0.9 * self.mean.detach() + 0.1 * output.mean()
+        return output / self.mean
+
+
+def pruned() -> nn.Module:
+    return prune.l1_unstructured(nn.Conv2d(3, 4, 1), "weight", amount=3)  # type: ignore[no-any-return]
+
+
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated")
+@pytest.mark.parametrize(
+    "make",
+    [
+        KeepsFeatures,
+        Statistic,
+        pruned,
+        lambda: nn.utils.weight_norm(nn.Conv2d(3, 4, 1)),
+        lambda: spectral_norm(nn.Conv2d(3, 4, 1)),
+        lambda: parametrizations.weight_norm(nn.Conv2d(3, 4, 1)),
+        lambda: parametrizations.spectral_norm(nn.Conv2d(3, 4, 1)),
+        lambda: parametrizations.orthogonal(nn.Linear(3, 4)),
+    ],
+    ids=[
+        "keeps features",
+        "buffer with history",
+        "pruned",
+        "weight_norm",
+        "spectral_norm",
+        "parametrized weight_norm",
+        "parametrized spectral_norm",
+        "parametrized orthogonal",
+    ],
+)
+@pytest.mark.parametrize("handed_in", [False, True])
+def test_networks_that_hold_tensors_with_history(make: Callable[[], nn.Module], handed_in: bool) -> None:
+    student = make()
+    images = torch.randn(2, 3) if isinstance(student, nn.Linear) else torch.randn(2, 3, 6, 5)
+    student(images)
+    teacher = MeanTeacher(student, alpha=0, teacher=make() if handed_in else None)
+    optimizer = torch.optim.SGD(student.parameters(), 0.1)
+    for _ in range(2):
+        student.train()
+        optimizer.zero_grad()
+        student(images).square().mean().backward()
+        optimizer.step()
+        student.eval()
+        assert not torch.allclose(teacher(images), student(images))
+        teacher.update(student)
+        torch.testing.assert_close(teacher(images), student(images))  # with alpha = 0 it is the student
+    assert not any(tensor.requires_grad for tensor in (*teacher.parameters(), *teacher.buffers()))
+    assert set(teacher.network.state_dict()) == set(student.state_dict())
+
+
+class Uncopyable(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = network()
+        self.block[1].lock = threading.Lock()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.block(images)  # type: ignore[no-any-return]
+
+
+def test_what_cannot_be_copied_is_named_and_a_teacher_can_be_handed_in() -> None:
+    student, other = Uncopyable(), Uncopyable().train()
+    with pytest.raises(TypeError, match=r"got lock in block\.1\.lock \(TypeError: .*\)\. Remove.*pass teacher="):
+        MeanTeacher(student)
+    teacher = MeanTeacher(student, teacher=other)
+    assert teacher.network is other
+    assert not any(module.training for module in other.modules())
+    assert not any(parameter.requires_grad for parameter in other.parameters())
+    for name, value in student.state_dict().items():
+        assert torch.equal(other.state_dict()[name], value), name
+    images = torch.randn(2, 3, 6, 5)
+    student.train()(images)
+    teacher.update(student)
+    torch.testing.assert_close(teacher(images), student.eval()(images))
+
+
+def test_a_teacher_that_does_not_fit_is_an_error() -> None:
+    student = network()
+    tied = network()
+    tied[3] = student[3]
+    odd = network()
+    odd[1] = nn.GroupNorm(1, 4)
+    for teacher, message in (
+        (student, r"share no tensor with network, got 0\.weight in both"),
+        (tied, r"share no tensor with network, got 3\.weight in both"),
+        (network().double(), r"dtypes of network's parameters, got torch\.float64 for 0\.weight and torch\.float32"),
+        (network()[:3], r"parameters in name and shape, got 2 that differ, first: 3\.bias, which only network has"),
+        (odd, r"buffers in name and shape, got 3 that differ, first: 1\.num_batches_tracked, which only network has"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            MeanTeacher(student, teacher=teacher)
+    assert all(parameter.requires_grad for parameter in student.parameters())
+    with pytest.raises(TypeError, match=r"teacher must be an nn\.Module or None, got OrderedDict"):
+        MeanTeacher(student, teacher=student.state_dict())  # type: ignore[arg-type]
