@@ -52,7 +52,7 @@ def problems_of(root: Path, path: Path, pages: dict[Path, Page]) -> list[str]:
             if not target.is_file():
                 found.append(f"{here} leads to {address}, which does not exist")
             elif parts.fragment and target in pages and unquote(parts.fragment) not in pages[target].anchors:
-                found.append(f"{here} leads to {address}, where there is no such anchor")
+                found.append(f"{here} leads to {address}, which has no such anchor")
     return found
 
 

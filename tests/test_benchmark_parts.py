@@ -228,7 +228,7 @@ def test_what_was_not_run_is_unmeasured() -> None:
 
 
 def test_targets_name_what_the_benchmarks_measure() -> None:
-    """A renamed way or case would leave a target unmeasured without a word."""
+    """A renamed way or case would leave a target unmeasured silently."""
     large, small, maps = (
         tuple(map(int, re.findall(r"\d+", case))) for case in (targets.LARGE, targets.SMALL, targets.MAPS)
     )

@@ -98,7 +98,7 @@ def _imported_names(tree: ast.AST) -> Iterator[tuple[str, str]]:
 
 
 def _full_name(node: ast.expr, imported: Mapping[str, str]) -> str:
-    """``np.load`` as ``numpy.load``; what is no name gives a name that nothing has."""
+    """``np.load`` as ``numpy.load``; anything but a name gives a name that nothing has."""
     if isinstance(node, ast.Name):
         return imported.get(node.id, node.id)
     return f"{_full_name(node.value, imported)}.{node.attr}" if isinstance(node, ast.Attribute) else "?"

@@ -13,7 +13,7 @@ CPU = torch.device("cpu")
 
 
 def made_step(recipe: Recipe, *, same_size: bool = False) -> tuple[TrainingStep, StepContext]:
-    """A step over random images, of two sizes unless told otherwise."""
+    """A step over random images, of two sizes by default."""
     network = start_network(recipe, CPU)
     step = TrainingStep(recipe, network, CPU)
     generator = torch.Generator().manual_seed(1)

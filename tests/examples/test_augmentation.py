@@ -24,7 +24,7 @@ GEOMETRY: dict[str, dict[str, Any]] = {
 
 
 def blocks(count: int = 8, height: int = 64, width: int = 128) -> tuple[Tensor, Tensor]:
-    """Images whose color tells the class of every pixel, in blocks of 16, and their labels."""
+    """Images whose color encodes the class of every pixel, in blocks of 16, and their labels."""
     generator = torch.Generator().manual_seed(0)
     places = torch.randint(0, len(CLASSES), (count, height // 16, width // 16), generator=generator)
     places = places.repeat_interleave(16, 1).repeat_interleave(16, 2)
@@ -33,7 +33,7 @@ def blocks(count: int = 8, height: int = 64, width: int = 128) -> tuple[Tensor, 
 
 
 def shown(images: Tensor) -> Tensor:
-    """The class that each pixel's color tells."""
+    """The class that each pixel's color encodes."""
     return torch.tensor(CLASSES)[(images[:, 0] * (len(CLASSES) - 1)).round().long()]
 
 

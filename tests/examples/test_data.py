@@ -269,7 +269,7 @@ def test_color_labels_are_rejected(tmp_path: Path) -> None:
 
 
 def test_size_is_bounded_before_decoding(tmp_path: Path) -> None:
-    """A header that claims 60000×60000 pixels is refused without its pixels."""
+    """A header that claims 60000×60000 pixels is rejected without its pixels."""
     gta5(tmp_path)
     header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0))
     (tmp_path / "images/00001.png").write_bytes(b"\x89PNG\r\n\x1a\n" + header + png_chunk(b"IDAT", b""))

@@ -340,12 +340,12 @@ def test_timed_steps_foretell_time_and_memory_and_write_nothing(
     monkeypatch.setattr(checked_runs, "time_steps_apart", apart)
     record = record_of("table2", "smoke", *quiet, "schedule.max_steps=100", "schedule.decay_steps=100")
     findings = checked(streets, tmp_path, record, steps=1)
-    told = {finding.what: finding.text for finding in findings}
+    said = {finding.what: finding.text for finding in findings}
     assert calls == ["aa+it+sim", "source"]  # the costliest and the cheapest that needs no labels of another run
-    assert told["memory"].startswith("3.0 GiB a run (aa+it+sim seed 0)")
-    assert told["disk"].startswith("at most 18 MiB (checkpoints 18 MiB, pseudo-labels 0 MiB)")  # 6 runs of 3 MiB
+    assert said["memory"].startswith("3.0 GiB a run (aa+it+sim seed 0)")
+    assert said["disk"].startswith("at most 18 MiB (checkpoints 18 MiB, pseudo-labels 0 MiB)")  # 6 runs of 3 MiB
     # By cost, of 1.0 to 2.6: steps of 0.5 (two runs), 1.6 and 1.7 between, 2 seconds (two). 17 tests of 3 images.
-    assert told["time in all"].startswith("14 min for 6 runs (training 14 min, scoring 31 s, labeling 1 s)")
+    assert said["time in all"].startswith("14 min for 6 runs (training 14 min, scoring 31 s, labeling 1 s)")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -92,7 +92,7 @@ def test_the_source_in_synthias_layout_is_the_same_scenes_in_other_files(tmp_pat
 
 
 def test_the_numbers_of_synthia_are_those_that_its_reader_knows() -> None:
-    same = {"parking": "parking slot"}  # by another name; what is no class there is void
+    same = {"parking": "parking slot"}  # by another name; anything else is void there
     expected = {
         i: number
         for i, name in CITYSCAPES_IDS.items()

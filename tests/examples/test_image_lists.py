@@ -1,4 +1,4 @@
-"""Subsets named in text files: what a line may say, what is refused, and what of a run they change."""
+"""Subsets named in text files: what a line may say, what is rejected, and what of a run they change."""
 
 from __future__ import annotations
 

@@ -81,11 +81,11 @@ def names(folder: Path) -> list[str]:
 def test_the_last_few_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: int, left: list[str], links: bool
 ) -> None:
-    def refuse(*args: object) -> None:
+    def failing_link(*args: object) -> None:
         raise OSError(errno.EPERM, "no links here")
 
     if not links:
-        monkeypatch.setattr(os, "link", refuse)
+        monkeypatch.setattr(os, "link", failing_link)
     kept = filled(tmp_path, [1, 2, 3, 4], keep)
     assert names(tmp_path) == left
     assert load_checkpoint(kept.newest)["step"] == 4
@@ -121,7 +121,7 @@ def test_a_damaged_one_falls_back_to_the_one_before(
     assert {"last.pt", "step000100.pt"} < set(names(tmp_path))
 
 
-def test_a_missing_checkpoint_falls_back_or_is_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_missing_checkpoint_falls_back_to_an_earlier_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert KeptCheckpoints(tmp_path / "nowhere").load() is None
     kept = filled(tmp_path, [1, 2], 2)
     kept.newest.unlink()

@@ -212,7 +212,7 @@ def test_without_the_package_it_is_named(
 
 
 def test_it_trains_with_every_part_and_resumes_to_the_same_weights(streets: Folders, tmp_path: Path) -> None:
-    """Branches left out at random are part of what a checkpoint takes up again."""
+    """The state of stochastic depth is part of what a checkpoint takes up again."""
     options = {key: list(value) if isinstance(value, tuple) else value for key, value in TINY.items()}
     overrides = ["network.name=segformer", "schedule.max_steps=2", "schedule.log_every=1", "runtime.tensorboard=false"]
     overrides += [f"network.options.{key}={json.dumps(value)}" for key, value in options.items()]

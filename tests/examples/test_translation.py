@@ -56,7 +56,7 @@ def checkpoint(streets: Folders, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 def moved(generator: torch.nn.Module) -> Generator:
-    """A generator whose change is not the first one, which is none."""
+    """A generator whose change is not the identity that training begins with."""
     assert isinstance(generator, Generator)
     torch.nn.init.normal_(generator.delta.weight, std=0.05)
     return generator
@@ -392,13 +392,13 @@ def test_a_checkpoint_of_the_pipeline_keeps_the_segmentation(streets: Folders, t
 
 def test_commands_name_what_is_wrong(streets: Folders, tmp_path: Path) -> None:
     source = ["--source", str(streets.source)]
-    refused = CliRunner().invoke(app, ["apply", "--checkpoint", "x", *source, "--towards", "source", "--out", "y"])
-    assert refused.exit_code == 2
-    assert "--target with --towards source" in " ".join(refused.output.replace("│", " ").split())
+    rejected = CliRunner().invoke(app, ["apply", "--checkpoint", "x", *source, "--towards", "source", "--out", "y"])
+    assert rejected.exit_code == 2
+    assert "--target with --towards source" in " ".join(rejected.output.replace("│", " ").split())
     both = [*source, "--target", str(streets.target), "--out", str(tmp_path)]
-    refused = CliRunner().invoke(app, ["train", *both, "--steps", "0"])
-    assert refused.exit_code == 2
-    assert "steps must be at least 1" in " ".join(refused.output.replace("│", " ").split())
+    rejected = CliRunner().invoke(app, ["train", *both, "--steps", "0"])
+    assert rejected.exit_code == 2
+    assert "steps must be at least 1" in " ".join(rejected.output.replace("│", " ").split())
 
 
 def test_other_content_of_an_image_is_rejected_or_applied_again(

@@ -54,12 +54,12 @@ def test_a_folder_that_cannot_be_synced_keeps_nothing_from_being_saved(
 def test_a_folder_that_cannot_be_opened_to_be_synced_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     open_file = os.open
 
-    def refuse(path: Any, flags: int, *args: Any, **kwargs: Any) -> int:
+    def failing_open(path: Any, flags: int, *args: Any, **kwargs: Any) -> int:
         if Path(path).is_dir():
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
         return open_file(path, flags, *args, **kwargs)
 
-    monkeypatch.setattr(os, "open", refuse)
+    monkeypatch.setattr(os, "open", failing_open)
     write_json(tmp_path / "result.json", {"step": 3})
     assert read_json(tmp_path / "result.json") == {"step": 3}
 

@@ -1,4 +1,4 @@
-"""What cannot be done is refused in one line that says what to do, never with a traceback or in silence."""
+"""Wrong options, settings and files raise one line that says what to do, never a traceback."""
 
 from __future__ import annotations
 
