@@ -118,7 +118,8 @@ def check_has_pixels(name: str, labels: Tensor) -> None:
 
 def check_maps(name: str, maps: Tensor, channels: int | None = None, channel_name: str = "D") -> None:
     """Require a floating tensor (B, channels, h, w)."""
-    wanted = f"{channel_name} = {channels}" if channels is not None else channel_name
+    named = channels is not None and not torch.compiler.is_compiling()  # a size that varies cannot be put into text
+    wanted = f"{channel_name} = {channels}" if named else channel_name
     check_tensor(name, f"a floating-point tensor (B, {wanted}, h, w)", maps)
     if maps.dtype not in FLOATING_DTYPES or maps.ndim != 4:
         if maps.dtype in FLOATING_DTYPES:
@@ -285,7 +286,7 @@ def checked_number(
 
 def checked_divisor(name: str, value: Any, wanted: str = "a finite number above 0") -> float:
     """A number above 0 that float32 can be divided by without overflow."""
-    return checked_number(name, value, f"{wanted} (from {_SMALLEST:g} on)", least=_SMALLEST)
+    return checked_number(name, value, f"{wanted} (from 1e-30 on)", least=_SMALLEST)
 
 
 def checked_fraction(name: str, value: Any) -> float:
