@@ -307,5 +307,5 @@ def test_factors_are_read_or_refused() -> None:
     for text in ("", "1;2", "0,1", "-1", "inf", "nan"):
         with pytest.raises(typer.BadParameter, match="--scales expects numbers"):
             factors(text, (48, 96))
-    with pytest.raises(typer.BadParameter, match=r"--scales must leave pictures of \[48, 96\] .* got 1e\+09"):
+    with pytest.raises(typer.BadParameter, match=r"--scales must leave images of \[48, 96\] .* got 1e\+09"):
         factors("1,1e9", (48, 96))
