@@ -303,7 +303,9 @@ def test_views_that_cannot_be_are_refused(setting: str) -> None:
 
 
 def test_factors_are_read_or_refused() -> None:
-    assert factors("0.75, 1,1.25") == (0.75, 1.0, 1.25)
+    assert factors("0.75, 1,1.25", (48, 96)) == (0.75, 1.0, 1.25)
     for text in ("", "1;2", "0,1", "-1", "inf", "nan"):
         with pytest.raises(typer.BadParameter, match="--scales expects numbers"):
-            factors(text)
+            factors(text, (48, 96))
+    with pytest.raises(typer.BadParameter, match=r"--scales must leave images of \[48, 96\] .* got 1e\+09"):
+        factors("1,1e9", (48, 96))

@@ -25,6 +25,7 @@ from examples.gta5_to_cityscapes.experiments.findings import Finding
 from examples.gta5_to_cityscapes.experiments.paper_jobs import plan_paper_experiment
 from examples.gta5_to_cityscapes.recipes import ABLATION, PAPER_EXPERIMENTS, RecipeError
 from examples.gta5_to_cityscapes.records.experiment_record import ExperimentRecord, read_record
+from examples.gta5_to_cityscapes.records.input_files import InputFiles
 from examples.gta5_to_cityscapes.records.progress import Event
 from examples.gta5_to_cityscapes.records.run_folder import RunFolderError
 from examples.gta5_to_cityscapes.records.written_files import DamagedFileError
@@ -276,7 +277,7 @@ def restyled_in_part(copy: Folders, out: Path) -> None:
 
 def another_run(copy: Folders, out: Path) -> None:
     (job, *_) = plan_paper_experiment(record_of("table2", "smoke", "schedule.steps=3"), out)
-    job.run.claim(job.recipe, {})
+    job.run.claim(job.recipe, InputFiles({}))
 
 
 def another_experiment(copy: Folders, out: Path) -> None:
@@ -472,9 +473,9 @@ def test_a_refused_command_leaves_the_record_as_it_was(
     words += ["--out", str(out), *(word for item in quiet for word in ("--set", item)), "--device", "cpu"]
     record = record_of("table3", "smoke", *quiet)
     (job, *_) = plan_paper_experiment(record, out)
-    job.run.claim(job.recipe, {})  # of other pictures
+    job.run.claim(job.recipe, InputFiles({}))  # of other pictures
     record.claim(out)
-    with pytest.raises(RunFolderError, match="Put the pictures back"):
+    with pytest.raises(RunFolderError, match="put the files back"):
         CliRunner().invoke(app, [*words, "--seeds", "0,1"], catch_exceptions=False)
     assert read_record(out) == record
 

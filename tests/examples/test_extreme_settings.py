@@ -136,7 +136,7 @@ def test_several_at_a_time_are_taken_or_refused() -> None:
         (
             "source",
             ["pictures.batch=1", "pictures.source_size=[8,8]", "pictures.target_size=[8,8]", "augmentation.blur=0"],
-            r"network small cannot take 1 of \[8, 8\] .*pictures\.source_size.*pictures\.batch: Expected more than 1",
+            r"network small cannot take a batch of 1 .*\[8, 8\] .*source_size.*pictures\.batch: Expected more",
         ),
         (
             "aa",

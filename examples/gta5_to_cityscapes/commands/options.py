@@ -15,7 +15,7 @@ from rich.table import Table
 from ..batches.training_data import Folders
 from ..data import Layout
 from ..ranks.group import local_device, world
-from ..recipes import Recipe, refuse_scales
+from ..recipes import Recipe, check_scales
 from ..records.checkpoints import CheckpointError
 from ..records.run_folder import Result, RunFolder
 from ..records.step_cost import time_of_a_step
@@ -100,7 +100,7 @@ def factors(text: str, size: Sequence[int]) -> tuple[float, ...]:
     if not all(0 < factor < math.inf for factor in found):
         raise typer.BadParameter(f"--scales expects numbers above 0, got {text!r}")
     try:
-        refuse_scales(found, size, "--scales")
+        check_scales(found, size, "--scales")
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     return found

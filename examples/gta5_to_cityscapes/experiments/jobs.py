@@ -9,7 +9,7 @@ from pathlib import Path
 from ..recipes import Recipe, canonical, compose_recipe, stands_on
 from ..recipes.settings import Layouts
 from ..records.run_folder import RunFolder
-from ..training.recipe_network import refuse_unfit_network
+from ..training.recipe_network import check_network
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def plan(
     depth = {name: max((_height(other, name) for other in wanted), default=0) for name in wanted}
     recipes = sorted(composed(list(wanted)), key=lambda recipe: (-depth[recipe.name], not stands_on(recipe.name).names))
     for recipe in recipes:
-        refuse_unfit_network(recipe)
+        check_network(recipe)
     return [
         Job(
             recipe,

@@ -1,6 +1,6 @@
 """What a run is asked to do: settings in groups, sizes that fill them in, recipes that switch parts on."""
 
-from .fitting_settings import refuse_scales
+from .fitting_settings import check_scales
 from .paper_experiments import PAPER_EXPERIMENTS, PaperExperiment, Variant
 from .parts import PARTS, RecipeError, canonical, stands_on
 from .recipe import ABLATION, Recipe, class_names, compose_recipe
@@ -14,8 +14,8 @@ __all__ = [
     "RecipeError",
     "Variant",
     "canonical",
+    "check_scales",
     "class_names",
     "compose_recipe",
-    "refuse_scales",
     "stands_on",
 ]

@@ -1,4 +1,4 @@
-"""Settings that must fit each other; a Recipe looks at them when it is made, before anything is read or written."""
+"""Checks of settings that must fit each other, made when a Recipe is, before anything is read or written."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ SMALLEST_BLURRED = 3  # the blur's kernel of 5 reflects two pixels at each borde
 SMALLEST_JUDGED = 32  # a discriminator of five convolutions of stride 2
 
 
-def refuse_small_pictures(recipe: Recipe) -> None:
-    """Pictures of a step that the blur or the discriminator of outputs cannot take.
+def check_image_sizes(recipe: Recipe) -> None:
+    """Check that the blur and the discriminator of outputs can take the images of a step.
 
     Raises:
-        ValueError: If there are such.
+        ValueError: If the images are too small.
     """
     blurred = {"source_size" if recipe.labelled == "source" else "target_size"}
     if recipe.augmentation.target == "all":
@@ -27,7 +27,7 @@ def refuse_small_pictures(recipe: Recipe) -> None:
         named = f"pictures.{field} and augmentation.crop"
         if recipe.augmentation.blur and field in blurred and min(size) < SMALLEST_BLURRED:
             raise ValueError(
-                f"augmentation.blur needs pictures of at least {SMALLEST_BLURRED} pixels a side, got {list(size)} "
+                f"augmentation.blur needs images of at least {SMALLEST_BLURRED} pixels a side, got {list(size)} "
                 f"(height, width) from {named}; set them larger, or augmentation.blur=0"
             )
         if recipe.adversarial is None:
@@ -41,24 +41,29 @@ def refuse_small_pictures(recipe: Recipe) -> None:
             )
 
 
-def refuse_scales(scales: Sequence[float], size: Sequence[int], named: str) -> None:
-    """Scales at which a picture of ``size`` (height, width) has more pixels than are read of any file.
+def check_scales(scales: Sequence[float], size: Sequence[int], named: str) -> None:
+    """Check that an image of ``size`` (height, width) has at no scale more pixels than are read of any file.
+
+    Args:
+        scales: Factors of both sides.
+        size: (height, width) of the image.
+        named: The setting or option that has the scales, for the message.
 
     Raises:
-        ValueError: If there are such.
+        ValueError: If it has.
     """
     if wrong := [scale for scale in scales if (scale * size[0]) * (scale * size[1]) > MAX_PIXELS]:
         raise ValueError(
-            f"{named} must leave pictures of {list(size)} (height, width) at most {MAX_PIXELS} pixels, got "
+            f"{named} must leave images of {list(size)} (height, width) at most {MAX_PIXELS} pixels, got "
             f"{', '.join(f'{scale:g}' for scale in wrong)}; set smaller scales"
         )
 
 
-def refuse_missing_heads(recipe: Recipe) -> None:
-    """Two levels of adversarial alignment with one head.
+def check_heads(recipe: Recipe) -> None:
+    """Check that two levels of adversarial alignment have two heads.
 
     Raises:
-        ValueError: If that is asked for.
+        ValueError: If the network has one.
     """
     two_levels = recipe.adversarial is not None and recipe.adversarial.levels == 2
     if two_levels and not recipe.network.options.get("auxiliary"):
@@ -68,11 +73,11 @@ def refuse_missing_heads(recipe: Recipe) -> None:
         )
 
 
-def refuse_other_label_rules(recipe: Recipe) -> None:
-    """A rule for the labels of two networks with those of one, or the other way round.
+def check_label_rule(recipe: Recipe) -> None:
+    """Check that the target is labelled by as many networks as the rule of its pseudo-labels takes.
 
     Raises:
-        ValueError: If that is asked for.
+        ValueError: If it is not.
     """
     if recipe.pseudo_labels is None or not recipe.labelled_by:
         return

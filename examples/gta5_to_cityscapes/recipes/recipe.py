@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 import stuffinstance as si
 
 from ..networks import network_options
-from .fitting_settings import refuse_missing_heads, refuse_other_label_rules, refuse_scales, refuse_small_pictures
+from .fitting_settings import check_heads, check_image_sizes, check_label_rule, check_scales
 from .parts import PARTS, Chosen, RecipeError, canonical, parts_of, stands_on
 from .settings import (
     Adversarial,
@@ -107,10 +107,10 @@ class Recipe(Shared):
 
     @model_validator(mode="after")
     def _settings_fit_each_other(self) -> Recipe:
-        refuse_small_pictures(self)
-        refuse_scales(self.evaluation.scales, self.pictures.target_size, "evaluation.scales")
-        refuse_missing_heads(self)
-        refuse_other_label_rules(self)
+        check_image_sizes(self)
+        check_scales(self.evaluation.scales, self.pictures.target_size, "evaluation.scales")
+        check_heads(self)
+        check_label_rule(self)
         return self
 
     @property

@@ -99,7 +99,11 @@ class RunFolder:
         return read_digests(self.inputs_file)
 
     def claim(self, recipe: Recipe, inputs: InputFiles) -> None:
-        """Take the folder for this recipe and what it reads, or refuse as :meth:`check` does; what has ended stays."""
+        """Take the folder for this recipe and what it reads; what has ended stays as it is.
+
+        Raises:
+            RunFolderError: As :meth:`check` does.
+        """
         self.check(recipe, inputs)
         if self.result() is not None:
             return
@@ -109,10 +113,10 @@ class RunFolder:
         write_json(self.path / "data.json", inputs.identity())
 
     def check(self, recipe: Recipe, inputs: InputFiles | None = None) -> None:
-        """Refuse when the folder holds a run of another recipe or of other files, naming what differs.
+        """Compare the run that the folder holds with this recipe and with what it reads.
 
         Raises:
-            RunFolderError: If it does.
+            RunFolderError: If they differ; the message names the settings, and the kinds of files with an example.
         """
         settings: list[str] = []
         if self.recipe_file.is_file():
@@ -132,7 +136,7 @@ class RunFolder:
             )
 
     def _kept_identity(self) -> dict[str, Any] | None:
-        """The content of ``data.json``; None where there is none and nothing that it would have to vouch for."""
+        """The content of ``data.json``; None where it cannot be compared and nothing depends on it."""
         file, ended = self.path / "data.json", self.result() is not None
         kept = read_json(file) if file.is_file() else None
         if kept is not None and _has_digests(kept):

@@ -117,7 +117,7 @@ def evaluate(
             sizes = sorted({tuple(sample.labels.shape) for sample in samples})
             if len(sizes) > 1:
                 raise DatasetError(
-                    f"label maps that are scored {len(samples)} at once must have one size, got {sizes} (H, W), the "
+                    f"label maps of one batch ({len(samples)}) must have one size, got {sizes} (H, W), the "
                     f"first of {samples[0].name}. Set evaluation.batch=1, or evaluation.at=pictures."
                 )
             labels = torch.stack([sample.labels for sample in samples]).to(device)

@@ -17,7 +17,7 @@ from ..records.checkpoints import CheckpointError, load_checkpoint, restore_netw
 
 
 class _Shown(NamedTuple):
-    """Pictures that a network is to take: how many at once, and the settings that their size follows from."""
+    """A batch of images that a network is to take, and the settings that its size follows from."""
 
     named: str
     count: int
@@ -25,13 +25,13 @@ class _Shown(NamedTuple):
     training: bool
 
 
-def refuse_unfit_network(recipe: Recipe) -> None:
-    """Find out before anything is read or written whether the network can be built and take its pictures.
+def check_network(recipe: Recipe) -> None:
+    """Check, before anything is read or written, that the network can be built and can take its images.
 
-    Shapes alone are computed, on the meta device, in milliseconds.
+    Shapes alone are computed, on the meta device.
 
     Raises:
-        RecipeError: If its options do not fit each other, or the pictures of a step or of an evaluation are too small.
+        RecipeError: If its options do not fit each other, or the images of a step or of an evaluation are too small.
     """
     if recipe.fused_of:
         return
@@ -71,7 +71,7 @@ def _try_network(name: NetworkName, num_classes: int, options: str, shown: tuple
             continue
         except (RuntimeError, TypeError, ValueError) as error:
             raise RecipeError(
-                f"network {name} cannot take {each.count} of {list(each.size)} (height, width) at once, from "
+                f"network {name} cannot take a batch of {each.count} images of {list(each.size)} (height, width), from "
                 f"{each.named}: {_first_line(error)} Set these larger."
             ) from error
 
