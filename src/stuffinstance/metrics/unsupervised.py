@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -261,11 +262,27 @@ class SoftNeighborhoodDensity(_StreamingMean):
 def _on_grid(maps: Tensor, sample: int) -> Tensor:
     """The pixels of (B, K, H, W) in the middles of r x c nearly square cells, (B, K, r, c), at most ``sample``."""
     height, width = maps.shape[2:]
-    side = int(math.sqrt(sample * height // width))  # math.isqrt takes no size that a compiler lets vary
-    rows = min(max(side, 1), height, sample)
-    columns = min(sample // rows, width)
-    rows = min(sample // columns, height)  # a narrow image leaves room for more
+    side = _largest(sample, lambda cells: cells * cells * width <= sample * height)
+    rows = _largest(max(side, 1), lambda cells: cells <= height)
+    columns = _largest(sample // rows, lambda cells: cells <= width)
+    rows = _largest(sample // columns, lambda cells: cells <= height)  # a narrow image leaves room for more
     return maps[:, :, _middles(rows, height, maps)[:, None], _middles(columns, width, maps)]
+
+
+def _largest(most: int, fits: Callable[[int], bool]) -> int:
+    """The largest number up to ``most`` that fits, where all smaller ones do.
+
+    Found by comparing, not by min and a root: where a compiler lets sizes vary, the grid is then made of plain numbers
+    that hold for a range of sizes. Of formulas the compiler would make longer ones, for minutes.
+    """
+    largest, above = 0, most + 1
+    while above - largest > 1:
+        middle = (largest + above) // 2
+        if fits(middle):
+            largest = middle
+        else:
+            above = middle
+    return largest
 
 
 def _middles(cells: int, length: int, like: Tensor) -> Tensor:
