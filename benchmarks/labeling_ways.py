@@ -71,7 +71,7 @@ class Way:
         return None
 
 
-def released_way(labels: Tensor, things: Sequence[int]) -> Found:
+def reference_implementation(labels: Tensor, things: Sequence[int]) -> Found:
     """Each class by scikit-image, each region's area by a comparison with the whole map."""
     from skimage.measure import label
 
@@ -203,7 +203,7 @@ def _back(numbers: Numbers, labels: Tensor) -> Any:
 
 
 WAYS: dict[str, Way] = {
-    "reference implementation": Way(released_way, "skimage", most_regions=20_000),
+    "reference implementation": Way(reference_implementation, "skimage", most_regions=20_000),
     "scikit-image per class, areas": Way(per_class(_scikit_image_class), "skimage"),
     "scikit-image one pass": Way(in_one_pass(_scikit_image), "skimage"),
     "scipy per class": Way(per_class(_scipy_class), "scipy"),

@@ -14,7 +14,7 @@ from benchmarks.measurement import Measurement, Timing
 from examples.gta5_to_cityscapes.atomic_io import written_beside
 from examples.gta5_to_cityscapes.report.charts import INK, NEUTRAL, draw
 
-_OURS, _RELEASED, _BOUND = "#009e73", "#d55e00", "#0072b2"
+_OURS, _REFERENCE, _BOUND = "#009e73", "#d55e00", "#0072b2"
 _GROWTH_LINES = {
     "whole step": ("#009e73", "o"),
     "instance regions": ("#e69f00", "s"),
@@ -135,7 +135,7 @@ def _paint_case(axes: Axes, case: str, ways: Sequence[Measurement]) -> None:
     timed = sorted(((m.way, m.timing) for m in ways if m.timing is not None), key=lambda pair: pair[1].median_ms)
     for row, (way, timing) in enumerate(timed):
         color = (
-            _OURS if way.startswith("stuffinstance") else _RELEASED if "reference implementation" in way else NEUTRAL
+            _OURS if way.startswith("stuffinstance") else _REFERENCE if "reference implementation" in way else NEUTRAL
         )
         axes.plot([timing.low_ms, timing.high_ms], [row, row], color=color, linewidth=3, alpha=0.4)
         axes.plot([timing.median_ms], [row], "o", color=color, markersize=5)

@@ -18,14 +18,14 @@ from torch.profiler import ProfilerActivity, profile
 import stuffinstance as si
 from benchmarks.label_maps import city_labels
 from benchmarks.measurement import Floor, Measurement, Settings, WrongResult
-from benchmarks.released_way import ReleasedWay
+from benchmarks.reference_implementation import ReferenceImplementation
 from benchmarks.timing import Timing, peak_memory, time_in_turn
 from examples.gta5_to_cityscapes.models.deeplab_v2 import deeplab_v2_resnet
 from stuffinstance.label_maps import resize_labels
 
 PUBLISHED = ((720, 1280), (512, 1024), 2048)
 NETWORK_STEP = "DeepLabV2 ResNet-101"
-RELEASED = "reference implementation"
+REFERENCE = "reference implementation"
 OURS = "stuffinstance"
 
 # What torch's profiler calls the launch of a kernel, by whichever interface it was launched.
@@ -54,7 +54,7 @@ def run(settings: Settings) -> list[Measurement]:
     case = case_of(source, target, feature_dim)
     inputs = city_inputs(source, target, feature_dim, settings.device)
     sim = warm_matching(si.CITYSCAPES, feature_dim, settings.device)
-    released = ReleasedWay.with_banks_of(sim)
+    released = ReferenceImplementation.with_banks_of(sim)
     check_same_step(sim, released, inputs)
 
     def ours() -> Tensor:
@@ -88,16 +88,16 @@ def run(settings: Settings) -> list[Measurement]:
         f"{OURS}, update alone": update,
         f"{OURS}, losses without gradient": losses,
         f"{OURS}, matching of things alone": match_things,
-        RELEASED: theirs,
+        REFERENCE: theirs,
         "floor": bound,
     }
     timings = time_in_turn(ways, settings)
     moved = inputs.source_features.nbytes + 2 * inputs.target_features.nbytes
     floor = Floor("read both feature maps once, write the gradient once", timings.pop("floor").median_ms, bytes=moved)
-    extra = {name: memory_and_launches(ways[name], settings.device) for name in (OURS, RELEASED)}
+    extra = {name: memory_and_launches(ways[name], settings.device) for name in (OURS, REFERENCE)}
     extra[OURS] |= content(inputs)
     measurements = [
-        Measurement("step", case, way, timing, floor if way in (OURS, RELEASED) else None, extra.get(way, {}))
+        Measurement("step", case, way, timing, floor if way in (OURS, REFERENCE) else None, extra.get(way, {}))
         for way, timing in timings.items()
     ]
     return [*measurements, Measurement("step", case, NETWORK_STEP, network_step(source, target, settings))]
@@ -166,7 +166,7 @@ def warm_matching(
     return sim
 
 
-def matching_step(way: si.StuffInstanceMatching | ReleasedWay, inputs: StepInputs) -> Tensor:
+def matching_step(way: si.StuffInstanceMatching | ReferenceImplementation, inputs: StepInputs) -> Tensor:
     """One step; the gradient of both losses with respect to the target's features."""
     way.update(inputs.source_features, inputs.source_labels, inputs.source_logits)
     losses = way(inputs.target_features, inputs.target_logits)
@@ -174,7 +174,7 @@ def matching_step(way: si.StuffInstanceMatching | ReleasedWay, inputs: StepInput
     return gradient
 
 
-def check_same_step(sim: si.StuffInstanceMatching, released: ReleasedWay, inputs: StepInputs) -> None:
+def check_same_step(sim: si.StuffInstanceMatching, released: ReferenceImplementation, inputs: StepInputs) -> None:
     """Take one step with each, from equal banks; losses, gradients and banks must agree to 1e-5.
 
     Raises:

@@ -45,10 +45,10 @@ class Results:
 
 
 def _is_library(way: str) -> bool:
-    return not way.startswith("stuffinstance") and way != RELEASED and not way.endswith("no areas")
+    return not way.startswith("stuffinstance") and way != REFERENCE and not way.endswith("no areas")
 
 
-OURS, RELEASED = step.OURS, step.RELEASED
+OURS, REFERENCE = step.OURS, step.REFERENCE
 OWN_COMPONENTS: Mapping[DeviceType, str] = {"cpu": f"{OURS} auto, areas", "cuda": f"{OURS} triton, areas"}
 # Targets are about these cases alone: smaller ones of a quick run are judged by nothing.
 LARGE, SMALL, MAPS = "city 1x1024x2048", "city 1x90x160", "19x512x1024"
@@ -94,8 +94,8 @@ def _ratio(above: float | None, below: float | None) -> float | None:
     return None if above is None or not below else above / below
 
 
-def _against_released(case: str) -> Callable[[Results], float | None]:
-    return lambda r: _ratio(r.ms("components", RELEASED, case), r.ms("components", OWN_COMPONENTS[r.device], case))
+def _against_reference(case: str) -> Callable[[Results], float | None]:
+    return lambda r: _ratio(r.ms("components", REFERENCE, case), r.ms("components", OWN_COMPONENTS[r.device], case))
 
 
 def _against_libraries(r: Results) -> float | None:
@@ -130,7 +130,7 @@ def _threshold_ratio(r: Results) -> float | None:
 TARGETS: Mapping[str, Target] = {
     "components, large, released": Target(
         "components and areas of a 1024x2048 street: times as fast as the reference implementation",
-        _against_released(LARGE),
+        _against_reference(LARGE),
         cpu=Bound("at least", 5),
     ),
     "components, large, libraries": Target(
@@ -144,7 +144,7 @@ TARGETS: Mapping[str, Target] = {
     ),
     "components, small, released": Target(
         "components and areas of a 90x160 street: times as fast as the reference implementation",
-        _against_released(SMALL),
+        _against_reference(SMALL),
         cpu=Bound("at least", 10),
     ),
     "components, small, graph": Target(
@@ -152,7 +152,7 @@ TARGETS: Mapping[str, Target] = {
     ),
     "step, released": Target(
         "whole step: times as fast as the reference implementation",
-        lambda r: _ratio(r.ms("step", RELEASED, PUBLISHED), r.ms("step", OURS, PUBLISHED)),
+        lambda r: _ratio(r.ms("step", REFERENCE, PUBLISHED), r.ms("step", OURS, PUBLISHED)),
         cpu=Bound("at least", 40),
         gpu=Bound("at least", 50),
     ),

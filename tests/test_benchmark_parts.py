@@ -14,7 +14,7 @@ import stuffinstance as si
 from benchmarks import components, growth, label_maps, plots, pooling, step, targets, thresholds
 from benchmarks.measurement import Floor, Measurement, Settings, Timing, WrongResult
 from benchmarks.plots import write_plots
-from benchmarks.released_way import ReleasedWay
+from benchmarks.reference_implementation import ReferenceImplementation
 from benchmarks.targets import MISSED_BECAUSE, TARGETS, verdicts
 
 CPU = torch.device("cpu")
@@ -31,7 +31,7 @@ def streets(seed: int, height: int, width: int) -> torch.Tensor:
 
 def test_the_reference_way_and_the_library_stay_together_over_several_steps() -> None:
     sim = si.StuffInstanceMatching(si.CITYSCAPES, 8, capacity=3, max_instances=2)
-    released = ReleasedWay.with_banks_of(sim)
+    released = ReferenceImplementation.with_banks_of(sim)
     matched = 0
     for seed in range(8):
         labels = streets(seed, 64, 96)
@@ -57,7 +57,7 @@ def test_the_reference_way_and_the_library_stay_together_over_several_steps() ->
 
 def test_the_reference_way_ignores_rows_that_are_not_finite() -> None:
     sim = si.StuffInstanceMatching(si.CITYSCAPES, 4, capacity=2)
-    released = ReleasedWay.with_banks_of(sim)
+    released = ReferenceImplementation.with_banks_of(sim)
     labels = torch.zeros(1, 6, 8, dtype=torch.int64)
     logits = torch.nn.functional.one_hot(labels, 19).permute(0, 3, 1, 2).float()
     released.update(torch.full((1, 4, 6, 8), torch.nan), labels, logits)
@@ -72,8 +72,8 @@ def street_step(feature_dim: int = 16) -> tuple[si.StuffInstanceMatching, step.S
 
 def test_a_step_that_differs_is_rejected_before_it_is_timed() -> None:
     sim, inputs = street_step()
-    step.check_same_step(sim, ReleasedWay.with_banks_of(sim), inputs)
-    released = ReleasedWay.with_banks_of(sim)
+    step.check_same_step(sim, ReferenceImplementation.with_banks_of(sim), inputs)
+    released = ReferenceImplementation.with_banks_of(sim)
     sim.stuff_bank.features[0, 0, 0] += 1
     with pytest.raises(
         WrongResult, match=r"stuff (loss|bank): the library differs from the reference implementation by"
@@ -85,7 +85,7 @@ def test_a_step_that_matches_nothing_proves_nothing() -> None:
     _, inputs = street_step()
     cold = si.StuffInstanceMatching(si.CITYSCAPES, 16)
     with pytest.raises(WrongResult, match="the losses are 0 and 0: no comparison"):
-        step.check_same_step(cold, ReleasedWay.with_banks_of(cold), inputs)
+        step.check_same_step(cold, ReferenceImplementation.with_banks_of(cold), inputs)
 
 
 def test_values_that_are_read_are_counted_inside_operators_too() -> None:
@@ -141,7 +141,7 @@ def test_the_step_is_measured_with_its_floor_and_the_networks() -> None:
     found = step.run(QUICK)
     assert all(one.measured is None for one in verdicts(found, CPU))  # a quick run is too small to be judged
     by_way = {m.way: m for m in found}
-    ours, released, network = (by_way[way] for way in (step.OURS, step.RELEASED, step.NETWORK_STEP))
+    ours, released, network = (by_way[way] for way in (step.OURS, step.REFERENCE, step.NETWORK_STEP))
     assert ours.floor is not None
     assert 0 < ours.floor.ms < ours.timing.median_ms < network.timing.median_ms
     assert released.extra["value_reads"] > ours.extra["value_reads"]
@@ -237,7 +237,7 @@ def test_targets_name_what_the_benchmarks_measure() -> None:
     assert maps[0] == thresholds.CLASSES
     streets = components.compare("city", label_maps.city_labels(1, 45, 80), QUICK)
     timed = {m.way for m in streets if m.timing is not None}
-    assert {targets.OWN_COMPONENTS["cpu"], targets.RELEASED} < timed
+    assert {targets.OWN_COMPONENTS["cpu"], targets.REFERENCE} < timed
     assert any(m.way == targets.OURS and m.timing and m.floor for m in thresholds.run(QUICK))
 
 

@@ -37,7 +37,7 @@ def largest_masks(labels: Tensor, k: int, most: int) -> list[Tensor]:
 
 
 @dataclass
-class ReleasedWay:
+class ReferenceImplementation:
     """Stuff and instance matching for batches of one image, with the preset ``"code"`` and no agreement filter.
 
     Attributes:
@@ -53,7 +53,7 @@ class ReleasedWay:
     max_instances: int = 10
 
     @classmethod
-    def with_banks_of(cls, sim: si.StuffInstanceMatching) -> "ReleasedWay":
+    def with_banks_of(cls, sim: si.StuffInstanceMatching) -> "ReferenceImplementation":
         """A copy of another module's memory, from which both can go on side by side."""
         stuff, instance = sim.stuff_bank, sim.instance_bank
         return cls(
