@@ -115,7 +115,7 @@ def mean_of(features: Array, mask: NDArray[np.bool_]) -> Array:
 
 
 def region_means(features: Array, regions: NDArray[np.int32], count: int) -> Array:
-    """Rows 0..count-1 are the means over the pixels numbered 1..count; zeros where there is none."""
+    """Rows 0..count-1 are the means over the pixels numbered 1..count; zeros where a region has no pixel."""
     rows = np.zeros((count, features.shape[0]))
     for number in range(1, count + 1):
         if (regions == number).any():
@@ -249,7 +249,7 @@ def softmax(logits: Array) -> Array:
 
 
 def class_thresholds(probabilities: list[Array], quantile: float = 0.5, cap: float = 0.9) -> Array:
-    """Per class number round(n q) of the sorted confidences predicted as it, capped; 0 if there are none."""
+    """Per class number round(n q) of its sorted confidences, capped; 0 where a class was not predicted."""
     result = np.zeros(probabilities[0].shape[0])
     for k in range(len(result)):
         found: list[float] = []

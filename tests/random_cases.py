@@ -58,7 +58,7 @@ def random_case(kind: str, seed: int) -> Case:
     classes = int(rng.integers(3, 8))
     ids = rng.permutation(classes)
     cut = {"no-stuff": 0, "no-things": classes}.get(kind, int(rng.integers(1, classes)))
-    left_out = int(rng.integers(0, 2)) if 0 < cut < classes - 1 else 0  # a class that is neither
+    unmatched = int(rng.integers(0, 2)) if 0 < cut < classes - 1 else 0  # a class that is neither
     batch, steps, capacity = int(rng.integers(1, 3)), 3, int(rng.integers(1, 4))
     if kind == "wrap-around":
         batch, steps, capacity = 2, 5, int(rng.integers(2, 4))
@@ -71,7 +71,7 @@ def random_case(kind: str, seed: int) -> Case:
     return Case(
         classes=classes,
         stuff=tuple(sorted(ids[:cut].tolist())),
-        things=tuple(sorted(ids[cut : classes - left_out].tolist())),
+        things=tuple(sorted(ids[cut : classes - unmatched].tolist())),
         feature_dim=dim,
         capacity=capacity,
         max_instances=int(rng.integers(1, 5)),

@@ -23,7 +23,7 @@ def follow(case: Case, preset: Preset, *, filtered: bool) -> tuple[int, float]:
     """Run both over the case; return rows written and the sum of losses, to see that something happened."""
     sim = facade_of(case, preset, filtered=filtered)
     oracle = oracle_of(case, preset, filtered=filtered)
-    total = check_losses(sim, oracle, case.steps[0])  # a empty bank
+    total = check_losses(sim, oracle, case.steps[0])  # an empty bank
     for step in case.steps:
         sim.update(*source_of(step))
         update_oracle(oracle, step)

@@ -95,7 +95,7 @@ def test_update_with_a_classifier(preset: str) -> None:
         torch.testing.assert_close(sim.state_dict()[name], value)
 
 
-@pytest.mark.skipif(OLD, reason="torch is too old to refuse another compilation")
+@pytest.mark.skipif(OLD, reason="torch is too old to forbid another compilation")
 def test_another_bank_content_needs_no_other_code() -> None:
     sim = warm("paper")
     loss = compiled(sim.stuff_loss)

@@ -1,6 +1,6 @@
 """What only a GPU can show: nothing waits for the device, races change nothing, graphs replay, results equal a CPU's.
 
-What is called here is tested on a CPU elsewhere; here it must hold on the card too. Skipped where there is none.
+What is called here is tested on a CPU elsewhere; here it must hold on the card too. Skipped without a card.
 """
 
 from __future__ import annotations

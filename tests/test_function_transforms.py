@@ -33,7 +33,7 @@ def test_func_grad_equals_autograd(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_gradients_of_several_inputs_at_once(name: str) -> None:
+def test_gradients_of_several_inputs_together(name: str) -> None:
     channels, call = losses(torch.float64)[name]
     x = point(channels, 3)
     several = vmap(grad(call), randomness="same")(x)
@@ -94,7 +94,7 @@ def test_forward_mode_and_second_derivatives(layout: torch.memory_format) -> Non
     lambda m: si.stuff_regions(m, (1, 2)).area,
 ])  # fmt: skip
 @pytest.mark.parametrize("dim", [0, 1, 3])
-def test_regions_of_several_batches_at_once(call, dim: int) -> None:  # type: ignore[no-untyped-def]
+def test_regions_of_several_batches_together(call, dim: int) -> None:  # type: ignore[no-untyped-def]
     maps = torch.randint(0, 4, (3, B, H, W))
     expected = torch.stack([call(each) for each in maps])
     assert torch.equal(vmap(call, in_dims=dim)(maps.movedim(0, dim)), expected)

@@ -92,11 +92,11 @@ LABELS, LOGITS = torch.zeros(1, 4, 4, dtype=torch.int64), torch.zeros(1, 3, 2, 2
     (LABELS.to("meta"), LOGITS, r"device.*meta"),
     (LABELS[:, :0], LOGITS, r"labels must have H and W of at least 1"),
 ])  # fmt: skip
-def test_what_cannot_be_right_is_refused(labels: torch.Tensor, logits: torch.Tensor, message: str) -> None:
+def test_wrong_label_maps_raise(labels: torch.Tensor, logits: torch.Tensor, message: str) -> None:
     with pytest.raises((ValueError, TypeError), match=message):
         si.correct_labels(labels, logits)
 
 
-def test_pseudo_labels_of_another_batch_are_refused() -> None:
+def test_pseudo_labels_of_another_batch_raise() -> None:
     with pytest.raises(ValueError, match=r"pseudo.*predicted"):
         si.merge_pseudo_labels(torch.zeros(1, 2, 2, dtype=torch.int64), torch.zeros(2, 2, 2, dtype=torch.int64))

@@ -335,7 +335,7 @@ def test_what_is_not_such_a_state_is_an_error(name: str) -> None:
         assert bits(module) == bits(case.fed())
 
 
-def test_counts_of_another_kind_are_refused() -> None:
+def test_counts_of_another_kind_raise() -> None:
     with pytest.raises(RuntimeError, match=r"state of MeanIoU must be .*confusion.*got one of .*fixed"):
         si.MeanIoU(3).load_state_dict(si.IASTThreshold(3).state_dict())
     bank = si.StuffBank((0,), 4, 5)
@@ -373,7 +373,7 @@ def test_rows_go_to_their_classes_whatever_the_order(kind: Any, assign: bool) ->
         new.set_extra_state(old.get_extra_state())
 
 
-def test_a_matching_of_another_split_is_refused_whole() -> None:
+def test_a_matching_of_another_split_raises_and_changes_nothing() -> None:
     space = si.LabelSpace(names=("a", "b", "c", "d"), stuff=(0, 2), things=(1, 3))
     other = si.LabelSpace(names=("a", "b", "c", "d"), stuff=(2, 0), things=(1,))
     module, state = matching(space=space), matching(space=other)

@@ -616,7 +616,7 @@ def fault_of(call: Call, thing: Any, arguments: Mapping[str, Any], bound: str = 
         return f"raised {type(error).__name__}: {str(error)[:200]}"
     right = is_finite if bound == "finite" else is_a_number
     if not right(tuple(state_of(thing).values())):
-        return "holds what is not a number"
+        return "holds NaN"
     given = tuple(value for value in arguments.values() if isinstance(value, Tensor))
     if not call.undefined and is_finite(given) and not right(result):
         return f"not {bound}, from finite values: {result}"
@@ -641,7 +641,7 @@ def test_a_wrong_argument_is_an_error_that_names_it(name: str) -> None:
 
 
 # An image takes longer than all other calls of this file: only what is of the wrong kind is tried.
-PICTURES: dict[str, Call] = {
+PLOTS: dict[str, Call] = {
     "plot_label_map": function(
         plotting.plot_label_map, labels=labels(), space=SPACE, image=images(), item=0, opacity=0.5, legend=True, ax=None
     ),
@@ -701,9 +701,9 @@ PICTURES: dict[str, Call] = {
 WRONG_KINDS = (255.5, "car", [3], {"a": 1}, object(), np.ones((2, 2)), torch.ones(2, dtype=torch.complex64))
 
 
-@pytest.mark.parametrize("name", PICTURES)
-def test_a_image_of_a_wrong_argument_is_an_error_that_names_it(name: str) -> None:
-    call = PICTURES[name]
+@pytest.mark.parametrize("name", PLOTS)
+def test_a_plot_of_a_wrong_argument_is_an_error_that_names_it(name: str) -> None:
+    call = PLOTS[name]
     function = call.make()
     assert function(**call.arguments) is not None
     for argument in call.arguments:
@@ -866,4 +866,4 @@ def is_label_map(value: Any) -> bool:
 
 def test_every_public_name_is_called() -> None:
     assert {name.split(".")[0] for name in CALLS} | NOT_CALLED == set(si.__all__)
-    assert set(PICTURES) == set(plotting.__all__)
+    assert set(PLOTS) == set(plotting.__all__)

@@ -43,7 +43,7 @@ def test_labels_over_an_image_leave_it_visible() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])
-def test_one_pixel_of_one_class_is_a_image(dtype: torch.dtype) -> None:
+def test_one_pixel_of_one_class_is_an_image(dtype: torch.dtype) -> None:
     ax = plotting.plot_label_map(torch.zeros(3, 1, 1, dtype=dtype), PLAIN, item=2)
     assert legend(ax) == {"one class"}
     assert render(ax)
@@ -119,7 +119,7 @@ def test_small_regions_are_outlined_without_a_number() -> None:
 
 
 @pytest.mark.parametrize("labels", [torch.full((1, 3, 4), 255), torch.zeros(2, 1, 1, dtype=torch.long)])
-def test_no_region_is_a_image_too(labels: torch.Tensor) -> None:
+def test_no_region_is_an_image_too(labels: torch.Tensor) -> None:
     ax = plotting.plot_regions(si.instance_regions(labels, SPACE.things))
     assert (texts(ax), outline(ax)) == ([], set())
     assert render(ax)
@@ -157,7 +157,7 @@ def test_only_the_largest_are_listed() -> None:
 
 
 @pytest.mark.parametrize("labels", [LABELS, torch.full((1, 1, 1), 255)])
-def test_a_empty_bank_matches_nothing(labels: torch.Tensor) -> None:
+def test_an_empty_bank_matches_nothing(labels: torch.Tensor) -> None:
     cold = si.InstanceBank(SPACE.things, feature_dim=3)
     matches = si.InstanceMatchingLoss(cold).matches(torch.randn(1, 3, *labels.shape[1:]), labels)
     ax = plotting.plot_matches(matches, cold, SPACE)
