@@ -1,6 +1,6 @@
 """Look at the built site in headless Chromium, on a desk and on a phone.
 
-Every page is opened: no error in the console, nothing asked of another host, all pictures and formulas drawn, nothing
+Every page is opened: no error in the console, nothing asked of another host, all images and formulas drawn, nothing
 wider than the screen, letters large enough. And the search finds a class. Where there is no Chromium (Debian's packages
 are ``chromium`` and ``chromium-driver``) this says so and ends well.
 
@@ -38,7 +38,7 @@ SOUGHT = ("InstanceBank", "reference/banks.html")
 # What a reader would stumble over, as sentences. Elements that scroll by themselves may be wider than the screen.
 LOOK = """
 const found = [];
-// On a phone the theme lets the whole article scroll, which is no better than the page.
+// On a phone the theme lets the whole article scroll, as bad as the whole page scrolling.
 for (const box of [document.documentElement, ...document.querySelectorAll(".content")])
   if (box.scrollWidth > Math.min(arguments[0], box.clientWidth) + 1)
     found.push(`needs ${box.scrollWidth} pixels where ${box.tagName} has ${box.clientWidth}`);
@@ -99,7 +99,7 @@ def search_problems(browser: webdriver.Chrome, site: str, width: int) -> list[st
     script = "return [...document.querySelectorAll('#search-results a')].map(link => link.href)"
     try:
         WebDriverWait(browser, 20).until(lambda b: any(page in link for link in b.execute_script(script)))
-    except Exception as problem:  # a timeout, or a page that is none
+    except Exception as problem:  # a timeout, or not a page
         return [f"does not find {word} on {page} ({type(problem).__name__})"]
     problems: list[str] = browser.execute_script(LOOK, width)
     return problems

@@ -117,7 +117,7 @@ def test_strided_labels_keep_torchs_rules() -> None:
     (lambda: si.LabelSpace(stuff=(0.9,)), TypeError, "stuff.* must hold whole numbers.*0.9"),
     (lambda: si.LabelSpace(names=("road",), stuff=0), TypeError, r"stuff must be a sequence.*Pass \(0,\)"),
     (lambda: si.StuffInstanceMatching(4, 8), TypeError, "space must be a LabelSpace .*got int 4"),
-    (lambda: si.lab_color_transfer(torch.full((1, 3, 4, 4), 2e2), torch.zeros(1, 3, 4, 4)), ValueError, "0..1, got 200"),
+    (lambda: si.lab_color_transfer(torch.full((1, 3, 4, 4), 2e2), torch.ones(1, 3, 4, 4)), ValueError, "0..1, got 200"),
     (lambda: si.MeanIoU(2).update([[0]], torch.zeros(1, 1, 1).long()), TypeError, "preds must be .*list"),
 ])  # fmt: skip
 def test_arguments_of_the_wrong_kind_are_named(build, error: type[Exception], message: str) -> None:  # type: ignore[no-untyped-def]
