@@ -1,7 +1,7 @@
 """Look at the built site in headless Chromium, on a desk and on a phone.
 
-Every page is opened: no error in the console, no request to another host, all images and formulas shown, nothing
-wider than the screen, letters large enough. And the search finds a class. Without a Chromium (Debian's packages
+Every page is opened: no error in the console, nothing asked of another host, all images and formulas drawn, nothing
+wider than the screen, letters large enough. And the search finds a class. Where there is no Chromium (Debian's packages
 are ``chromium`` and ``chromium-driver``) this says so and ends well.
 
 python .ci/check_site_in_browser.py docs/_build/html
@@ -38,7 +38,7 @@ SOUGHT = ("InstanceBank", "reference/banks.html")
 # What a reader would stumble over, as sentences. Elements that scroll by themselves may be wider than the screen.
 LOOK = """
 const found = [];
-// On a phone the theme lets the whole article scroll, which is as bad as the page.
+// On a phone the theme lets the whole article scroll, as bad as the whole page scrolling.
 for (const box of [document.documentElement, ...document.querySelectorAll(".content")])
   if (box.scrollWidth > Math.min(arguments[0], box.clientWidth) + 1)
     found.push(`needs ${box.scrollWidth} pixels where ${box.tagName} has ${box.clientWidth}`);
@@ -99,7 +99,7 @@ def search_problems(browser: webdriver.Chrome, site: str, width: int) -> list[st
     script = "return [...document.querySelectorAll('#search-results a')].map(link => link.href)"
     try:
         WebDriverWait(browser, 20).until(lambda b: any(page in link for link in b.execute_script(script)))
-    except Exception as problem:  # a timeout, or something that is not a page
+    except Exception as problem:  # a timeout, or not a page
         return [f"does not find {word} on {page} ({type(problem).__name__})"]
     problems: list[str] = browser.execute_script(LOOK, width)
     return problems

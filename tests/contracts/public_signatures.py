@@ -1,6 +1,6 @@
 """The public names as text: what can be called with which arguments and defaults, one line each.
 
-``python -m tests.contracts.public_signatures`` writes the list anew. Types are not listed: mypy holds them, and Python
+``python -m tests.contracts.public_signatures`` writes the list anew. Types are omitted: mypy holds them, and Python
 releases spell them differently.
 """
 
