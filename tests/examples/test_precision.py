@@ -116,7 +116,7 @@ def test_overflow_without_end_ends_the_run(
     streets: Folders, tmp_path: Path, quiet: list[str], monkeypatch: pytest.MonkeyPatch, value: float
 ) -> None:
     """Losses are often finite where gradients are not; and an interruption does not start the count again."""
-    monkeypatch.setattr(loop, "SKIPS_TO_BEAR", 4)
+    monkeypatch.setattr(loop, "MAX_SKIPPED", 4)
     options = [*quiet, "precision=float16", "schedule.log_every=100", "schedule.evaluate_every=12"]
     recipe = compose_recipe("source", "smoke", overrides=options)
 
