@@ -20,6 +20,7 @@ from examples.gta5_to_cityscapes.cli.app import app
 from examples.gta5_to_cityscapes.data.training_data import Folders
 from examples.gta5_to_cityscapes.experiments.city import BUDGETS, Budget, is_city
 from examples.gta5_to_cityscapes.experiments.experiment import carry_out, plan_paper_experiment
+from examples.gta5_to_cityscapes.input_files import InputFiles
 from examples.gta5_to_cityscapes.preflight import Finding, Measured, check_memory, check_plan, duration
 from examples.gta5_to_cityscapes.recipes import ABLATION, PAPER_EXPERIMENTS, RecipeError
 from examples.gta5_to_cityscapes.report import write_paper_page
@@ -273,7 +274,7 @@ def transferred_in_part(copy: Folders, out: Path) -> None:
 
 def another_run(copy: Folders, out: Path) -> None:
     (job, *_) = plan_paper_experiment(record_of("table2", "smoke", "schedule.max_steps=3"), out)
-    job.run.claim(job.recipe, {})
+    job.run.claim(job.recipe, InputFiles({}))
 
 
 def another_experiment(copy: Folders, out: Path) -> None:
@@ -469,9 +470,9 @@ def test_a_rejected_command_leaves_the_record_as_it_was(
     words += ["--out", str(out), *(word for item in quiet for word in ("--set", item)), "--device", "cpu"]
     record = record_of("table3", "smoke", *quiet)
     (job, *_) = plan_paper_experiment(record, out)
-    job.run.claim(job.recipe, {})  # of other images
+    job.run.claim(job.recipe, InputFiles({}))  # of other images
     record.claim(out)
-    with pytest.raises(RunFolderError, match="Put the images back"):
+    with pytest.raises(RunFolderError, match=r"data\.labeled: null"):
         CliRunner().invoke(app, [*words, "--seeds", "0,1"], catch_exceptions=False)
     assert read_record(out) == record
 
