@@ -124,7 +124,9 @@ def write_pseudo_labels(model: nn.Module, target: Dataset[Any], folder: Path, ar
         labels = threshold.pseudo_labels(probabilities(model, images), thresholds=values)
         kept, pixels = kept + int((labels != SPACE.ignore_index).sum()), pixels + labels.numel()
         for name, label_map in zip(names, labels.to(torch.uint8).cpu().numpy(), strict=True):
-            Image.fromarray(label_map).save(folder / f"{name}.png")
+            beside = folder / f".{name}.png"  # renamed once it is whole: an interrupted run leaves no half file
+            Image.fromarray(label_map).save(beside)
+            beside.replace(folder / f"{name}.png")
     print(f"pseudo-labels: {100 * kept / max(1, pixels):.1f} % of the target's pixels, in {folder}")
 
 
@@ -208,7 +210,9 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
             target = PseudoLabeled(target, args.out / "pseudo_labels")
             model.load_state_dict(start)
         train(model, source, target, args, stage)
-        torch.save(model.state_dict(), args.out / f"stage{stage}.pt")
+        beside = args.out / f".stage{stage}.pt"
+        torch.save(model.state_dict(), beside)
+        beside.replace(args.out / f"stage{stage}.pt")
         iou = evaluate(model, validation, args)
         scores[f"stage {stage}"] = iou.mean
         per_class = ", ".join(
