@@ -7,6 +7,7 @@ import logging
 import os
 import platform
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -236,14 +237,12 @@ class RunFolder:
 
     def note_unreadable(self, inputs: InputFiles, reason: str) -> None:
         """Record which file could not be read; if it was damaged from the start, it may be replaced."""
-        known = self.known_inputs()
-        named = [(key, path) for key, path in inputs.named_in(reason) if key in known and path.is_file()]
-        damaged = {key for key, path in named if digest_of(key, path) == known[key].digest}
-        if damaged:
-            write_digests(
-                self.inputs_file,
-                {key: each._replace(digest=None) if key in damaged else each for key, each in known.items()},
-            )
+        with suppress(OSError):  # a note for later must not hide what is wrong now
+            known = self.known_inputs()
+            named = [(key, path) for key, path in inputs.named_in(reason) if key in known and path.is_file()]
+            damaged = [key for key, path in named if digest_of(key, path) == known[key].digest]
+            if damaged:
+                write_digests(self.inputs_file, known | {key: known[key]._replace(digest=None) for key in damaged})
 
     def result(self) -> Result | None:
         """The result; None before the run has ended."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -149,9 +148,7 @@ class _Training:
                     self._stop()
             return self._finish(scores or self._evaluate())
         except (DatasetError, UnwritableError) as error:
-            if isinstance(error, DatasetError):
-                with suppress(OSError):  # a note for later must not hide what is wrong now
-                    self.run.note_unreadable(self.data.inputs, str(error))
+            self.run.note_unreadable(self.data.inputs, str(error))
             # The same error object: it carries which rank reports it.
             error.args = (
                 f"{self.recipe.title}, after step {self.step}: {error} {self._kept()}; once that is put right, the "
