@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import io
 import pickle
 import re
@@ -535,17 +536,23 @@ def test_a_group_is_shared_by_copies_and_never_pickled(name: str, tmp_path: Path
     assert set(GROUPED) | {"SymmetricConsistency"} == set(CASES)  # which has its rule's
     dist.init_process_group("gloo", store=dist.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1)
     try:
-        group = dist.new_group([0])
-        module = GROUPED[name](group)
-        assert module.group is group
-        assert copy.deepcopy(module).group is group
-        with pytest.raises(TypeError, match=r"group must be None for a module that is pickled.*state_dict\(\)"):
-            pickle.dumps(module)
-        assert GROUPED[name](None).group is None
-        pickle.dumps(GROUPED[name](None))
-        with pytest.raises(TypeError, match=r"group must be a torch.distributed process group.*got list"):
-            GROUPED[name]([0, 1])
-        with pytest.raises(ValueError, match=r"group must be a process group that this rank is in"):
-            GROUPED[name](dist.GroupMember.NON_GROUP_MEMBER)
+        _share_and_pickle(name)
     finally:
+        gc.collect()  # modules that hold the group go first: its last holder would wait for its threads forever
         dist.destroy_process_group()
+
+
+def _share_and_pickle(name: str) -> None:
+    dist = torch.distributed
+    group = dist.new_group([0])
+    module = GROUPED[name](group)
+    assert module.group is group
+    assert copy.deepcopy(module).group is group
+    with pytest.raises(TypeError, match=r"group must be None for a module that is pickled.*state_dict\(\)"):
+        pickle.dumps(module)
+    assert GROUPED[name](None).group is None
+    pickle.dumps(GROUPED[name](None))
+    with pytest.raises(TypeError, match=r"group must be a torch.distributed process group.*got list"):
+        GROUPED[name]([0, 1])
+    with pytest.raises(ValueError, match=r"group must be a process group that this rank is in"):
+        GROUPED[name](dist.GroupMember.NON_GROUP_MEMBER)

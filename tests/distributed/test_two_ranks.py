@@ -51,7 +51,8 @@ def train(rank: int, sync: str) -> list[dict[str, Tensor]]:
         sim.update(*batch_of(rank, step))
         history.append({name: value.clone() for name, value in sim.state_dict().items()})
     features, _, logits = batch_of(rank, 0)
-    history.append(dict(zip(("stuff", "instance"), sim(features, logits), strict=True)))
+    with torch.no_grad():
+        history.append(dict(zip(("stuff", "instance"), sim(features, logits), strict=True)))
     return history
 
 
