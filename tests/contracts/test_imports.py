@@ -21,7 +21,7 @@ ASIDE = {
     "style_transfer": (),
     "pseudo_labels": (),
     "self_training": ("losses",),
-    "metrics": ("label_maps", "regions", "pooling", "losses", "pseudo_labels"),
+    "metrics": ("label_space", "label_maps", "regions", "pooling", "losses", "pseudo_labels"),
     "plotting": ("label_space", "regions", "banks", "losses", "pseudo_labels", "metrics"),
     "__main__": ("regions", "pooling"),
 }
