@@ -24,7 +24,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -33,6 +32,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import stuffinstance as si
 from examples.gta5_to_cityscapes.data import open_dataset
+from examples.gta5_to_cityscapes.data.image_files import read_id_map
 from examples.gta5_to_cityscapes.models import build_network
 
 SPACE = si.CITYSCAPES
@@ -154,8 +154,7 @@ class PseudoLabeled(Dataset[Any]):
 
     def __getitem__(self, index: int) -> Any:
         sample = self.images[index]
-        labels = np.array(Image.open(self.folder / f"{sample.name}.png"))
-        return sample._replace(labels=torch.from_numpy(labels))
+        return sample._replace(labels=torch.from_numpy(read_id_map(self.folder / f"{sample.name}.png")))
 
 
 def batches(dataset: Dataset[Any], args: argparse.Namespace) -> Iterator[tuple[Tensor, Tensor]]:
