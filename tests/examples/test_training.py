@@ -53,8 +53,8 @@ def test_a_step_keeps_the_published_order(quiet: list[str], monkeypatch: pytest.
     monkeypatch.setattr(matching.sim, "update", noted("banks", matching.sim.update))
     matching.sim.register_forward_pre_hook(lambda *_: events.append("matching"))
     (level,) = alignment.levels
-    monkeypatch.setattr(level.loss, "generator", noted("adversarial", level.loss.generator))
-    monkeypatch.setattr(level.loss, "discriminator", noted("discriminator", level.loss.discriminator))
+    monkeypatch.setattr(level.loss, "generator_loss", noted("adversarial", level.loss.generator_loss))
+    monkeypatch.setattr(level.loss, "discriminator_loss", noted("discriminator", level.loss.discriminator_loss))
     monkeypatch.setattr(torch.Tensor, "backward", noted("backward", torch.Tensor.backward))
     for name, optimizer in step.optimizers.items():
         monkeypatch.setattr(optimizer, "step", noted(f"{name} steps", optimizer.step))
