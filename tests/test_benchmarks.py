@@ -184,7 +184,7 @@ def test_every_kind_of_fault_is_found() -> None:
     assert fault_of_numbers(torch.from_numpy(split)[None], expected) == "1 pixels have another number"
 
 
-@pytest.mark.parametrize("field", ["map", "ids", "area"])
+@pytest.mark.parametrize("field", ["region_map", "ids", "area"])
 def test_every_fault_of_the_largest_regions_is_found(field: str) -> None:
     expected = [expected_regions(image, THINGS) for image in SMALL.numpy()]
     regions = si.instance_regions(SMALL, THINGS)
