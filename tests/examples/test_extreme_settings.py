@@ -135,7 +135,7 @@ def test_several_at_a_time_are_taken_or_rejected() -> None:
         (
             "source",
             ["data.batch=1", "data.source_size=[8,8]", "data.target_size=[8,8]", "augmentation.blur=0"],
-            r"network small cannot take 1 of \[8, 8\] .*data\.source_size.*data\.batch: Expected more than 1",
+            r"network small .*\[8, 8\] .*data\.source_size.*data\.batch: Expected more than 1",
         ),
         (
             "aa",
@@ -262,7 +262,7 @@ def test_devices_are_named_or_rejected(name: str) -> None:
         (["train", "source", "--classes", "road,road"], "classes must name each class once, got road"),
         (["train", "source", "--device", "meta"], "--device meta: expected auto, cpu, cuda or one GPU"),
         (["ablation", "--seeds", "0,0"], "--seeds expects each seed once"),
-        (["ablation", "--seeds", ""], "--seeds expects numbers set apart by commas"),
+        (["ablation", "--seeds", ""], "--seeds expects numbers"),
         (["ablation", "--jobs", "1000000000"], "--jobs"),
     ],
 )
