@@ -31,6 +31,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 import stuffinstance as si
+from examples.gta5_to_cityscapes.console import escape_unprintable
 from examples.gta5_to_cityscapes.data import open_dataset
 from examples.gta5_to_cityscapes.data.image_files import read_id_map
 from examples.gta5_to_cityscapes.models import build_network
@@ -247,4 +248,5 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
+    escape_unprintable()  # class names that the terminal's encoding lacks
     main()
