@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import nn
 
 import stuffinstance as si
 from stuffinstance.self_training import MeanTeacher
+from tests.distributed.process_groups import group_of_one
 
 
 def network() -> nn.Sequential:
@@ -259,12 +259,8 @@ def test_a_compiled_student() -> None:
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
 def test_students_in_data_parallelism(tmp_path: Path) -> None:
-    torch.distributed.init_process_group("gloo", f"file://{tmp_path}/group", rank=0, world_size=1)
-    try:
+    with group_of_one(tmp_path):
         _average_a_student_in_data_parallelism()
-    finally:
-        gc.collect()  # what holds the group goes first: a group that ends with it would wait for its threads forever
-        torch.distributed.destroy_process_group()
 
 
 def _average_a_student_in_data_parallelism() -> None:

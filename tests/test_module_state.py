@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import gc
 import io
 import pickle
 import re
@@ -20,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 import stuffinstance as si
 from stuffinstance.pseudo_labels import threshold as confidences
+from tests.distributed.process_groups import group_of_one
 
 K, D = 3, 4
 Feed = Callable[[Any], object]
@@ -532,14 +532,9 @@ GROUPED = {
 
 @pytest.mark.parametrize("name", GROUPED)
 def test_a_group_is_shared_by_copies_and_never_pickled(name: str, tmp_path: Path) -> None:
-    dist = torch.distributed
     assert set(GROUPED) | {"SymmetricConsistency"} == set(CASES)  # which has its rule's
-    dist.init_process_group("gloo", store=dist.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1)
-    try:
+    with group_of_one(tmp_path):
         _share_and_pickle(name)
-    finally:
-        gc.collect()  # modules that hold the group go first: its last holder would wait for its threads forever
-        dist.destroy_process_group()
 
 
 def _share_and_pickle(name: str) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import gc
-import importlib
 import pickle
 import time
 import warnings
@@ -16,23 +14,21 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from tests.distributed.process_groups import ending_the_group
+
 SECONDS = 60
 
 
 def _enter(rank: int, function: Callable[..., Any], folder: str, world: int, arguments: tuple[Any, ...]) -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("error")
-    importlib.import_module("torch.distributed.nn")  # before there is a group, which it would keep and never give back
     store = dist.FileStore(str(Path(folder) / "store"), world)  # no port to be taken by someone else
     limit = datetime.timedelta(seconds=SECONDS)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=limit)
-    try:
+    with ending_the_group():
         result = function(rank, *arguments)
         (Path(folder) / f"{rank}.pickle").write_bytes(pickle.dumps(result))
         dist.barrier()
-    finally:
-        gc.collect()
-        dist.destroy_process_group()
 
 
 def on_two_ranks(function: Callable[..., Any], folder: Path, *arguments: Any) -> list[Any]:

@@ -11,13 +11,15 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from tests.distributed.process_groups import ending_the_group
 from tests.howto.trainer_page import banks, run, weights
 from tests.howto.two_cities import given
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     code, folder, epochs = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-    names = run(code.read_text(encoding="utf-8"), {**given(), "folder": folder, "epochs": epochs})
-    left = {"weights": weights(names["network"]), "banks": banks(names["sim"]) if "sim" in names else {}}
-    torch.save(left, folder / f"rank{dist.get_rank()}.pt")
-    dist.destroy_process_group()
+    with ending_the_group():
+        names = run(code.read_text(encoding="utf-8"), {**given(), "folder": folder, "epochs": epochs})
+        left = {"weights": weights(names["network"]), "banks": banks(names["sim"]) if "sim" in names else {}}
+        torch.save(left, folder / f"rank{dist.get_rank()}.pt")
+        del names  # which hold the group
