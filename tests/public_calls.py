@@ -70,7 +70,7 @@ def losses(dtype: torch.dtype = torch.float32) -> dict[str, Loss]:
             D, lambda x: si.InstanceMatchingLoss(paper.instance_bank, "cosine")(x, ground_truth)
         ),
         "AnchorDistanceLoss, code": Loss(D, lambda x: si.AnchorDistanceLoss(held)(x, ground_truth, scores)),
-        "AnchorDistanceLoss, paper": Loss(D, lambda x: si.AnchorDistanceLoss(held, form="paper")(x, ground_truth)),
+        "AnchorDistanceLoss, paper": Loss(D, lambda x: si.AnchorDistanceLoss(held, preset="paper")(x, ground_truth)),
         "stuff_matching_loss": Loss(D, lambda x: si.stuff_matching_loss(x, ground_truth, paper.stuff_bank)),
         "instance_matching_loss": Loss(D, lambda x: si.instance_matching_loss(x, ground_truth, paper.instance_bank)),
         "anchor_distance_loss": Loss(D, lambda x: si.anchor_distance_loss(x, ground_truth, held, logits=scores)),

@@ -53,7 +53,7 @@ def test_the_papers_form_equals_the_plain_version() -> None:
     anchors, plain = filled()
     features, labels, logits = batch(9)
     features = features.double().requires_grad_()
-    value = AnchorDistanceLoss(anchors, form="paper")(features, labels, logits)
+    value = AnchorDistanceLoss(anchors, preset="paper")(features, labels, logits)
     slope, terms = np.zeros(features.shape), []
     for b, y, x in zip(*np.nonzero(agreed(labels, logits) != IGNORE), strict=True):
         anchor = plain.mean.get(int(labels[b, y, x]))
@@ -67,7 +67,7 @@ def test_the_papers_form_equals_the_plain_version() -> None:
 
 
 @pytest.mark.parametrize("options", [
-    {"scale_gradient": False}, {"scale_gradient": False, "damp_above": 0.1}, {"form": "paper"}
+    {"scale_gradient": False}, {"scale_gradient": False, "damp_above": 0.1}, {"preset": "paper"}
 ])  # fmt: skip
 def test_the_function_is_the_module(options: dict[str, Any]) -> None:
     anchors, _ = filled()
@@ -78,7 +78,7 @@ def test_the_function_is_the_module(options: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("options", [
-    {"scale_gradient": False}, {"scale_gradient": False, "damp_above": 0.1}, {"form": "paper"}
+    {"scale_gradient": False}, {"scale_gradient": False, "damp_above": 0.1}, {"preset": "paper"}
 ])  # fmt: skip
 def test_gradcheck(options: dict[str, Any]) -> None:
     loss = AnchorDistanceLoss(filled()[0], **options)
@@ -167,7 +167,7 @@ def test_anchor_distance_options_raise() -> None:
     anchors, _ = filled()
     with pytest.raises(TypeError, match="anchors must be a CategoryAnchors, got Tensor"):
         AnchorDistanceLoss(anchors.anchors)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"form must be one of 'code', 'paper', got 'l2'"):
+    with pytest.raises(ValueError, match=r"preset must be one of 'code', 'paper', got 'l2'"):
         AnchorDistanceLoss(anchors, "l2")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="damp_above must be a number above 0"):
         AnchorDistanceLoss(anchors, damp_above=0.0)

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from stuffinstance.pseudo_labels import CBSTThreshold, mrkld_regularizer, soft_cross_entropy, soft_labels
+from stuffinstance.losses import mrkld_regularizer, soft_cross_entropy
+from stuffinstance.pseudo_labels import CBSTThreshold, soft_labels
 
 
 def random_case(classes: int = 5) -> tuple[Tensor, Tensor]:

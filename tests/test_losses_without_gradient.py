@@ -64,7 +64,7 @@ FUNCTIONS: dict[str, Call] = {
     "stuff": lambda x: si.stuff_matching_loss(x, LABELS, matching().stuff_bank),
     "instance": lambda x: si.instance_matching_loss(x, LABELS, matching().instance_bank),
     "anchors, code": lambda x: si.anchor_distance_loss(x, LABELS, anchors()),
-    "anchors, paper": lambda x: si.anchor_distance_loss(x, LABELS, anchors(), form="paper"),
+    "anchors, paper": lambda x: si.anchor_distance_loss(x, LABELS, anchors(), preset="paper"),
 }
 MESSAGE = r"without a gradient came while gradient mode is on, so the .* trains nothing: .*torch\.no_grad\(\)"
 

@@ -178,7 +178,7 @@ CALLS: dict[str, Call] = {
         **_MAPS,
         anchors=filled_anchors(),
         logits=features(K),
-        form="code",
+        preset="code",
         damp_above=5.0,
         scale_gradient=True,
     ),
@@ -224,13 +224,13 @@ CALLS: dict[str, Call] = {
     "CategoryAnchors.assign": method(filled_anchors, "assign", features=features(), margin=0.1),
     # losses
     "AnchorDistanceLoss": function(
-        si.AnchorDistanceLoss, anchors=filled_anchors(), form="code", damp_above=5.0, scale_gradient=True
+        si.AnchorDistanceLoss, anchors=filled_anchors(), preset="code", damp_above=5.0, scale_gradient=True
     ),
     "AnchorDistanceLoss.forward": method(
         lambda: si.AnchorDistanceLoss(filled_anchors()), "forward", **_MAPS, logits=features(K)
     ),
     "AnchorDistanceLoss.forward of pixels": method(
-        lambda: si.AnchorDistanceLoss(filled_anchors(), form="paper"), "forward", **_MAPS, logits=features(K)
+        lambda: si.AnchorDistanceLoss(filled_anchors(), preset="paper"), "forward", **_MAPS, logits=features(K)
     ),
     "entropy_map": function(si.entropy_map, probabilities=probabilities()),
     "EntropyLoss.forward": method(si.EntropyLoss, "forward", logits=features(K), mask=mask()),

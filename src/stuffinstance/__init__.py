@@ -24,9 +24,11 @@ from stuffinstance.losses import (
     anchor_distance_loss,
     entropy_map,
     instance_matching_loss,
+    mrkld_regularizer,
+    soft_cross_entropy,
     stuff_matching_loss,
+    weighted_cross_entropy,
 )
-from stuffinstance.losses.cross_entropy import weighted_cross_entropy
 from stuffinstance.metrics.class_center_distance import ClassCenterDistance, class_center_distance
 from stuffinstance.metrics.mean_iou import IoU, MeanIoU
 from stuffinstance.metrics.unsupervised import PredictionEntropy, SoftNeighborhoodDensity
@@ -38,8 +40,6 @@ from stuffinstance.pseudo_labels import (
     IASTThreshold,
     PseudoLabelThreshold,
     SymmetricConsistency,
-    mrkld_regularizer,
-    soft_cross_entropy,
     soft_labels,
 )
 from stuffinstance.regions import Regions, connected_components, instance_regions, stuff_regions

@@ -1,4 +1,4 @@
-"""Table of backends of an operator, and the error of one that cannot run."""
+"""Operators: the table of backends, the error of one that cannot run, and the rule of ``torch.func.vmap``."""
 
 import importlib
 import importlib.util
@@ -104,3 +104,26 @@ def resolve(table: Mapping[str, Backend], backend: Any, what: str, device: torch
     if obstacle is not None:
         raise BackendUnavailableError(f"backend {backend!r} cannot run here: {obstacle}. Use backend='auto'.")
     return table[backend]
+
+
+def register_vmap_rule(name: str) -> None:
+    """Let :func:`torch.func.vmap` pass what it maps over to an operator as more images.
+
+    Before torch 2.5 there is nowhere to register a rule, and vmap calls the operator once for each of them.
+
+    Args:
+        name: An operator of label maps (B, ...) and settings that returns tensors (B, ...).
+    """
+    if not hasattr(torch.library, "register_vmap"):
+        return
+    namespace, _, operator = name.partition("::")
+
+    def rule(info: Any, in_dims: tuple[int | None, ...], labels: Tensor, *settings: Any) -> tuple[Any, Any]:
+        mapped = labels.movedim(in_dims[0] or 0, 0)  # the labels are all there is to map over
+        run = getattr(getattr(torch.ops, namespace), operator)
+        found = run(mapped.flatten(0, 1), *settings)
+        if isinstance(found, Tensor):
+            return found.reshape(*mapped.shape[:2], *found.shape[1:]), 0
+        return tuple(each.reshape(*mapped.shape[:2], *each.shape[1:]) for each in found), (0,) * len(found)
+
+    torch.library.register_vmap(name, rule)

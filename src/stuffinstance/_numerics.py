@@ -1,4 +1,4 @@
-"""Numeric rules: autocast off, sums in two float32 numbers, max over classes, seeded draws."""
+"""Numeric rules: precision, autocast off, sums in two float32 numbers, max over classes, seeded draws."""
 
 import numpy as np
 import torch
@@ -7,6 +7,21 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from stuffinstance._checks import may_read
+
+
+def float_dtype(tensor: Tensor) -> torch.dtype:
+    """float64 for float64, else float32: half precision would lose the sum of many values."""
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
+def as_float(tensor: Tensor) -> Tensor:
+    """The tensor in :func:`float_dtype`."""
+    return tensor.to(float_dtype(tensor))
+
+
+def cleared(logits: Tensor, mask: Tensor) -> Tensor:
+    """Logits (B, K, H, W) as floats, 0 where the mask (B, H, W) is False: a NaN there then spoils no gradient."""
+    return torch.where(mask[:, None], as_float(logits), 0)
 
 
 def autocast_device(tensor: Tensor) -> str:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from stuffinstance._checks import (
+    TRAIN_FEATURES,
     check_callable,
     check_choice,
     check_class_ids,
@@ -24,6 +25,7 @@ from stuffinstance._checks import (
     checked_positive,
     describe,
     may_read,
+    warn_without_gradient,
 )
 from stuffinstance._numerics import best_class
 from stuffinstance.banks import Classifier, InstanceBank, StuffBank
@@ -32,7 +34,6 @@ from stuffinstance.label_maps import _correct_labels, _merge_pseudo_labels
 from stuffinstance.label_space import LabelSpace
 from stuffinstance.losses import InstanceMatchingLoss, StuffMatchingLoss
 from stuffinstance.losses.distances import Between, DistanceName
-from stuffinstance.losses.gradient_warning import FEATURES, warn_without_gradient
 from stuffinstance.pooling.region_mean import _region_mean
 from stuffinstance.regions.region_table import _stuff_and_instance_regions
 
@@ -162,11 +163,11 @@ class StuffInstanceMatching(nn.Module):
         full = PRESETS[preset].require_full_bank if require_full_bank is None else require_full_bank
         stuff_names, thing_names = ([space.names[c] for c in classes] for classes in (space.stuff, space.things))
         self.stuff_bank: StuffBank = StuffBank(
-            space.stuff, feature_dim, capacity, sync=sync, group=group, names=stuff_names
+            space.stuff, self.feature_dim, capacity, sync=sync, group=group, names=stuff_names
         )
         self.instance_bank: InstanceBank = InstanceBank(
             space.things,
-            feature_dim,
+            self.feature_dim,
             capacity * max_instances,
             max_instances,
             sync=sync,
@@ -259,7 +260,7 @@ class StuffInstanceMatching(nn.Module):
         if pseudo_labels is not None:
             check_label_map("pseudo_labels", pseudo_labels)
         self._check("target", target_features, target_logits, pseudo_labels, "pseudo_labels")
-        warn_without_gradient("matching loss", "target_features", target_features, FEATURES, self, stacklevel=5)
+        warn_without_gradient("matching loss", "target_features", target_features, TRAIN_FEATURES, self, stacklevel=5)
         labels = best_class(target_logits.detach())[1]
         if pseudo_labels is not None:
             labels = _merge_pseudo_labels(labels, pseudo_labels, self.space.ignore_index)

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stuffinstance._checks import FLOATING_DTYPES, check_tensor, checked_number, describe, may_read
+from stuffinstance._numerics import as_float
 
 __all__ = ["fourier_amplitude_transfer", "lab_color_transfer"]
 
@@ -67,8 +68,7 @@ def lab_color_transfer(source: Tensor, target: Tensor) -> Tensor:
     target = paired_target(source, target)
     if source.shape[0] == 0:
         return source.clone()
-    exact = source.dtype if source.dtype == torch.float64 else torch.float32
-    own, style = rgb_to_lab(source.to(exact)), rgb_to_lab(target.to(exact))
+    own, style = rgb_to_lab(as_float(source)), rgb_to_lab(as_float(target))
     own_mean, style_mean = own.mean((2, 3), keepdim=True), style.mean((2, 3), keepdim=True)
     own_spread = own.std((2, 3), keepdim=True, correction=0)
     scale = torch.where(own_spread > 1e-3, style.std((2, 3), keepdim=True, correction=0) / own_spread, 1.0)
@@ -109,9 +109,8 @@ def fourier_amplitude_transfer(source: Tensor, target: Tensor, window: float = 0
     height, width = source.shape[2:]
     if target.shape[2:] != source.shape[2:]:
         target = F.interpolate(target, size=(height, width), mode="bilinear", align_corners=False, antialias=True)
-    # The FFT has no half-precision form on every device.
-    exact = source.dtype if source.dtype == torch.float64 else torch.float32
-    spectrum, style = torch.fft.rfft2(source.to(exact)), torch.fft.rfft2(target.to(exact))
+    # As floats: the FFT has no half-precision form on every device.
+    spectrum, style = torch.fft.rfft2(as_float(source)), torch.fft.rfft2(as_float(target))
     reach = int(min(height, width) * window)
     rows = torch.fft.fftfreq(height, 1 / height, device=source.device).abs() <= reach
     columns = torch.fft.rfftfreq(width, 1 / width, device=source.device) <= reach

@@ -17,10 +17,10 @@ from stuffinstance._checks import (
     check_on_device,
     checked_num_classes,
     checked_positive,
+    warn_without_gradient,
 )
-from stuffinstance._numerics import autocast_device
+from stuffinstance._numerics import as_float, autocast_device
 from stuffinstance.losses.entropy_minimization import Reduction, checked_reduction, entropy_map
-from stuffinstance.losses.gradient_warning import warn_without_gradient
 
 SOURCE, TARGET = 0.0, 1.0
 
@@ -61,10 +61,9 @@ class OutputDiscriminator(nn.Module):
 
     def __init__(self, num_classes: int, width: int = 64) -> None:
         super().__init__()
-        num_classes = checked_num_classes(num_classes)
+        self.num_classes = checked_num_classes(num_classes)
         width = checked_positive("width", width)
-        self.num_classes = num_classes
-        self.conv1: nn.Conv2d = _halving(num_classes, width)
+        self.conv1: nn.Conv2d = _halving(self.num_classes, width)
         self.conv2: nn.Conv2d = _halving(width, 2 * width)
         self.conv3: nn.Conv2d = _halving(2 * width, 4 * width)
         self.conv4: nn.Conv2d = _halving(4 * width, 8 * width)
@@ -222,7 +221,7 @@ class OutputAdversarialLoss(AdversarialLoss):
         seen = torch.softmax(logits, 1)
         judged: Tensor = self.discriminator(seen if self.of == "probabilities" else entropy_map(seen))
         with torch.autocast(autocast_device(logits), enabled=False):
-            judged = judged if judged.dtype == torch.float64 else judged.float()
+            judged = as_float(judged)
             ground_truth = torch.full_like(judged, domain)
             least_squares = self.objective == "least_squares"
             error_of = F.mse_loss if least_squares else F.binary_cross_entropy_with_logits

@@ -16,7 +16,7 @@ from stuffinstance._checks import (
     checked_fraction,
     may_read,
 )
-from stuffinstance._numerics import autocast_device, best_class
+from stuffinstance._numerics import as_float, autocast_device, best_class, cleared
 from stuffinstance.label_maps import resize_labels
 
 Reduction = Literal["mean", "none"]
@@ -29,9 +29,7 @@ def checked_reduction(reduction: Reduction) -> Reduction:
 
 
 def masked_logits(logits: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Masked logits in single precision or better, and the mask at their size.
-
-    Logits that do not count become 0 before anything is computed from them, so that a NaN there spoils no gradient.
+    """Masked logits in single precision or better, 0 where they do not count, and the mask at their size.
 
     Args:
         logits: (B, K, H, W).
@@ -50,14 +48,13 @@ def masked_logits(logits: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         (tensor([[1., 0.]]), tensor([[[ True, False]]]))
     """
     check_maps("logits", logits, channel_name="K")
-    logits = logits if logits.dtype == torch.float64 else logits.float()
     if mask is None:
-        return logits, torch.ones_like(logits[:, 0], dtype=torch.bool)
+        return as_float(logits), torch.ones_like(logits[:, 0], dtype=torch.bool)
     check_mask("mask", mask)
     check_has_pixels("mask", mask)
     check_same_batch("mask", mask, "logits", logits)
     mask = resize_labels(mask, (logits.shape[2], logits.shape[3]))
-    return torch.where(mask[:, None], logits, 0), mask
+    return cleared(logits, mask), mask
 
 
 def mean_over_pixels(values: Tensor, mask: Tensor, reduction: Reduction = "mean") -> Tensor:
@@ -122,7 +119,7 @@ def self_information(probabilities: Tensor) -> Tensor:
         >>> self_information(torch.full((1, 2, 1, 1), 0.5)).flatten()
         tensor([0.5000, 0.5000])
     """
-    exact = probabilities if probabilities.dtype == torch.float64 else probabilities.float()
+    exact = as_float(probabilities)
     # At 0 the logarithm of 1 is taken, whose value and slope are both 0. The 0 in front leaves a zero without a sign.
     information = 0 - exact * torch.where(exact > 0, exact, 1).log2()
     return (information / math.log2(probabilities.shape[1])).to(probabilities.dtype)

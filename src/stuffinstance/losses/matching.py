@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from stuffinstance._checks import check_callable, check_kind, checked_flag
+from stuffinstance._checks import TRAIN_FEATURES, check_callable, check_kind, checked_flag, warn_without_gradient
 from stuffinstance.banks import Classifier, InstanceBank, MemoryBank, StuffBank
 from stuffinstance.losses.distances import Between, Distance, DistanceName, nearest_distance, resolve_distance
-from stuffinstance.losses.gradient_warning import FEATURES, warn_without_gradient
 from stuffinstance.regions import Regions
 
 
@@ -91,7 +90,7 @@ class MatchingLoss(nn.Module, ABC):
                 mode: it then trains nothing.
         """
         rows, regions = self._pool(features, labels)
-        warn_without_gradient("matching loss", "features", features, FEATURES, self, stacklevel=5)
+        warn_without_gradient("matching loss", "features", features, TRAIN_FEATURES, self, stacklevel=5)
         return self._of_rows(rows, regions.valid)
 
     if TYPE_CHECKING:
@@ -194,7 +193,7 @@ def stuff_matching_loss(
     check_kind("bank", bank, StuffBank)
     choices = _choices(bank, distance, require_full_bank, classifier)
     bank._check(features, labels)
-    warn_without_gradient("stuff matching loss", "features", features, FEATURES)
+    warn_without_gradient("stuff matching loss", "features", features, TRAIN_FEATURES)
     rows, regions = bank._pool(features, labels)
     return _stuff_loss(rows, regions.valid, bank, *choices)
 
@@ -289,7 +288,7 @@ def instance_matching_loss(
     check_kind("bank", bank, InstanceBank)
     choices = _choices(bank, distance, require_full_bank, None)
     bank._check(features, labels)
-    warn_without_gradient("instance matching loss", "features", features, FEATURES)
+    warn_without_gradient("instance matching loss", "features", features, TRAIN_FEATURES)
     rows, regions = bank._pool(features, labels)
     return _instance_loss(rows, regions.valid, bank, *choices)
 

@@ -23,9 +23,9 @@ from stuffinstance._checks import (
     optional_ignore_index,
 )
 from stuffinstance._numerics import add_to_pair, difference, on_cpu, pair_on_cpu
+from stuffinstance._state import Metric
 from stuffinstance.distributed import Sync, gather_rows
 from stuffinstance.label_maps import resize_labels
-from stuffinstance.metrics.metric import Metric
 from stuffinstance.pooling import region_mean
 from stuffinstance.regions import stuff_regions
 
@@ -128,14 +128,12 @@ class ClassCenterDistance(Metric):
         group: ProcessGroup | None = None,
     ) -> None:
         super().__init__(sync, group)
-        num_classes = checked_num_classes(num_classes)
-        feature_dim = checked_positive("feature_dim", feature_dim)
-        self.num_classes = num_classes
-        self.feature_dim = feature_dim
-        self.ignore_index = optional_ignore_index(ignore_index, num_classes)
-        self._hold("pixels", num_classes)
-        self._hold("centers", 2, num_classes, feature_dim, dtype=torch.float32)
-        self._hold("scatter", 2, num_classes, dtype=torch.float32)
+        self.num_classes = checked_num_classes(num_classes)
+        self.feature_dim = checked_positive("feature_dim", feature_dim)
+        self.ignore_index = optional_ignore_index(ignore_index, self.num_classes)
+        self._hold("pixels", self.num_classes)
+        self._hold("centers", 2, self.num_classes, self.feature_dim, dtype=torch.float32)
+        self._hold("scatter", 2, self.num_classes, dtype=torch.float32)
 
     def update(self, features: Tensor, target: Tensor) -> None:
         """Count a batch.

@@ -15,15 +15,14 @@ from stuffinstance._checks import (
     check_kind,
     check_maps,
     checked_divisor,
-    checked_flag,
     checked_num_classes,
     checked_positive,
 )
-from stuffinstance._numerics import autocast_device
+from stuffinstance._numerics import as_float, autocast_device
+from stuffinstance._state import Metric
 from stuffinstance.distributed import Sync, sum_over_ranks
 from stuffinstance.losses.entropy_minimization import self_information
-from stuffinstance.metrics.metric import Metric
-from stuffinstance.pseudo_labels.threshold import as_float, check_probabilities
+from stuffinstance.pseudo_labels.threshold import check_probabilities
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -38,8 +37,7 @@ class _StreamingMean(Metric):
     count: Tensor
 
     def __init__(self, sync: Sync, group: ProcessGroup | None, validate_args: bool) -> None:
-        super().__init__(sync, group)
-        self.validate_args = checked_flag("validate_args", validate_args)
+        super().__init__(sync, group, validate_args)
         self._hold("sums", 2)
         self._hold("count")
 
@@ -143,10 +141,9 @@ class PredictionEntropy(_StreamingMean):
         validate_args: bool = False,
     ) -> None:
         super().__init__(sync, group, validate_args)
-        num_classes = checked_num_classes(num_classes)
-        if num_classes == 1:
+        self.num_classes = checked_num_classes(num_classes)
+        if self.num_classes == 1:
             raise ValueError("num_classes must be at least 2, got 1: one class has no entropy.")
-        self.num_classes = num_classes
 
     @torch.no_grad()
     def update(self, preds: Tensor) -> None:
@@ -225,12 +222,10 @@ class SoftNeighborhoodDensity(_StreamingMean):
         validate_args: bool = False,
     ) -> None:
         super().__init__(sync, group, validate_args)
-        temperature = checked_divisor("temperature", temperature)
-        sample = checked_positive("sample", sample)
-        if sample < 2:
-            raise ValueError(f"sample must be at least 2 pixels, got {sample}: one alone has no neighbor.")
-        self.temperature = temperature
-        self.sample = sample
+        self.temperature = checked_divisor("temperature", temperature)
+        self.sample = checked_positive("sample", sample)
+        if self.sample < 2:
+            raise ValueError(f"sample must be at least 2 pixels, got {self.sample}: one alone has no neighbor.")
 
     @torch.no_grad()
     def update(self, preds: Tensor) -> None:

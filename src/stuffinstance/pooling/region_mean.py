@@ -9,8 +9,9 @@ from torch import Tensor
 
 from stuffinstance._backends import check_backend, resolve
 from stuffinstance._checks import check_label_map, check_maps, check_same_batch, checked_whole, may_read
+from stuffinstance._numerics import float_dtype
 from stuffinstance.pooling.backends import BACKENDS
-from stuffinstance.pooling.backends.torch_sums import lies_in_rows, sum_dtype
+from stuffinstance.pooling.backends.torch_sums import lies_in_rows
 from stuffinstance.regions import Regions, count_rows, most_regions
 
 
@@ -127,7 +128,7 @@ def _region_sums(features: Tensor, number: Tensor, num_regions: int, backend: st
 
 @_region_sums.register_fake
 def _(features: Tensor, number: Tensor, num_regions: int, backend: str) -> Tensor:
-    return features.new_empty((features.shape[0], features.shape[1], num_regions), dtype=sum_dtype(features))
+    return features.new_empty((features.shape[0], features.shape[1], num_regions), dtype=float_dtype(features))
 
 
 def _remember(ctx: Any, inputs: tuple[Tensor, Tensor, int, str], output: Tensor) -> None:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from stuffinstance._checks import check_choice, check_kind, check_same_batch
-from stuffinstance._numerics import best_class
-from stuffinstance.pseudo_labels.threshold import PseudoLabelThreshold, as_float, check_probabilities
+from stuffinstance._numerics import as_float, best_class
+from stuffinstance.pseudo_labels.threshold import PseudoLabelThreshold, check_probabilities
 
 Consistency = Literal["l1", "agreement"]
 

@@ -7,10 +7,9 @@ import torch
 from torch import Tag, Tensor
 from torch.library import define, impl, register_fake
 
-from stuffinstance._backends import check_backend, resolve
+from stuffinstance._backends import check_backend, register_vmap_rule, resolve
 from stuffinstance._checks import check_label_map, checked_classes, checked_whole, optional_ignore_index
 from stuffinstance.regions.backends import BACKENDS
-from stuffinstance.regions.vmap_rule import register_vmap_rule
 
 _INT32_PIXELS = 2**31
 

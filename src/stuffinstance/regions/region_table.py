@@ -7,13 +7,12 @@ import torch
 from torch import Tag, Tensor
 from torch.library import define, impl, register_fake
 
-from stuffinstance._backends import check_backend, resolve
+from stuffinstance._backends import check_backend, register_vmap_rule, resolve
 from stuffinstance._checks import checked_whole
 from stuffinstance.regions import cpu_table as by_runs
 from stuffinstance.regions import device_table as by_pixels
 from stuffinstance.regions.backends import BACKENDS
 from stuffinstance.regions.connected_components import check_batch, checked_connectivity, checked_ids
-from stuffinstance.regions.vmap_rule import register_vmap_rule
 
 _ROOM = 2**16
 

@@ -84,10 +84,9 @@ class MeanTeacher(nn.Module):
         check_kind("network", network, nn.Module, "an nn.Module")
         if teacher is not None:
             check_kind("teacher", teacher, nn.Module, "an nn.Module or None")
-        alpha = checked_fraction("alpha", alpha)
+        self.alpha = checked_fraction("alpha", alpha)
         network = _unwrapped(network)
         _check_trained(network)
-        self.alpha = alpha
         if teacher is None:
             self.network = detached_copy(network)
         else:

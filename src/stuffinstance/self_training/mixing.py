@@ -19,7 +19,7 @@ from stuffinstance._checks import (
     may_read,
     optional_ignore_index,
 )
-from stuffinstance._numerics import uniform
+from stuffinstance._numerics import as_float, uniform
 
 
 class ClassMixOutput(NamedTuple):
@@ -240,6 +240,5 @@ def confident_fraction(probabilities: Tensor, threshold: float = 0.968) -> Tenso
             f"probabilities must be within 0..1 and sum to 1 over dimension 1 (K), got a largest one per pixel from "
             f"{float(best.min()):.4g} to {float(best.max()):.4g}. For logits pass logits.softmax(1)."
         )
-    exact = best if best.dtype == torch.float64 else best.float()  # a half-precision threshold would be another
-    confident = (exact >= threshold) & best.isfinite()
+    confident = (as_float(best) >= threshold) & best.isfinite()  # a half-precision threshold would be another
     return confident.to(torch.float32).mean((1, 2))

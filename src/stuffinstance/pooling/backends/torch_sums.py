@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from stuffinstance._numerics import autocast_device
+from stuffinstance._numerics import autocast_device, float_dtype
 
 _TERMS = 256  # most terms of one running sum
 _BLOCK = 2**20  # values added up at a time on a CPU: 4 MiB, which stay in its caches
@@ -20,11 +20,6 @@ def region_sums(features: Tensor, number: Tensor, num_regions: int) -> Tensor:
     """Features (B, D, h, w) and region numbers (B, P) to sums (B, D, R) float32, or float64 for float64 features."""
     sums = added_sums if features.device.type == "cpu" else multiplied_sums
     return sums(features, number, num_regions)
-
-
-def sum_dtype(features: Tensor) -> torch.dtype:
-    """float64 for float64, else float32: half precision would lose the sum of a large region."""
-    return torch.float64 if features.dtype == torch.float64 else torch.float32
 
 
 def lies_in_rows(features: Tensor) -> bool:
@@ -42,7 +37,7 @@ def added_sums(features: Tensor, number: Tensor, num_regions: int) -> Tensor:
     """
     batch, channels = features.shape[:2]
     pixels = number.shape[1]
-    sums = features.new_zeros(batch, channels, num_regions, dtype=sum_dtype(features))
+    sums = features.new_zeros(batch, channels, num_regions, dtype=float_dtype(features))
     present = torch.bincount(number.flatten(), minlength=num_regions + 1) > 0
     used = present.nonzero()[:, 0]
     held = used[used > 0]
@@ -65,7 +60,7 @@ def _added_channels(features: Tensor, first_lane: Tensor, lanes: int, count: int
     lane = torch.arange(lanes).repeat(-(-pixels // lanes))[:pixels]
     index = (first_lane + lane)[:, None]  # (B, 1, P)
     step = min(channels, max(1, _BLOCK // (batch * max(pixels, count * lanes))))
-    partial_sums = features.new_empty(batch, step, count * lanes, dtype=sum_dtype(features))
+    partial_sums = features.new_empty(batch, step, count * lanes, dtype=float_dtype(features))
     for start in range(0, channels, step):
         some = slice(start, start + step)
         block = features[:, some].flatten(2).to(partial_sums.dtype)
@@ -84,7 +79,7 @@ def _added_rows(features: Tensor, first_lane: Tensor, lanes: int, count: int) ->
     lane = torch.arange(lanes).repeat_interleave(-(-pixels // lanes))[:pixels]
     index = (image + first_lane + lane).flatten()  # (B * P,)
     rows = features.permute(0, 2, 3, 1).reshape(batch * pixels, channels)
-    partial_sums = features.new_zeros(batch * count * lanes, channels, dtype=sum_dtype(features))
+    partial_sums = features.new_zeros(batch * count * lanes, channels, dtype=float_dtype(features))
     step = max(1, _BLOCK // channels)
     for start in range(0, batch * pixels, step):
         block = slice(start, start + step)
@@ -103,7 +98,7 @@ def multiplied_sums(features: Tensor, number: Tensor, num_regions: int) -> Tenso
     copy cannot be spared. So the features are read twice (lowest and highest of each pixel, which are finite where all
     of it is; the copy), and the copy once per D regions, so that the masks take no more memory than it.
     """
-    exact = sum_dtype(features)
+    exact = float_dtype(features)
     flat = features.flatten(2)
     sums = flat.new_zeros(flat.shape[0], flat.shape[1], num_regions, dtype=exact)
     if sums.numel() == 0:

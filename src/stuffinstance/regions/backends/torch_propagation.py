@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from stuffinstance.regions.backends.image_by_image import one_based
+from stuffinstance.regions.class_lookup import one_based
 
 
 def label(labels: Tensor, classes: Sequence[int] | None, ignore_index: int | None, connectivity: int) -> Tensor:
