@@ -95,16 +95,14 @@ def best_class(maps: Tensor) -> tuple[Tensor, Tensor]:
     are three passes of vector instructions, over bytes for the most part, and take a half to a third of the time.
     """
     classes = maps.shape[1]
-    if not (may_read(maps) and 0 < classes <= _MOST_BYTES and maps.is_floating_point() and maps.numel()):
-        best = maps.max(1)
-        return best.values, best.indices
-    values = maps.amax(1)
-    if not bool(values.isfinite().all()):  # NaN equals nothing, not even itself
-        best = maps.max(1)
-        return best.values, best.indices
-    from_the_end = torch.arange(classes, 0, -1, dtype=torch.uint8)[:, None, None]
-    first = (maps == values[:, None]).view(torch.uint8).mul_(from_the_end).amax(1)
-    return values, classes - first.to(torch.int64)
+    if may_read(maps) and 0 < classes <= _MOST_BYTES and maps.is_floating_point() and maps.numel():
+        values = maps.amax(1)
+        if bool(values.isfinite().all()):  # NaN equals nothing, not even itself
+            from_the_end = torch.arange(classes, 0, -1, dtype=torch.uint8)[:, None, None]
+            first = (maps == values[:, None]).view(torch.uint8).mul_(from_the_end).amax(1)
+            return values, classes - first.to(torch.int64)
+    best = maps.max(1)
+    return best.values, best.indices
 
 
 def uniform(size: tuple[int, ...], device: torch.device, generator: torch.Generator | None) -> Tensor:

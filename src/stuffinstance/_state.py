@@ -49,10 +49,7 @@ class Initial(NamedTuple):
     def put_into(self, tensor: Tensor) -> None:
         """The initial value, in place."""
         with torch.no_grad():
-            if isinstance(self.value, tuple):
-                tensor.copy_(torch.tensor(self.value, dtype=self.dtype))
-            else:
-                tensor.fill_(self.value)
+            tensor.copy_(self.on(tensor.device))
 
 
 class StatefulModule(nn.Module):

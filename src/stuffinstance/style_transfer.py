@@ -41,7 +41,9 @@ def paired_target(source: Tensor, target: Tensor) -> Tensor:
 
 @torch.no_grad()
 def lab_color_transfer(source: Tensor, target: Tensor) -> Tensor:
-    """LAB color transfer: match each channel's mean and standard deviation to a target image.
+    """LAB color transfer (Reinhard et al., 2001): each channel's mean and standard deviation from a target image.
+
+    Paper: https://doi.org/10.1109/38.946629.
 
     .. math:: x^{s \\to t}_c = \\frac{\\sigma^t_c}{\\sigma^s_c} (x^s_c - \\mu^s_c) + \\mu^t_c,
               \\qquad c \\in \\{L, a, b\\}
@@ -79,6 +81,8 @@ def lab_color_transfer(source: Tensor, target: Tensor) -> Tensor:
 @torch.no_grad()
 def fourier_amplitude_transfer(source: Tensor, target: Tensor, window: float = 0.01) -> Tensor:
     """Fourier amplitude transfer (FDA, Yang and Soatto, CVPR 2020): low-frequency amplitudes of a target image.
+
+    Paper: https://arxiv.org/abs/2004.05498.
 
     .. math:: x^{s \\to t} = \\mathcal{F}^{-1}([M_\\beta \\mathcal{F}^A(x^t) + (1 - M_\\beta) \\mathcal{F}^A(x^s),
               \\mathcal{F}^P(x^s)])

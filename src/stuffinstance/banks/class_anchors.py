@@ -73,7 +73,9 @@ def running_mean(
 
 
 class CategoryAnchors(StatefulModule):
-    """Category anchors (CAG-UDA): the mean source feature of every class; target pixels take the class of the nearest.
+    """Category anchors (CAG-UDA, Zhang et al., NeurIPS 2019): the mean source feature of every class.
+
+    Target pixels take the class of the nearest (:meth:`assign`). Paper: https://arxiv.org/abs/1910.13049.
 
     .. math:: A_c \\leftarrow \\frac{n_c A_c + \\mathcal{A}^c(L_C, f)}{n_c + 1}, \\qquad
               n_c \\leftarrow \\min(n_c + 1, 3000)

@@ -1,4 +1,4 @@
-"""Adversarial losses on the output space.
+"""Output-space adversarial loss and its discriminator (AdaptSegNet, ADVENT, SIM Eq. 2 and 3).
 
 Everywhere in this package 0 means source and 1 means target, and maps with a channel for each class in each domain have
 their channels in that order: [source K | target K].
@@ -40,12 +40,11 @@ def domain_channels(domain: float, num_classes: int) -> slice:
 
 
 class OutputDiscriminator(nn.Module):
-    """Patch discriminator of the output space (AdaptSegNet, Tsai et al., CVPR 2018).
+    """Patch discriminator of the output space (AdaptSegNet, Tsai et al., CVPR 2018, https://arxiv.org/abs/1802.10349).
 
-    Five 4×4 convolutions of stride 2 that classify the domain of each patch of a class probability map.
-
-    Channels K → w → 2w → 4w → 8w → 1, leaky ReLU of slope 0.2 between, no normalization. The parameters are named
-    ``conv1`` .. ``conv4`` and ``classifier``.
+    Five 4×4 convolutions of stride 2 that classify the domain of each patch of a class probability map. Channels
+    K → w → 2w → 4w → 8w → 1, leaky ReLU of slope 0.2 between, no normalization. The parameters are named ``conv1`` ..
+    ``conv4`` and ``classifier``.
 
     Args:
         num_classes: K, channels of the probability map.
@@ -106,10 +105,7 @@ def _halving(channels_in: int, channels_out: int) -> nn.Conv2d:
 
 
 class AdversarialLoss(nn.Module):
-    """Base of the losses of a network and its discriminator: ``generator_loss`` and ``discriminator_loss``.
-
-    The discriminator belongs to the caller, who optimizes it: this module has no parameters of its own.
-    """
+    """Base of the losses of a network and its discriminator: ``generator_loss`` and ``discriminator_loss``."""
 
     def __init__(self, discriminator: nn.Module, inputs: str, reduction: Reduction) -> None:
         super().__init__()
@@ -143,7 +139,9 @@ class OutputAdversarialLoss(AdversarialLoss):
     either objective. Published weights of the first term: 0.001, with least squares 0.01.
 
     AdaptSegNet's two levels are two of these losses, one for each head of the network with a discriminator of its own:
-    0.001 times the generator's loss of the last head plus 0.0002 times that of the auxiliary one.
+    0.001 times the generator's loss of the last head plus 0.0002 times that of the auxiliary one. Papers: SIM
+    (https://arxiv.org/abs/2003.08040), AdaptSegNet (https://arxiv.org/abs/1802.10349), ADVENT
+    (https://arxiv.org/abs/1811.12833).
 
     The discriminator belongs to the caller, who optimizes it: this module has no parameters of its own.
 

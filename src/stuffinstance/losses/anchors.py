@@ -32,7 +32,7 @@ def anchor_distance_loss(
     damp_above: float | None = 5.0,
     scale_gradient: bool = True,
 ) -> Tensor:
-    """Anchor distance loss (CAG-UDA), the function of :class:`AnchorDistanceLoss`.
+    """Anchor distance loss (CAG-UDA, https://arxiv.org/abs/1910.13049), the function of :class:`AnchorDistanceLoss`.
 
     Args:
         features: (B, D, h, w).
@@ -121,9 +121,9 @@ def _distance_of_means(rows: Tensor, used: Tensor, anchors: Tensor, damp_above: 
 
 
 class AnchorDistanceLoss(nn.Module):
-    """Anchor distance loss (CAG-UDA): pulls the features of each class to its anchor, in source and target.
+    """Anchor distance loss (CAG-UDA, Zhang et al., NeurIPS 2019): features of each class to the anchor of the class.
 
-    Reference implementation, ``preset="code"``:
+    Paper: https://arxiv.org/abs/1910.13049. Reference implementation, ``preset="code"``:
 
     .. math:: \\mathcal{L}_{dist} = \\frac{10}{n} \\sum_{(i, c)} \\frac{1}{D} \\sum_d
               \\mathrm{SmoothL1}(\\mathcal{A}^c(L_i, f_i)_d - A_{c,d})

@@ -33,8 +33,8 @@ def weighted_cross_entropy(
 
     .. math:: \\mathcal{L} = -\\frac{1}{BHW} \\sum_{x} q(x) \\log S(z(x))_{y(x)}
 
-    the loss of mixed images in DACS (Tranheden et al., WACV 2021) and DAFormer (Hoyer et al., CVPR 2022), and of masked
-    images in MIC (Hoyer et al., CVPR 2023). The mean is over all B x H x W pixels, not over the
+    the loss of mixed images in DACS (https://arxiv.org/abs/2007.08702) and DAFormer (https://arxiv.org/abs/2111.14887),
+    and of masked images in MIC (https://arxiv.org/abs/2212.01322). The mean is over all B x H x W pixels, not over the
     sum of the weights, which would cancel a weight that is the same everywhere; an ignored pixel is one of weight 0.
     So a batch is the mean of its images.
 
@@ -102,6 +102,8 @@ def _by_pixel(weights: Tensor, labels: Tensor) -> Tensor:
 def soft_cross_entropy(logits: Tensor, soft: Tensor, mask: Tensor) -> Tensor:
     """Soft-label cross-entropy (CRST, label regularized step b), mean over the masked pixels of all images.
 
+    Paper: Zou et al., ICCV 2019, https://arxiv.org/abs/1908.09822.
+
     .. math:: -\\frac{1}{\\lvert\\text{kept}\\rvert} \\sum_{x\\ \\text{kept}} \\sum_c y_c(x) \\log S_c(z(x))
 
     Args:
@@ -137,8 +139,8 @@ def mrkld_regularizer(logits: Tensor, mask: Tensor, weight: float = 0.1) -> Tens
     .. math:: w \\cdot \\frac{1}{\\lvert\\text{kept}\\rvert} \\sum_{x\\ \\text{kept}} -\\frac1K \\sum_c \\log S_c(z(x))
 
     Added to the cross-entropy of hard pseudo-labels it keeps the network from becoming too sure of them. Its least
-    value is :math:`w \\log K`, at the uniform prediction. Source: Zou et al., *Confidence Regularized Self-Training*,
-    ICCV 2019, model regularized self-training. The mean is over the pixels with a pseudo-label, like the
+    value is :math:`w \\log K`, at the uniform prediction. Paper: Zou et al., ICCV 2019, model regularized
+    self-training, https://arxiv.org/abs/1908.09822. The mean is over the pixels with a pseudo-label, like the
     cross-entropy's.
 
     Args:

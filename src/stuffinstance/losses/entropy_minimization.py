@@ -17,7 +17,7 @@ from stuffinstance._checks import (
     may_read,
 )
 from stuffinstance._numerics import as_float, autocast_device, best_class, cleared
-from stuffinstance.label_maps import resize_labels
+from stuffinstance.label_maps import _resize_labels
 
 Reduction = Literal["mean", "none"]
 
@@ -53,7 +53,7 @@ def masked_logits(logits: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     check_mask("mask", mask)
     check_has_pixels("mask", mask)
     check_same_batch("mask", mask, "logits", logits)
-    mask = resize_labels(mask, (logits.shape[2], logits.shape[3]))
+    mask = _resize_labels(mask, logits.shape[2], logits.shape[3])
     return cleared(logits, mask), mask
 
 
@@ -82,9 +82,9 @@ def entropy_map(probabilities: Tensor) -> Tensor:
 
     .. math:: I_c = -\\frac{p_c \\log_2 p_c}{\\log_2 K}, \\qquad \\sum_c I_c = E \\in [0, 1]
 
-    The paper gives the unscaled map to its discriminator, the reference implementation the scaled one, as here. Where
-    :math:`p_c = 0` the value is exactly 0, and the gradient is 0 where the formula's is infinite; the code adds 1e-30
-    under the logarithm instead.
+    The paper (https://arxiv.org/abs/1811.12833) gives the unscaled map to its discriminator, the reference
+    implementation the scaled one, as here. Where :math:`p_c = 0` the value is exactly 0, and the gradient is 0 where
+    the formula's is infinite; the code adds 1e-30 under the logarithm instead.
 
     Args:
         probabilities: Softmax outputs, (B, K, H, W), K of at least 2. On a CPU their range is checked.
@@ -131,10 +131,10 @@ class EntropyLoss(nn.Module):
     .. math:: \\mathcal{L}_{ent} = \\frac{1}{B} \\sum_i \\frac{1}{|\\Omega_i|} \\sum_{x \\in \\Omega_i} \\sum_c I_c(x)
 
     over the pixels :math:`\\Omega_i` of image *i* that count, with :math:`I_c` of :func:`entropy_map`. The mean is over
-    pixels: classes are summed, and their number is only in the scale of :math:`I_c`. The paper sums over pixels; the
-    reference implementation takes the mean over all pixels of the batch, which equals this one as long as every pixel
-    counts. With a mask the mean over images of each image's mean is this library's choice, so that a batch equals the
-    mean of its single images.
+    pixels: classes are summed, and their number is only in the scale of :math:`I_c`. The paper
+    (https://arxiv.org/abs/1811.12833) sums over pixels; the reference implementation takes the mean over all pixels of
+    the batch, which equals this one as long as every pixel counts. With a mask the mean over images of each image's
+    mean is this library's choice, so that a batch equals the mean of its single images.
 
     Args:
         reduction: ``"mean"`` over the images, or ``"none"`` for one loss per image, (B,).
@@ -190,7 +190,7 @@ def _check_classes(name: str, maps: Tensor) -> None:
 
 
 class MaxSquareLoss(nn.Module):
-    """Maximum squares loss of unlabeled pixels (Chen et al., ICCV 2019), whose gradient is linear in the probability.
+    """Maximum squares loss (MaxSquare, Chen et al., ICCV 2019), whose gradient is linear in the probability.
 
     .. math:: \\mathcal{L} = -\\frac{1}{2BK} \\sum_i \\sum_{x \\in \\Omega_i} w_i(x) \\sum_c p_c(x)^2, \\qquad
               w_i(x) = \\frac{1}{\\max(n_{i, \\hat y(x)}^{\\,a} N_i^{\\,1-a},\\ 1)}
@@ -199,9 +199,10 @@ class MaxSquareLoss(nn.Module):
     :math:`N_i = |\\Omega_i|` pixels count, *a* is ``alpha``. Weights carry no gradient. Without ``image_wise`` (or with
     *a* = 0) all weights are :math:`1/N_i` and this is :math:`-\\operatorname{mean}(p^2)/2` over pixels and classes.
 
-    Paper and reference implementation differ: the paper has no 1/K, and weights each term by its own class *c*, which
-    has no value for classes that are nowhere predicted; the code weights a pixel by the class that is predicted there
-    and takes the mean over classes. This is the code's, to whose scale the published weight of 0.1 belongs.
+    Paper (https://arxiv.org/abs/1909.13589) and reference implementation differ: the paper has no 1/K, and weights each
+    term by its own class *c*, which has no value for classes that are nowhere predicted; the code weights a pixel by
+    the class that is predicted there and takes the mean over classes. This is the code's, to whose scale the published
+    weight of 0.1 belongs.
 
     Args:
         image_wise: Weight the classes of each image by how often they are predicted in it.

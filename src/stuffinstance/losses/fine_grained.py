@@ -1,4 +1,4 @@
-"""Class-wise adversarial loss on features (FADA, Wang et al., ECCV 2020)."""
+"""Fine-grained adversarial loss and its discriminator (FADA)."""
 
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -25,7 +25,7 @@ Encoding = Literal["soft", "hard"]
 
 
 class FineGrainedDiscriminator(nn.Module):
-    """Discriminator of class and domain for every pixel of a feature map (FADA).
+    """Fine-grained discriminator (FADA, https://arxiv.org/abs/2007.09222): class and domain of every feature pixel.
 
     3×3 convolutions D → w → w/2 with leaky ReLU of slope 0.2 after each, then two 3×3 heads of K channels, one for each
     domain; all keep the size. The parameters are named ``conv1``, ``conv2``, ``source`` and ``target``; in the
@@ -74,7 +74,7 @@ def _same_size(channels_in: int, channels_out: int) -> nn.Conv2d:
 
 
 class FineGrainedAdversarialLoss(AdversarialLoss):
-    """Fine-grained adversarial loss (FADA): cross-entropy over 2K channels, mean over pixels and images.
+    """Fine-grained adversarial loss (FADA, Wang et al., ECCV 2020): cross-entropy over 2K channels, mean over pixels.
 
     .. math:: \\mathcal{L}_{adv} = \\mathrm{SCE}(D(f^t), [a^t, 0]), \\qquad
               \\mathcal{L}_D = \\tfrac12 \\mathrm{SCE}(D(f^s), [a^s, 0]) + \\tfrac12 \\mathrm{SCE}(D(f^t), [0, a^t])
@@ -86,10 +86,10 @@ class FineGrainedAdversarialLoss(AdversarialLoss):
     not normalized again after clipping. *D* is resized bilinearly (corners aligned) to the size of the logits *z*,
     which the reference implementation upsamples to the image first; smaller logits cost less.
 
-    The paper sums over pixels and has no half before the two sides of the discriminator; the reference implementation
-    does as above. Its source cross-entropy also uses *z* / T: divide the logits by ``temperature`` there too. The
-    published weight of the first is 0.001. Hard encodings are one-hot of the argmax (the authors' slides print 0 and 1
-    swapped); that they are not clipped is this library's choice.
+    The paper (https://arxiv.org/abs/2007.09222) sums over pixels and has no half before the two sides of the
+    discriminator; the reference implementation does as above. Its source cross-entropy also uses *z* / T: divide the
+    logits by ``temperature`` there too. The published weight of the first is 0.001. Hard encodings are one-hot of the
+    argmax (the authors' slides print 0 and 1 swapped); that they are not clipped is this library's choice.
 
     The discriminator belongs to the caller, who optimizes it: this module has no parameters of its own.
 

@@ -105,10 +105,11 @@ class PredictionEntropy(_StreamingMean):
 
     .. math:: \\frac{1}{N} \\sum_x \\frac{-\\sum_c p_c(x) \\log p_c(x)}{\\log K} \\in [0, 1]
 
-    over all N pixels, with the probabilities *p* of K classes. Every pixel counts alike and no ground truth is needed,
-    so no class is ignored; an absent class still counts in log K. A network
-    that is certain of the wrong class scores well, and one trained to be certain (:class:`EntropyLoss`) scores better
-    than it should. Memory: three numbers, and in :meth:`update` a few copies of the batch's probabilities.
+    over all N pixels, with the probabilities *p* of K classes: the entropy of ADVENT
+    (https://arxiv.org/abs/1811.12833), whose map is :func:`entropy_map`. Every pixel counts alike and no ground truth
+    is needed, so no class is ignored; an absent class still counts in log K. A network that is certain of the wrong
+    class scores well, and one trained to be certain (:class:`EntropyLoss`) scores better than it should. Memory: three
+    numbers, and in :meth:`update` a few copies of the batch's probabilities.
 
     Args:
         num_classes: K, of at least 2.
@@ -179,12 +180,12 @@ class SoftNeighborhoodDensity(_StreamingMean):
     is unsure of in different ways have few. A network that predicts the same everywhere scores highest of all, so look
     at more than this number.
 
-    In the paper all target samples are neighbors of one another, none of itself. The reference implementation for
-    segmentation takes 100 random pixels of each image and the mean over images, a pixel also being its own neighbor.
-    Here as many pixels of each image and the mean over images too, without a pixel's own similarity. This library's
-    choice: the pixels are the centers of the cells of a grid of nearly square cells, so that nothing is random and
-    every checkpoint is evaluated on the same pixels. Compare values of the same ``sample`` and image sizes only. No
-    ground truth is needed, so no class is ignored or absent.
+    In the paper (https://arxiv.org/abs/2108.10860) all target samples are neighbors of one another, none of itself. The
+    reference implementation for segmentation takes 100 random pixels of each image and the mean over images, a pixel
+    also being its own neighbor. Here as many pixels of each image and the mean over images too, without a pixel's own
+    similarity. This library's choice: the pixels are the centers of the cells of a grid of nearly square cells, so that
+    nothing is random and every checkpoint is evaluated on the same pixels. Compare values of the same ``sample`` and
+    image sizes only. No ground truth is needed, so no class is ignored or absent.
 
     Memory: three numbers, and in :meth:`update` a few times B · ``sample²`` numbers, whatever the image size.
 

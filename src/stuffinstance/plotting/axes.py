@@ -132,10 +132,7 @@ def as_hex(color: NDArray[np.uint8]) -> str:
     return f"#{red:02x}{green:02x}{blue:02x}"
 
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-COLUMNS = 6
+COLUMNS = 6  # of a legend, at most
 
 
 def legend_shape(
@@ -179,10 +176,6 @@ def add_legend(ax: Axes, place: Literal["above", "below"], handles: Sequence[Any
         handletextpad=0.5,
         columnspacing=1.4,
     )
-
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 
 def check_item(item: int, batch: int) -> None:

@@ -25,16 +25,15 @@ if TYPE_CHECKING:
 
 
 class CBSTThreshold(HistogramRule):
-    """Thresholds of class-balanced self-training (CBST): per class the least confidence of its most confident portion.
+    """Class-balanced self-training thresholds (CBST): per class the least confidence of its most confident portion.
 
     .. math:: k_c = \\mathrm{conf}_c[L - 1], \\quad L = \\lfloor n_c\\, p \\rfloor, \\qquad
               \\hat y = \\operatorname*{argmax}_c \\frac{p_c}{k_c} \\ \\text{ where } \\max_c \\frac{p_c}{k_c} \\ge 1
 
     with :math:`\\mathrm{conf}_c` the :math:`n_c` confidences predicted as *c*, descending, counted from 0, and
-    :math:`k_c = 1` where :math:`L = 0`. The portion *p* grows from round to round of self-training. Source: Zou et
-    al., *Unsupervised Domain Adaptation for Semantic Segmentation via Class-Balanced Self-Training*, ECCV 2018,
-    class-balanced self-training and the self-paced policy; the paper writes :math:`\\exp(-k_c)` for what is
-    :math:`k_c` here.
+    :math:`k_c = 1` where :math:`L = 0`. The portion *p* grows from round to round of self-training. Paper: Zou et al.,
+    ECCV 2018, https://arxiv.org/abs/1810.07911, class-balanced self-training and the self-paced policy, which writes
+    :math:`\\exp(-k_c)` for what is :math:`k_c` here.
 
     Unlike :class:`ClassBalancedThreshold` the label is a re-weighted argmax: a pixel may become a class that is not its
     most probable one. The paper keeps a ratio above 1, its reference implementation from 1 on; this is the code's.
@@ -158,8 +157,8 @@ def soft_labels(
 
     Put *y* into the condition and all of it cancels but
     :math:`\\sum_c (p_c / k_c)^{1/\\alpha} > 1`, which is what is computed. As :math:`\\alpha` goes to 0 labels and
-    pixels become those of :class:`CBSTThreshold`. Source: Zou et al., *Confidence Regularized Self-Training*, ICCV
-    2019, label regularized self-training, LRENT.
+    pixels become those of :class:`CBSTThreshold`. Paper: Zou et al., ICCV 2019, https://arxiv.org/abs/1908.09822, label
+    regularized self-training, LRENT.
 
     Args:
         probabilities: Softmax outputs, (B, K, H, W).

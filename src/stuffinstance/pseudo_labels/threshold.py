@@ -221,7 +221,7 @@ class PseudoLabelThreshold(StatefulModule, ABC):
         if thresholds is None:
             return self.compute()
         check_thresholds("thresholds", thresholds, self.num_classes)
-        check_can_move("thresholds", thresholds, "rule", getattr(self, next(iter(self._initial))))
+        check_can_move("thresholds", thresholds, "rule", self._held())
         return thresholds
 
     def _checked_scores(self, scores: Tensor, predicted: Tensor) -> tuple[Tensor, Tensor]:
@@ -253,8 +253,12 @@ class PseudoLabelThreshold(StatefulModule, ABC):
 
     def _check_device(self, name: str, tensor: Tensor) -> None:
         if isinstance(tensor, Tensor):
-            held = [getattr(self, state) for state in self._initial] or list(self.buffers())
-            check_on_device(name, tensor, "rule", held[0])
+            check_on_device(name, tensor, "rule", self._held())
+
+    def _held(self) -> Tensor:
+        """Some state of the rule, which is where the rule is."""
+        held: list[Tensor] = [*(getattr(self, name) for name in self._initial), *self.buffers()]
+        return held[0]
 
     def _settings(self) -> dict[str, Any]:
         return {"num_classes": int(self.num_classes)}
