@@ -1,4 +1,4 @@
-"""Operators: the table of backends, the error of one that cannot run, and the rule of ``torch.func.vmap``."""
+"""Operators: the table of backends, the error of one that cannot run, and registration with the compiler."""
 
 import importlib
 import importlib.util
@@ -9,7 +9,8 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tag, Tensor
+from torch.library import define, impl, register_fake
 
 from stuffinstance._checks import check_choice
 
@@ -106,22 +107,28 @@ def resolve(table: Mapping[str, Backend], backend: Any, what: str, device: torch
     return table[backend]
 
 
-def register_vmap_rule(name: str) -> None:
-    """Let :func:`torch.func.vmap` pass what it maps over to an operator as more images.
+def register_operator(schema: str, run: Callable[..., Any], fake: Callable[..., Any]) -> None:
+    """Register an operator of label maps: one node to the compiler, so that ``run`` may be numpy, a loop or a kernel.
 
-    Before torch 2.5 there is nowhere to register a rule, and vmap calls the operator once for each of them.
+    :func:`torch.func.vmap` passes what it maps over as more images; before torch 2.5 there is nowhere to register that,
+    and it calls the operator once for each of them.
 
     Args:
-        name: An operator of label maps (B, ...) and settings that returns tensors (B, ...).
+        schema: ``"name(Tensor labels, settings) -> results"``; labels and results are (B, ...).
+        run: What computes it.
+        fake: What gives results of the same shapes and dtypes, from the shape of the labels alone.
     """
+    operator = schema[: schema.index("(")]
+    name = f"stuffinstance::{operator}"
+    define(name, schema[len(operator) :], tags=(Tag.pt2_compliant_tag,))
+    impl(name, "default", run)
+    register_fake(name, fake)
     if not hasattr(torch.library, "register_vmap"):
         return
-    namespace, _, operator = name.partition("::")
 
     def rule(info: Any, in_dims: tuple[int | None, ...], labels: Tensor, *settings: Any) -> tuple[Any, Any]:
         mapped = labels.movedim(in_dims[0] or 0, 0)  # the labels are all there is to map over
-        run = getattr(getattr(torch.ops, namespace), operator)
-        found = run(mapped.flatten(0, 1), *settings)
+        found = getattr(torch.ops.stuffinstance, operator)(mapped.flatten(0, 1), *settings)
         if isinstance(found, Tensor):
             return found.reshape(*mapped.shape[:2], *found.shape[1:]), 0
         return tuple(each.reshape(*mapped.shape[:2], *each.shape[1:]) for each in found), (0,) * len(found)
