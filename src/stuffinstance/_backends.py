@@ -50,15 +50,11 @@ class Backend:
         function: Callable[..., Tensor] = getattr(importlib.import_module(self.module), self.function)
         return function
 
-    def is_for(self, device: torch.device) -> bool:
-        """Whether it is meant for such tensors."""
-        return self.devices is None or device.type in self.devices
-
     def obstacle(self, what: str, device: torch.device) -> str | None:
         """Why it cannot run on tensors of ``device``, which are called ``what``, or None."""
-        if not self.is_for(device) and not (self.package == "triton" and _interpreting(device)):
-            assert self.devices is not None
-            return f"{what} are on {device.type}, it runs on {' and '.join(self.devices)} tensors"
+        foreign = self.devices is not None and device.type not in self.devices
+        if foreign and not (self.package == "triton" and _interpreting(device)):
+            return f"{what} are on {device.type}, it runs on {' and '.join(self.devices or ())} tensors"
         if not self.installed:
             return f"it needs the package {self.package!r}, which is not installed"
         return None
@@ -97,7 +93,7 @@ def resolve(table: Mapping[str, Backend], backend: Any, what: str, device: torch
     """
     if isinstance(backend, str) and backend == "auto":
         for candidate in table.values():
-            if candidate.installed and (candidate.devices is None or device.type in candidate.devices):
+            if candidate.obstacle(what, device) is None:
                 return candidate
         raise BackendUnavailableError(f"no backend of {sorted(table)} runs on {device} tensors; use {what}.cpu().")
     check_choice("backend", backend, ("auto", *sorted(table)))

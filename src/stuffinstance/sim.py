@@ -157,7 +157,6 @@ class StuffInstanceMatching(nn.Module):
         self.feature_dim = checked_positive("feature_dim", feature_dim)
         self.preset = preset
         self.validate_args = checked_flag("validate_args", validate_args)
-        self._classifier = [classifier]
         self._calls = 0
         distance = PRESETS[preset].distance if distance is None else distance
         full = PRESETS[preset].require_full_bank if require_full_bank is None else require_full_bank
@@ -184,7 +183,7 @@ class StuffInstanceMatching(nn.Module):
     @property
     def classifier(self) -> Classifier | None:
         """Rows to logits for the agreement filter, or None."""
-        return self._classifier[0]
+        return self.stuff_loss.classifier
 
     def reset(self) -> None:
         """Back to the state after construction: empty banks."""
@@ -227,8 +226,9 @@ class StuffInstanceMatching(nn.Module):
         correct = _correct_labels(source_labels, source_logits, self.space.ignore_index)
         stuff, instance = self._pool(source_features, correct)
         # Both lists are complete before either bank is written.
-        stuff_rows = self.stuff_bank._candidates(*stuff, self._classifier[0])
-        instance_rows = self.instance_bank._candidates(*instance, self._classifier[0])
+        classifier = self.stuff_loss._classifier[0]
+        stuff_rows = self.stuff_bank._candidates(*stuff, classifier)
+        instance_rows = self.instance_bank._candidates(*instance, classifier)
         self.stuff_bank._write(stuff_rows)
         self.instance_bank._write(instance_rows)
 

@@ -7,10 +7,8 @@ from torch import Tensor
 from stuffinstance._checks import FLOATING_DTYPES, check_tensor, checked_number, describe, may_read
 from stuffinstance._numerics import as_float
 
-__all__ = ["fourier_amplitude_transfer", "lab_color_transfer"]
 
-
-def paired_target(source: Tensor, target: Tensor) -> Tensor:
+def _paired_target(source: Tensor, target: Tensor) -> Tensor:
     """The target image whose style each source image takes: image *i* takes that of target *i* mod B'.
 
     Raises:
@@ -67,7 +65,7 @@ def lab_color_transfer(source: Tensor, target: Tensor) -> Tensor:
     # Imported here: kornia takes over a second, and only style transfer by color needs it.
     from kornia.color import lab_to_rgb, rgb_to_lab
 
-    target = paired_target(source, target)
+    target = _paired_target(source, target)
     if source.shape[0] == 0:
         return source.clone()
     own, style = rgb_to_lab(as_float(source)), rgb_to_lab(as_float(target))
@@ -106,7 +104,7 @@ def fourier_amplitude_transfer(source: Tensor, target: Tensor, window: float = 0
         >>> transferred.mean()
         tensor(0.7500)
     """
-    target = paired_target(source, target)
+    target = _paired_target(source, target)
     window = checked_number("window", window, "between 0 and 0.5 of the short side", least=0, most=0.5)
     if source.shape[0] == 0:
         return source.clone()

@@ -1,6 +1,7 @@
 """Regions of a label map: one per stuff class, the largest connected ones per thing class."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
@@ -195,9 +196,8 @@ def _instances(
         return _no_instances(labels, classes, max_regions)
     run = resolve(BACKENDS, backend, "labels", labels.device).run
     if labels.device.type == "cpu":
-        return by_runs.largest_regions(
-            labels, classes, ignore_index, max_regions, lambda values: run(values, None, 0, connectivity)
-        )
+        number = partial(run, classes=None, ignore_index=0, connectivity=connectivity)
+        return by_runs.largest_regions(labels, classes, ignore_index, max_regions, number)
     return by_pixels.largest_regions(labels, run(labels, classes, ignore_index, connectivity), classes, max_regions)
 
 
@@ -223,9 +223,8 @@ def _stuff_and_instances(
         return _no_stuff_and_instances(labels, stuff, things, max_regions, connectivity)
     run = resolve(BACKENDS, "auto", "labels", labels.device).run
     if labels.device.type == "cpu":
-        return by_runs.stuff_and_largest_regions(
-            labels, stuff, things, max_regions, lambda values: run(values, None, 0, connectivity)
-        )
+        number = partial(run, classes=None, ignore_index=0, connectivity=connectivity)
+        return by_runs.stuff_and_largest_regions(labels, stuff, things, max_regions, number)
     components = run(labels, things, None, connectivity)
     return by_pixels.stuff_and_largest_regions(labels, components, stuff, things, max_regions)
 

@@ -46,12 +46,14 @@ def added_sums(features: Tensor, number: Tensor, num_regions: int) -> Tensor:
     lanes = max(1, min(-(-pixels // _TERMS), pixels // used.numel()))
     first_lane = ((present.cumsum(0) - 1) * lanes).index_select(0, number.flatten()).view_as(number)  # (B, P)
     add = _added_rows if lies_in_rows(features) else _added_channels
-    for channels_done, found in add(features, first_lane, lanes, used.numel()):  # found (B, some of D, used)
-        sums[:, channels_done].index_copy_(2, held - 1, found[:, :, used.numel() - held.numel() :])
+    for some, found in add(features, first_lane, lanes, used.numel(), sums.dtype):  # found (B, some of D, used)
+        sums[:, some].index_copy_(2, held - 1, found[:, :, used.numel() - held.numel() :])
     return sums
 
 
-def _added_channels(features: Tensor, first_lane: Tensor, lanes: int, count: int) -> Iterator[tuple[slice, Tensor]]:
+def _added_channels(
+    features: Tensor, first_lane: Tensor, lanes: int, count: int, dtype: torch.dtype
+) -> Iterator[tuple[slice, Tensor]]:
     """NCHW: a block of channels at a time, so that half precision is converted within the caches.
 
     Neighboring pixels go to different lanes, and need not wait for each other's addition.
@@ -60,16 +62,18 @@ def _added_channels(features: Tensor, first_lane: Tensor, lanes: int, count: int
     lane = torch.arange(lanes).repeat(-(-pixels // lanes))[:pixels]
     index = (first_lane + lane)[:, None]  # (B, 1, P)
     step = min(channels, max(1, _BLOCK // (batch * max(pixels, count * lanes))))
-    partial_sums = features.new_empty(batch, step, count * lanes, dtype=float_dtype(features))
+    partial_sums = features.new_empty(batch, step, count * lanes, dtype=dtype)
     for start in range(0, channels, step):
         some = slice(start, start + step)
-        block = features[:, some].flatten(2).to(partial_sums.dtype)
+        block = features[:, some].flatten(2).to(dtype)
         here = partial_sums[:, : block.shape[1]].zero_()
         here.scatter_add_(2, index.expand(-1, block.shape[1], -1), block)
         yield some, here.view(*block.shape[:2], count, lanes).sum(3)
 
 
-def _added_rows(features: Tensor, first_lane: Tensor, lanes: int, count: int) -> Iterator[tuple[slice, Tensor]]:
+def _added_rows(
+    features: Tensor, first_lane: Tensor, lanes: int, count: int, dtype: torch.dtype
+) -> Iterator[tuple[slice, Tensor]]:
     """Channels last: whole rows are added, a block of pixels at a time. Lanes are spans of pixels, for the caches.
 
     The partial sums of all channels exist together: adding parts of rows takes several times as long.
@@ -79,11 +83,11 @@ def _added_rows(features: Tensor, first_lane: Tensor, lanes: int, count: int) ->
     lane = torch.arange(lanes).repeat_interleave(-(-pixels // lanes))[:pixels]
     index = (image + first_lane + lane).flatten()  # (B * P,)
     rows = features.permute(0, 2, 3, 1).reshape(batch * pixels, channels)
-    partial_sums = features.new_zeros(batch * count * lanes, channels, dtype=float_dtype(features))
+    partial_sums = features.new_zeros(batch * count * lanes, channels, dtype=dtype)
     step = max(1, _BLOCK // channels)
     for start in range(0, batch * pixels, step):
         block = slice(start, start + step)
-        partial_sums.index_add_(0, index[block], rows[block].to(partial_sums.dtype))
+        partial_sums.index_add_(0, index[block], rows[block].to(dtype))
     step = max(1, _BLOCK // (batch * count * lanes))
     for start in range(0, channels, step):
         some = slice(start, start + step)

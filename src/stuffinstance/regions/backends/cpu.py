@@ -1,7 +1,7 @@
 """Connected components of CPU tensors, image by image: by cc3d, by scikit-image, and by flood fill as the reference.
 
-Images are given to the packages with one background value: selected ids moved to 1 and up, everything else 0. Both
-number regions in raster order of their first pixel, which the tests hold them to.
+Each gets images with one background value, selected ids moved to 1 and up and everything else 0, and numbers regions in
+raster order of their first pixel, which the tests hold the packages to.
 """
 
 from collections import deque
@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stuffinstance.regions.class_lookup import Integers, find_runs, one_based, positions_of
+from stuffinstance.regions.class_lookup import Integers, find_runs, positions_of
 
 Labeler = Callable[[NDArray[Any]], NDArray[Any]]
 """An image (H, W) of unsigned integers, 0 the background, to its regions numbered in raster order."""
@@ -100,29 +100,25 @@ def label_by_flood_fill(
     labels: Tensor, classes: Sequence[int] | None, ignore_index: int | None, connectivity: int
 ) -> Tensor:
     """By flood fill: the definition, pixel by pixel. For tests and for reading, not for speed."""
-    values = one_based(labels, classes, ignore_index)
     steps = _EDGES if connectivity == 4 else _EDGES + _CORNERS
-    numbers = np.zeros(values.shape, dtype=np.int32)
-    for image, out in zip(values.numpy(), numbers, strict=True):
-        count = 0
-        for seed in zip(*np.nonzero(image), strict=True):
-            if out[seed] == 0:
-                count += 1
-                _flood(image, out, seed, count, steps)
-    return torch.from_numpy(numbers)
+    return label_images(labels, classes, ignore_index, partial(_flooded, steps=steps))
 
 
-def _flood(
-    image: np.ndarray, out: np.ndarray, seed: tuple[int, ...], number: int, steps: tuple[tuple[int, int], ...]
-) -> None:
+def _flooded(image: Integers, steps: Sequence[tuple[int, int]]) -> NDArray[np.int32]:
     height, width = image.shape
-    out[seed] = number
-    border = deque([seed])
-    while border:
-        y, x = border.popleft()
-        for dy, dx in steps:
-            near = (y + dy, x + dx)
-            inside = 0 <= near[0] < height and 0 <= near[1] < width
-            if inside and out[near] == 0 and image[near] == image[y, x]:
-                out[near] = number
-                border.append(near)
+    numbers = np.zeros(image.shape, dtype=np.int32)
+    count = 0
+    for seed in zip(*np.nonzero(image), strict=True):
+        if numbers[seed] == 0:
+            count += 1
+            numbers[seed] = count
+            border = deque([seed])
+            while border:
+                y, x = border.popleft()
+                for dy, dx in steps:
+                    near = (y + dy, x + dx)
+                    inside = 0 <= near[0] < height and 0 <= near[1] < width
+                    if inside and numbers[near] == 0 and image[near] == image[y, x]:
+                        numbers[near] = count
+                        border.append(near)
+    return numbers
