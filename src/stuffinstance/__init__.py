@@ -1,4 +1,14 @@
-"""Stuff and instance matching for domain-adaptive semantic segmentation."""
+"""Stuff and instance matching for domain-adaptive semantic segmentation.
+
+Modules in the order in which data flow through them::
+
+    labels, logits -- label_space, label_maps -+
+                                               +-> regions -> pooling -> banks -> losses -> sim
+    features ----------------------------------+                                    ^
+    target confidences -- pseudo_labels --------------------------------------------+
+
+and beside them ``self_training``, ``style_transfer``, ``metrics`` and ``plotting``.
+"""
 
 import importlib
 from types import ModuleType

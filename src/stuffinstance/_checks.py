@@ -264,11 +264,10 @@ def checked_num_classes(num_classes: Any) -> int:
 def checked_classes(name: str, classes: Sequence[int] | Collection[int]) -> tuple[int, ...]:
     """Class ids as a tuple of distinct integers, in the order given."""
     try:
-        entries = () if isinstance(classes, (str, bytes)) else tuple(classes)
+        ids = [None] if isinstance(classes, (str, bytes)) else [whole_number(entry) for entry in classes]
     except (TypeError, RuntimeError):  # the second of a tensor that has no values
-        entries = (None,)  # type: ignore[assignment]
-    ids = [whole_number(entry) for entry in entries]
-    if None in ids or isinstance(classes, (str, bytes)):
+        ids = [None]
+    if None in ids:
         hint = " Pass space.things or space.stuff." if _is_label_space(classes) else ""
         raise TypeError(f"{name} must be a sequence of integer class ids, got {_came(classes)}.{hint}")
     whole = tuple(checked_whole(name, number) for number in ids)

@@ -95,8 +95,7 @@ class MemoryBank(StatefulModule, ABC):
 
     Rings and counters cannot be averaged: where weights are (``torch.optim.swa_utils.AveragedModel``, Lightning's
     ``EMAWeightAveraging``) pass ``use_buffers=False``, which copies buffers, or keep the bank out of the averaged
-    module.
-    A bank that was averaged before it was full raises when it is used (looked at as values are).
+    module. A bank that was averaged before it was full raises when it is used (looked at as values are).
     """
 
     features: Tensor
@@ -317,7 +316,6 @@ class StuffBank(MemoryBank):
         ValueError: If ``classes`` or ``names`` repeat, or ``feature_dim`` or ``capacity`` is below 1.
 
     Example:
-        >>> import torch
         >>> bank = StuffBank(classes=(0,), feature_dim=1, capacity=2)
         >>> bank.update(torch.tensor([[[[1.0, 3.0]]]]), torch.tensor([[[0, 0]]]))
         >>> bank.features, bank.written, bank.filled
@@ -352,7 +350,6 @@ class InstanceBank(MemoryBank):
         ValueError: If ``classes`` or ``names`` repeat, a size is below 1, or ``connectivity`` is not 4 or 8.
 
     Example:
-        >>> import torch
         >>> bank = InstanceBank(classes=(5,), feature_dim=1, capacity=4)
         >>> bank.update(torch.tensor([[[[1.0, 0.0, 3.0, 5.0]]]]), torch.tensor([[[5, 0, 5, 5]]]))
         >>> bank.features[0, :, 0], bank.written

@@ -26,16 +26,11 @@ def region_mean(
     0/0 into 0, and 1 does the same. Sums are float32 for half-precision features, with or without autocast, and
     float64 for float64, and come out the same in every run. A value that is not finite spoils its own region alone.
 
-    How often features are read:
-
-    * on a CPU once, whatever their dtype: 4 MiB of channels at a time, or of pixels where channels lie last. Beside
-      the result that takes a few such blocks, and channels last partial sums, never more numbers than the features;
-    * on an accelerator by ``"torch"``: twice, and a copy without what is not finite is multiplied with the regions'
-      masks (once for R up to D), following torch's float32 matmul precision;
-    * by ``"triton"`` once for up to 128 regions (spans with a value that is not finite twice), without a copy of NCHW
-      or channels_last features; another layout is made contiguous, float64 goes the way of ``"torch"``.
-
-    The gradient is written once, in the features' dtype, and channels last where they were.
+    A CPU reads the features once, 4 MiB at a time, and holds a few such blocks beside the result (with channels last
+    also partial sums, never more numbers than the features). On an accelerator ``"torch"`` reads them twice and
+    multiplies a copy without non-finite values with the regions' masks, following torch's float32 matmul precision;
+    ``"triton"`` reads them once for up to 128 regions, without a copy of NCHW or channels_last features. The gradient
+    is written once, in the features' dtype, and channels last where they were.
 
     Args:
         features: (B, D, h, w), floating; any memory format, contiguous or not.

@@ -54,7 +54,6 @@ class SymmetricConsistency(nn.Module):
         ValueError: If ``consistency`` is neither.
 
     Example:
-        >>> from stuffinstance.pseudo_labels import ClassBalancedThreshold
         >>> symmetric = SymmetricConsistency(ClassBalancedThreshold(num_classes=2))
         >>> probs_a = torch.tensor([[[[0.75, 0.75, 0.875]], [[0.25, 0.25, 0.125]]]])
         >>> probs_b = torch.tensor([[[[0.75, 0.25, 0.875]], [[0.25, 0.75, 0.125]]]])

@@ -117,7 +117,6 @@ class PseudoLabelThreshold(StatefulModule, ABC):
         ValueError: If ``num_classes`` is below 1, or ``ignore_index`` is a class.
 
     Example:
-        >>> from stuffinstance.pseudo_labels import IASTThreshold, ClassBalancedThreshold
         >>> probabilities = torch.tensor([[[[0.75, 0.625, 0.875]], [[0.25, 0.375, 0.125]]]])
         >>> for rule in (ClassBalancedThreshold(num_classes=2), IASTThreshold(num_classes=2, start=0.7)):
         ...     rule.update(probabilities)
