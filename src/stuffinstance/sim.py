@@ -222,6 +222,7 @@ class StuffInstanceMatching(nn.Module):
         Raises:
             ValueError: If ranks, dtypes, sizes, devices or class ids cannot be right.
         """
+        check_label_map("source_labels", source_labels)
         self._check("source", source_features, source_logits, source_labels, "source_labels")
         correct = _correct_labels(source_labels, source_logits, self.space.ignore_index)
         stuff, instance = self._pool(source_features, correct)
@@ -256,6 +257,8 @@ class StuffInstanceMatching(nn.Module):
                 training mode: matching then trains nothing.
         """
         self._notice_empty_banks()
+        if pseudo_labels is not None:
+            check_label_map("pseudo_labels", pseudo_labels)
         self._check("target", target_features, target_logits, pseudo_labels, "pseudo_labels")
         warn_without_gradient("matching loss", "target_features", target_features, TRAIN_FEATURES, self, stacklevel=5)
         labels = best_class(target_logits.detach())[1]
@@ -298,8 +301,6 @@ class StuffInstanceMatching(nn.Module):
 
     def _check(self, domain: str, features: Tensor, logits: Tensor, labels: Tensor | None, labels_name: str) -> None:
         features_name, logits_name, classes = f"{domain}_features", f"{domain}_logits", len(self.space.names)
-        if labels is not None:
-            check_label_map(labels_name, labels)
         check_maps(features_name, features, channels=self.feature_dim)
         check_maps(logits_name, logits, channels=classes, channel_name="K")
         check_same_batch(logits_name, logits, features_name, features)
