@@ -137,9 +137,7 @@ def _remember(ctx: Any, inputs: tuple[Tensor, Tensor, int, str], output: Tensor)
 def _spread(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
     """Each pixel gets its region's gradient: one write, in the features' own dtype and order.
 
-    On a CPU no form is faster than these: they take as long as a fresh copy of that size (index_select on pixels, take
-    and a product with the regions' masks are 1.5 to 3 times slower). A kernel of its own for accelerators would write
-    the same bytes; all it could spare is reading the region numbers anew for each channel, which a cache serves.
+    On a CPU both forms take as long as a fresh copy of that size; others are 1.5 to 3 times slower.
     """
     (number,) = ctx.saved_tensors
     batch, channels = gradient.shape[:2]
