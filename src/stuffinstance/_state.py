@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -308,7 +308,7 @@ class StatefulModule(nn.Module):
             self._loading = False
 
 
-class Metric(StatefulModule):
+class Metric(StatefulModule, ABC):
     """Base of the metrics: :meth:`update` counts a batch, :meth:`compute` gives the value of all batches so far.
 
     Calling a metric counts a batch too, and returns the value of that batch alone, as metrics of torchmetrics do.

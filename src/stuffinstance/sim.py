@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from stuffinstance._checks import (
     TRAIN_FEATURES,
-    check_callable,
     check_choice,
     check_class_ids,
     check_feature_size,
@@ -144,8 +143,6 @@ class StuffInstanceMatching(nn.Module):
         check_choice("preset", preset, PRESETS)
         capacity = checked_positive("capacity", capacity)
         max_instances = checked_positive("max_instances", max_instances)
-        if classifier is not None:
-            check_callable("classifier", classifier, "rows (N, D)")
         if not space.stuff and not space.things:
             warnings.warn(
                 f"space has neither stuff nor things, so no class of {', '.join(space.names[:5])}"
@@ -191,9 +188,7 @@ class StuffInstanceMatching(nn.Module):
         for bank in (self.stuff_bank, self.instance_bank):
             bank.reset()
 
-    def reset_parameters(self) -> None:
-        """The same as :meth:`reset`, under the name that deferred initialization calls."""
-        self.reset()
+    reset_parameters = reset  # the name that deferred initialization calls
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], strict: bool, *found: list[str]

@@ -24,7 +24,7 @@ from stuffinstance.losses.entropy_minimization import Reduction, checked_reducti
 
 SOURCE, TARGET = 0.0, 1.0
 
-AdversarialForm = Literal["bce", "least_squares"]
+Objective = Literal["bce", "least_squares"]
 Judged = Literal["probabilities", "entropy"]
 
 
@@ -166,15 +166,15 @@ class OutputAdversarialLoss(AdversarialLoss):
     def __init__(
         self,
         discriminator: nn.Module,
-        objective: AdversarialForm = "bce",
+        objective: Objective = "bce",
         of: Judged = "probabilities",
         *,
         reduction: Reduction = "mean",
     ) -> None:
         super().__init__(discriminator, "maps (B, K, H, W)", reduction)
-        check_choice("objective", objective, get_args(AdversarialForm))
+        check_choice("objective", objective, get_args(Objective))
         check_choice("of", of, get_args(Judged))
-        self.objective: AdversarialForm = objective
+        self.objective: Objective = objective
         self.of: Judged = of
 
     def generator_loss(self, target_logits: Tensor) -> Tensor:

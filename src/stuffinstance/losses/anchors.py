@@ -17,7 +17,7 @@ from stuffinstance._checks import (
 from stuffinstance._numerics import float_dtype
 from stuffinstance.banks.class_anchors import CategoryAnchors
 
-Preset = Literal["code", "paper"]
+PresetName = Literal["code", "paper"]
 
 _WEIGHT = 10.0  # of the sum, and what a large term is divided by
 
@@ -28,7 +28,7 @@ def anchor_distance_loss(
     anchors: CategoryAnchors,
     *,
     logits: Tensor | None = None,
-    preset: Preset = "code",
+    preset: PresetName = "code",
     damp_above: float | None = 5.0,
     scale_gradient: bool = True,
 ) -> Tensor:
@@ -65,11 +65,11 @@ def anchor_distance_loss(
 
 
 def _choices(
-    anchors: CategoryAnchors, preset: Preset, damp_above: float | None, scale_gradient: bool
-) -> tuple[Preset, float | None, bool]:
+    anchors: CategoryAnchors, preset: PresetName, damp_above: float | None, scale_gradient: bool
+) -> tuple[PresetName, float | None, bool]:
     """The settings of the loss, checked."""
     check_kind("anchors", anchors, CategoryAnchors)
-    check_choice("preset", preset, get_args(Preset))
+    check_choice("preset", preset, get_args(PresetName))
     if damp_above is not None:
         damp_above = checked_divisor("damp_above", damp_above, "a number above 0, or None for never")
     return preset, damp_above, checked_flag("scale_gradient", scale_gradient)
@@ -80,7 +80,7 @@ def _anchor_distance(
     labels: Tensor,
     logits: Tensor | None,
     anchors: CategoryAnchors,
-    preset: Preset,
+    preset: PresetName,
     damp_above: float | None,
     scale_gradient: bool,
 ) -> Tensor:
@@ -162,7 +162,7 @@ class AnchorDistanceLoss(nn.Module):
     def __init__(
         self,
         anchors: CategoryAnchors,
-        preset: Preset = "code",
+        preset: PresetName = "code",
         *,
         damp_above: float | None = 5.0,
         scale_gradient: bool = True,
@@ -170,7 +170,7 @@ class AnchorDistanceLoss(nn.Module):
         super().__init__()
         choices = _choices(anchors, preset, damp_above, scale_gradient)
         self._anchors = [anchors]  # in a list: not a submodule, its state is saved where it lives
-        self.preset: Preset
+        self.preset: PresetName
         self.preset, self.damp_above, self.scale_gradient = choices
 
     @property

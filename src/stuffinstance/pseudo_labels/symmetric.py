@@ -166,9 +166,7 @@ class SymmetricConsistency(nn.Module):
         """Forget everything: back to the state after construction."""
         self.rule.reset()
 
-    def reset_parameters(self) -> None:
-        """The same as :meth:`reset`, under the name that deferred initialization calls."""
-        self.reset()
+    reset_parameters = reset  # the name that deferred initialization calls
 
     def extra_repr(self) -> str:
         """The choice, for ``print(module)``."""
