@@ -88,7 +88,7 @@ def may_read(tensor: Tensor, validate_args: bool = False) -> bool:
         return False
     if not (validate_args or tensor.device.type == "cpu") or torch._C._functorch.is_functorch_wrapped_tensor(tensor):
         return False  # a tensor that a transform of torch.func has wrapped has no values of its own
-    plain = type(tensor) is Tensor or type(tensor) is nn.Parameter
+    plain = type(tensor) is Tensor or type(tensor) is torch.nn.Parameter
     if plain and torch._C._len_torch_dispatch_stack() == 0 and TracingContext.try_get() is None:
         return True  # no fake mode anywhere: the search for one takes ten times as long as the rest
     return detect_fake_mode(tensor) is None

@@ -62,7 +62,12 @@ def weighted_cross_entropy(
     checked_reduction(reduction)
     check_maps("logits", logits, channel_name="K")
     check_label_map("labels", labels)
-    _check_same_pixels("labels", labels, logits)
+    check_same_batch("labels", labels, "logits", logits)
+    if labels.shape[1:] != logits.shape[2:]:
+        raise ValueError(
+            f"labels must have the logits' size (H, W) = {tuple(logits.shape[2:])}, got {tuple(labels.shape)}. "
+            "Upsample the logits to the labels first."
+        )
     ignore_index = optional_ignore_index(ignore_index, logits.shape[1])
     check_class_ids("labels", labels, logits.shape[1], ignore_index)
     by_pixel = _by_pixel(weights, labels)
@@ -181,5 +186,5 @@ def _check_same_pixels(name: str, tensor: Tensor, logits: Tensor) -> None:
     if tensor.shape[-2:] != logits.shape[-2:]:
         raise ValueError(
             f"{name} must have the logits' size (H, W) = {tuple(logits.shape[-2:])}, got {tuple(tensor.shape[-2:])}. "
-            "Upsample the logits to the labels first."
+            "Upsample the logits, not the pseudo-labels."
         )
