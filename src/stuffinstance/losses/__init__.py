@@ -1,4 +1,4 @@
-"""The losses: matching of stuff and instances, distance to anchors, adversaries of output and features, certainty."""
+"""The losses: matching, distance to anchors, adversarial (output and features), entropy minimization, cross-entropy."""
 
 from stuffinstance.losses.adversarial import OutputAdversarialLoss, OutputDiscriminator
 from stuffinstance.losses.anchors import AnchorDistanceLoss, anchor_distance_loss

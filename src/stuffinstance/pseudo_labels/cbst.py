@@ -85,7 +85,7 @@ class CBSTThreshold(HistogramRule):
         group: ProcessGroup | None = None,
         validate_args: bool = False,
     ) -> None:
-        super().__init__(num_classes, ignore_index, bins, sync, group, validate_args)
+        super().__init__(num_classes, ignore_index, bins, sync, validate_args, group)
         self.portion = checked_fraction("portion", portion)
         self.step = checked_fraction("step", step)
         self.max_portion = checked_fraction("max_portion", max_portion)

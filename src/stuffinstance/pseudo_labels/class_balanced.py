@@ -42,10 +42,10 @@ class HistogramRule(PseudoLabelThreshold):
         ignore_index: int,
         bins: int,
         sync: Sync,
-        group: ProcessGroup | None,
         validate_args: bool,
+        group: ProcessGroup | None,
     ) -> None:
-        super().__init__(num_classes, ignore_index, sync, group, validate_args)
+        super().__init__(num_classes, ignore_index, sync, validate_args, group)
         self.bins = checked_positive("bins", bins)
         self._hold("histogram", self.num_classes, self.bins)
 
@@ -159,7 +159,7 @@ class ClassBalancedThreshold(HistogramRule):
         group: ProcessGroup | None = None,
         validate_args: bool = False,
     ) -> None:
-        super().__init__(num_classes, ignore_index, bins, sync, group, validate_args)
+        super().__init__(num_classes, ignore_index, bins, sync, validate_args, group)
         self.quantile = checked_fraction("quantile", quantile)
         self.cap = checked_fraction("cap", cap)
 

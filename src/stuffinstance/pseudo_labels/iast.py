@@ -85,7 +85,7 @@ class IASTThreshold(PseudoLabelThreshold):
         group: ProcessGroup | None = None,
         validate_args: bool = False,
     ) -> None:
-        super().__init__(num_classes, ignore_index, sync, group, validate_args)
+        super().__init__(num_classes, ignore_index, sync, validate_args, group)
         self.start = checked_fraction("start", start)
         self.alpha = checked_fraction("alpha", alpha)
         self.beta = checked_fraction("beta", beta)

@@ -126,7 +126,7 @@ class PseudoLabelThreshold(StatefulModule, ABC):
     """
 
     def __init__(
-        self, num_classes: int, ignore_index: int, sync: Sync, group: ProcessGroup | None, validate_args: bool
+        self, num_classes: int, ignore_index: int, sync: Sync, validate_args: bool, group: ProcessGroup | None = None
     ) -> None:
         super().__init__(sync, group, validate_args)
         self.num_classes = checked_num_classes(num_classes)

@@ -45,9 +45,8 @@ class MeanTeacher(nn.Module):
     trained, before the reparametrization.
 
     **Averaging callbacks** (``torch.optim.swa_utils.AveragedModel``, Lightning's ``WeightAveraging``) average all that
-    is in the module they are given. Construct them with ``use_buffers=False``: parameters are then averaged, and
-    buffers copied, as here. With ``use_buffers=True`` they also average this teacher's ``steps``, and the rows of
-    banks, which have no mean. Keep the teacher outside of that module where its parameters shall not be averaged twice.
+    is in the module they are given: construct them with ``use_buffers=False``, which copies ``steps`` and the rows of
+    banks, and keep the teacher outside of that module where its parameters shall not be averaged twice.
 
     Args:
         network: What is taught. Copied, not kept.

@@ -1,6 +1,6 @@
 """The table of connected-component backends; all return the same tensor, bit for bit.
 
-A backend is a function ``label(labels, classes, ignore_index, connectivity)``: ``labels`` is (B, H, W) of any integer
+A backend is a function of ``(labels, classes, ignore_index, connectivity)``: ``labels`` is (B, H, W) of any integer
 dtype with at least one pixel, ``classes`` the ids to number or None for all, ``ignore_index`` an id to ignore or
 None. It returns (B, H, W) int32: 0 outside, and 1, 2, ... per image in raster order of each region's first pixel.
 """
