@@ -76,3 +76,8 @@ def test_bad_heads_raise() -> None:
         ValueError, match=r"\(N, K, 1, 1\), got torch.float32 \(5, 3, 8, 8\).*before they are upsampled"
     ):
         si.head_classifier(upsampled)(ROWS)
+    bank = si.StuffBank((0, 1), feature_dim=4)
+    with pytest.raises(ValueError, match=r"classifier .*before they are upsampled\.$"):
+        bank.update(
+            torch.ones(1, 4, 2, 2), torch.zeros(1, 2, 2, dtype=torch.long), classifier=si.head_classifier(upsampled)
+        )

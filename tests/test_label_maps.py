@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -100,3 +102,19 @@ def test_wrong_label_maps_raise(labels: torch.Tensor, logits: torch.Tensor, mess
 def test_pseudo_labels_of_another_batch_raise() -> None:
     with pytest.raises(ValueError, match=r"pseudo.*predicted"):
         si.merge_pseudo_labels(torch.zeros(1, 2, 2, dtype=torch.int64), torch.zeros(2, 2, 2, dtype=torch.int64))
+
+
+@pytest.mark.parametrize(
+    ("labels", "advice"),
+    [
+        (torch.zeros(2, 1, 4, 4, dtype=torch.uint8), "labels[:, 0].long()"),
+        (torch.zeros(2, 1, 4, 4), "labels[:, 0].long()"),
+        (torch.zeros(2, 4, 4), "labels.long()"),
+        (torch.zeros(4, 4, dtype=torch.long), "labels[None]"),
+        (torch.zeros(2, 5, 4, 4), "logits.argmax(1)"),
+    ],
+    ids=["one channel", "one channel of floats", "floats", "one image", "logits"],
+)
+def test_the_error_of_label_maps_in_another_form_has_the_conversion(labels: torch.Tensor, advice: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(advice)):
+        si.stuff_regions(labels, (0,))

@@ -120,7 +120,11 @@ def check_label_map(name: str, labels: Tensor, *, masks: bool = False) -> None:
     is_mask = labels.dtype == torch.bool
     if (labels.dtype not in INTEGER_DTYPES and not (masks and is_mask)) or labels.ndim != 3:
         advice = f"For one image pass {name}[None]; for logits pass logits.argmax(1)."
-        if is_mask and not masks:
+        if labels.ndim == 4 and labels.shape[1] == 1:
+            advice = f"Pass {name}[:, 0].long()."
+        elif labels.ndim == 3 and labels.dtype in FLOATING_DTYPES:
+            advice = f"Pass {name}.long(), or for logits of one image logits.argmax(0)[None]."
+        elif is_mask and not masks:
             advice = f"For a mask whose False is class 0 and whose True is class 1 pass {name}.long()."
         raise ValueError(f"{name} must be {wanted}, got {describe(labels)}. {advice}")
 
@@ -219,7 +223,7 @@ def check_class_ids(
         ignored = "" if ignore_index is None else f" or the ignored id {ignore_index}"
         raise ValueError(
             f"{name} must hold class ids 0..{num_classes - 1}{ignored}, got also {strange}. "
-            "Map the data set's own ids to train ids first, or ignore what has no class."
+            "Map the data set's own ids to train ids first; ignore_index is the id of pixels without a class."
         )
 
 
@@ -258,6 +262,8 @@ def checked_positive(name: str, value: Any) -> int:
 
 def checked_num_classes(num_classes: Any) -> int:
     """K: a whole number of at least 1 that tables of K and K x K entries can be made for."""
+    if _is_label_space(num_classes):
+        raise TypeError(f"num_classes must be a whole number, got {_came(num_classes)}. Pass space.num_classes.")
     return checked_whole("num_classes", num_classes, 1, MOST_CLASSES)
 
 
