@@ -210,9 +210,13 @@ def _start_weights(recipe: Recipe) -> Path | None:
 
     A run that has ended does not need it; one that goes on or begins reports its absence when it builds the network.
     """
-    if recipe.network.weights is None:
+    network = recipe.network
+    if network.weights is None:
         return None
-    file = weights_file(Path(recipe.network.weights))
+    try:
+        file = weights_file(network.weights, network.name, network.options)
+    except ModuleNotFoundError:
+        return None
     return file if file.is_file() else None
 
 

@@ -16,7 +16,7 @@ from .network import PixelNormalization, SegmentationNetwork, Style
 
 logger = logging.getLogger(__name__)
 
-Origin = Literal["caffe", "torchvision", "transformers", "checkpoint"]
+Origin = Literal["caffe", "torchvision", "transformers", "efficientnet", "checkpoint"]
 
 _CONTAINERS = ("network", "state_dict", "model", "model_state", "net")  # where trainers put the state dict
 _ADVICE = "Pass a state dict of tensors: Caffe-style DeepLab, torchvision, or a checkpoint of this trainer."
@@ -97,7 +97,7 @@ def load_weights(network: SegmentationNetwork, found: FoundWeights) -> WeightsRe
     """Copy the tensors that fit into the network.
 
     The backbone must fit whole, except fc6 and fc7 of VGG16, which ImageNet weights have in another shape, and the
-    fusion of a SegFormer, which encoders come without.
+    all-MLP fusion, which encoders come without.
     The head may be missing or of another number of classes.
 
     Raises:
