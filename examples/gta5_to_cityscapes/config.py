@@ -25,7 +25,6 @@ Rate = Annotated[float, Field(gt=0.0, le=LARGEST_FACTOR)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Part = Annotated[float, Field(gt=0.0, le=1.0)]
 Decay = Annotated[float, Field(ge=0.0, lt=1.0)]  # what an exponential mean keeps in one step
-SpaceName = Literal["cityscapes", "synthia16", "synthia13"]
 
 
 class Config(BaseModel):

@@ -1,4 +1,4 @@
-"""Readers: published layouts, ids through names, geometry of resizing, and errors that name the file."""
+"""Readers: published layouts, their ids, geometry of resizing, and errors that name the file."""
 
 import logging
 import os
@@ -12,10 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from examples.gta5_to_cityscapes.data import DatasetError, describe, mismatched_pairs, open_dataset
-from examples.gta5_to_cityscapes.data.dataset import CITYSCAPES_IDS, SYNTHIA_IDS, build_label_table
+from examples.gta5_to_cityscapes.data import DatasetError, describe, mismatched_pairs, open_dataset, read_classes
 from examples.gta5_to_cityscapes.data.image_files import nearest_positions, resize_ids
-from stuffinstance import CITYSCAPES, SYNTHIA_13, SYNTHIA_16, LabelSpace
+from stuffinstance import CITYSCAPES, SYNTHIA_16
 
 HEIGHT, WIDTH = 12, 20
 SHARED = Path(os.environ.get("STUFFINSTANCE_SHARED", Path(__file__).resolve().parents[3] / "shared")) / "data"
@@ -87,16 +86,19 @@ def test_gta5_ids_become_train_ids(tmp_path: Path, palette: bool) -> None:
     assert np.array_equal(sample.image.permute(1, 2, 0).numpy(), stored)
 
 
-@pytest.mark.parametrize("space", [SYNTHIA_16, SYNTHIA_13], ids=["16", "13"])
-def test_synthia_reads_the_class_of_16_bit_color(tmp_path: Path, space: LabelSpace) -> None:
-    classes = ramp(23).astype(np.uint16)
+# Ids of SYNTHIA in the order of SYNTHIA_16, from the data set's own description.
+SYNTHIA_LABELS = [3, 4, 2, 21, 5, 7, 15, 9, 6, 1, 10, 17, 8, 19, 12, 11]
+
+
+def test_synthia_reads_the_class_of_16_bit_color(tmp_path: Path) -> None:
+    raw = ramp(23).astype(np.uint16)
     save_image(tmp_path / "RGB" / "0000000.png")
-    save_synthia(tmp_path / "GT" / "LABELS" / "0000000.png", classes)
-    labels = open_dataset("synthia", tmp_path, space=space)[0].labels
-    for raw, name in SYNTHIA_IDS.items():
-        expected = space.names.index(name) if name in space.names else 255
-        assert set(labels[torch.from_numpy(classes.astype(np.int64) == raw)].tolist()) == {expected}, name
-    assert set(labels.unique().tolist()) == {*range(space.num_classes), 255}
+    save_synthia(tmp_path / "GT" / "LABELS" / "0000000.png", raw)
+    dataset = open_dataset("synthia", tmp_path)
+    classes = {label: number for number, label in enumerate(SYNTHIA_LABELS)}
+    expected = torch.tensor([classes.get(int(i), 255) for i in raw.ravel()], dtype=torch.uint8)
+    assert torch.equal(dataset[0].labels.flatten(), expected)
+    assert dataset.space == SYNTHIA_16
 
 
 def test_synthia_ids_beyond_a_byte_are_ignored_not_wrapped(tmp_path: Path) -> None:
@@ -117,12 +119,12 @@ def test_images_may_be_png_or_jpeg(tmp_path: Path, suffix: str) -> None:
     assert open_dataset("cityscapes", tmp_path)[0].image.shape == (3, HEIGHT, WIDTH)
 
 
-@pytest.mark.parametrize("space", [CITYSCAPES, SYNTHIA_16, SYNTHIA_13], ids=["19", "16", "13"])
-def test_cityscapes_is_read_in_any_space_by_name(tmp_path: Path, space: LabelSpace) -> None:
-    labels = open_dataset("cityscapes", cityscapes(tmp_path), space=space)[0].labels
+def test_cityscapes_is_read_in_the_classes_of_synthia(tmp_path: Path) -> None:
+    table = read_classes("synthia16").table("target")
+    labels = open_dataset("cityscapes", cityscapes(tmp_path), table=table)[0].labels
     for raw, train_id in TRAIN_IDS.items():
         name = CITYSCAPES.names[train_id]
-        expected = space.names.index(name) if name in space.names else 255
+        expected = SYNTHIA_16.names.index(name) if name in SYNTHIA_16.names else 255
         assert set(labels[torch.from_numpy(ramp(34) == raw)].tolist()) == {expected}
 
 
@@ -163,7 +165,7 @@ def test_unknown_ids_are_ignored_counted_and_reported_once(tmp_path: Path, caplo
     assert labels[0, 5:].unique().tolist() == [0]
     assert dataset.unknown_ids == {77: 10}
     assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert "5 pixels have label ids that this data set does not define: 77. They are ignored" in caplog.text
+    assert "5 pixels have label ids without a row in the class file: 77" in caplog.text
     assert "00001.png" in caplog.text
 
 
@@ -298,16 +300,6 @@ def test_bad_arguments_are_named(tmp_path: Path) -> None:
         open_dataset("gta5", tmp_path, size=(8192, 8193))
     with pytest.raises(DatasetError, match=r"exclude .*'nobody'"):
         open_dataset("gta5", tmp_path, exclude=["nobody"])
-    with pytest.raises(ValueError, match="space has none of the classes"):
-        open_dataset("gta5", tmp_path, space=LabelSpace(names=("cat", "dog"), stuff=(0,), things=(1,)))
-
-
-def test_every_class_of_every_space_has_an_id_in_the_tables() -> None:
-    for space in (CITYSCAPES, SYNTHIA_16, SYNTHIA_13):
-        assert set(space.names) <= set(CITYSCAPES_IDS.values())
-        assert set(space.names) <= set(SYNTHIA_IDS.values())
-    table = build_label_table(CITYSCAPES_IDS, CITYSCAPES)
-    assert {i: int(v) for i, v in enumerate(table.ids) if v != 255} == TRAIN_IDS
 
 
 def test_describe_counts_classes_sizes_and_unknown_ids(tmp_path: Path) -> None:

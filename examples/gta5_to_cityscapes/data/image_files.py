@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 
 class DatasetError(ValueError):
@@ -20,9 +21,15 @@ class DatasetError(ValueError):
     """
 
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp")
+LABEL_SUFFIXES = (".png", ".tif", ".tiff")
 MAX_PIXELS = 2**26  # four times the largest street image in use; a hostile header asks for far more
-_FORMATS = ("PNG", "JPEG")  # by content: Pillow would also start programs for other formats that end in .png
+_FORMATS = (
+    "PNG",
+    "JPEG",
+    "TIFF",
+    "WEBP",
+)  # by content: for others, Pillow would start programs
 _DEEP_MODES = {"I;16", "I"}  # 16-bit gray; Pillow's conversion to RGB would clip it to white
 _COLOR_MODES = {"RGB", "RGBA", "L", "LA", "P", "1", "CMYK", *_DEEP_MODES}
 _ID_MODES = {"L", "P"}
@@ -64,7 +71,7 @@ def _open(path: Path, max_pixels: int) -> Image.Image:
     except (OSError, SyntaxError, ValueError) as error:
         reason = "the file is empty" if path.is_file() and not path.stat().st_size else error
         raise DatasetError(
-            f"{path}: expected a PNG or JPEG image, could not read its header ({reason}). "
+            f"{path}: expected a PNG, JPEG, TIFF or WebP image, could not read its header ({reason}). "
             "The file is damaged or of another kind: copy it again from its source."
         ) from error
     width, height = image.size
@@ -75,12 +82,14 @@ def _open(path: Path, max_pixels: int) -> Image.Image:
             "Replace the file, or raise max_pixels if the image is meant to be that large."
         )
     frames = getattr(image, "n_frames", 1)
-    if image.format == "PNG" and frames > 1:  # a JPEG's further frames are previews and depth maps of cameras
+    if image.format in ("PNG", "TIFF", "WEBP") and frames > 1:  # those of a JPEG are previews and depth maps
         image.close()
         raise DatasetError(
-            f"{path}: expected a single image, it is animated and holds {frames}. Save the one that is meant as a "
-            "PNG of its own."
+            f"{path}: expected a single image, it holds {frames}. Save the one that is meant as a PNG of its own."
         )
+    if isinstance(image, TiffImageFile) and image.tag_v2.get(ExifTags.Base.Orientation, 1) != 1:
+        image.close()  # releases of Pillow differ in whether they turn it
+        raise DatasetError(f"{path}: expected an upright TIFF, its orientation tag turns it. Save it upright.")
     return image
 
 
@@ -174,9 +183,9 @@ def read_image(
 
 
 def _require_ids(image: Image.Image, path: Path) -> None:
-    if image.mode not in _ID_MODES or image.format != "PNG":
+    if image.mode not in _ID_MODES or image.format not in ("PNG", "TIFF"):
         raise DatasetError(
-            f"{path}: expected label ids as an 8-bit gray or palette PNG, got {image.format} of mode "
+            f"{path}: expected label ids as an 8-bit gray or palette PNG or TIFF, got {image.format} of mode "
             f"{image.mode!r}. Color renderings and instance ids cannot be read: take the label ids."
         )
     _require_whole_bytes(image, path)

@@ -39,7 +39,7 @@ class DatasetSummary:
         pixels: Pixels per class name; classes never seen are listed with 0.
         images_with: Sampled images per class name that hold the class.
         ignored: Pixels that belong to no class of the space.
-        unknown_ids: Pixels per raw id that the data set does not define (part of ``ignored``).
+        unknown_ids: Pixels per raw id without a row in the class file (part of ``ignored``).
         unknown_in: The first label map that holds each of these ids.
     """
 
@@ -167,7 +167,7 @@ def require_labels(what: str, dataset: SegmentationDataset, classes: Collection[
         return
     ids = ", ".join(map(str, np.flatnonzero(pixels))) or "none below 256"
     held = f"{ids} in {len(read)} label maps, one of them {read[0]}"
-    if look_like_train_ids(pixels, dataset.table.names):
+    if look_like_train_ids(pixels, dataset.table):
         raise DatasetError(
             f"{what}: expected label ids as the data set publishes them, got ids that look like train ids: {held}. "
             "Read as label ids they would be other classes: give the published files (of Cityscapes "

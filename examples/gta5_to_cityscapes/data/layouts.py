@@ -1,26 +1,15 @@
-"""Published folder layouts of GTA5, SYNTHIA and Cityscapes, and lists that choose images of them."""
+"""Folder layouts of GTA5, SYNTHIA, Cityscapes and one's own images."""
 
-import re
-import unicodedata
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Literal
 
-from stuffinstance import CITYSCAPES, LabelSpace
-
-from .dataset import (
-    CITYSCAPES_IDS,
-    GTA5_IDS,
-    SYNTHIA_IDS,
-    ImageFiles,
-    MapSize,
-    ReadIds,
-    SegmentationDataset,
-    build_label_table,
-)
+from .classes import LabelTable, default_class_file, read_classes
+from .dataset import ImageFiles, MapSize, ReadIds, SegmentationDataset
 from .image_files import (
     IMAGE_SUFFIXES,
+    LABEL_SUFFIXES,
     MAX_PIXELS,
     DatasetError,
     first_channel_size,
@@ -28,6 +17,7 @@ from .image_files import (
     read_first_channel,
     read_id_map,
 )
+from .image_lists import listed_names, one_form
 
 # What systems and programs leave in folders; names that start with a dot are hidden in any case.
 _LEFT_BY_SYSTEMS = {
@@ -43,11 +33,6 @@ def visible_entries(folder: Path) -> list[Path]:
         for path in folder.iterdir()
         if not path.name.startswith(".") and path.name.casefold() not in _LEFT_BY_SYSTEMS
     )
-
-
-def one_form(text: str) -> str:
-    """A name in Unicode form NFC, in which names are compared: macOS may store an umlaut as two characters."""
-    return unicodedata.normalize("NFC", text)
 
 
 def require_folder(folder: Path, layout: str, expected: str) -> Path:
@@ -129,111 +114,6 @@ def require_images(images: Mapping[str, Path], folder: Path, pattern: str) -> No
             f"{folder}: expected images named {pattern} (png or jpg), found none. "
             "Unpack the image archive of the data set here."
         )
-
-
-MAX_BYTES = 2**24  # ten times a list of all of GTA5 with long paths
-
-
-def listed_names(file: Path, root: Path, images: Sequence[ImageFiles]) -> set[str]:
-    """Names of the ``images`` that a list file chooses.
-
-    A line is an image's path in the data folder (``images/00001.png``), the end of it from any folder on
-    (``aachen/aachen_000000_000019_leftImg8bit.png``, ``00001.png``), or the image's name (``00001``). Lines are
-    compared with the files that were found there, in either Unicode form, and never opened as paths, so a list leads
-    nowhere that the owner of the folder, with links to where the images lie, has not led. Empty lines are
-    ignored.
-
-    Args:
-        file: The list, UTF-8.
-        root: The data folder.
-        images: What was found in it.
-
-    Raises:
-        DatasetError: If the list is not text or too large, is empty, names an image twice or one that is not there,
-            or a line leads out of the data folder.
-    """
-    places = _places(root, images)
-    lines: dict[str, int] = {}
-    absent: list[str] = []
-    twice: list[str] = []
-    for number, text in _lines(file):
-        where = f"line {number}, {_short(text)}"
-        if reason := _leads_out(text):
-            raise DatasetError(
-                f"{file}, {where}: expected a path relative to {root}, with / between folders, or an image's name; "
-                f"it {reason}. Correct the line, or take it out."
-            )
-        image = places.get(PurePosixPath(one_form(text)).parts)
-        if image is None:
-            absent.append(where)
-        elif image.name in lines:
-            twice.append(f"{where}, the same image as line {lines[image.name]}")
-        else:
-            lines[image.name] = number
-    if absent:
-        raise DatasetError(
-            f"{file}: expected names of the {len(images)} images found in {root}, {len(absent)} lines name none of "
-            f"them, the first is {absent[0]}. Write them as {images[0].image.relative_to(root).as_posix()!r} or "
-            f"{images[0].name!r}, and give the list of this data set and split."
-        )
-    if twice:
-        raise DatasetError(
-            f"{file}: expected each image once, {len(twice)} lines name one again, the first is {twice[0]}. "
-            "Take these lines out."
-        )
-    if not lines:
-        raise DatasetError(
-            f"{file}: expected an image's path or name on each line, found no line. Give another list, or none for "
-            "all images."
-        )
-    return set(lines)
-
-
-def _places(root: Path, images: Sequence[ImageFiles]) -> Mapping[tuple[str, ...], ImageFiles]:
-    """Every way to name an image. File names are unique in a data set, so the ends of paths are."""
-    places = {}
-    for image in images:
-        parts = tuple(map(one_form, image.image.relative_to(root).parts))
-        places.update({parts[first:]: image for first in range(len(parts))})
-    for image in images:
-        places.setdefault((image.name,), image)
-    return places
-
-
-def _lines(file: Path) -> Iterator[tuple[int, str]]:
-    """Numbered lines that are not empty, from a file of bounded size."""
-    if not file.is_file():  # nor a device or a pipe, which may have no end
-        raise DatasetError(f"{file}: expected a text file that names images, found none. Check the path.")
-    with file.open("rb") as stream:
-        content = stream.read(MAX_BYTES + 1)
-    if len(content) > MAX_BYTES:
-        raise DatasetError(f"{file}: expected a list of at most {MAX_BYTES} bytes, it is longer. Check the path.")
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DatasetError(
-            f"{file}: expected UTF-8 text that names images, could not read it ({error.reason} at byte "
-            f"{error.start}). Check the path, or save the list as UTF-8."
-        ) from error
-    stripped = ((number, line.strip(" \t\r")) for number, line in enumerate(text.split("\n"), 1))
-    return ((number, line) for number, line in stripped if line)
-
-
-def _leads_out(text: str) -> str | None:
-    """Why a line is not a path within a folder on every system; None if it is."""
-    if any(ord(sign) < 32 or ord(sign) == 127 for sign in text):
-        return "holds a control character"
-    if "\\" in text:
-        return "holds a backslash"
-    if text.startswith("/"):
-        return "is an absolute path"
-    if re.match("[A-Za-z]:", text):
-        return "starts with a drive letter"
-    return "holds '..'" if ".." in PurePosixPath(text).parts else None
-
-
-def _short(text: str) -> str:
-    return repr(text if len(text) <= 80 else f"{text[:80]}…")
 
 
 GTA5_FILES = "images/*.png|jpg and labels/*.png"
@@ -318,7 +198,46 @@ def _files_of_cities(folder: Path, ending: str, what: str) -> dict[str, Path]:
     return unique_by_name(named, what)
 
 
-Layout = Literal["gta5", "synthia", "cityscapes"]
+FOLDER_FILES = "images/**/<name>.png|jpg|tif|webp and, for labels, labels/**/<name>.png|tif"
+
+
+def list_folder(root: Path, split: str, *, labels: bool, exclude: Collection[str]) -> list[ImageFiles]:
+    """Pairs of equal stems, however deep in ``images`` and ``labels``, sorted by name.
+
+    A split is a folder directly in both. Where there are no ``train`` and ``val``, all images are the training split.
+    """
+    places = [root / "images", root / "labels"]
+    require_folder(places[0], "folder", FOLDER_FILES)
+    splits = [each.name for each in visible_entries(places[0]) if each.is_dir()]
+    if split != "train" or {"train", "val"} & set(splits):
+        if split not in splits:
+            raise DatasetError(
+                f"{places[0] / split}: split must be a folder of {places[0]}, got {split!r}; it has "
+                f"{', '.join(splits) or 'none'}. Put the images of each split, and their label maps in "
+                f"{places[1] / split}, into folders train and val."
+            )
+        places = [place / split for place in places]
+    images = unique_by_name([(path.stem, path) for path in files_below(places[0], IMAGE_SUFFIXES)], "image")
+    require_images(images, places[0], "<name>.png|jpg|tif|webp")
+    label_files = None
+    if labels:
+        found = files_below(require_folder(places[1], "folder", FOLDER_FILES), LABEL_SUFFIXES)
+        label_files = unique_by_name([(path.stem, path) for path in found], "label map")
+    return pair_files(images, label_files, expected_label=f"{places[1]}/**/{{name}}.png", exclude=exclude)
+
+
+def files_below(folder: Path, suffixes: Collection[str]) -> list[Path]:
+    """Visible files with one of the suffixes in a folder and the folders below it, sorted by path."""
+    found = []
+    for entry in visible_entries(folder):
+        if entry.is_dir():
+            found += files_below(entry, suffixes)
+        elif entry.suffix.lower() in suffixes:
+            found.append(entry)
+    return found
+
+
+Layout = Literal["gta5", "synthia", "cityscapes", "folder"]
 
 
 @dataclass(frozen=True)
@@ -326,13 +245,13 @@ class _Reader:
     list_files: Callable[..., list[ImageFiles]]
     read_ids: ReadIds
     map_size: MapSize
-    raw_ids: Mapping[int, str]
 
 
 _READERS: Mapping[str, _Reader] = {
-    "gta5": _Reader(list_gta5, read_id_map, id_map_size, GTA5_IDS),
-    "synthia": _Reader(list_synthia, read_first_channel, first_channel_size, SYNTHIA_IDS),
-    "cityscapes": _Reader(list_cityscapes, read_id_map, id_map_size, CITYSCAPES_IDS),
+    "gta5": _Reader(list_gta5, read_id_map, id_map_size),
+    "synthia": _Reader(list_synthia, read_first_channel, first_channel_size),
+    "cityscapes": _Reader(list_cityscapes, read_id_map, id_map_size),
+    "folder": _Reader(list_folder, read_id_map, id_map_size),
 }
 
 
@@ -341,24 +260,24 @@ def open_dataset(
     root: Path,
     *,
     split: str = "train",
-    space: LabelSpace = CITYSCAPES,
+    table: LabelTable | None = None,
     size: tuple[int, int] | None = None,
     labels: bool = True,
     exclude: Collection[str] = (),
     listed: Path | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> SegmentationDataset:
-    """Open a data set in its published folder layout.
+    """Open a data set in one of the folder layouts.
 
     Args:
-        layout: Whose layout ``root`` has.
+        layout: The layout of ``root``.
         root: The folder that holds the whole data set.
-        split: A split of Cityscapes; the game data sets have only ``"train"``.
-        space: Classes to read. Names decide: a class that the space does not have is ignored.
+        split: A split of Cityscapes or of ``"folder"``; the game data sets have only ``"train"``.
+        table: Classes of the ids in the label maps; None for those that the layout's data set is published with.
         size: (height, width) of the samples, or None to keep each as stored.
         labels: False reads no label file, needs none, and returns label maps that are all ignored.
         exclude: Names of images to exclude.
-        listed: Text file that names the images to keep, as :func:`listed_names` reads it; None for
+        listed: Text file that names the images to keep, as :func:`~.image_lists.listed_names` reads it; None for
             all. Images that are not listed need no label map.
         max_pixels: Larger images are rejected before they are decoded.
 
@@ -371,17 +290,12 @@ def open_dataset(
         raise ValueError(f"layout must be one of {sorted(_READERS)}, got {layout!r}.")
     reader = _READERS[layout]
     root = Path(root)
+    if table is None:
+        table = read_classes(default_class_file(layout)).table("target" if layout == "cityscapes" else "source")
     if listed is not None:
         images = reader.list_files(root, split, labels=False, exclude=exclude)
         exclude = {*exclude, *(each.name for each in images)} - listed_names(Path(listed), root, images)
     files = reader.list_files(root, split, labels=labels, exclude=exclude)
-    table = build_label_table(reader.raw_ids, space)
     return SegmentationDataset(
-        files,
-        table=table,
-        space=space,
-        read_ids=reader.read_ids,
-        map_size=reader.map_size,
-        size=size,
-        max_pixels=max_pixels,
+        files, table=table, read_ids=reader.read_ids, map_size=reader.map_size, size=size, max_pixels=max_pixels
     )

@@ -38,7 +38,7 @@ class Folders:
         source: The labeled data set.
         target: The data set to adapt to.
         source_list: Text file that names the source images to use, as
-            :func:`~.layouts.listed_names` reads it; None for all.
+            :func:`~.image_lists.listed_names` reads it; None for all.
         target_list: The same of the target's training images; those that are scored are always all.
     """
 
@@ -77,7 +77,7 @@ def open_labeled(recipe: Recipe, folders: Folders) -> SegmentationDataset:
         recipe.layouts.target if target else recipe.layouts.source,
         folders.target if target else folders.source,
         split="train",
-        space=recipe.label_space,
+        table=recipe.space.table("target" if target else "source"),
         size=recipe.data.target_size if target else recipe.data.source_size,
         listed=folders.target_list if target else folders.source_list,
     )
@@ -89,7 +89,7 @@ def open_target(recipe: Recipe, folders: Folders) -> SegmentationDataset:
         recipe.layouts.target,
         folders.target,
         split="train",
-        space=recipe.label_space,
+        table=recipe.space.table("target"),
         size=recipe.data.target_size,
         labels=False,
         listed=folders.target_list,
@@ -102,7 +102,7 @@ def open_validation(recipe: Recipe, folders: Folders) -> SegmentationDataset:
         recipe.layouts.target,
         folders.target,
         split="val",
-        space=recipe.label_space,
+        table=recipe.space.table("target"),
         size=recipe.data.target_size if recipe.evaluation.at == "images" else None,
     )
 
