@@ -22,8 +22,8 @@ from .image_files import MAX_PIXELS, DatasetError, read_image, resize_ids
 
 logger = logging.getLogger(__name__)
 
-ReadIds = Callable[[Path, int], npt.NDArray[Any]]
-MapSize = Callable[[Path, int], tuple[int, int]]
+ReadIds = Callable[[Path], npt.NDArray[Any]]
+MapSize = Callable[[Path], tuple[int, int]]
 
 
 class Sample(NamedTuple):
@@ -72,18 +72,16 @@ class SegmentationDataset(Dataset[Sample]):
         read_ids: ReadIds,
         map_size: MapSize,
         size: tuple[int, int] | None = None,
-        max_pixels: int = MAX_PIXELS,
     ) -> None:
-        if size is not None and (len(size) != 2 or min(size) < 1 or size[0] * size[1] > max_pixels):
+        if size is not None and (len(size) != 2 or min(size) < 1 or size[0] * size[1] > MAX_PIXELS):
             raise ValueError(
-                f"size must be (height, width), both at least 1 and together at most {max_pixels} pixels, got {size}. "
+                f"size must be (height, width), both at least 1 and together at most {MAX_PIXELS} pixels, got {size}. "
                 "Use None to keep sizes."
             )
         self.files = list(files)
         self.names = [entry.name for entry in self.files]
         self.space = table.space
         self.size = size
-        self.max_pixels = max_pixels
         self.unknown_ids: Counter[int] = Counter()
         self.table = table
         self._read_ids = read_ids
@@ -101,7 +99,7 @@ class SegmentationDataset(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         entry = self.files[index]
-        pixels, stored = read_image(entry.image, self.size, self.max_pixels)
+        pixels, stored = read_image(entry.image, self.size)
         if entry.labels is None:
             labels = np.full(pixels.shape[:2], self.space.ignore_index, dtype=np.uint8)
         else:
@@ -110,7 +108,7 @@ class SegmentationDataset(Dataset[Sample]):
 
     def label_map_size(self, path: Path) -> tuple[int, int]:
         """(height, width) of a label map from its header; a file of another kind than the layout's is an error."""
-        return self._map_size(path, self.max_pixels)
+        return self._map_size(path)
 
     def raw_id_pixels(self, index: int) -> npt.NDArray[np.int64]:
         """Pixels ``(256,)`` per raw id of one label map as stored; the image is not read.
@@ -120,10 +118,10 @@ class SegmentationDataset(Dataset[Sample]):
         path = self.files[index].labels
         if path is None:
             return np.zeros(256, dtype=np.int64)
-        return np.bincount(self._read_ids(path, self.max_pixels).ravel(), minlength=256)[:256]
+        return np.bincount(self._read_ids(path).ravel(), minlength=256)[:256]
 
     def _read_labels(self, image: Path, path: Path, stored: tuple[int, int]) -> npt.NDArray[np.uint8]:
-        raw = self._read_ids(path, self.max_pixels)
+        raw = self._read_ids(path)
         if raw.shape != stored:
             raise DatasetError(
                 f"{path}: expected the size of {image}, {stored[1]}x{stored[0]}, "

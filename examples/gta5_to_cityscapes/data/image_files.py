@@ -59,7 +59,7 @@ def _without_warnings() -> Iterator[None]:
         yield
 
 
-def _open(path: Path, max_pixels: int) -> Image.Image:
+def _open(path: Path) -> Image.Image:
     """Read the header only, so that the size is checked before any memory is spent on pixels."""
     try:
         with _without_warnings():
@@ -67,7 +67,7 @@ def _open(path: Path, max_pixels: int) -> Image.Image:
     except FileNotFoundError as error:
         raise DatasetError(f"{path}: expected an image, found no file. Check the data set folder.") from error
     except Image.DecompressionBombError as error:
-        raise DatasetError(f"{path}: expected at most {max_pixels} pixels, {error}. Replace the file.") from error
+        raise DatasetError(f"{path}: expected at most {MAX_PIXELS} pixels, {error}. Replace the file.") from error
     except (OSError, SyntaxError, ValueError) as error:
         reason = "the file is empty" if path.is_file() and not path.stat().st_size else error
         raise DatasetError(
@@ -75,11 +75,11 @@ def _open(path: Path, max_pixels: int) -> Image.Image:
             "The file is damaged or of another kind: copy it again from its source."
         ) from error
     width, height = image.size
-    if width * height > max_pixels:
+    if width * height > MAX_PIXELS:
         image.close()
         raise DatasetError(
-            f"{path}: expected at most {max_pixels} pixels, its header says {width}x{height}. "
-            "Replace the file, or raise max_pixels if the image is meant to be that large."
+            f"{path}: expected at most {MAX_PIXELS} pixels, its header says {width}x{height}. "
+            "Replace the file by a smaller one."
         )
     frames = getattr(image, "n_frames", 1)
     if image.format in ("PNG", "TIFF", "WEBP") and frames > 1:  # those of a JPEG are previews and depth maps
@@ -150,15 +150,13 @@ def _metadata_behind_pixels(path: Path) -> bool:
     return not {b"eXIf", b"iTXt", b"zTXt"}.isdisjoint(kinds[pixels:])
 
 
-def image_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+def image_size(path: Path) -> tuple[int, int]:
     """(height, width) as shown, from the header."""
-    with _open(path, max_pixels) as image:
+    with _open(path) as image:
         return _shown_size(image, path)
 
 
-def read_image(
-    path: Path, size: tuple[int, int] | None = None, max_pixels: int = MAX_PIXELS
-) -> tuple[npt.NDArray[np.uint8], tuple[int, int]]:
+def read_image(path: Path, size: tuple[int, int] | None = None) -> tuple[npt.NDArray[np.uint8], tuple[int, int]]:
     """Decode an image as it is shown, as 8-bit RGB, and resize it.
 
     An orientation in its metadata is applied. Gray, palette and CMYK images become RGB, of 16 bits the upper 8 are
@@ -167,7 +165,7 @@ def read_image(
     Returns:
         The image ``(H, W, 3)`` at ``size`` (height, width), bicubic and antialiased, and the size it is shown in.
     """
-    with _open(path, max_pixels) as image:
+    with _open(path) as image:
         if image.mode not in _COLOR_MODES:
             raise DatasetError(
                 f"{path}: expected a color, gray or palette image, got mode {image.mode!r}. Convert it to 8-bit RGB."
@@ -199,24 +197,24 @@ def _require_whole_bytes(image: Image.Image, path: Path) -> None:
         )
 
 
-def id_map_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+def id_map_size(path: Path) -> tuple[int, int]:
     """(height, width) as :func:`read_id_map` gives it, from the header; another kind of file is an error."""
-    with _open(path, max_pixels) as image:
+    with _open(path) as image:
         _require_ids(image, path)
         return _shown_size(image, path)
 
 
-def read_id_map(path: Path, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
+def read_id_map(path: Path) -> npt.NDArray[np.uint8]:
     """Raw ids ``(H, W)`` of a gray or palette PNG; of a palette the indices are the ids."""
-    with _open(path, max_pixels) as image:
+    with _open(path) as image:
         _require_ids(image, path)
         _load(image, path)
         return np.array(_turned(image, _orientation(image)), dtype=np.uint8)
 
 
-def first_channel_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+def first_channel_size(path: Path) -> tuple[int, int]:
     """(height, width) as :func:`read_first_channel` gives it, from the header; another kind of file is an error."""
-    with _open(path, max_pixels) as image:
+    with _open(path) as image:
         _require_channels(image, path)
         return _shown_size(image, path)
 
@@ -227,16 +225,16 @@ def _require_channels(image: Image.Image, path: Path) -> None:
     _require_whole_bytes(image, path)
 
 
-def read_first_channel(path: Path, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint16]:
+def read_first_channel(path: Path) -> npt.NDArray[np.uint16]:
     """First (red) channel ``(H, W)`` of an 8- or 16-bit PNG of one or three channels; alpha is ignored.
 
     Pillow halves 16-bit color to its high byte, which is 0 for every class id, so OpenCV decodes here.
     OpenCV in turn fills up a truncated file in silence, so Pillow checks the chunks first.
     """
-    with _open(path, max_pixels) as image:
+    with _open(path) as image:
         _require_channels(image, path)
         if image.mode == "P":
-            return read_id_map(path, max_pixels).astype(np.uint16)
+            return read_id_map(path).astype(np.uint16)
         if _metadata_behind_pixels(path):
             _load(image, path)
         else:

@@ -2,10 +2,9 @@
 
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
-from .dataset import ImageFiles
 from .image_files import DatasetError
 
 
@@ -17,7 +16,7 @@ def one_form(text: str) -> str:
 MAX_BYTES = 2**24  # ten times a list of all of GTA5 with long paths
 
 
-def listed_names(file: Path, root: Path, images: Sequence[ImageFiles]) -> set[str]:
+def listed_names(file: Path, root: Path, images: Mapping[str, Path]) -> set[str]:
     """Names of the ``images`` that a list file chooses.
 
     A line is an image's path in the data folder (``images/00001.png``), the end of it from any folder on
@@ -29,7 +28,7 @@ def listed_names(file: Path, root: Path, images: Sequence[ImageFiles]) -> set[st
     Args:
         file: The list, UTF-8.
         root: The data folder.
-        images: What was found in it.
+        images: What was found in it, by name.
 
     Raises:
         DatasetError: If the list is not text or too large, is empty, names an image twice or one that is not there,
@@ -46,18 +45,19 @@ def listed_names(file: Path, root: Path, images: Sequence[ImageFiles]) -> set[st
                 f"{file}, {where}: expected a path relative to {root}, with / between folders, or an image's name; "
                 f"it {reason}. Correct the line, or take it out."
             )
-        image = places.get(PurePosixPath(one_form(text)).parts)
-        if image is None:
+        name = places.get(PurePosixPath(one_form(text)).parts)
+        if name is None:
             absent.append(where)
-        elif image.name in lines:
-            twice.append(f"{where}, the same image as line {lines[image.name]}")
+        elif name in lines:
+            twice.append(f"{where}, the same image as line {lines[name]}")
         else:
-            lines[image.name] = number
+            lines[name] = number
     if absent:
+        name = min(images)
         raise DatasetError(
             f"{file}: expected names of the {len(images)} images found in {root}, {len(absent)} lines name none of "
-            f"them, the first is {absent[0]}. Write them as {images[0].image.relative_to(root).as_posix()!r} or "
-            f"{images[0].name!r}, and give the list of this data set and split."
+            f"them, the first is {absent[0]}. Write them as {images[name].relative_to(root).as_posix()!r} or "
+            f"{name!r}, and give the list of this data set and split."
         )
     if twice:
         raise DatasetError(
@@ -72,14 +72,14 @@ def listed_names(file: Path, root: Path, images: Sequence[ImageFiles]) -> set[st
     return set(lines)
 
 
-def _places(root: Path, images: Sequence[ImageFiles]) -> Mapping[tuple[str, ...], ImageFiles]:
+def _places(root: Path, images: Mapping[str, Path]) -> Mapping[tuple[str, ...], str]:
     """Every way to name an image. File names are unique in a data set, so the ends of paths are."""
     places = {}
-    for image in images:
-        parts = tuple(map(one_form, image.image.relative_to(root).parts))
-        places.update({parts[first:]: image for first in range(len(parts))})
-    for image in images:
-        places.setdefault((image.name,), image)
+    for name, path in images.items():
+        parts = tuple(map(one_form, path.relative_to(root).parts))
+        places.update({parts[first:]: name for first in range(len(parts))})
+    for name in images:
+        places.setdefault((name,), name)
     return places
 
 

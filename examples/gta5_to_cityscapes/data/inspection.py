@@ -87,7 +87,7 @@ def describe(dataset: SegmentationDataset, sample: int = 50) -> DatasetSummary:
             unknown_in |= dict.fromkeys((dataset.unknown_ids - before).keys() - unknown_in.keys(), path)
         pixels += histogram
         images_with += histogram > 0
-        sizes[image_size(dataset.files[index].image, dataset.max_pixels)] += 1
+        sizes[image_size(dataset.files[index].image)] += 1
     unknown = dataset.unknown_ids - before
     dataset.unknown_ids = before
     names = dataset.space.names
@@ -112,7 +112,7 @@ def unreadable_files(dataset: SegmentationDataset) -> list[UnreadableFile]:
     found = []
     for entry in dataset.files:
         try:
-            image_size(entry.image, dataset.max_pixels)
+            image_size(entry.image)
         except DatasetError as error:
             found.append(UnreadableFile(entry.name, str(error)))
         try:
@@ -131,8 +131,7 @@ def mismatched_pairs(dataset: SegmentationDataset) -> list[str]:
     return [
         entry.name
         for entry in dataset.files
-        if entry.labels is not None
-        and image_size(entry.image, dataset.max_pixels) != dataset.label_map_size(entry.labels)
+        if entry.labels is not None and image_size(entry.image) != dataset.label_map_size(entry.labels)
     ]
 
 
