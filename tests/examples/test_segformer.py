@@ -1,4 +1,4 @@
-"""SegFormer: the interface of the other networks, the encoder's own features, weights of ``transformers``, training."""
+"""SegFormer: the published network's logits, weights of ``transformers``, training."""
 
 from __future__ import annotations
 
@@ -27,16 +27,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def tiny(num_classes: int = 19, **options: object) -> SegmentationNetwork:
     return build_network("segformer", num_classes, **{**TINY, **options})  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("stride", [4, 8])
-@pytest.mark.parametrize(("height", "width"), [(64, 128), (65, 127), (50, 33), (32, 32)])
-def test_shapes_at_any_size(height: int, width: int, stride: int) -> None:
-    network = tiny(13, stride=stride)
-    features, logits, _ = network(torch.rand(2, 3, height, width))
-    assert network.stride == stride
-    assert features.shape == (2, 16, -(-height // stride), -(-width // stride))
-    assert logits.shape == (2, 13, *features.shape[2:])
 
 
 def test_the_default_is_the_published_b0() -> None:
@@ -72,30 +62,6 @@ def test_the_whole_network_computes_what_the_published_one_does() -> None:
         expected = published(network.normalization(images)).logits
         torch.testing.assert_close(network(images).logits, expected, rtol=1e-4, atol=1e-4)
     assert expected.std() > 0.1
-
-
-def test_rows_are_classified_as_their_pixels() -> None:
-    network = tiny(7).train()
-    nn.init.normal_(network.head.branches[0].weight)
-    features, logits, _ = network(torch.rand(2, 3, 48, 64))
-    rows = features.permute(0, 2, 3, 1).flatten(0, 2)
-    expected = logits.permute(0, 2, 3, 1).flatten(0, 2)
-    torch.testing.assert_close(network.classify(rows), expected, rtol=1e-4, atol=1e-5)
-    assert network.classify(rows[:0]).shape == (0, 7)
-
-
-def test_gradient_reaches_all_and_what_is_new_learns_faster() -> None:
-    network = tiny(drop_path=0.0)
-    nn.init.normal_(network.head.branches[0].weight)
-    network(torch.rand(2, 3, 64, 96)).logits.square().sum().backward()
-    for name, parameter in network.named_parameters():
-        assert parameter.grad is not None, name
-        assert parameter.grad.isfinite().all(), name
-    old, new = network.parameter_groups(6e-5)
-    assert (old["lr"], new["lr"]) == (6e-5, pytest.approx(6e-4))
-    assert {id(p) for p in old["params"]} == {id(p) for p in network.backbone.encoder.parameters()}
-    listed = [id(p) for group in (old, new) for p in group["params"]]
-    assert sorted(listed) == sorted(id(p) for p in network.parameters())
 
 
 def test_only_training_leaves_branches_out() -> None:
@@ -164,16 +130,6 @@ def test_other_weights_are_rejected(tmp_path: Path) -> None:
         tiny(weights=tmp_path / "resnet.pth")
     with pytest.raises(WeightsError, match="expected a weights file, found none"):
         tiny(weights=tmp_path)
-
-
-def test_own_checkpoints_come_back_whole(tmp_path: Path) -> None:
-    first = tiny().eval()
-    torch.save({"network": first.state_dict(), "step": 7}, tmp_path / "last.pt")
-    again = tiny(weights=tmp_path / "last.pt").eval()
-    assert again.weights_report is not None
-    assert (again.weights_report.origin, again.weights_report.missing) == ("checkpoint", ())
-    images = torch.rand(1, 3, 64, 96)
-    assert torch.equal(first(images).logits, again(images).logits)
 
 
 # --- what cannot be ---
