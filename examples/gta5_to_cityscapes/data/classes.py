@@ -100,7 +100,7 @@ def read_classes(file: str | Path) -> Classes:
     """Read a class file, given by its path or by the name of one in ``classes/``.
 
     Raises:
-        DatasetError: If there is none, or its content is not what a class file has.
+        DatasetError: If the file is not there, or its content is not what a class file has.
     """
     path = CLASS_FILES / f"{file}.yaml"
     if not path.is_file():

@@ -120,23 +120,25 @@ def _folder_of_split(layout: Layout, places: _Places, images: Path, split: str) 
         if split != "train":
             raise DatasetError(f"split must be 'train' for the {layout} layout, which has no other, got {split!r}.")
         return ""
-    splits = [each.name for each in visible_entries(images) if each.is_dir()] if images.is_dir() else []
-    if layout == "folder" and split == "train" and not {"train", "val"} & {*splits}:
+    if layout == "folder" and split == "train" and not {"train", "val"} & {*_splits(images)}:
         return ""
-    if split not in splits and (splits or images.is_dir()):
-        raise DatasetError(
-            f"{images / split}: split must be one that exists, got {split!r}; {images} has "
-            f"{', '.join(splits) or 'none'}."
-        )
     return split
+
+
+def _splits(folder: Path) -> list[str]:
+    return [each.name for each in visible_entries(folder) if each.is_dir()] if folder.is_dir() else []
 
 
 def _found(
     layout: Layout, places: _Places, folder: Path, ending: str, suffixes: Collection[str], what: str
 ) -> dict[str, Path]:
     """Files by the names of their images; folders below are searched where the layout has any."""
+    parent = folder.parent
+    if "<split>" in places.below and (splits := _splits(parent)) and folder.name not in splits:
+        raise DatasetError(
+            f"{folder}: split must be one that exists, got {folder.name!r}; {parent} has {', '.join(splits)}."
+        )
     if not folder.is_dir():
-        parent = folder.parent
         found = [entry.name for entry in visible_entries(parent)][:8] if parent.is_dir() else None
         seen = f"{parent} holds {found or 'nothing'}" if found is not None else f"{parent} does not exist either"
         raise DatasetError(
