@@ -110,7 +110,7 @@ def test_what_is_not_a_class_file_raises(tmp_path: Path) -> None:
 
 
 def test_pairs_are_found_by_stem_in_any_folder_and_format(tmp_path: Path) -> None:
-    draw(tmp_path, "monday/b.jpg", "b.png", [1, 9], 0)
+    draw(tmp_path, "monday/b.JPEG", "b.png", [1, 9], 0)
     draw(tmp_path, "a.tif", "deep/er/a.tif", [2, 9], 1)
     draw(tmp_path, "c.webp", "c.png", [0, 1], 2)
     (tmp_path / "images/notes.txt").touch()
@@ -131,7 +131,7 @@ def test_splits_are_folders_and_only_labels_that_are_read_are_needed(tmp_path: P
     draw(tmp_path, "val/x/b.jpg", "val/b.png", [0, 1], 1)
     assert open_dataset("folder", tmp_path, labels=False).names == ["a"]
     assert open_dataset("folder", tmp_path, split="val").names == ["b"]
-    with pytest.raises(DatasetError, match=r"labels/train: expected a folder of the folder layout"):
+    with pytest.raises(DatasetError, match=r"labels/train: split must be one that exists"):
         open_dataset("folder", tmp_path)
     (tmp_path / "labels/train").mkdir()
     with pytest.raises(DatasetError, match=r"a\.jpg: expected its label map at .*1 of 1"):

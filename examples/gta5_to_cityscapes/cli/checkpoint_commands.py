@@ -202,9 +202,10 @@ def _check_set(title: str, dataset: SegmentationDataset, sample: int) -> int:
     if summary is not None and summary.sampled and not unlabeled:
         sizes = ", ".join(f"{width}x{height}" for height, width in summary.sizes)
         typer.echo(f"{title}: {total} images ({sizes}), {summary.sampled} of them read:")
+        width = max(14, *map(len, summary.pixels))
         for name, pixels in summary.pixels.items():
             amount = f"{summary.share(name):7.2%} of labeled pixels" if pixels else "absent"
-            typer.echo(f"  {name:<14} {amount}")
+            typer.echo(f"  {name:<{width}} {amount}")
         if summary.unknown_ids:
             first, file = next(iter(summary.unknown_in.items()))
             typer.echo(f"  ids without a row in the class file, ignored (id: pixels): {summary.unknown_ids}")

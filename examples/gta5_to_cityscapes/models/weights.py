@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from .network import PixelNormalization, SegmentationNetwork, Style
@@ -168,10 +169,6 @@ def _read(path: Path) -> Any:
     if not path.is_file():
         raise WeightsError(f"{path}: expected a weights file, found none. Nothing is downloaded: place it there.")
     if path.suffix == ".safetensors":
-        try:
-            from safetensors.torch import load_file  # an optional package
-        except ImportError as error:
-            raise WeightsError(f"{path}: reading this format needs a package: pip install safetensors.") from error
         try:
             return load_file(path)
         except Exception as error:  # the package has its own exception, not a subclass of a usual one
