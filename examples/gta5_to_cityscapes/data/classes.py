@@ -47,7 +47,7 @@ class LabelTable:
 
 
 class Classes(BaseModel):
-    """Content of a class file; ``name`` is the file's. A string is read as :func:`read_classes` does."""
+    """Content of a class file; ``name`` is the file's. A string is the name of a file in ``classes/``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -60,8 +60,13 @@ class Classes(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _file_is_read(cls, value: Any) -> Any:
-        return read_classes(value).model_dump() if isinstance(value, str) else value
+    def _named_file_is_read(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        if value not in class_file_names():  # a checkpoint from elsewhere may hold any path
+            known = ", ".join(class_file_names())
+            raise ValueError(f"must be the content of a class file or the name of one ({known}), got {value!r}")
+        return read_classes(value).model_dump()
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Classes:
@@ -96,19 +101,22 @@ class Classes(BaseModel):
         return LabelTable(space, ids, known)
 
 
+def class_file_names() -> list[str]:
+    """Names of the files in ``classes/``."""
+    return sorted(path.stem for path in CLASS_FILES.glob("*.yaml"))
+
+
 def read_classes(file: str | Path) -> Classes:
     """Read a class file, given by its path or by the name of one in ``classes/``.
 
     Raises:
         DatasetError: If the file is not there, or its content is not what a class file has.
     """
-    path = CLASS_FILES / f"{file}.yaml"
-    if not path.is_file():
-        path = Path(file)
+    path = CLASS_FILES / f"{file}.yaml" if str(file) in class_file_names() else Path(file)
     try:
         content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        known = ", ".join(sorted(each.stem for each in CLASS_FILES.glob("*.yaml")))
+        known = ", ".join(class_file_names())
         raise DatasetError(f"class file {file}: expected a YAML file or one of {known}, found none.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise DatasetError(f"class file {file}: expected YAML, could not read it ({error}).") from error
