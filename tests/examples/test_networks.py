@@ -1,12 +1,23 @@
 """Networks: the interface of all of them, and the structure of DeepLab and the small one."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
 
+from examples.gta5_to_cityscapes.data.training_data import Folders, open_training_data
 from examples.gta5_to_cityscapes.models import build_network
+from examples.gta5_to_cityscapes.recipes import compose_recipe
+from examples.gta5_to_cityscapes.run_dir import RunFolder
+from examples.gta5_to_cityscapes.signals import Stopped
+from examples.gta5_to_cityscapes.training.loop import train
+from examples.gta5_to_cityscapes.training.recipe_network import start_network, trained_network
 
-from .tiny_networks import CASES, tiny
+from .tiny_networks import CASES, TINY, tiny
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
@@ -223,3 +234,43 @@ def test_group_norm_treats_an_image_the_same_in_any_batch() -> None:
         tiny("small", width=10)
     with pytest.raises(ValueError, match="norm must be"):
         tiny("small", norm="layer")
+
+
+# --- training ---
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize(
+    ("name", "recipe", "settings"),
+    [
+        ("segformer", "aa+it+sim", ["network.options.drop_path=0.5"]),
+        ("efficientnet_lite", "asn+it+sim", ["runtime.channels_last=true", "network.options.freeze_stages=1"]),
+    ],
+)
+def test_networks_train_with_every_part_and_resume_to_the_same_weights(
+    name: str, recipe: str, settings: list[str], streets: Folders, tmp_path: Path
+) -> None:
+    """The state of stochastic depth, and optimizer states of any memory format, are part of a checkpoint."""
+    tiny(name)
+    overrides = [f"network.name={name}", "schedule.max_steps=2", "schedule.log_every=1", "runtime.tensorboard=false"]
+    overrides += [f"network.options.{key}={json.dumps(value)}" for key, value in TINY[name].items()]
+    overrides += ["evaluation.previews=0", "matching.preset=paper", *settings]
+    composed = compose_recipe(recipe, "smoke", overrides=overrides)
+    whole, parts = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "parts")
+    train(composed, whole, open_training_data(composed, streets), device=CPU)
+    with pytest.raises(Stopped):
+        train(composed, parts, open_training_data(composed, streets), device=CPU, stop_after=1)
+    torch.manual_seed(99)
+    train(composed, parts, open_training_data(composed, streets), device=CPU)
+    lines = [json.loads(line) for line in whole.metrics.read_text().splitlines()]
+    losses = [line for line in lines if line["kind"] == "train"]
+    assert [line["step"] for line in losses] == [1, 2]
+    assert all(0 < line["loss/segmentation"] < 10 for line in losses)
+    _, first, step = trained_network(whole.checkpoint, CPU)
+    _, second, _ = trained_network(parts.checkpoint, CPU)
+    start = start_network(composed, CPU).state_dict()
+    assert (step, first.feature_dim) == (2, 16)
+    for key, value in first.state_dict().items():
+        assert value.isfinite().all(), key
+        assert torch.equal(value, second.state_dict()[key]), key
+    assert not torch.equal(first.state_dict()["backbone.fusion.fuse.weight"], start["backbone.fusion.fuse.weight"])

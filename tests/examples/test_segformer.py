@@ -1,8 +1,7 @@
-"""SegFormer: the published network's logits, weights of ``transformers``, training."""
+"""SegFormer: the published network's logits, and weights of ``transformers``."""
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
@@ -11,13 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from examples.gta5_to_cityscapes import __main__ as program
-from examples.gta5_to_cityscapes.data.training_data import Folders, open_training_data
+from examples.gta5_to_cityscapes.data.training_data import Folders
 from examples.gta5_to_cityscapes.models import SegmentationNetwork, WeightsError, build_network
 from examples.gta5_to_cityscapes.recipes import RecipeError, compose_recipe
-from examples.gta5_to_cityscapes.run_dir import RunFolder
-from examples.gta5_to_cityscapes.signals import Stopped
-from examples.gta5_to_cityscapes.training.loop import train
-from examples.gta5_to_cityscapes.training.recipe_network import start_network, trained_network
 
 transformers = pytest.importorskip("transformers")
 CPU = torch.device("cpu")
@@ -162,33 +157,3 @@ def test_without_the_package_it_is_named(
         program.start()
     assert left.value.code == 1
     assert "pip install -e '.[examples,transformers]'" in capsys.readouterr().err
-
-
-# --- training ---
-
-
-def test_it_trains_with_every_part_and_resumes_to_the_same_weights(streets: Folders, tmp_path: Path) -> None:
-    """The state of stochastic depth is part of what a checkpoint takes up again."""
-    options = {key: list(value) if isinstance(value, tuple) else value for key, value in TINY.items()}
-    overrides = ["network.name=segformer", "schedule.max_steps=2", "schedule.log_every=1", "runtime.tensorboard=false"]
-    overrides += [f"network.options.{key}={json.dumps(value)}" for key, value in options.items()]
-    overrides += ["network.options.drop_path=0.5", "evaluation.previews=0", "matching.preset=paper"]
-    recipe = compose_recipe("aa+it+sim", "smoke", overrides=overrides)
-    whole, parts = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "parts")
-    train(recipe, whole, open_training_data(recipe, streets), device=CPU)
-    with pytest.raises(Stopped):
-        train(recipe, parts, open_training_data(recipe, streets), device=CPU, stop_after=1)
-    torch.manual_seed(99)
-    train(recipe, parts, open_training_data(recipe, streets), device=CPU)
-    lines = [json.loads(line) for line in whole.metrics.read_text().splitlines()]
-    losses = [line for line in lines if line["kind"] == "train"]
-    assert [line["step"] for line in losses] == [1, 2]
-    assert all(0 < line["loss/segmentation"] < 10 for line in losses)
-    _, first, step = trained_network(whole.checkpoint, CPU)
-    _, second, _ = trained_network(parts.checkpoint, CPU)
-    start = start_network(recipe, CPU).state_dict()
-    assert (step, first.feature_dim) == (2, 16)
-    for name, value in first.state_dict().items():
-        assert value.isfinite().all(), name
-        assert torch.equal(value, second.state_dict()[name]), name
-    assert not torch.equal(first.state_dict()["backbone.fusion.fuse.weight"], start["backbone.fusion.fuse.weight"])
