@@ -20,7 +20,7 @@ from .all_mlp import AllMlpFusion, FusedBackbone, FusedNetwork, Stride
 from .deeplab_v2 import BatchNormMode
 from .network import DilatedHead, SegmentationNetwork, check_whole
 from .small import Norm
-from .weights import FoundWeights, WeightsError
+from .weights import FoundWeights, encoder_tensors
 
 Variant = Literal[0, 1, 2]
 
@@ -196,13 +196,7 @@ def as_efficientnet_weights(found: FoundWeights, network: SegmentationNetwork) -
     """
     if found.origin == "checkpoint":
         return found
-    plain = {name.removeprefix("backbone."): value for name, value in found.tensors.items()}
-    tensors = {name: value for name, value in plain.items() if name.startswith(("_conv_stem.", "_bn0.", "_blocks."))}
-    if not tensors:
-        raise WeightsError(
-            f"{found.path}: expected weights of an EfficientNet-Lite, found none among {list(plain)[:3]}. "
-            "Choose the network these weights belong to, or other weights."
-        )
-    left_aside = {name: "a classifier that this network does not have" for name in plain if name not in tensors}
+    prefixes = ("_conv_stem.", "_bn0.", "_blocks.")
+    tensors, skipped = encoder_tensors(found, prefixes, "an EfficientNet-Lite")
     renamed = {f"backbone.encoder.{name[1:].replace('._', '.')}": value for name, value in tensors.items()}
-    return FoundWeights(found.path, "efficientnet", "tensorflow", renamed, found.ignored | left_aside)
+    return FoundWeights(found.path, "efficientnet", "tensorflow", renamed, skipped)

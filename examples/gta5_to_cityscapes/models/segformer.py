@@ -13,7 +13,7 @@ from torch import Tensor
 from .all_mlp import AllMlpFusion, FusedBackbone, FusedNetwork, Stride
 from .network import DilatedHead, SegmentationNetwork
 from .small import Norm
-from .weights import FoundWeights, WeightsError
+from .weights import FoundWeights, WeightsError, encoder_tensors
 
 SMALLEST_SIDE = 32  # the first stage's keys are taken from 8×8 of its cells, 4 pixels each
 
@@ -94,13 +94,7 @@ def as_encoder_weights(found: FoundWeights, network: SegmentationNetwork) -> Fou
     """
     if found.origin == "checkpoint":
         return found
-    plain = {name.removeprefix("backbone.").removeprefix("segformer."): value for name, value in found.tensors.items()}
-    tensors = {name: value for name, value in plain.items() if name.startswith(("encoder.", "stages."))}
-    if not tensors:
-        raise WeightsError(
-            f"{found.path}: expected weights of a SegFormer encoder (MiT), found none among {list(plain)[:3]}. "
-            "Choose the network these weights belong to, or other weights."
-        )
+    tensors, skipped = encoder_tensors(found, ("encoder.", "stages."), "a SegFormer encoder (MiT)")
     encoder = network.backbone.encoder
     loaded, faults = _read_by_transformers(type(encoder), encoder.config, tensors)
     if faults:
@@ -109,9 +103,8 @@ def as_encoder_weights(found: FoundWeights, network: SegmentationNetwork) -> Fou
             f"{list(encoder.config.hidden_sizes)}; {len(faults)} tensors differ, first: {'; '.join(faults[:3])}. "
             "Set network.options.depths, .hidden_sizes and .heads to those of the weights."
         )
-    left_aside = {name: "a head that this network does not have" for name in plain if name not in tensors}
     renamed = {f"backbone.encoder.{name}": value for name, value in loaded.items()}
-    return FoundWeights(found.path, "transformers", "torchvision", renamed, found.ignored | left_aside)
+    return FoundWeights(found.path, "transformers", "torchvision", renamed, skipped)
 
 
 def _read_by_transformers(

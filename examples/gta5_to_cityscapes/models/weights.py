@@ -94,6 +94,25 @@ def read_weights(path: Path) -> FoundWeights:
     )
 
 
+def encoder_tensors(
+    found: FoundWeights, prefixes: tuple[str, ...], what: str
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a published encoder, under names that start with one of ``prefixes``, and the others' reason.
+
+    Raises:
+        WeightsError: If there is not one.
+    """
+    plain = {name.removeprefix("backbone.").removeprefix("segformer."): value for name, value in found.tensors.items()}
+    tensors = {name: value for name, value in plain.items() if name.startswith(prefixes)}
+    if not tensors:
+        raise WeightsError(
+            f"{found.path}: expected weights of {what}, found none among {list(plain)[:3]}. "
+            "Choose the network these weights belong to, or other weights."
+        )
+    skipped = {name: "a classifier that this network does not have" for name in plain if name not in tensors}
+    return tensors, found.ignored | skipped
+
+
 def load_weights(network: SegmentationNetwork, found: FoundWeights) -> WeightsReport:
     """Copy the tensors that fit into the network.
 
