@@ -180,12 +180,13 @@ def test_the_commands_of_the_page_run(elsewhere: Path) -> None:
         result = CliRunner().invoke(app, [*words, *(small if words[0] == "ablation" else [])], catch_exceptions=False)
         assert result.exit_code == 0, result.output
         shown[words[0]] = result.output
-    assert shown.keys() == {"check", "ablation", "pseudo-label"}
+    assert shown.keys() == {"check", "ablation", "pseudo-label", "evaluate"}
     assert "source: 3 images (96x48), 3 of them read" in shown["check"]
     assert "ids without a row in the class file, ignored (id: pixels): {7: 768}" in shown["check"]
     assert "person         absent" in shown["check"]
     runs = elsewhere / "runs/field"
     result = json.loads((runs / "aa+it+sim+ssl/seed0/result.json").read_text())
     assert list(result["iou"]) == ["floor", "wall", "shelf", "box", "person"]
+    assert f"{100 * result['miou']:.1f}" in shown["evaluate"]
     assert (runs / "report/index.html").is_file()
     assert len(list((elsewhere / "labels/pseudo_labels").glob("*.png"))) == 3

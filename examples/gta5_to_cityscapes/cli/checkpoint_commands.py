@@ -109,7 +109,7 @@ def pseudo_label(
 def evaluate(
     checkpoint: Checkpoint,
     target: Target,
-    target_layout: TargetLayout = "cityscapes",
+    target_layout: TrainedTargetLayout = None,
     source: SourceOfStyle = None,
     source_list: SourceList = None,
     classes: TrainedClasses = None,
@@ -129,7 +129,9 @@ def evaluate(
     size = recipe.data.target_size
     whole = recipe.evaluation.at == "labels" if at_label_size is None else at_label_size
     table = recipe.space.table("target")
-    opened = open_dataset(target_layout, target, split=split, table=table, size=None if whole else size)
+    opened = open_dataset(
+        target_layout or recipe.layouts.target, target, split=split, table=table, size=None if whole else size
+    )
     require_labels(f"target, {split}", opened, names)
     folders = _folders_for(recipe, source, target, source_list)
     dataset = seen_by(recipe, opened, folders)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
@@ -142,13 +142,16 @@ def open_training_data(
     also = {} if first_stage_weights is None else {FIRST_STAGE: first_stage_weights}
     if pseudo_labels is not None and second is not None:
         second = PseudoLabeled(second, pseudo_labels)
-    keep = recipe.runtime.cache
+
+    def kept(samples: Samples | None) -> Any:
+        return DecodedImages(samples) if recipe.runtime.cache and samples is not None else samples
+
     return TrainingData(
-        DecodedImages(labeled) if keep else labeled,
-        DecodedImages(second) if keep and second is not None else second,
-        DecodedImages(scored) if keep else scored,
+        kept(labeled),
+        kept(second),
+        kept(scored),
         InputFiles(sets, known or {}, also),
-        DecodedImages(transferred) if keep and transferred is not None else transferred,
+        kept(transferred),
         {
             "labeled images": (labeled, recipe.label_space.names),
             "validation images": (validation, recipe.classes),
