@@ -87,6 +87,12 @@ def test_torchvision_weights_keep_their_style(tmp_path: Path) -> None:
     assert forced.style == "caffe"
 
 
+def test_weights_without_an_auxiliary_head_leave_it_as_it_is(tmp_path: Path) -> None:
+    path = saved(tmp_path / "resnet.pth", torchvision_dict())
+    network = tiny("deeplabv2_resnet101", weights=path, auxiliary=True)
+    assert "auxiliary_head.branches.0.weight" in network.weights_report.missing
+
+
 def test_torchvision_vgg_has_no_fc6_of_this_shape(tmp_path: Path) -> None:
     tensors = {key: value for key, value in backbone_tensors(tiny("deeplabv2_vgg16")).items() if "fc" not in key}
     full = {**tensors, "classifier.0.weight": torch.randn(8, 8), "classifier.0.bias": torch.randn(8)}

@@ -118,7 +118,7 @@ def load_weights(network: SegmentationNetwork, found: FoundWeights) -> WeightsRe
 
     The backbone must fit whole, except fc6 and fc7 of VGG16, which ImageNet weights have in another shape, and the
     all-MLP fusion, which encoders come without.
-    The head may be missing or of another number of classes.
+    Heads may be missing or of another number of classes.
 
     Raises:
         WeightsError: If a tensor of the backbone is missing or of another shape. The network stays as it was.
@@ -150,10 +150,9 @@ def load_weights(network: SegmentationNetwork, found: FoundWeights) -> WeightsRe
 
 
 def _optional(name: str) -> bool:
-    return (
-        name.startswith(("head.", "normalization.", "backbone.fc6.", "backbone.fc7.", "backbone.fusion."))
-        or name.endswith("num_batches_tracked")
-    )  # fmt: skip
+    heads = ("head.", "auxiliary_head.", "normalization.")
+    layers = ("backbone.fc6.", "backbone.fc7.", "backbone.fusion.")
+    return name.startswith((*heads, *layers)) or name.endswith("num_batches_tracked")
 
 
 def _misfit(found: FoundWeights, wrong: list[str], absent: list[str], unexpected: tuple[str, ...]) -> str:
