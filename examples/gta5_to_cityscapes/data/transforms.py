@@ -179,7 +179,7 @@ class TransferredImages(Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         path = self.files[index]
         assert path is not None  # the constructor saw to it
-        pixels, _ = read_image(path, self.source.size, self.source.max_pixels)
+        pixels, _ = read_image(path, self.source.size)
         if self.labels:
             return self.source[index]._replace(image=image_tensor(pixels))
         labels = torch.full(pixels.shape[:2], self.source.space.ignore_index, dtype=torch.uint8)

@@ -39,7 +39,7 @@ class MaskedConsistency(Method):
 
     def on_target(self, context: StepContext) -> list[Loss]:
         domain, teacher = context.unlabeled, context.found[TEACHER]
-        # In the mean color of natural images, which the network's normalization turns into 0.
+        # In the mean color of natural images, which normalization turns into 0 (for EfficientNet-Lite nearly so).
         masked = si.random_block_mask(
             domain.images, block=self.settings.block, ratio=self.settings.ratio, fill=IMAGENET_MEAN_RGB
         )
