@@ -19,10 +19,10 @@ from ..methods.style_transfer import StyleTransferConfig, TargetStyleTransferCon
 from ..models import weights_file
 from ..recipes import Recipe
 from . import DatasetError, Sample, SegmentationDataset, open_dataset, read_id_map, require_labels
+from .augmentation import TrainingAugmentation
 from .loader import Batch, BatchStream, Samples, as_unit_floats
 from .transforms import (
     BatchStyleTransfer,
-    TrainingAugmentation,
     TransferredImages,
     TransferredTowards,
     chosen_images,
@@ -276,6 +276,7 @@ class Drawn(NamedTuple):
 
     images: Tensor  # (B, 3, H, W) float in [0, 1]
     labels: Tensor  # (B, H, W) int64, 255 where unlabeled
+    plain: Tensor | None = None  # the images before their colors and sharpness were changed
 
 
 class Pair(NamedTuple):
@@ -333,9 +334,9 @@ class StepImages:
                 labeled = labeled._replace(images=self.transfer(labeled.images, target.images))
             if self.transfer_target is not None:
                 target = target._replace(images=self.transfer_target(target.images, as_drawn))
-        labeled = Drawn(*self.augment(*labeled, "labeled"))
+        labeled = Drawn(*self.augment(labeled.images, labeled.labels, "labeled"))
         if target is not None:
-            target = Drawn(*self.augment(*target, "target"))
+            target = Drawn(*self.augment(target.images, target.labels, "target"))
         return Pair(labeled, target)
 
     @property

@@ -29,7 +29,6 @@ class MaskedConsistency(Method):
     presets = {"small": MaskedConsistencyConfig(block=16)}
     losses = {"masked": "Masking: cross-entropy"}
     requires = ("teacher",)
-    needs_forward = True
     cost = 1.2
 
     def __init__(self, config: MaskedConsistencyConfig, setup: Setup) -> None:

@@ -98,6 +98,7 @@ class Domain:
 
     images: Tensor  # (B, 3, H, W) float in [0, 1]
     labels: Tensor  # (B, H, W) int64; of the target these are pseudo-labels, 255 everywhere without
+    plain: Tensor | None = None  # the images before their colors and sharpness were changed; None if they were not
     output: NetworkOutput | None = None
     _upsampled: dict[float, Tensor] = field(default_factory=dict)
 
