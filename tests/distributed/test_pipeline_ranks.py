@@ -45,6 +45,8 @@ SMALL = [
     "network.options.feature_dim=8",
     "evaluation.previews=2",
     "matching.capacity=2",
+    "data.source_size=[32,64]",
+    "data.target_size=[32,64]",
 ]
 PLAIN = [  # no random draws, and no statistics over a batch: what is left depends on the images alone
     *SMALL,
@@ -84,7 +86,7 @@ def begun(streets: Folders, tmp_path_factory: pytest.TempPathFactory) -> dict[st
         "auxiliary": named("asn"),
     }
     for kind, recipe in starts.items():
-        schedule = recipe.schedule.model_copy(update={"max_steps": 60, "decay_steps": 60})
+        schedule = recipe.schedule.model_copy(update={"max_steps": 30, "decay_steps": 30})
         recipe = recipe.model_copy(update={"schedule": schedule})
         train(recipe, RunFolder(out / kind), open_training_data(recipe, streets), device=CPU)
     return {kind: RunFolder(out / kind).checkpoint for kind in starts} | {"labels": sparse_labels(streets, out)}
@@ -94,8 +96,8 @@ def sparse_labels(folders: Folders, out: Path) -> Path:
     """Pseudo-labels of which there are many in one image, few in another and none in the rest."""
     target = open_target(named("crst"), folders)
     for place, name in enumerate(target.names):
-        labels = torch.full((48, 96), 255, dtype=torch.uint8)
-        labels[: (40, 3, 0, 0)[place], : (96, 5, 0, 0)[place]] = 2
+        labels = torch.full((32, 64), 255, dtype=torch.uint8)
+        labels[: (27, 3, 0, 0)[place], : (64, 5, 0, 0)[place]] = 2
         write_label_map(labels, out / "labels" / f"{name}.png")
     return out / "labels"
 
@@ -151,9 +153,9 @@ def assert_close(result: dict[str, Any], expected: dict[str, Any]) -> None:
         )
 
 
-RUNS = [*PLAIN, "optimizer.lr=0.02", "evaluation.batch=1"]
+RUNS = [*PLAIN, "optimizer.lr=0.02", "evaluation.batch=1", "schedule.max_steps=6", "schedule.evaluate_every=6"]
 RECIPES = ("source", "sim", "aa+it+sim", "asn", "advent", "maxsq", "fada", "cag", "crst")
-STEPS = 4
+STEPS = 3
 
 
 def named(name: str, *overrides: str) -> Recipe:
@@ -311,8 +313,7 @@ def labeled(rank: int, folders: Folders, checkpoint: Path, out: Path, rule: str)
 
 @pytest.mark.parametrize("rule", ["median", "portion"])
 def test_labels_of_one_network_are_the_same_bytes(streets: Folders, tmp_path: Path, rule: str) -> None:
-    (result,) = whole_runs(0, streets, tmp_path / "run", ("source",))
-    assert result.step == 12
+    whole_runs(0, streets, tmp_path / "run", ("source",))
     checkpoint = tmp_path / "run/source/seed0/checkpoints/last.pt"
     alone, together, store = (tmp_path / name for name in ("alone", "together", "store"))
     store.mkdir()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,12 +25,26 @@ def streets(tmp_path_factory: pytest.TempPathFactory) -> Folders:
 
 
 @pytest.fixture
+def own(streets: Folders, tmp_path: Path) -> Folders:
+    """A copy of the streets that a test may change."""
+    root = shutil.copytree(streets.source.parent, tmp_path / "data")
+    return Folders(root / "gta5", root / "cityscapes")
+
+
+@pytest.fixture
 def one_thread() -> Iterator[None]:
     """Tests share the machine."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def loaders_end() -> Iterator[None]:
+    """An error that a test caught may keep a loader alive, whose processes ignore the signals that end the tests."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture

@@ -245,37 +245,30 @@ def test_empty_files_say_so_and_one_pixel_is_an_image(tmp_path: Path) -> None:
 # --- hidden files and names ---
 
 
-@pytest.fixture
-def copies(streets: Folders, tmp_path: Path) -> Folders:
-    """Folders that a test may change."""
-    root = shutil.copytree(streets.source.parent, tmp_path / "data")
-    return Folders(root / "gta5", root / "cityscapes")
-
-
 @pytest.mark.parametrize(
     "name", [".ipynb_checkpoints", ".Trash-1000", "@eaDir", "__MACOSX", "System Volume Information", "$RECYCLE.BIN"]
 )
-def test_hidden_folders_are_neither_cities_nor_splits(copies: Folders, name: str) -> None:
-    names = open_dataset("cityscapes", copies.target).names
+def test_hidden_folders_are_neither_cities_nor_splits(own: Folders, name: str) -> None:
+    names = open_dataset("cityscapes", own.target).names
     for kind, ending in (("leftImg8bit", "leftImg8bit"), ("gtFine", "gtFine_labelIds")):
-        hidden = copies.target / kind / "train" / name
+        hidden = own.target / kind / "train" / name
         hidden.mkdir()
-        first = copies.target / kind / f"train/tiny/tiny_000000_000019_{ending}.png"
+        first = own.target / kind / f"train/tiny/tiny_000000_000019_{ending}.png"
         shutil.copy(first, hidden)
         shutil.copy(first, hidden / f"deleted_000000_000019_{ending}.png")
-        (copies.target / kind / name).mkdir()
-    assert open_dataset("cityscapes", copies.target).names == names
+        (own.target / kind / name).mkdir()
+    assert open_dataset("cityscapes", own.target).names == names
     with pytest.raises(DatasetError, match=r"leftImg8bit has train, val\.$"):
-        open_dataset("cityscapes", copies.target, split="test")
+        open_dataset("cityscapes", own.target, split="test")
 
 
-def test_hidden_files_are_neither_images_nor_label_maps_nor_transferred(copies: Folders, tmp_path: Path) -> None:
-    names = open_dataset("gta5", copies.source).names
-    transferred = shutil.copytree(copies.source / "images", tmp_path / "transferred")
-    for folder in (copies.source / "images", copies.source / "labels", transferred):
+def test_hidden_files_are_neither_images_nor_label_maps_nor_transferred(own: Folders, tmp_path: Path) -> None:
+    names = open_dataset("gta5", own.source).names
+    transferred = shutil.copytree(own.source / "images", tmp_path / "transferred")
+    for folder in (own.source / "images", own.source / "labels", transferred):
         for name in ("._00001.png", ".DS_Store", "Thumbs.db", "desktop.ini", ".hidden.PNG"):
             (folder / name).write_bytes(b"not an image")
-    dataset = open_dataset("gta5", copies.source)
+    dataset = open_dataset("gta5", own.source)
     assert dataset.names == names
     assert unreadable_files(dataset) == []
     assert len(TransferredImages(dataset, transferred)) == len(names)
@@ -292,90 +285,90 @@ def test_a_folder_with_hidden_files_alone_is_new_to_a_translation(tmp_path: Path
     assert (tmp_path / "translation.json").is_file()
 
 
-def test_endings_may_be_upper_case_and_folders_links(copies: Folders, tmp_path: Path) -> None:
-    whole = open_dataset("gta5", copies.source)[0]
-    (copies.source / "images/00001.png").rename(copies.source / "images/00001.PNG")
-    (copies.source / "labels/00001.png").rename(copies.source / "labels/00001.PNG")
+def test_endings_may_be_upper_case_and_folders_links(own: Folders, tmp_path: Path) -> None:
+    whole = open_dataset("gta5", own.source)[0]
+    (own.source / "images/00001.png").rename(own.source / "images/00001.PNG")
+    (own.source / "labels/00001.png").rename(own.source / "labels/00001.PNG")
     (tmp_path / "linked").mkdir()
     for folder in ("images", "labels"):
-        (tmp_path / "linked" / folder).symlink_to(copies.source / folder, target_is_directory=True)
+        (tmp_path / "linked" / folder).symlink_to(own.source / folder, target_is_directory=True)
     assert torch.equal(open_dataset("gta5", tmp_path / "linked")[0].labels, whole.labels)
-    assert len(TransferredImages(open_dataset("gta5", copies.source), tmp_path / "linked/images")) == 6
-    city = copies.target / "leftImg8bit/train/tiny"
+    assert len(TransferredImages(open_dataset("gta5", own.source), tmp_path / "linked/images")) == 6
+    city = own.target / "leftImg8bit/train/tiny"
     city.rename(tmp_path / "tiny")
     city.symlink_to(tmp_path / "tiny", target_is_directory=True)
-    assert len(open_dataset("cityscapes", copies.target)) == 4
+    assert len(open_dataset("cityscapes", own.target)) == 4
 
 
 @pytest.mark.parametrize(("image", "label"), [(COMPOSED, DECOMPOSED), (DECOMPOSED, COMPOSED)])
-def test_names_in_two_unicode_forms_are_one_name(copies: Folders, tmp_path: Path, image: str, label: str) -> None:
-    (copies.source / "images/00001.png").rename(copies.source / f"images/{image}.png")
-    (copies.source / "labels/00001.png").rename(copies.source / f"labels/{label}.png")
-    dataset = open_dataset("gta5", copies.source)
+def test_names_in_two_unicode_forms_are_one_name(own: Folders, tmp_path: Path, image: str, label: str) -> None:
+    (own.source / "images/00001.png").rename(own.source / f"images/{image}.png")
+    (own.source / "labels/00001.png").rename(own.source / f"labels/{label}.png")
+    dataset = open_dataset("gta5", own.source)
     assert dataset.names[-1] == COMPOSED
     assert dataset[5].name == COMPOSED
     for line in (image, label, f"{label}.png", f"images/{label}.png"):
         (tmp_path / "list.txt").write_text(line, encoding="utf-8")
-        assert open_dataset("gta5", copies.source, listed=tmp_path / "list.txt").names == [COMPOSED]
-    assert COMPOSED not in open_dataset("gta5", copies.source, exclude=[DECOMPOSED]).names
-    transferred = shutil.copytree(copies.source / "images", tmp_path / "transferred")
+        assert open_dataset("gta5", own.source, listed=tmp_path / "list.txt").names == [COMPOSED]
+    assert COMPOSED not in open_dataset("gta5", own.source, exclude=[DECOMPOSED]).names
+    transferred = shutil.copytree(own.source / "images", tmp_path / "transferred")
     (transferred / f"{image}.png").rename(transferred / f"{label}.png")
     assert torch.equal(TransferredImages(dataset, transferred)[5].image, dataset[5].image)
 
 
-def test_cities_and_images_in_two_unicode_forms_are_pairs(copies: Folders, tmp_path: Path) -> None:
+def test_cities_and_images_in_two_unicode_forms_are_pairs(own: Folders, tmp_path: Path) -> None:
     for kind, form, ending in (("leftImg8bit", COMPOSED, "leftImg8bit"), ("gtFine", DECOMPOSED, "gtFine_labelIds")):
-        folder = copies.target / kind / "val"
+        folder = own.target / kind / "val"
         (folder / "tiny").rename(folder / form)
         old = folder / form / f"tiny_000000_000019_{ending}.png"
         old.rename(folder / form / f"{form}_000000_000019_{ending}.png")
-    dataset = open_dataset("cityscapes", copies.target, split="val")
+    dataset = open_dataset("cityscapes", own.target, split="val")
     assert dataset.names[0] == f"{COMPOSED}_000000_000019"
     line = f"{DECOMPOSED}/{DECOMPOSED}_000000_000019_leftImg8bit.png"
     (tmp_path / "list.txt").write_text(line, encoding="utf-8")
-    chosen = open_dataset("cityscapes", copies.target, split="val", listed=tmp_path / "list.txt")
+    chosen = open_dataset("cityscapes", own.target, split="val", listed=tmp_path / "list.txt")
     assert chosen.names == dataset.names[:1]
 
 
 @pytest.mark.parametrize("folder", ["images", "labels"])
-def test_two_files_that_differ_by_unicode_form_alone_are_an_error(copies: Folders, folder: str) -> None:
+def test_two_files_that_differ_by_unicode_form_alone_are_an_error(own: Folders, folder: str) -> None:
     for each in ("images", "labels"):
-        shutil.copy(copies.source / each / "00001.png", copies.source / each / f"{COMPOSED}.png")
-    shutil.copy(copies.source / folder / "00001.png", copies.source / folder / f"{DECOMPOSED}.png")
+        shutil.copy(own.source / each / "00001.png", own.source / each / f"{COMPOSED}.png")
+    shutil.copy(own.source / folder / "00001.png", own.source / folder / f"{DECOMPOSED}.png")
     what = {"images": "image", "labels": "label map"}[folder]
     with pytest.raises(DatasetError, match=rf"expected one {what} named .* has the same name in another Unicode form"):
-        open_dataset("gta5", copies.source)
+        open_dataset("gta5", own.source)
 
 
-def test_two_label_maps_or_transferred_images_of_one_name_are_an_error(copies: Folders, tmp_path: Path) -> None:
-    transferred = shutil.copytree(copies.source / "images", tmp_path / "transferred")
+def test_two_label_maps_or_transferred_images_of_one_name_are_an_error(own: Folders, tmp_path: Path) -> None:
+    transferred = shutil.copytree(own.source / "images", tmp_path / "transferred")
     Image.open(transferred / "00001.png").save(transferred / "00001.jpg")
-    dataset = open_dataset("gta5", copies.source)
+    dataset = open_dataset("gta5", own.source)
     with pytest.raises(DatasetError, match="expected one style-transferred image named '00001'"):
         TransferredImages(dataset, transferred)
-    shutil.copy(copies.source / "labels/00001.png", copies.source / "labels/00001.PNG")
+    shutil.copy(own.source / "labels/00001.png", own.source / "labels/00001.PNG")
     with pytest.raises(DatasetError, match="expected one label map named '00001'"):
-        open_dataset("gta5", copies.source)
+        open_dataset("gta5", own.source)
 
 
-def test_transferred_images_go_by_the_whole_name(copies: Folders, tmp_path: Path) -> None:
+def test_transferred_images_go_by_the_whole_name(own: Folders, tmp_path: Path) -> None:
     """A name may hold dots."""
-    transferred = shutil.copytree(copies.source / "images", tmp_path / "transferred")
-    for folder in (copies.source / "images", copies.source / "labels", transferred):
+    transferred = shutil.copytree(own.source / "images", tmp_path / "transferred")
+    for folder in (own.source / "images", own.source / "labels", transferred):
         (folder / "00001.png").rename(folder / "a.1.png")
         (folder / "00002.png").rename(folder / "a.2.png")
-    dataset = open_dataset("gta5", copies.source)
+    dataset = open_dataset("gta5", own.source)
     beside = TransferredImages(dataset, transferred)
     for i in range(6):
         assert torch.equal(beside[i].image, dataset[i].image)
 
 
 @pytest.mark.parametrize("name", ["A 1", "a 1 "])
-def test_a_label_map_that_is_missed_for_case_or_spaces_is_named(copies: Folders, name: str) -> None:
-    (copies.source / "images/00001.png").rename(copies.source / "images/a 1.png")
-    (copies.source / "labels/00001.png").rename(copies.source / f"labels/{name}.png")
+def test_a_label_map_that_is_missed_for_case_or_spaces_is_named(own: Folders, name: str) -> None:
+    (own.source / "images/00001.png").rename(own.source / "images/a 1.png")
+    (own.source / "labels/00001.png").rename(own.source / f"labels/{name}.png")
     with pytest.raises(DatasetError, match=rf"'{name}\.png' differs in upper and lower case or in spaces"):
-        open_dataset("gta5", copies.source)
+        open_dataset("gta5", own.source)
 
 
 # --- what the ids of label maps mean ---
@@ -395,21 +388,21 @@ def rewrite(
 
 
 @pytest.mark.parametrize("first_row", [None, 255])
-def test_gta5_train_ids_are_rejected(copies: Folders, first_row: int | None) -> None:
-    require_labels("source", open_dataset("gta5", copies.source))
-    rewrite(copies.source / "labels", TRAIN_IDS, 255, first_row=first_row)
+def test_gta5_train_ids_are_rejected(own: Folders, first_row: int | None) -> None:
+    require_labels("source", open_dataset("gta5", own.source))
+    rewrite(own.source / "labels", TRAIN_IDS, 255, first_row=first_row)
     with pytest.raises(DatasetError, match=r"source: expected label ids .* look like train ids: 0, .* in 6 label maps"):
-        require_labels("source", open_dataset("gta5", copies.source))
+        require_labels("source", open_dataset("gta5", own.source))
 
 
-def test_ids_of_gta5_do_not_include_255(copies: Folders) -> None:
+def test_ids_of_gta5_do_not_include_255(own: Folders) -> None:
     """A row of 255 in label ids is not enough to take them for train ids, but it is reported."""
-    rewrite(copies.source / "labels", {i: i for i in range(34)}, 0, first_row=255)
-    dataset = open_dataset("gta5", copies.source)
+    rewrite(own.source / "labels", {i: i for i in range(34)}, 0, first_row=255)
+    dataset = open_dataset("gta5", own.source)
     require_labels("source", dataset)
     summary = describe(dataset)
     assert summary.unknown_ids == {255: 6 * 96}
-    assert summary.unknown_in == {255: copies.source / "labels/00001.png"}
+    assert summary.unknown_in == {255: own.source / "labels/00001.png"}
 
 
 def synthia_of(gta5: Path, root: Path, values: dict[int, int], other: int, first_row: int) -> Path:
@@ -422,57 +415,57 @@ def synthia_of(gta5: Path, root: Path, values: dict[int, int], other: int, first
     return root
 
 
-def test_synthia_train_ids_are_rejected(copies: Folders, tmp_path: Path) -> None:
-    require_labels("s", open_dataset("synthia", synthia_of(copies.source, tmp_path / "own", SYNTHIA_OF, 0, 22)))
-    converted = synthia_of(copies.source, tmp_path / "converted", TRAIN_IDS, 255, 255)
+def test_synthia_train_ids_are_rejected(own: Folders, tmp_path: Path) -> None:
+    require_labels("s", open_dataset("synthia", synthia_of(own.source, tmp_path / "own", SYNTHIA_OF, 0, 22)))
+    converted = synthia_of(own.source, tmp_path / "converted", TRAIN_IDS, 255, 255)
     with pytest.raises(DatasetError, match="look like train ids"):
         require_labels("source", open_dataset("synthia", converted))
 
 
-def test_cityscapes_train_ids_are_rejected(copies: Folders) -> None:
-    labels = copies.target / "gtFine/train/tiny"
+def test_cityscapes_train_ids_are_rejected(own: Folders) -> None:
+    labels = own.target / "gtFine/train/tiny"
     rewrite(labels, TRAIN_IDS, 255, first_row=255)
     with pytest.raises(DatasetError, match="look like train ids"):
-        require_labels("target", open_dataset("cityscapes", copies.target))
+        require_labels("target", open_dataset("cityscapes", own.target))
     for path in labels.iterdir():
         path.rename(path.with_name(path.name.replace("labelIds", "labelTrainIds")))
     with pytest.raises(DatasetError, match=r"_gtFine_labelTrainIds\.png: expected .*_gtFine_labelIds\.png, found only"):
-        open_dataset("cityscapes", copies.target)
+        open_dataset("cityscapes", own.target)
 
 
 @pytest.mark.parametrize("ids", [(7,), (7, 8, 11), (0, 7), (4, 5, 6, 7, 23), (7, 255)])
-def test_a_few_label_ids_are_not_taken_for_train_ids(copies: Folders, ids: tuple[int, ...]) -> None:
-    rewrite(copies.source / "labels", dict(zip(TRAIN_IDS, (ids * 8)[:8], strict=True)), ids[0])
-    require_labels("source", open_dataset("gta5", copies.source))
+def test_a_few_label_ids_are_not_taken_for_train_ids(own: Folders, ids: tuple[int, ...]) -> None:
+    rewrite(own.source / "labels", dict(zip(TRAIN_IDS, (ids * 8)[:8], strict=True)), ids[0])
+    require_labels("source", open_dataset("gta5", own.source))
 
 
-def test_commands_reject_train_ids_before_they_begin(copies: Folders, quiet: list[str], tmp_path: Path) -> None:
+def test_commands_reject_train_ids_before_they_begin(own: Folders, quiet: list[str], tmp_path: Path) -> None:
     recipe = compose_recipe("source", "smoke", overrides=[*quiet, "schedule.max_steps=1"])
     run = RunFolder(tmp_path / "run")
-    train(recipe, run, open_training_data(recipe, copies), device=CPU)
-    rewrite(copies.target / "gtFine/val/tiny", TRAIN_IDS, 255, first_row=255)
-    folders = ["--source", str(copies.source), "--target", str(copies.target)]
-    for words in (["check", *folders], ["evaluate", str(run.path), "--target", str(copies.target)]):
+    train(recipe, run, open_training_data(recipe, own), device=CPU)
+    rewrite(own.target / "gtFine/val/tiny", TRAIN_IDS, 255, first_row=255)
+    folders = ["--source", str(own.source), "--target", str(own.target)]
+    for words in (["check", *folders], ["evaluate", str(run.path), "--target", str(own.target)]):
         result = CliRunner().invoke(app, words)
         assert isinstance(result.exception, DatasetError)
         assert "look like train ids" in str(result.exception)
     with pytest.raises(DatasetError, match="validation images: expected label ids"):
-        train(recipe, RunFolder(tmp_path / "other"), open_training_data(recipe, copies), device=CPU)
+        train(recipe, RunFolder(tmp_path / "other"), open_training_data(recipe, own), device=CPU)
     assert not (tmp_path / "other").exists()
     with pytest.raises(RunFolderError, match="3 of 3 label maps have changed"):  # also of a run that has ended
-        train(recipe, run, open_training_data(recipe, copies), device=CPU)
+        train(recipe, run, open_training_data(recipe, own), device=CPU)
 
 
 @pytest.mark.parametrize("recipe", ["source", "aa", "target-only"])
 def test_training_without_a_labeled_pixel_is_rejected_before_it_starts(
-    copies: Folders, quiet: list[str], tmp_path: Path, recipe: str
+    own: Folders, quiet: list[str], tmp_path: Path, recipe: str
 ) -> None:
-    rewrite(copies.source / "labels", {}, 0)
-    rewrite(copies.target / "gtFine/train/tiny", {}, 3)
+    rewrite(own.source / "labels", {}, 0)
+    rewrite(own.target / "gtFine/train/tiny", {}, 3)
     chosen = compose_recipe(recipe, "smoke", overrides=[*quiet, "schedule.max_steps=1"])
     held = {"source": "0 in 6", "aa": "0 in 6", "target-only": "3 in 4"}[recipe]
     with pytest.raises(DatasetError, match=rf"labeled images: expected pixels of .*got none, but the ids {held}"):
-        train(chosen, RunFolder(tmp_path / "run"), open_training_data(chosen, copies), device=CPU)
+        train(chosen, RunFolder(tmp_path / "run"), open_training_data(chosen, own), device=CPU)
     assert not (tmp_path / "run").exists()
 
 
@@ -485,10 +478,10 @@ def test_scored_classes_that_no_validation_image_has_are_rejected_before_trainin
     assert not (tmp_path / "run").exists()
 
 
-def test_check_ends_with_an_error_where_no_pixel_has_a_class(copies: Folders) -> None:
-    rewrite(copies.source / "labels", {}, 0)
-    rewrite(copies.target / "gtFine/val/tiny", {}, 1)
-    words = ["check", "--source", str(copies.source), "--target", str(copies.target)]
+def test_check_ends_with_an_error_where_no_pixel_has_a_class(own: Folders) -> None:
+    rewrite(own.source / "labels", {}, 0)
+    rewrite(own.target / "gtFine/val/tiny", {}, 1)
+    words = ["check", "--source", str(own.source), "--target", str(own.target)]
     result = CliRunner().invoke(app, words)
     assert isinstance(result.exception, DatasetError)
     assert re.findall("^(.*): expected pixels of at least one class", str(result.exception), re.MULTILINE) == [
@@ -497,10 +490,10 @@ def test_check_ends_with_an_error_where_no_pixel_has_a_class(copies: Folders) ->
     ]
 
 
-def test_ids_that_are_not_defined_are_reported_with_a_file(copies: Folders) -> None:
-    path = copies.source / "labels/00004.png"
+def test_ids_that_are_not_defined_are_reported_with_a_file(own: Folders) -> None:
+    path = own.source / "labels/00004.png"
     rewrite(path.parent, {i: i for i in range(34)}, 0, pattern="00004.png", first_row=77)
-    words = ["check", "--source", str(copies.source), "--target", str(copies.target)]
+    words = ["check", "--source", str(own.source), "--target", str(own.target)]
     shown = CliRunner().invoke(app, words, catch_exceptions=False).output
     assert f"{{77: 96}}\n  the first of them, 77, in {path}\n" in shown
 
@@ -531,14 +524,14 @@ def test_a_few_label_maps_are_read_of_a_large_data_set(tmp_path: Path, monkeypat
 
 
 def test_a_second_stage_is_rejected_before_the_target_is_labeled(
-    copies: Folders, quiet: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    own: Folders, quiet: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = ["--preset", "smoke", "--out", str(tmp_path), "--set", "schedule.max_steps=1"]
     for setting in quiet:
         first += ["--set", setting]
-    folders = ["--source", str(copies.source), "--target", str(copies.target)]
+    folders = ["--source", str(own.source), "--target", str(own.target)]
     CliRunner().invoke(app, ["train", "source", *folders, *first], catch_exceptions=False)
-    rewrite(copies.source / "labels", {}, 0)
+    rewrite(own.source / "labels", {}, 0)
     words = ["train", "ssl", *folders, *first, "--from", str(tmp_path / "source/seed0")]
     result = CliRunner().invoke(app, words)
     assert isinstance(result.exception, DatasetError)

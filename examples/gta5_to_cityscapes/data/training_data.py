@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from ..atomic_io import written_beside
 from ..distributed import own_share
-from ..input_files import FIRST_STAGE, START_WEIGHTS, FileDigest, InputFiles, Key
+from ..input_files import FIRST_STAGE, START_WEIGHTS, InputFiles
 from ..methods.style_transfer import StyleTransferConfig, TargetStyleTransferConfig
 from ..models import weights_file
 from ..recipes import Recipe
@@ -112,7 +112,6 @@ def open_training_data(
     folders: Folders,
     pseudo_labels: Path | None = None,
     first_stage_weights: str | None = None,
-    known: Mapping[Key, FileDigest] | None = None,
 ) -> TrainingData:
     """Open all data sets of a run, with the digests of their files.
 
@@ -122,7 +121,6 @@ def open_training_data(
         pseudo_labels: Folder of the target's pseudo-labels, once they are written.
         first_stage_weights: Digest of the weights that write them, from
             :func:`~..checkpoint.digest_of_weights`.
-        known: What the run's folder knows of these files, which spares reading those that have not changed.
     """
     labeled = open_labeled(recipe, folders)
     target = open_target(recipe, folders) if recipe.needs_target else None
@@ -147,7 +145,7 @@ def open_training_data(
         DecodedImages(labeled) if keep else labeled,
         DecodedImages(second) if keep and second is not None else second,
         DecodedImages(scored) if keep else scored,
-        InputFiles(sets, known or {}, also),
+        InputFiles(sets, also),
         DecodedImages(transferred) if keep and transferred is not None else transferred,
         {
             "labeled images": (labeled, recipe.label_space.names),
@@ -228,7 +226,7 @@ class PseudoLabeled(Dataset[Sample]):
             raise FileNotFoundError(
                 f"pseudo-labels in {folder}: expected one PNG for each of {len(self.names)} target images, "
                 f"{len(missing)} are missing, the first is {self._file(missing[0]).name!r}. "
-                "Give the same command again: what is missing is written, the rest is kept."
+                "Give the same command again, which writes all of them again."
             )
 
     def __len__(self) -> int:
