@@ -9,6 +9,7 @@ import struct
 import unicodedata
 import zlib
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -20,6 +21,7 @@ from typer.testing import CliRunner
 from examples.gta5_to_cityscapes.cli.app import app
 from examples.gta5_to_cityscapes.data import (
     DatasetError,
+    SegmentationDataset,
     describe,
     mismatched_pairs,
     open_dataset,
@@ -223,23 +225,26 @@ def test_animations_are_rejected_and_previews_in_a_jpeg_are_not(tmp_path: Path) 
     assert np.abs(read_image(tmp_path / "a.jpg")[0].astype(int) - scene()).mean() < 10
 
 
-def test_a_png_without_pixels_is_named(tmp_path: Path) -> None:
+def without_pixels() -> bytes:
     header = struct.pack(">IIBBBBB", 8, 2, 8, 2, 0, 0, 0)
-    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(("content", "said"), [(without_pixels(), "a complete image"), (b"", "the file is empty")])
+def test_files_without_an_image_are_named(tmp_path: Path, content: bytes, said: str) -> None:
+    (tmp_path / "a.png").write_bytes(content)
     for read in (read_image, read_first_channel):
-        with pytest.raises(DatasetError, match=r"a\.png: expected a complete image"):
+        with pytest.raises(DatasetError, match=rf"a\.png: .*{said}"):
             read(tmp_path / "a.png")
 
 
-def test_empty_files_say_so_and_one_pixel_is_an_image(tmp_path: Path) -> None:
+def test_one_pixel_is_an_image(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
-    (tmp_path / "images/a.png").touch()
-    dataset = open_dataset("gta5", tmp_path, labels=False)
-    with pytest.raises(DatasetError, match=r"a\.png: expected a PNG or JPEG image.*\(the file is empty\)"):
-        dataset[0]
     Image.new("RGB", (1, 1), (7, 8, 9)).save(tmp_path / "images/a.png")
-    assert dataset[0].image.flatten().tolist() == [7, 8, 9]
-    assert open_dataset("gta5", tmp_path, labels=False, size=(4, 6))[0].image[2].unique().tolist() == [9]
+    for size, shape in ((None, (1, 1)), ((4, 6), (4, 6))):
+        image = open_dataset("gta5", tmp_path, labels=False, size=size)[0].image
+        assert image.shape[1:] == shape
+        assert image[2].unique().tolist() == [9]
 
 
 # --- hidden files and names ---
@@ -322,37 +327,37 @@ def test_cities_and_images_in_two_unicode_forms_are_pairs(own: Folders, tmp_path
         (folder / "tiny").rename(folder / form)
         old = folder / form / f"tiny_000000_000019_{ending}.png"
         old.rename(folder / form / f"{form}_000000_000019_{ending}.png")
-    dataset = open_dataset("cityscapes", own.target, split="val")
-    assert dataset.names[0] == f"{COMPOSED}_000000_000019"
     line = f"{DECOMPOSED}/{DECOMPOSED}_000000_000019_leftImg8bit.png"
     (tmp_path / "list.txt").write_text(line, encoding="utf-8")
     chosen = open_dataset("cityscapes", own.target, split="val", listed=tmp_path / "list.txt")
-    assert chosen.names == dataset.names[:1]
+    assert chosen.names == [f"{COMPOSED}_000000_000019"]
 
 
-@pytest.mark.parametrize("folder", ["images", "labels"])
-def test_two_files_that_differ_by_unicode_form_alone_are_an_error(own: Folders, folder: str) -> None:
-    for each in ("images", "labels"):
-        shutil.copy(own.source / each / "00001.png", own.source / each / f"{COMPOSED}.png")
-    shutil.copy(own.source / folder / "00001.png", own.source / folder / f"{DECOMPOSED}.png")
-    what = {"images": "image", "labels": "label map"}[folder]
-    with pytest.raises(DatasetError, match=rf"expected one {what} named .* has the same name in another Unicode form"):
-        open_dataset("gta5", own.source)
-
-
-def test_two_label_maps_or_transferred_images_of_one_name_are_an_error(own: Folders, tmp_path: Path) -> None:
-    transferred = shutil.copytree(own.source / "images", tmp_path / "transferred")
-    Image.open(transferred / "00001.png").save(transferred / "00001.jpg")
-    dataset = open_dataset("gta5", own.source)
-    with pytest.raises(DatasetError, match="expected one style-transferred image named '00001'"):
-        TransferredImages(dataset, transferred)
-    shutil.copy(own.source / "labels/00001.png", own.source / "labels/00001.PNG")
-    with pytest.raises(DatasetError, match="expected one label map named '00001'"):
+@pytest.mark.parametrize(
+    ("copied", "said"),
+    [
+        ({"images": (f"{COMPOSED}.png", f"{DECOMPOSED}.png"), "labels": (f"{COMPOSED}.png",)}, "one image named"),
+        ({"images": (f"{COMPOSED}.png",), "labels": (f"{COMPOSED}.png", f"{DECOMPOSED}.png")}, "one label map named"),
+        ({"labels": ("00001.PNG",)}, "one label map named '00001'"),
+        ({"images": ("a 1.png",), "labels": ("A 1.png",)}, r"'A 1\.png' differs in upper and lower case"),
+        (
+            {"images": ("a 1.png",), "labels": ("a 1 .png",)},
+            r"'a 1 \.png' differs in upper and lower case or in spaces",
+        ),
+    ],
+)
+def test_names_that_are_ambiguous_or_missed_are_errors(
+    own: Folders, copied: dict[str, tuple[str, ...]], said: str
+) -> None:
+    for folder, files in copied.items():
+        for name in files:
+            shutil.copy(own.source / folder / "00001.png", own.source / folder / name)
+    with pytest.raises(DatasetError, match=said):
         open_dataset("gta5", own.source)
 
 
 def test_transferred_images_go_by_the_whole_name(own: Folders, tmp_path: Path) -> None:
-    """A name may hold dots."""
+    """A name may hold dots, and belongs to one file."""
     transferred = shutil.copytree(own.source / "images", tmp_path / "transferred")
     for folder in (own.source / "images", own.source / "labels", transferred):
         (folder / "00001.png").rename(folder / "a.1.png")
@@ -361,14 +366,9 @@ def test_transferred_images_go_by_the_whole_name(own: Folders, tmp_path: Path) -
     beside = TransferredImages(dataset, transferred)
     for i in range(6):
         assert torch.equal(beside[i].image, dataset[i].image)
-
-
-@pytest.mark.parametrize("name", ["A 1", "a 1 "])
-def test_a_label_map_that_is_missed_for_case_or_spaces_is_named(own: Folders, name: str) -> None:
-    (own.source / "images/00001.png").rename(own.source / "images/a 1.png")
-    (own.source / "labels/00001.png").rename(own.source / f"labels/{name}.png")
-    with pytest.raises(DatasetError, match=rf"'{name}\.png' differs in upper and lower case or in spaces"):
-        open_dataset("gta5", own.source)
+    Image.open(transferred / "00003.png").save(transferred / "00003.jpg")
+    with pytest.raises(DatasetError, match="expected one style-transferred image named '00003'"):
+        TransferredImages(dataset, transferred)
 
 
 # --- what the ids of label maps mean ---
@@ -387,12 +387,44 @@ def rewrite(
         Image.fromarray(ids).save(path)
 
 
-@pytest.mark.parametrize("first_row", [None, 255])
-def test_gta5_train_ids_are_rejected(own: Folders, first_row: int | None) -> None:
-    require_labels("source", open_dataset("gta5", own.source))
-    rewrite(own.source / "labels", TRAIN_IDS, 255, first_row=first_row)
-    with pytest.raises(DatasetError, match=r"source: expected label ids .* look like train ids: 0, .* in 6 label maps"):
-        require_labels("source", open_dataset("gta5", own.source))
+def gta5(own: Folders, values: dict[int, int] | None, first_row: int | None) -> SegmentationDataset:
+    if values:
+        rewrite(own.source / "labels", values, 255, first_row=first_row)
+    return open_dataset("gta5", own.source)
+
+
+def synthia(own: Folders, values: dict[int, int] | None, first_row: int | None) -> SegmentationDataset:
+    shutil.copytree(own.source / "images", own.source / "RGB")
+    labels = shutil.copytree(own.source / "labels", own.source / "GT/LABELS")
+    rewrite(labels, values or SYNTHIA_OF, 255 if values else 0, first_row=first_row if values else 22)
+    for path in labels.iterdir():
+        ids = np.asarray(Image.open(path)).astype(np.uint16)
+        assert cv2.imwrite(str(path), np.stack([np.zeros_like(ids), np.zeros_like(ids), ids], -1))
+    return open_dataset("synthia", own.source)
+
+
+def cityscapes(own: Folders, values: dict[int, int] | None, first_row: int | None) -> SegmentationDataset:
+    if values:
+        rewrite(own.target / "gtFine/train/tiny", values, 255, first_row=first_row)
+    return open_dataset("cityscapes", own.target)
+
+
+@pytest.mark.parametrize(("layout", "first_row"), [(gta5, None), (gta5, 255), (synthia, 255), (cityscapes, 255)])
+def test_train_ids_are_rejected(own: Folders, layout: Any, first_row: int | None) -> None:
+    with pytest.raises(DatasetError, match=r"source: expected label ids .* look like train ids: 0, "):
+        require_labels("source", layout(own, TRAIN_IDS, first_row))
+
+
+@pytest.mark.parametrize("layout", [gta5, synthia, cityscapes])
+def test_label_ids_are_not_taken_for_train_ids(own: Folders, layout: Any) -> None:
+    require_labels("source", layout(own, None, 0))
+
+
+def test_files_of_train_ids_are_named(own: Folders) -> None:
+    for path in (own.target / "gtFine/train/tiny").iterdir():
+        path.rename(path.with_name(path.name.replace("labelIds", "labelTrainIds")))
+    with pytest.raises(DatasetError, match=r"_gtFine_labelTrainIds\.png: expected .*_gtFine_labelIds\.png, found only"):
+        open_dataset("cityscapes", own.target)
 
 
 def test_ids_of_gta5_do_not_include_255(own: Folders) -> None:
@@ -403,34 +435,6 @@ def test_ids_of_gta5_do_not_include_255(own: Folders) -> None:
     summary = describe(dataset)
     assert summary.unknown_ids == {255: 6 * 96}
     assert summary.unknown_in == {255: own.source / "labels/00001.png"}
-
-
-def synthia_of(gta5: Path, root: Path, values: dict[int, int], other: int, first_row: int) -> Path:
-    shutil.copytree(gta5 / "images", root / "RGB")
-    labels = shutil.copytree(gta5 / "labels", root / "GT/LABELS")
-    rewrite(labels, values, other, first_row=first_row)
-    for path in labels.iterdir():
-        ids = np.asarray(Image.open(path)).astype(np.uint16)
-        assert cv2.imwrite(str(path), np.stack([np.zeros_like(ids), np.zeros_like(ids), ids], -1))
-    return root
-
-
-def test_synthia_train_ids_are_rejected(own: Folders, tmp_path: Path) -> None:
-    require_labels("s", open_dataset("synthia", synthia_of(own.source, tmp_path / "own", SYNTHIA_OF, 0, 22)))
-    converted = synthia_of(own.source, tmp_path / "converted", TRAIN_IDS, 255, 255)
-    with pytest.raises(DatasetError, match="look like train ids"):
-        require_labels("source", open_dataset("synthia", converted))
-
-
-def test_cityscapes_train_ids_are_rejected(own: Folders) -> None:
-    labels = own.target / "gtFine/train/tiny"
-    rewrite(labels, TRAIN_IDS, 255, first_row=255)
-    with pytest.raises(DatasetError, match="look like train ids"):
-        require_labels("target", open_dataset("cityscapes", own.target))
-    for path in labels.iterdir():
-        path.rename(path.with_name(path.name.replace("labelIds", "labelTrainIds")))
-    with pytest.raises(DatasetError, match=r"_gtFine_labelTrainIds\.png: expected .*_gtFine_labelIds\.png, found only"):
-        open_dataset("cityscapes", own.target)
 
 
 @pytest.mark.parametrize("ids", [(7,), (7, 8, 11), (0, 7), (4, 5, 6, 7, 23), (7, 255)])
@@ -456,25 +460,23 @@ def test_commands_reject_train_ids_before_they_begin(own: Folders, quiet: list[s
         train(recipe, run, open_training_data(recipe, own), device=CPU)
 
 
-@pytest.mark.parametrize("recipe", ["source", "aa", "target-only"])
+@pytest.mark.parametrize(
+    ("recipe", "classes", "said"),
+    [
+        ("aa", "all", "labeled images: expected pixels of .*got none, but the ids 0 in 6"),
+        ("target-only", "all", "labeled images: expected pixels of .*got none, but the ids 3 in 4"),
+        ("source", "train,bus", r"validation images: .*\(train, bus\), got none.* other --classes"),
+    ],
+)
 def test_training_without_a_labeled_pixel_is_rejected_before_it_starts(
-    own: Folders, quiet: list[str], tmp_path: Path, recipe: str
+    own: Folders, quiet: list[str], tmp_path: Path, recipe: str, classes: str, said: str
 ) -> None:
-    rewrite(own.source / "labels", {}, 0)
-    rewrite(own.target / "gtFine/train/tiny", {}, 3)
-    chosen = compose_recipe(recipe, "smoke", overrides=[*quiet, "schedule.max_steps=1"])
-    held = {"source": "0 in 6", "aa": "0 in 6", "target-only": "3 in 4"}[recipe]
-    with pytest.raises(DatasetError, match=rf"labeled images: expected pixels of .*got none, but the ids {held}"):
+    if classes == "all":
+        rewrite(own.source / "labels", {}, 0)
+        rewrite(own.target / "gtFine/train/tiny", {}, 3)
+    chosen = compose_recipe(recipe, "smoke", overrides=[*quiet, "schedule.max_steps=1"], classes=classes)
+    with pytest.raises(DatasetError, match=said):
         train(chosen, RunFolder(tmp_path / "run"), open_training_data(chosen, own), device=CPU)
-    assert not (tmp_path / "run").exists()
-
-
-def test_scored_classes_that_no_validation_image_has_are_rejected_before_training(
-    streets: Folders, quiet: list[str], tmp_path: Path
-) -> None:
-    chosen = compose_recipe("source", "smoke", overrides=[*quiet, "schedule.max_steps=1"], classes="train,bus")
-    with pytest.raises(DatasetError, match=r"validation images: .*\(train, bus\), got none.* other --classes"):
-        train(chosen, RunFolder(tmp_path / "run"), open_training_data(chosen, streets), device=CPU)
     assert not (tmp_path / "run").exists()
 
 
