@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
@@ -41,13 +42,10 @@ def is_rank_zero() -> bool:
 
 
 @contextmanager
-def process_group(timeout: timedelta = TIMEOUT) -> Iterator[None]:
+def process_group() -> Iterator[None]:
     """Process group of the processes that ``torchrun`` started, while the block runs; without a launcher none.
 
     Only rank 0 keeps its standard output.
-
-    Args:
-        timeout: Longest wait for another rank.
 
     Raises:
         RankLostError: If another rank has ended or does not answer.
@@ -58,22 +56,18 @@ def process_group(timeout: timedelta = TIMEOUT) -> Iterator[None]:
     # Imported only after a group exists (an optimizer's first step does it), this module keeps the group and its
     # threads forever. A thread that releases a tensor while the interpreter shuts down ends the process with SIGABRT.
     importlib.import_module("torch.distributed.nn")
-    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=timeout)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=TIMEOUT)
     succeeded = False
-    with open(os.devnull, "w", encoding="utf-8") as devnull:  # noqa: PTH123  a device, not a path of ours
-        if not is_rank_zero():
-            sys.stdout = devnull
-        try:
-            with lost_ranks_reported():
-                yield
-            succeeded = True
-        except SystemExit as leaving:
-            succeeded = not leaving.code
-            raise
-        finally:
-            sys.stdout = sys.__stdout__
-            if succeeded:  # otherwise others may have ended, and destroying the group would wait for them
-                dist.destroy_process_group()
+    try:
+        with lost_ranks_reported(), redirect_stdout(sys.stdout if is_rank_zero() else io.StringIO()):
+            yield
+        succeeded = True
+    except SystemExit as leaving:
+        succeeded = not leaving.code
+        raise
+    finally:
+        if succeeded:  # otherwise others may have ended, and destroying the group would wait for them
+            dist.destroy_process_group()
 
 
 @contextmanager
@@ -101,20 +95,20 @@ def local_device(kind: str) -> torch.device:
     Raises:
         ValueError: If it is something else, or this machine does not have it.
     """
-    if kind == "auto":
-        kind = "cuda" if torch.cuda.is_available() else "cpu"
-    match = re.fullmatch(r"cpu|cuda(?::(\d{1,4}))?", kind)
+    present = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if kind == "cpu" or (kind == "auto" and not present):
+        return torch.device("cpu")
+    match = re.fullmatch(r"auto|cuda(?::(\d{1,4}))?", kind)
     if match is None:
         raise ValueError(f"expected auto, cpu, cuda or one GPU such as cuda:1, got {kind!r}.")
-    if kind == "cpu":
-        return torch.device(kind)
-    if not torch.cuda.is_available():
+    if not present:
         raise ValueError("this machine has no CUDA device; use cpu.")
-    present = torch.cuda.device_count()
-    if match[1] is not None and int(match[1]) >= present:
-        raise ValueError(f"expected one of the {present} GPUs of this machine, counted from 0.")
-    if kind != "cuda" or world_size() == 1:
+    if match[1] is not None:
+        if int(match[1]) >= present:
+            raise ValueError(f"expected one of the {present} GPUs of this machine, counted from 0.")
         return torch.device(kind)
+    if world_size() == 1:
+        return torch.device("cuda")
     index = int(os.environ.get("LOCAL_RANK", "0"))
     if index >= present:
         raise ValueError(

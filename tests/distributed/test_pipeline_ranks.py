@@ -162,32 +162,32 @@ def named(name: str, *overrides: str) -> Recipe:
     return compose_recipe(name, "smoke", overrides=[*PLAIN, *overrides])
 
 
-def all_steps(
-    rank: int, folders: Folders, start: dict[str, Path], most_parts: int
-) -> dict[tuple[str, int], dict[str, Any]]:
-    """Every recipe, by name and number of parts; a process takes long to begin."""
-    return {
-        (name, parts): steps_of(rank, named(name, f"runtime.accumulate_grad_batches={parts}"), folders, start)
-        for name in RECIPES
-        for parts in range(1, most_parts + 1)
-    }
+def all_steps(rank: int, folders: Folders, start: dict[str, Path], parts: int = 1) -> dict[str, dict[str, Any]]:
+    """Every recipe, by name; a process takes long to begin."""
+    cut = f"runtime.accumulate_grad_batches={parts}"
+    return {name: steps_of(rank, named(name, cut), folders, start) for name in RECIPES}
 
 
 @pytest.fixture(scope="module")
 def undisturbed(streets: Folders, begun: dict[str, Path]) -> dict[str, dict[str, Any]]:
     """One process, uncut steps."""
-    return {name: steps_of(0, named(name), streets, begun) for name in RECIPES}
+    return all_steps(0, streets, begun)
 
 
-@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize(("ranks", "parts"), [(2, 2), (4, 1)])
 def test_ranks_take_the_steps_of_one_process(
-    ranks: int, streets: Folders, tmp_path: Path, begun: dict[str, Path], undisturbed: dict[str, dict[str, Any]]
+    ranks: int,
+    parts: int,
+    streets: Folders,
+    tmp_path: Path,
+    begun: dict[str, Path],
+    undisturbed: dict[str, dict[str, Any]],
 ) -> None:
     for name, expected in undisturbed.items():
         assert any(losses["segmentation"] > 0 for losses in expected["losses"])
         assert name != "sim" or any(losses["stuff"] > 0 for losses in expected["losses"])
-    for result in on_ranks(ranks, all_steps, tmp_path, streets, begun, 2 if ranks == 2 else 1):
-        for (name, _), found in result.items():
+    for result in on_ranks(ranks, all_steps, tmp_path, streets, begun, parts):
+        for name, found in result.items():
             assert_close(found, undisturbed[name])
 
 
@@ -326,13 +326,16 @@ def test_labels_of_one_network_are_the_same_bytes(streets: Folders, tmp_path: Pa
         assert (alone / path).read_bytes() == (together / path).read_bytes(), path
 
 
+FEW = [*SMALL, "data.batch=4", "schedule.save_every=2", "schedule.max_steps=6", "schedule.evaluate_every=6"]
+
+
 def stopped_and_resumed(rank: int, folders: Folders, out: Path) -> Result:
     """Each rank draws its own crops; a run that was stopped and went on has drawn the same ones."""
-    recipe = compose_recipe("aa+sim+mask", "smoke", overrides=[*SMALL, "data.batch=4", "schedule.save_every=4"])
+    recipe = compose_recipe("aa+sim+mask", "smoke", overrides=FEW)
     data = open_training_data(recipe, folders)
     with pytest.raises(Stopped):
         # Only one rank is asked to stop, and all of them do.
-        train(recipe, RunFolder(out / "stopped"), data, device=CPU, stop_after=5 if rank == 1 else None)
+        train(recipe, RunFolder(out / "stopped"), data, device=CPU, stop_after=3 if rank == 1 else None)
     resumed = train(recipe, RunFolder(out / "stopped"), data, device=CPU)
     whole = train(recipe, RunFolder(out / "whole"), data, device=CPU)
     assert resumed.weights_sha256 == whole.weights_sha256
@@ -345,12 +348,12 @@ def test_a_stopped_run_of_two_ranks_goes_on_as_it_was(
     first, second = on_ranks(2, stopped_and_resumed, tmp_path, streets, tmp_path)
     assert first == second
     # And one process can go on where two stopped; it says that its draws are others.
-    recipe = compose_recipe("aa+sim+mask", "smoke", overrides=[*SMALL, "data.batch=4", "schedule.save_every=4"])
+    recipe = compose_recipe("aa+sim+mask", "smoke", overrides=FEW)
     run = RunFolder(tmp_path / "whole")
     (run.path / "result.json").unlink()
     run.checkpoints.earlier[0].replace(run.checkpoint)
     with caplog.at_level(logging.WARNING):
-        assert train(recipe, run, open_training_data(recipe, streets), device=CPU).step == 12
+        assert train(recipe, run, open_training_data(recipe, streets), device=CPU).step == 6
     assert "saved by 2 processes, going on with 1" in caplog.text
 
 
