@@ -25,7 +25,6 @@ from examples.gta5_to_cityscapes.data.training_data import (
 )
 from examples.gta5_to_cityscapes.distributed import RankLostError, all_gather_object, all_reduce_sum
 from examples.gta5_to_cityscapes.experiments.experiment import carry_out, label_target, plan
-from examples.gta5_to_cityscapes.methods import Domain, StepContext
 from examples.gta5_to_cityscapes.methods.pseudo_labels import PseudoLabelConfig
 from examples.gta5_to_cityscapes.recipes import Recipe, compose_recipe
 from examples.gta5_to_cityscapes.run_dir import Result, RunFolder
@@ -115,11 +114,7 @@ def steps_of(rank: int, recipe: Recipe, folders: Folders, start: dict[str, Path]
     images = StepImages(recipe, data, CPU, {"labeled": 0, "target": 0})
     history = []
     for step in range(STEPS):
-        parts = [
-            StepContext(step, Domain(*labeled), None if target is None else Domain(*target))
-            for labeled, target in images.draw()
-        ]
-        losses = take_step(parts)
+        losses = take_step(images.draw(step))
         history.append(dict(zip(losses, all_reduce_sum(torch.stack([*losses.values()])).tolist(), strict=True)))
     state = flat({name: value for name, value in take_step.state().items() if name != "optimizers"})
     for other in all_gather_object(state):

@@ -184,8 +184,9 @@ def test_images_transferred_elsewhere_stand_in_with_the_probability(
     red = torch.tensor([1.0, 0.0, 0.0]).view(3, 1, 1)
     seen = set()
     for _ in range(4):
-        ((labeled, target),) = images.draw()
-        assert target is None
+        (part,) = images.draw(0)
+        labeled = part.labeled
+        assert part.target is None
         assert labeled.images.shape == (3, 3, 48, 96)
         assert (labeled.labels != 255).any((1, 2)).all()
         seen |= {bool((image == red).all()) for image in labeled.images}

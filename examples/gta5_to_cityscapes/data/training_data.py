@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from PIL import Image
@@ -15,6 +14,7 @@ from torch.utils.data import Dataset
 from ..atomic_io import written_beside
 from ..distributed import own_share
 from ..input_files import FIRST_STAGE, START_WEIGHTS, InputFiles
+from ..methods.method import Domain, StepContext
 from ..methods.style_transfer import StyleTransferConfig, TargetStyleTransferConfig
 from ..models import weights_file
 from ..recipes import Recipe
@@ -262,20 +262,6 @@ def read_label_map(path: Path) -> Tensor:
         raise DatasetError(f"pseudo-label {error} Or delete this file and give the same command again.") from error
 
 
-class Drawn(NamedTuple):
-    """Images and labels of one domain in a step."""
-
-    images: Tensor  # (B, 3, H, W) float in [0, 1]
-    labels: Tensor  # (B, H, W) int64, 255 where unlabeled
-
-
-class Pair(NamedTuple):
-    """One part of a step: labeled images and, where the recipe uses them, as many target images."""
-
-    labeled: Drawn
-    target: Drawn | None
-
-
 class StepImages:
     """This rank's images of one step after another; ``positions`` are those in the data sets."""
 
@@ -305,14 +291,14 @@ class StepImages:
         self.transferred = None if data.transferred is None else stream(data.transferred, "labeled", 0)
         self.target = None if data.target is None else stream(data.target, "target", 1)
 
-    def draw(self) -> list[Pair]:
+    def draw(self, step: int) -> list[StepContext]:
         """The images of the next step, part by part."""
         labeled = next(self.labeled)
         transferred = [None] * len(labeled) if self.transferred is None else next(self.transferred)
         target = [None] * len(labeled) if self.target is None else next(self.target)
-        return [self._pair(*part) for part in zip(labeled, transferred, target, strict=True)]
+        return [self._part(step, *part) for part in zip(labeled, transferred, target, strict=True)]
 
-    def _pair(self, source: Batch, transferred: Batch | None, other: Batch | None) -> Pair:
+    def _part(self, step: int, source: Batch, transferred: Batch | None, other: Batch | None) -> StepContext:
         labeled = self._on_device(source)
         target = None if other is None else self._on_device(other)
         if transferred is not None:
@@ -321,18 +307,18 @@ class StepImages:
         if target is not None:
             as_drawn = labeled.images
             if self.transfer is not None:
-                labeled = labeled._replace(images=self.transfer(labeled.images, target.images))
+                labeled.images = self.transfer(labeled.images, target.images)
             if self.transfer_target is not None:
-                target = target._replace(images=self.transfer_target(target.images, as_drawn))
-        labeled = Drawn(*self.augment(*labeled, "labeled"))
+                target.images = self.transfer_target(target.images, as_drawn)
+        labeled.images, labeled.labels = self.augment(labeled.images, labeled.labels, "labeled")
         if target is not None:
-            target = Drawn(*self.augment(*target, "target"))
-        return Pair(labeled, target)
+            target.images, target.labels = self.augment(target.images, target.labels, "target")
+        return StepContext(step, labeled, target)
 
     @property
     def positions(self) -> dict[str, int]:
         """Samples drawn so far of each domain, by all ranks together."""
         return {"labeled": self.labeled.position, "target": 0 if self.target is None else self.target.position}
 
-    def _on_device(self, batch: Batch) -> Drawn:
-        return Drawn(as_unit_floats(batch.images, self.device), batch.labels.to(self.device, non_blocking=True).long())
+    def _on_device(self, batch: Batch) -> Domain:
+        return Domain(as_unit_floats(batch.images, self.device), batch.labels.to(self.device, non_blocking=True).long())

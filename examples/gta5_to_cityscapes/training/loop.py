@@ -24,7 +24,6 @@ from ..distributed import (
     on_rank_zero,
     own_share,
 )
-from ..methods import Domain, StepContext
 from ..metrics_log import Metrics, StepClock, StepCost, peak_memory_bytes, reset_peak_memory, time_of_a_step
 from ..recipes import Recipe
 from ..run_dir import Event, Result, RunFolder, Watch, unwatched
@@ -182,13 +181,8 @@ class _Training:
         with self.clock.step(domains * self.recipe.data.batch):  # images of all ranks
             set_learning_rates(self.take_step.optimizers, self.recipe.schedule, self.step)
             with self.clock.data():
-                drawn = self.images.draw()
-            losses = self.take_step(
-                [
-                    StepContext(self.step, Domain(*labeled), None if target is None else Domain(*target))
-                    for labeled, target in drawn
-                ]
-            )
+                parts = self.images.draw(self.step)
+            losses = self.take_step(parts)
         self.step += 1
         if (skipped := self.take_step.skipped) >= MAX_SKIPPED:
             self._diverged(f"the last {skipped} steps were skipped, their gradients overflow in fp16")

@@ -15,7 +15,6 @@ import torch
 from ..data import Sample
 from ..data.loader import Samples
 from ..data.training_data import Folders, StepImages, open_training_data
-from ..methods import Domain, StepContext
 from ..metrics_log import StepClock, peak_memory_bytes, reset_peak_memory
 from ..recipes import Recipe
 from .determinism import repeatable_kernels
@@ -72,13 +71,7 @@ def time_steps(recipe: Recipe, folders: Folders, device: torch.device, steps: in
         images = StepImages(recipe, data, device, {"labeled": 0, "target": 0})
         for step in range(steps + 1):
             with clock.step(recipe.data.batch):
-                late = recipe.schedule.max_steps - 1  # every method has begun
-                take_step(
-                    [
-                        StepContext(late, Domain(*labeled), None if target is None else Domain(*target))
-                        for labeled, target in images.draw()
-                    ]
-                )
+                take_step(images.draw(recipe.schedule.max_steps - 1))  # every method has begun
             if step == 0:
                 clock.read()  # not counted
         seconds_per_step = clock.read().seconds / steps
