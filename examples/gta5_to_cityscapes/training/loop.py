@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from pathlib import Path
@@ -33,7 +32,6 @@ from .evaluation import Scores, evaluate_recipe
 from .recipe_network import start_network
 from .step import TrainingStep, learning_rate_factor, set_learning_rates
 
-logger = logging.getLogger(__name__)
 MAX_SKIPPED = 100  # steps in a row that fp16 may overflow in; its scale of losses is halved at each
 
 
@@ -69,10 +67,14 @@ def train(
         RankLostError: If another rank has ended or does not answer.
     """
     own_share(recipe.runtime.accumulate_grad_batches, recipe.data.batch)
-    on_rank_zero(lambda: None if run.result() else data.require_labels())
-    on_rank_zero(lambda: run.claim(recipe, data.inputs))
-    finished = on_rank_zero(run.result)
-    if finished is not None:
+
+    def claim() -> Result | None:
+        if run.result() is None:
+            data.require_labels()
+        run.claim(recipe, data.inputs)
+        return run.result()
+
+    if (finished := on_rank_zero(claim)) is not None:
         return finished
     watch = watch if is_rank_zero() else unwatched
 
@@ -245,13 +247,10 @@ class _Training:
             recipe=self.recipe.name,
             seed=self.recipe.seed,
             step=self.step,
-            miou=scores.miou,
-            iou=scores.iou,
+            **vars(scores),
             seconds_total=on_rank_zero(lambda: self.seconds),
             peak_memory_bytes=max(all_gather_object(self._peak_memory())),
             weights_sha256=digest_of_weights(self.network.state_dict()),
-            entropy=scores.entropy,
-            density=scores.density,
             **on_rank_zero(self.cost.means),
         )
         on_rank_zero(lambda: self.run.write_result(result))

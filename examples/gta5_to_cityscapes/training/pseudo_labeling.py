@@ -22,7 +22,7 @@ from ..distributed import all_reduce_sum, on_rank_zero, own_batches
 from ..input_files import sampled_digest
 from ..methods.pseudo_labels import PseudoLabelConfig
 from ..run_dir import Tick, silent
-from .evaluation import finite_logits
+from .evaluation import eval_mode, finite_logits
 
 RULES: dict[str, Callable[[PseudoLabelConfig, si.LabelSpace], si.PseudoLabelThreshold | si.SymmetricConsistency]] = {
     "median": lambda settings, space: si.ClassBalancedThreshold(
@@ -120,14 +120,8 @@ def write_pseudo_labels(
     if found is not None:
         return found
     on_rank_zero(lambda: manifest.unlink(missing_ok=True))
-    were_training = [view.network.training for view in views]
-    for view in views:
-        view.network.eval()
-    try:
+    with eval_mode([view.network for view in views]):
         kept = _Labeling(views, list(files.values()), settings, space, device, batch, tick).write()
-    finally:
-        for view, training in zip(views, were_training, strict=True):
-            view.network.train(training)
     on_rank_zero(lambda: write_json(manifest, {**belongs_to, **kept.as_json(), "files": _digests(files)}))
     return kept
 
