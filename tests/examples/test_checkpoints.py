@@ -1,4 +1,4 @@
-"""Checkpoints: the last few are kept, a damaged one is set aside, and nothing in one can run code."""
+"""Checkpoints: the last few are kept, and a damaged one is set aside."""
 
 from __future__ import annotations
 
@@ -149,31 +149,24 @@ def test_a_disk_that_is_really_full_leaves_the_old_checkpoint(tmp_path: Path) ->
     assert names(tmp_path) == ["last.pt"]
 
 
-class Malicious:
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.mkdir, ("ran",)
-
-
 @pytest.mark.parametrize(
     ("found", "said"),
     [
         (None, "found none"),
         (b"PK\x03\x04 half a file", "could not read it"),
         ({"weight": torch.zeros(1)}, "something else"),
-        ({"format": FORMAT, "x": Malicious()}, "could not read it"),
         ({"format": FORMAT}, "recipe"),
         ({"format": FORMAT, "recipe": {"name": "aa"}, "step": 1}, "recipe"),
     ],
 )
-def test_what_cannot_be_loaded_is_named(elsewhere: Path, found: object, said: str) -> None:
-    path = elsewhere / "last.pt"
+def test_what_cannot_be_loaded_is_named(tmp_path: Path, found: object, said: str) -> None:
+    path = tmp_path / "last.pt"
     if isinstance(found, bytes):
         path.write_bytes(found)
     elif found is not None:
         torch.save(found, path)
     with pytest.raises(CheckpointError, match=rf"last\.pt: .*{said}"):
         trained_network(path, torch.device("cpu"))
-    assert not (elsewhere / "ran").exists()
 
 
 def test_random_state_of_all_three_generators_returns(tmp_path: Path) -> None:
