@@ -156,7 +156,8 @@ def test_ids_that_are_not_defined_are_reported_with_a_file(own: Folders) -> None
     rewrite(path.parent, {i: i for i in range(34)}, 0, pattern="00004.png", first_row=77)
     words = ["check", "--source", str(own.source), "--target", str(own.target)]
     shown = CliRunner().invoke(app, words, catch_exceptions=False).output
-    assert f"{{77: 96}}\n  the first of them, 77, in {path}\n" in shown
+    assert "{77: 96}" in shown
+    assert str(path) in shown
 
 
 def test_a_few_label_maps_are_read_of_a_large_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -206,7 +206,7 @@ def test_animations_are_rejected_and_previews_in_a_jpeg_are_not(tmp_path: Path) 
     first, second = Image.fromarray(scene()), Image.fromarray(scene()[::-1].copy())
     first.save(tmp_path / "a.png", save_all=True, append_images=[second])
     for read in (read_image, read_id_map, read_first_channel, image_size):
-        with pytest.raises(DatasetError, match=r"a\.png: expected a single image, it is animated and holds 2"):
+        with pytest.raises(DatasetError, match=r"a\.png: expected a single image, it .*holds 2"):
             read(tmp_path / "a.png")
     first.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[second], quality=95)
     assert np.abs(read_image(tmp_path / "a.jpg")[0].astype(int) - scene()).mean() < 10
@@ -302,7 +302,6 @@ def test_names_in_two_unicode_forms_are_one_name(own: Folders, tmp_path: Path, i
     for line in (image, label, f"{label}.png", f"images/{label}.png"):
         (tmp_path / "list.txt").write_text(line, encoding="utf-8")
         assert open_dataset("gta5", own.source, listed=tmp_path / "list.txt").names == [COMPOSED]
-    assert COMPOSED not in open_dataset("gta5", own.source, exclude=[DECOMPOSED]).names
     transferred = shutil.copytree(own.source / "images", tmp_path / "transferred")
     (transferred / f"{image}.png").rename(transferred / f"{label}.png")
     assert torch.equal(TransferredImages(dataset, transferred)[5].image, dataset[5].image)
