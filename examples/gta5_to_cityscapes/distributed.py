@@ -231,10 +231,13 @@ def sum_gradients(parameters: Sequence[nn.Parameter]) -> None:
     if world_size() == 1:
         return
     ranks = all_reduce_sum(torch.tensor([float(parameter.grad is not None) for parameter in parameters]))
+    pending = []
     for parameter in (parameters[i] for i in ranks.nonzero().flatten().tolist()):
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
-        dist.all_reduce(parameter.grad)
+        pending.append(dist.all_reduce(parameter.grad, async_op=True))
+    for each in pending:
+        each.wait()
 
 
 @torch.no_grad()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import shutil
 import signal
 from collections.abc import Iterator
@@ -38,13 +37,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-@pytest.fixture
-def loaders_end() -> Iterator[None]:
-    """An error that a test caught may keep a loader alive, whose processes ignore the signals that end the tests."""
-    yield
-    gc.collect()
 
 
 @pytest.fixture

@@ -320,5 +320,11 @@ class StepImages:
         """Samples drawn so far of each domain, by all ranks together."""
         return {"labeled": self.labeled.position, "target": 0 if self.target is None else self.target.position}
 
+    def close(self) -> None:
+        """End the processes that load images."""
+        for stream in (self.labeled, self.transferred, self.target):
+            if stream is not None:
+                stream.close()
+
     def _on_device(self, batch: Batch) -> Domain:
         return Domain(as_unit_floats(batch.images, self.device), batch.labels.to(self.device, non_blocking=True).long())

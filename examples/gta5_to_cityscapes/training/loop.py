@@ -175,6 +175,7 @@ class _Training:
             )
             raise
         finally:
+            self.images.close()
             if self.metrics is not None:
                 self.metrics.close()
 
