@@ -10,39 +10,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-# No space, a quota, a limit on the size of files.
+# No space, a limit on the size of files, a quota.
 NO_ROOM = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
-# What file systems answer that cannot sync a folder, or not open one to sync it: SMB, VirtualBox, some FUSE mounts.
-CANNOT_SYNC_FOLDERS = {
-    errno.EINVAL,
-    errno.ENOSYS,
-    errno.ENOTSUP,
-    errno.EOPNOTSUPP,
-    errno.EPERM,
-    errno.EACCES,
-    errno.EBADF,
-    errno.EISDIR,
-    errno.ENOTTY,
-}
-_ADVICE = {
-    errno.EACCES: "Allow writing there, or choose another --out.",
-    errno.EPERM: "Allow writing there, or choose another --out.",
-    errno.EROFS: "Mount it for writing, or choose another --out.",
-    errno.ENOENT: "Its folder is gone: put it back or mount it again, then give the same command again.",
-    errno.ENOTDIR: "One of the folders in its path is a file: move it away, or choose another --out.",
-    errno.EEXIST: "One of the folders in its path is a file: move it away, or choose another --out.",
-    errno.EISDIR: "A folder is in its place: move it away, or choose another --out.",
-    errno.EXDEV: "Something is mounted over the file itself: mount the folder instead, or choose another --out.",
-    errno.EBUSY: "Something is mounted over the file itself, or holds it open: end that, or choose another --out.",
-}
 
 
 class UnwritableError(OSError):
     """A file cannot be written where it belongs; the message names it and says what to do."""
-
-
-class FullDiskError(UnwritableError):
-    """The disk is full; the message names the file and says what to do."""
 
 
 class DamagedFileError(ValueError):
@@ -54,24 +27,23 @@ def room_needed(path: Path) -> Iterator[None]:
     """Errors of writing ``path`` in the block name it and say what to do.
 
     Raises:
-        FullDiskError: If the disk is full.
-        UnwritableError: If its folder is gone or read-only, or the device fails.
+        UnwritableError: If the disk is full, its folder is gone or read-only, or the device fails.
     """
     try:
         yield
+    except UnwritableError:
+        raise
     except Exception as error:
-        if isinstance(error, UnwritableError):
-            raise
         if (reason := _no_room(error)) is not None:
-            raise FullDiskError(
+            raise UnwritableError(
                 f"{path}: expected room to write it, got none ({os.strerror(reason)}). What was written before is "
                 "kept: free some space, then give the same command again."
             ) from error
         if not isinstance(error, OSError) or error.errno is None or not _is_about(error, path):
             raise
         raise UnwritableError(
-            f"{path}: expected a place where it can be written, got: {os.strerror(error.errno)}. "
-            f"{_ADVICE.get(error.errno, 'Look at the device, then give the same command again.')}"
+            f"{path}: expected a place where it can be written, got: {os.strerror(error.errno)}. Make its folder one "
+            "that can be written to and give the same command again, or choose another --out."
         ) from error
 
 
@@ -98,8 +70,7 @@ def written_beside(path: Path, *, durable: bool = False) -> Iterator[Path]:
     sync a folder; that waits for the disk.
 
     Raises:
-        FullDiskError: If the disk is full.
-        UnwritableError: If its folder is gone or read-only, or the device fails.
+        UnwritableError: If the disk is full, its folder is gone or read-only, or the device fails.
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -109,8 +80,9 @@ def written_beside(path: Path, *, durable: bool = False) -> Iterator[Path]:
             if durable:
                 _to_disk(beside, os.O_RDWR)
             beside.replace(path)
-            if durable and os.name == "posix":  # elsewhere folders cannot be opened
-                _folder_to_disk(path.parent)
+        if durable:
+            with suppress(OSError):  # many file systems cannot sync a folder, Windows cannot open one
+                _to_disk(path.parent, os.O_RDONLY)
     finally:
         with suppress(OSError):  # what is wrong with the folder is the error above
             beside.unlink(missing_ok=True)
@@ -122,15 +94,6 @@ def _to_disk(path: Path, flags: int) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _folder_to_disk(folder: Path) -> None:
-    """Sync a folder to disk, so that a renamed file survives a power cut; skipped where folders cannot be synced."""
-    try:
-        _to_disk(folder, os.O_RDONLY)
-    except OSError as error:
-        if error.errno not in CANNOT_SYNC_FOLDERS:
-            raise
 
 
 def remove_unfinished(folder: Path) -> None:
@@ -153,12 +116,10 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError(f"got {type(content).__name__}")
     except (ValueError, RecursionError) as error:  # nested too deeply
         raise DamagedFileError(
             f"{path}: expected one JSON object, could not read it ({error}). Delete the file, or its run folder."
         ) from error
-    if not isinstance(content, dict):
-        raise DamagedFileError(
-            f"{path}: expected one JSON object, got {type(content).__name__}. Delete the file, or its run folder."
-        )
     return content

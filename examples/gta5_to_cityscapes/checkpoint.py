@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from .atomic_io import written_beside
 
-FORMAT = 1
+FORMAT = 2
+logger = logging.getLogger(__name__)
 
 
 class CheckpointError(ValueError):
@@ -25,7 +26,7 @@ class CheckpointError(ValueError):
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
-    """Write ``content`` (tensors, numbers, strings, lists, dicts) so that ``weights_only`` can read it."""
+    """Write ``content`` (tensors, numbers, strings, tuples, lists, dicts) so that ``weights_only`` can read it."""
     # Opened here: given a path, torch would not say that the disk is full.
     with written_beside(path, durable=True) as beside, beside.open("wb") as file:
         torch.save({"format": FORMAT, **content}, file)
@@ -84,9 +85,6 @@ def digest_of_weights(network: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-logger = logging.getLogger(__name__)
-
-
 @dataclass(frozen=True)
 class KeptCheckpoints:
     """``last.pt`` in a folder, beside it the ones before it, named after their steps."""
@@ -107,7 +105,7 @@ class KeptCheckpoints:
         """Write the newest; at every moment one exists.
 
         Args:
-            content: As for :func:`~.checkpoints.save_checkpoint`.
+            content: As for :func:`save_checkpoint`.
             keep: How many stay, this one among them.
             replaced: Step of the checkpoint that is the newest until now, if any.
         """
@@ -125,35 +123,34 @@ class KeptCheckpoints:
         Raises:
             CheckpointError: If all are damaged.
         """
-        found = [path for path in (self.newest, *self.earlier) if path.is_file()]
-        problems: list[str] = []
-        for path in found:
+        damaged: dict[Path, object] = {}
+        for path in (self.newest, *self.earlier):
+            if not path.is_file():
+                continue
             try:
                 content = load_checkpoint(path)
             except CheckpointError as error:
-                problems.append(str(error.__cause__ or error))
+                damaged[path] = error.__cause__ or error
                 continue
-            self._make_newest(path, found[: len(problems)], int(content["step"]))
+            if path != self.newest:
+                for each in damaged:
+                    each.replace(each.with_name(f"{each.name}.damaged"))
+                path.replace(self.newest)
+                logger.warning(
+                    "checkpoints %s: %s cannot be read, going on from the one before, of step %d. What is damaged has "
+                    ".damaged added to its name and can be deleted.",
+                    self.folder,
+                    " and ".join(each.name for each in damaged) or self.newest.name,
+                    content["step"],
+                )
             return content
-        if found:
-            reasons = "; ".join(f"{path.name} ({problem})" for path, problem in zip(found, problems, strict=True))
+        if damaged:
+            reasons = "; ".join(f"{path.name} ({problem})" for path, problem in damaged.items())
             raise CheckpointError(
                 f"checkpoints {self.folder}: expected one to go on from, could not read any: {reasons}. "
                 "Put a copy of one in their place, or delete that folder, and the run will start again."
             )
         return None
-
-    def _make_newest(self, path: Path, damaged: list[Path], step: int) -> None:
-        if path == self.newest:
-            return
-        for each in damaged:
-            each.replace(each.with_name(f"{each.name}.damaged"))
-        path.replace(self.newest)
-        what = f"{' and '.join(each.name for each in damaged)} cannot be read" if damaged else "last.pt is gone"
-        aside = "; it is set aside with .damaged added to its name, and can be deleted" if damaged else ""
-        logger.warning(
-            "checkpoints %s: %s, going on from the one before, of step %d%s.", self.folder, what, step, aside
-        )
 
 
 def _give_second_name(path: Path, name: Path) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 import importlib
+import io
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
@@ -17,7 +17,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.parallel import DistributedDataParallel
 
 T = TypeVar("T")
 TIMEOUT = timedelta(minutes=30)  # for a rank that hangs; of one that dies the others hear immediately
@@ -43,13 +42,10 @@ def is_rank_zero() -> bool:
 
 
 @contextmanager
-def process_group(timeout: timedelta = TIMEOUT) -> Iterator[None]:
+def process_group() -> Iterator[None]:
     """Process group of the processes that ``torchrun`` started, while the block runs; without a launcher none.
 
     Only rank 0 keeps its standard output.
-
-    Args:
-        timeout: Longest wait for another rank.
 
     Raises:
         RankLostError: If another rank has ended or does not answer.
@@ -57,26 +53,21 @@ def process_group(timeout: timedelta = TIMEOUT) -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", "1")) < 2 or "RANK" not in os.environ:
         yield
         return
-    # Imported only after a group exists (DDP does it), this module keeps the group and its threads forever. A thread
-    # that releases a tensor while the interpreter shuts down ends the process with SIGABRT after all work is done.
+    # Imported only after a group exists (an optimizer's first step does it), this module keeps the group and its
+    # threads forever. A thread that releases a tensor while the interpreter shuts down ends the process with SIGABRT.
     importlib.import_module("torch.distributed.nn")
-    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=timeout)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=TIMEOUT)
     succeeded = False
-    with open(os.devnull, "w", encoding="utf-8") as devnull:  # noqa: PTH123  a device, not a path of ours
-        if not is_rank_zero():
-            sys.stdout = devnull
-        try:
-            with lost_ranks_reported():
-                yield
-            succeeded = True
-        except SystemExit as leaving:
-            succeeded = not leaving.code
-            raise
-        finally:
-            sys.stdout = sys.__stdout__
-            if succeeded:  # otherwise others may have ended, and destroying the group would wait for them
-                gc.collect()  # what has ended but still holds the group
-                dist.destroy_process_group()
+    try:
+        with lost_ranks_reported(), redirect_stdout(sys.stdout if is_rank_zero() else io.StringIO()):
+            yield
+        succeeded = True
+    except SystemExit as leaving:
+        succeeded = not leaving.code
+        raise
+    finally:
+        if succeeded:  # otherwise others may have ended, and destroying the group would wait for them
+            dist.destroy_process_group()
 
 
 @contextmanager
@@ -104,20 +95,20 @@ def local_device(kind: str) -> torch.device:
     Raises:
         ValueError: If it is something else, or this machine does not have it.
     """
-    if kind == "auto":
-        kind = "cuda" if torch.cuda.is_available() else "cpu"
-    match = re.fullmatch(r"cpu|cuda(?::(\d{1,4}))?", kind)
+    present = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if kind == "cpu" or (kind == "auto" and not present):
+        return torch.device("cpu")
+    match = re.fullmatch(r"auto|cuda(?::(\d{1,4}))?", kind)
     if match is None:
         raise ValueError(f"expected auto, cpu, cuda or one GPU such as cuda:1, got {kind!r}.")
-    if kind == "cpu":
-        return torch.device(kind)
-    if not torch.cuda.is_available():
+    if not present:
         raise ValueError("this machine has no CUDA device; use cpu.")
-    present = torch.cuda.device_count()
-    if match[1] is not None and int(match[1]) >= present:
-        raise ValueError(f"expected one of the {present} GPUs of this machine, counted from 0.")
-    if kind != "cuda" or world_size() == 1:
+    if match[1] is not None:
+        if int(match[1]) >= present:
+            raise ValueError(f"expected one of the {present} GPUs of this machine, counted from 0.")
         return torch.device(kind)
+    if world_size() == 1:
+        return torch.device("cuda")
     index = int(os.environ.get("LOCAL_RANK", "0"))
     if index >= present:
         raise ValueError(
@@ -235,64 +226,31 @@ def own_batches(count: int, batch: int, *, even: bool = False) -> Iterator[range
         yield range(0)
 
 
-Losses = Callable[[], "Tensor | None"]
+def sum_gradients(parameters: Sequence[nn.Parameter]) -> None:
+    """Sum gradients over ranks, the same bits on each; a parameter that no rank has a gradient for keeps none."""
+    if world_size() == 1:
+        return
+    ranks = all_reduce_sum(torch.tensor([float(parameter.grad is not None) for parameter in parameters]))
+    pending = []
+    for parameter in (parameters[i] for i in ranks.nonzero().flatten().tolist()):
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        pending.append(dist.all_reduce(parameter.grad, async_op=True))
+    for each in pending:
+        each.wait()
 
 
-class DistributedGradients:
-    """Gradients of a step summed over ranks, by ``DistributedDataParallel``.
+@torch.no_grad()
+def average_running_statistics(network: nn.Module) -> None:
+    """Average batch normalization's running means and variances over ranks, so that all evaluate and save the same.
 
-    DDP reduces gradients in the backward pass of its own forward, and leaves them alone in all others, where they add
-    up on each rank. A step calls backward several times, through several networks, so only the losses of its last
-    call are computed within DDP.
-
-    Attributes:
-        factor: Multiplies every loss: DDP averages gradients over ranks, and a step needs their sum.
+    For layers that normalize by each rank's own images; ``SyncBatchNorm`` does not need it. Frozen layers are equal on
+    all ranks and stay equal to the bit.
     """
-
-    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
-        self.factor = float(world_size())
-        self._ddp = None
-        if world_size() > 1:
-            # Some parameters have all their gradient before the last pass and are not in it.
-            self._ddp = DistributedDataParallel(_LossModule(parameters), find_unused_parameters=True)
-
-    def last(self, losses: Losses) -> Tensor | None:
-        """``losses()`` for the last backward pass of a step; with several ranks never None, but a constant 0."""
-        return losses() if self._ddp is None else self._ddp(losses)
-
-
-class _LossModule(nn.Module):
-    """Holds the parameters, and computes the losses that it is given."""
-
-    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
-        super().__init__()
-        self.trained = nn.ParameterList(each for each in parameters if each.requires_grad)
-
-    def forward(self, losses: Losses) -> Tensor:
-        total = losses()
-        return total if total is not None else 0.0 * self.trained[0].sum()
-
-
-class RunningStatistics:
-    """Running means and variances of batch normalization, averaged over ranks after each step.
-
-    For layers that normalize by each rank's own images, so that what is evaluated and saved is the same on all ranks;
-    ``SyncBatchNorm`` does not need it.
-    """
-
-    def __init__(self, network: nn.Module) -> None:
-        self.norms = [
-            module
-            for module in network.modules()
-            if isinstance(module, _BatchNorm) and not isinstance(module, nn.SyncBatchNorm)
-        ]
-
-    @torch.no_grad()
-    def average(self) -> None:
-        """One collective for all layers; frozen ones are equal on all ranks and stay equal to the bit."""
-        moved = [norm for norm in self.norms if norm.training] if world_size() > 1 else []
-        kept = [each for norm in moved for each in (norm.running_mean, norm.running_var) if each is not None]
-        if not kept:
-            return
-        mean = all_reduce_sum(torch.cat(kept)) / world_size()
-        torch._foreach_copy_(kept, list(mean.split([len(each) for each in kept])))
+    if world_size() == 1:
+        return
+    for norm in network.modules():
+        if isinstance(norm, _BatchNorm) and not isinstance(norm, nn.SyncBatchNorm) and norm.training:
+            for own in (norm.running_mean, norm.running_var):
+                if own is not None:
+                    own.copy_(all_reduce_sum(own) / world_size())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .atomic_io import room_needed, written_beside
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 
 @dataclass(frozen=True)
@@ -45,17 +48,12 @@ class StepCost:
             "data_share": self.data_seconds / self.seconds,
         }
 
-    @property
-    def note(self) -> str:
-        """The mean time of a step, for the progress display."""
-        return f"{time_of_a_step(self.seconds / max(1, self.steps))} a step"
-
 
 class StepClock:
     """Times steps by the clock of the host.
 
-    A GPU works behind the host, so a single step there has no time of its own: :meth:`wait` adds the time until the
-    queue is empty, which makes the sum over an interval right without a synchronization in any step.
+    A GPU works behind the host, so a single step there has no time of its own: :meth:`read` waits until the queue is
+    empty, which makes the sum over an interval right without a synchronization in any step.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -76,16 +74,13 @@ class StepClock:
         yield
         self._cost += StepCost(data_seconds=time.perf_counter() - begin)
 
-    def wait(self) -> None:
-        """Wait for a GPU to finish the steps, which is part of their time."""
-        if self.device.type == "cuda":
-            begin = time.perf_counter()
-            torch.cuda.synchronize(self.device)
-            self._cost += StepCost(seconds=time.perf_counter() - begin)
-
     def read(self) -> StepCost:
-        """Cost of the steps since the last reading."""
-        cost, self._cost = self._cost, StepCost()
+        """Cost of the steps since the last reading, once a GPU has finished them."""
+        begin = time.perf_counter()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        cost = self._cost + StepCost(seconds=time.perf_counter() - begin)
+        self._cost = StepCost()
         return cost
 
 
@@ -123,10 +118,6 @@ def free_memory_bytes(device: torch.device) -> int | None:
     return None
 
 
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
-
-
 class Metrics:
     """Appends one line at a time; lines beyond the checkpoint that a run resumes from are removed.
 
@@ -139,13 +130,11 @@ class Metrics:
     def __init__(self, path: Path, tensorboard: Path | None, last_step: int) -> None:
         kept = []
         for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-            try:
+            with suppress(ValueError, KeyError, TypeError, RecursionError):  # half a line, of a run that was killed
                 if json.loads(text)["step"] <= last_step:
-                    kept.append(text)
-            except (ValueError, KeyError, TypeError, RecursionError):
-                continue  # half a line, from a run that was stopped while writing
+                    kept.append(f"{text}\n")
         with written_beside(path) as beside:
-            beside.write_text("".join(f"{text}\n" for text in kept), encoding="utf-8")
+            beside.write_text("".join(kept), encoding="utf-8")
         self.path = path
         with room_needed(path):
             self._file = path.open("a", encoding="utf-8")
@@ -156,30 +145,14 @@ class Metrics:
             # Points beyond the checkpoint are hidden by purge_step.
             self._curves = SummaryWriter(str(tensorboard), purge_step=last_step + 1)
 
-    def write_losses(self, step: int, losses: Mapping[str, float], lr: float, seconds: float) -> None:
-        """The losses of one step, and the learning rate that it trained with."""
-        curves = {**{f"loss/{name}": value for name, value in losses.items()}, "lr": lr}
-        self._write({"step": step, "kind": "train", **curves, "seconds": seconds}, curves)
-
-    def write_cost(self, step: int, cost: StepCost, peak_memory_bytes: int) -> None:
-        """Means over the steps since the last such line, and peak memory so far."""
-        means = {**cost.means(), "peak_memory_bytes": peak_memory_bytes}
-        self._write({"step": step, "kind": "cost", **means}, {f"cost/{name}": mean for name, mean in means.items()})
-
-    def write_scores(
-        self, step: int, miou: float, iou: Mapping[str, float | None], entropy: float, density: float
-    ) -> None:
-        """One evaluation; entropy and density of the predictions need no labels."""
-        line = {"step": step, "kind": "evaluation", "miou": miou, "iou": iou, "entropy": entropy, "density": density}
-        self._write(line, {"mIoU": miou, "label_free/entropy": entropy, "label_free/density": density})
-
-    def _write(self, line: Mapping[str, Any], curves: Mapping[str, float]) -> None:
+    def write(self, step: int, kind: str, **values: Any) -> None:
+        """One line, and a point on the curve of each of its numbers."""
         with room_needed(self.path):
-            self._file.write(json.dumps(line) + "\n")
+            self._file.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
             self._file.flush()  # visible immediately to whoever reads along
-            if self._curves is not None:
-                for name, value in curves.items():
-                    self._curves.add_scalar(name, value, line["step"])
+            for name, value in values.items() if self._curves is not None else ():
+                if isinstance(value, int | float):
+                    self._curves.add_scalar(name, value, step)
 
     def close(self) -> None:
         """Write out what is buffered."""

@@ -3,65 +3,34 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import platform
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import dataclass as plain_dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
+from pydantic import ValidationError
+from pydantic.dataclasses import dataclass
+
+import stuffinstance as si
 
 from .atomic_io import DamagedFileError, read_json, remove_unfinished, write_json
 from .checkpoint import KeptCheckpoints
 from .distributed import world_size
-from .input_files import (
-    FIRST_STAGE,
-    START_WEIGHTS,
-    FileDigest,
-    InputFiles,
-    Key,
-    changes,
-    digest_of,
-    read_digests,
-    write_digests,
-)
+from .input_files import FIRST_STAGE, START_WEIGHTS, InputFiles, changes, digest_of, read_digests, write_digests
 from .recipes import PAPER_EXPERIMENTS, PaperExperiment, Recipe, Variant
 
-PACKAGES = ("stuffinstance", "torch", "numpy", "kornia", "scikit-image", "pillow", "pydantic")
-
-
-def environment(device: torch.device) -> dict[str, Any]:
-    """The content of ``environment.json``."""
-    return {
-        "python": platform.python_version(),
-        **{name: _version(name) for name in PACKAGES},
-        "platform": platform.platform(),
-        "cpu": _cpu(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "processes": world_size(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-    }
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed as a package"
-
-
-def _cpu() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+PACKAGES = ("torch", "numpy", "kornia", "scikit-image", "pillow", "pydantic")
+# Settings that name files whose content is in data.json, and where it is there: their place does not matter.
+PLACES = {
+    "network.weights": START_WEIGHTS,
+    "style_transfer.method": "labeled",
+    "target_style_transfer.method": "validation",
+}
 
 
 class Event(NamedTuple):
@@ -89,15 +58,6 @@ def silent(done: int, total: int) -> None:
     """Ignores the tick."""
 
 
-logger = logging.getLogger(__name__)
-# Settings that name files whose content is in data.json: where they lie does not matter.
-PLACES = {
-    "network.weights": START_WEIGHTS,
-    "style_transfer.method": "labeled",
-    "target_style_transfer.method": "validation",
-}
-
-
 class RunFolderError(ValueError):
     """A folder that holds another run than the one that was asked for."""
 
@@ -121,7 +81,7 @@ class Result:
     data_share: float | None = None
 
 
-@dataclass(frozen=True)
+@plain_dataclass(frozen=True)
 class RunFolder:
     """Folder of one run, with the paths of its files."""
 
@@ -167,10 +127,6 @@ class RunFolder:
         """A line for every file that the run reads: see :mod:`.input_files`."""
         return self.path / "data_files.jsonl"
 
-    def known_inputs(self) -> dict[Key, FileDigest]:
-        """Digests of the files that the run reads, from when it began or was last resumed."""
-        return read_digests(self.inputs_file)
-
     def claim(self, recipe: Recipe, inputs: InputFiles) -> None:
         """Take the folder for this recipe and its input files, or raise as :meth:`check` does; a finished run stays."""
         self.check(recipe, inputs)
@@ -192,9 +148,8 @@ class RunFolder:
             settings = differences(read_json(self.recipe_file), recipe.model_dump(mode="json"))
         data: list[str] = []
         if inputs is not None and (kept := self._kept_identity()) is not None:
-            asked = inputs.identity()
-            data = self._changed(kept, asked, inputs)
-            settings = [each for each in settings if not _only_moved(each.partition(":")[0], kept, asked)]
+            data = self._changed(kept, inputs)
+            settings = [each for each in settings if not _only_moved(each.partition(":")[0], kept, inputs.identity())]
         if settings or data:
             files = any(FIRST_STAGE not in each for each in data)
             keep = "To keep it, put the files back as they were; to train on what is there now, choose"
@@ -209,13 +164,7 @@ class RunFolder:
         file = self.path / "data.json"
         if file.is_file():
             return read_json(file)
-        if self.result() is not None:
-            logger.warning(
-                "run folder %s: its data.json is gone, so whether images, labels or weights have changed since the "
-                "run ended is not known. The run is kept as it is.",
-                self.path,
-            )
-        elif self.checkpoint.is_file() or self.checkpoints.earlier:
+        if self.result() is not None or self.checkpoint.is_file() or self.checkpoints.earlier:
             raise RunFolderError(
                 f"{file}: expected digests of the files that the run reads, it is gone: whether images, labels or "
                 "weights have changed since it began is not known. Choose another --out, or delete that folder to "
@@ -223,13 +172,17 @@ class RunFolder:
             )
         return None
 
-    def _changed(self, kept: Mapping[str, Any], asked: Mapping[str, Any], inputs: InputFiles) -> list[str]:
-        """What differs between two identities, with examples where the files of the earlier one are known."""
+    def _changed(self, kept: Mapping[str, Any], inputs: InputFiles) -> list[str]:
+        """What differs from an earlier identity, with examples where the files of the earlier one are known."""
+        asked = inputs.identity()
         # Compared only where both sides know it: a run that has ended needs neither any more.
         unknown = {name for name in (FIRST_STAGE, START_WEIGHTS) if name not in kept or name not in asked}
-        kept, asked = _without(kept, unknown), _without(asked, unknown)
-        found = differences(kept, asked, "data.")
-        if not found or not (known := self.known_inputs()):
+        found = [
+            each
+            for name in sorted({*kept, *asked} - unknown)
+            for each in differences({name: kept.get(name)}, {name: asked.get(name)}, "data.")
+        ]
+        if not found or not (known := read_digests(self.inputs_file)):
             return found
         sets = {f"data.{name}" for name in inputs.sets}
         others = [each for each in found if not each.startswith(tuple(sets))]
@@ -238,11 +191,11 @@ class RunFolder:
     def note_unreadable(self, inputs: InputFiles, reason: str) -> None:
         """Record which file could not be read; if it was damaged from the start, it may be replaced."""
         with suppress(OSError):  # a note for later must not hide what is wrong now
-            known = self.known_inputs()
-            named = [(key, path) for key, path in inputs.named_in(reason) if key in known and path.is_file()]
-            damaged = [key for key, path in named if digest_of(key, path) == known[key].digest]
+            known = read_digests(self.inputs_file)
+            named = [(key, path) for key, path in inputs.named_in(reason) if path.is_file()]
+            damaged = {key: None for key, path in named if digest_of(key, path) == known.get(key)}
             if damaged:
-                write_digests(self.inputs_file, known | {key: known[key]._replace(digest=None) for key in damaged})
+                write_digests(self.inputs_file, known | damaged)
 
     def result(self) -> Result | None:
         """The result; None before the run has ended."""
@@ -252,7 +205,7 @@ class RunFolder:
         content = read_json(file)
         try:
             return Result(**content)
-        except TypeError as error:
+        except ValidationError as error:
             raise DamagedFileError(
                 f"{file}: expected {', '.join(Result.__dataclass_fields__)}, got {', '.join(content) or 'nothing'}. "
                 "Delete the file, and the run ends once more from its last checkpoint."
@@ -264,11 +217,25 @@ class RunFolder:
 
     def write_environment(self, device: torch.device) -> None:
         """Library versions and machine, since both move results."""
-        write_json(self.path / "environment.json", environment(device))
+        content = {
+            "python": platform.python_version(),
+            "stuffinstance": si.__version__,
+            **{name: version(name) for name in PACKAGES},
+            "platform": platform.platform(),
+            "cpu": _cpu(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "processes": world_size(),
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        }
+        write_json(self.path / "environment.json", content)
 
 
-def _without(content: Mapping[str, Any], keys: Collection[str]) -> dict[str, Any]:
-    return {key: value for key, value in content.items() if key not in keys}
+def _cpu() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
 
 
 def _only_moved(setting: str, kept: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
@@ -327,22 +294,19 @@ class ExperimentRecord:
         """Take the folder for this experiment, or raise as :meth:`check` does."""
         kept = self.check(folder)
         seeds = sorted({*self.seeds, *(kept.seeds if kept else ())})
-        write_json(folder / FILE, {**vars(self), "seeds": seeds, "settings": list(self.settings)})
+        write_json(folder / FILE, {**vars(self), "seeds": seeds})
 
     def check(self, folder: Path) -> ExperimentRecord | None:
         """The record of this experiment in the folder; one of another experiment is an error."""
         kept = read_record(folder)
-        if kept is not None and kept._identity() != self._identity():
+        if kept is not None and kept._asked() != self._asked():
             raise RunFolderError(
-                f"{folder / FILE}: expected {self._said()}, the folder holds {kept._said()}. "
+                f"{folder / FILE}: expected {self._asked()}, the folder holds {kept._asked()}. "
                 "Choose another --out, or ask for the same."
             )
         return kept
 
-    def _identity(self) -> tuple[object, ...]:
-        return self.name, self.preset, self.settings, self.source_list, self.target_list
-
-    def _said(self) -> str:
+    def _asked(self) -> str:
         asked = [*self.settings, *self.list_options]
         return " ".join([f"{self.name} in preset {self.preset}", *(f"with {each}" for each in asked)])
 
@@ -354,16 +318,8 @@ def read_record(folder: Path) -> ExperimentRecord | None:
         return None
     content = read_json(file)
     try:
-        record = ExperimentRecord(
-            content["name"],
-            content["preset"],
-            tuple(content["seeds"]),
-            tuple(content["settings"]),
-            generated=bool(content.get("generated")),
-            source_list=str(content.get("source_list", "")),
-            target_list=str(content.get("target_list", "")),
-        )
-    except (KeyError, TypeError) as error:
+        record = ExperimentRecord(**content)
+    except ValidationError as error:
         raise DamagedFileError(f"{file}: expected name, preset, seeds, settings; got {', '.join(content)}.") from error
     if record.name not in PAPER_EXPERIMENTS:
         raise DamagedFileError(

@@ -95,10 +95,9 @@ def _remove_outdated(out: Path, datasets: list[SegmentationDataset]) -> None:
     images = {entry.name: entry.image for entry in files}
     labels = {entry.name: entry.labels for entry in files if entry.labels is not None}
     kept = read_digests(out / ORIGINALS)
-    now = InputFiles({"originals": {"images": images, "labels": labels}}, kept).digests
+    now = InputFiles({"originals": {"images": images, "labels": labels}}).digests
     for key, digest in now.items():
-        before = kept.get(key)
-        if before is None or before.digest != digest.digest:
+        if kept.get(key) != digest:
             for folder in ("images", "labels"):
                 (out / folder / f"{key[2]}.png").unlink(missing_ok=True)
     write_digests(out / ORIGINALS, {**kept, **now})

@@ -67,7 +67,7 @@ def train(
         RunFolderError: If ``out`` holds a translation of other settings, or of images of other content.
         Stopped: After Ctrl-C, once the state is saved.
         CheckpointError: If there are checkpoints, all of them damaged.
-        FullDiskError: If the disk is full.
+        UnwritableError: If the disk is full.
         FloatingPointError: If a loss is no longer finite; the last checkpoint is kept.
     """
     if (segment is None) != (settings.segmentation is None):
@@ -132,7 +132,8 @@ class _Training:
                     values = self._finite({name: float(value) for name, value in losses.items()})
                     self.seconds = time.monotonic() - started
                     rate = self.settings.learning_rate(self.step - 1)
-                    self.metrics.write_losses(self.step, values, rate, self.seconds)
+                    curves = {f"loss/{name}": value for name, value in values.items()}
+                    self.metrics.write(self.step, "train", **curves, lr=rate, seconds=self.seconds)
                     self.progress(
                         self.step, total, f"fooled {values['real_fake']:.2f}, back {values['reconstruction']:.3f}"
                     )
@@ -187,7 +188,7 @@ def _claim(out: Path, settings: Settings, source: SegmentationDataset, target: S
     """Take the folder for these settings and the content of these images, or raise with what differs."""
     known = read_digests(out / INPUTS)
     sets = {name: {"images": files_of(dataset)["images"]} for name, dataset in (("source", source), ("target", target))}
-    inputs = InputFiles(sets, known)
+    inputs = InputFiles(sets)
     file, plain = out / "settings.json", settings.as_plain()
     kept = read_json(file) if file.is_file() else {}
     asked = plain | inputs.identity()

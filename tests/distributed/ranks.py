@@ -17,6 +17,9 @@ import torch.multiprocessing as mp
 from tests.distributed.process_groups import ending_the_group
 
 SECONDS = 60
+# Where processes can be forked, from one that has imported what takes long.
+START = "forkserver" if "forkserver" in mp.get_all_start_methods() else "spawn"
+PRELOADED = [__name__, "pytest", "skimage.measure", "torch._dynamo", "examples.gta5_to_cityscapes.training.loop"]
 
 
 def _enter(rank: int, function: Callable[..., Any], folder: str, world: int, arguments: tuple[Any, ...]) -> None:
@@ -38,8 +41,9 @@ def on_two_ranks(function: Callable[..., Any], folder: Path, *arguments: Any) ->
 
 def on_ranks(world: int, function: Callable[..., Any], folder: Path, *arguments: Any) -> list[Any]:
     """The same on any number of ranks."""
+    mp.set_forkserver_preload(PRELOADED)
     context = mp.start_processes(
-        _enter, args=(function, str(folder), world, arguments), nprocs=world, join=False, start_method="spawn"
+        _enter, args=(function, str(folder), world, arguments), nprocs=world, join=False, start_method=START
     )
     deadline = time.monotonic() + 2 * SECONDS
     while not context.join(timeout=5):  # raises what a rank raised; True once both are done

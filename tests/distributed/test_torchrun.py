@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import subprocess
@@ -10,46 +12,25 @@ from pathlib import Path
 
 import pytest
 
+from examples.gta5_to_cityscapes.cli.app import main
+from tests.distributed.ranks import on_ranks
 from tests.examples.drawn_streets import write_streets
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = ["runtime.tensorboard=false", "network.options.width=8", "network.options.feature_dim=8"]
-
-
-LEAVE = """
-from pathlib import Path
-import torch
-from examples.gta5_to_cityscapes.distributed import process_group, all_gather_object
-from examples.gta5_to_cityscapes.distributed import DistributedGradients
-
-with process_group():
-    network = torch.nn.Linear(3, 1)
-    replicas = DistributedGradients(network.parameters())
-    replicas.last(lambda: network(torch.ones(1, 3)).sum()).backward()
-    replicas.itself = replicas
-    all_gather_object(None)
-    del replicas
-left = {(thread / "comm").read_text().strip() for thread in Path("/proc/self/task").iterdir()}
-assert not [name for name in left if "gloo" in name], left
+OPTIONS = ["--preset", "smoke", "--device", "cpu", *(word for each in SETTINGS for word in ("--set", each))]
+# A thread that outlives the group can end the process with SIGABRT when all its work is done and written.
+TRAIN = """
+import pathlib
+from examples.gta5_to_cityscapes.cli.app import main
+try:
+    main()
+except SystemExit as end:
+    assert not end.code, end.code
+if pathlib.Path("/proc/self/task").is_dir():
+    left = {(thread / "comm").read_text().strip() for thread in pathlib.Path("/proc/self/task").iterdir()}
+    assert not [name for name in left if "gloo" in name], left
 """
-
-
-def on_two_processes(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *arguments],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
-
-
-def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
-    settings = [word for each in SETTINGS for word in ("--set", each)]
-    options = ["--preset", "smoke", "--device", "cpu", *settings]
-    return on_two_processes("-m", "examples.gta5_to_cityscapes", *arguments, *options)
 
 
 @pytest.fixture
@@ -65,8 +46,18 @@ def folders(tmp_path: Path) -> list[str]:
     ]
 
 
-def test_two_processes_train_one_run_and_speak_once(folders: list[str], tmp_path: Path) -> None:
-    done = torchrun("train", "aa+sim", *folders)
+def test_two_processes_train_one_run_speak_once_and_leave_no_thread(folders: list[str], tmp_path: Path) -> None:
+    (tmp_path / "training.py").write_text(TRAIN)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*launcher, str(tmp_path / "training.py"), "train", "aa+sim", *folders, *OPTIONS],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("mean") == 1
     assert done.stderr.count("12/12  mIoU") == 1
@@ -76,17 +67,17 @@ def test_two_processes_train_one_run_and_speak_once(folders: list[str], tmp_path
     assert [line["step"] for line in lines if line["kind"] == "train"] == [2, 4, 6, 8, 10, 12]
 
 
+def said(rank: int, words: list[str]) -> tuple[object, str]:
+    """The exit code of a command, and what it wrote to standard error."""
+    sys.argv = ["gta5_to_cityscapes", *words]
+    with contextlib.redirect_stderr(io.StringIO()) as stderr, pytest.raises(SystemExit) as left:
+        main()
+    return left.value.code, stderr.getvalue()
+
+
 def test_too_few_images_for_all_are_rejected_once(folders: list[str], tmp_path: Path) -> None:
-    done = torchrun("train", "source", *folders, "--set", "data.batch=1")
-    assert done.returncode == 1
-    assert done.stderr.count("expected at least 2 (processes: 2, runtime.accumulate_grad_batches: 1), got 1") == 1
+    words = ["train", "source", *folders, *OPTIONS, "--set", "data.batch=1"]
+    codes, texts = zip(*on_ranks(2, said, tmp_path, words), strict=True)
+    assert codes == (1, 1)
+    assert "".join(texts).count("at least 2 (processes: 2, runtime.accumulate_grad_batches: 1), got 1") == 1
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="threads are counted in /proc")
-def test_no_thread_of_the_group_outlives_it(tmp_path: Path) -> None:
-    """Such a thread can end the process with SIGABRT when all its work is done and written."""
-    script = tmp_path / "leave.py"
-    script.write_text(LEAVE)
-    done = on_two_processes(str(script))
-    assert done.returncode == 0, done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,13 @@ def streets(tmp_path_factory: pytest.TempPathFactory) -> Folders:
     """Six source, four target training and three validation images, 96 wide and 48 high."""
     root = tmp_path_factory.mktemp("streets")
     write_streets(root)
+    return Folders(root / "gta5", root / "cityscapes")
+
+
+@pytest.fixture
+def own(streets: Folders, tmp_path: Path) -> Folders:
+    """A copy of the streets that a test may change."""
+    root = shutil.copytree(streets.source.parent, tmp_path / "data")
     return Folders(root / "gta5", root / "cityscapes")
 
 

@@ -17,7 +17,12 @@ from examples.gta5_to_cityscapes.recipes import Recipe
 from examples.gta5_to_cityscapes.run_dir import RunFolder
 from examples.gta5_to_cityscapes.training.loop import train
 
-PRELOADED = [__name__, "pytest", "skimage.measure"]  # once, in the process that all others are forked from
+PRELOADED = [
+    __name__,
+    "pytest",
+    "skimage.measure",
+    "torch._dynamo",
+]  # once, in the process that all others are forked from
 
 
 def train_here(recipe: Recipe, folders: Folders, out: Path, events: Connection, death: Sequence[Any] = ()) -> None:

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,6 @@ from examples.gta5_to_cityscapes.data.training_data import (
     files_of,
     open_target,
     open_training_data,
-    read_label_map,
 )
 from examples.gta5_to_cityscapes.experiments.experiment import Job, carry_out, check_same_run, plan
 from examples.gta5_to_cityscapes.input_files import InputFiles
@@ -108,31 +108,46 @@ def test_files_equal_the_rule_worked_out_in_memory(streets: Folders, tmp_path: P
         assert kept.kept[name] == pytest.approx(share, abs=1e-6)
 
 
-def test_manifest_decides_what_is_written_again(streets: Folders, tmp_path: Path, quiet: list[str]) -> None:
+def test_labels_are_written_again_where_anything_has_changed(
+    streets: Folders, tmp_path: Path, quiet: list[str]
+) -> None:
     network = opinionated_network(quiet)
     dataset = open_target(compose_recipe("aa", "smoke", overrides=quiet), streets)
+    other = copy.copy(dataset)
+    other.names = [*dataset.names[:-1], "another"]
+    other.files = [*dataset.files[:-1], dataclasses.replace(dataset.files[-1], name="another")]
+    space = LabelSpace([f"{name}!" for name in CITYSCAPES.names], stuff=CITYSCAPES.stuff, things=CITYSCAPES.things)
+    files = [tmp_path / f"{name}.png" for name in dataset.names]
+    whole = label(network, dataset, tmp_path, PseudoLabelConfig(), batch=2)
+    contents = [file.read_bytes() for file in files]
 
-    def write(sha256: str, cap: float = 0.9) -> None:
-        settings = PseudoLabelConfig(cap=cap)
-        label(network, dataset, tmp_path, settings, sha256=sha256)
+    def written_again(dataset: SegmentationDataset = dataset, cap: float = 0.9, **named: Any) -> bool:
+        os.utime(files[0], (0, 0))
+        label(network, dataset, tmp_path, PseudoLabelConfig(cap=cap), batch=2, **named)
+        return files[0].stat().st_mtime > 0
 
-    write("first")
-    manifest = json.loads((tmp_path / "manifest.json").read_text())
-    assert manifest["weights_sha256"] == "first"
-    assert manifest["target"]["count"] == 4
-    assert manifest["classes"] == list(CITYSCAPES.names)
-    marked = tmp_path / f"{dataset.names[0]}.png"
+    assert not written_again()
+    assert written_again(sha256="second")
+    assert written_again(sha256="second", cap=0.5)
+    assert written_again(other)
+    assert written_again(other, space=space)
+    for change in (files[1].unlink, lambda: files[2].write_bytes(contents[1]), (tmp_path / "manifest.json").unlink):
+        written_again()  # as it was
+        change()
+        assert written_again()
+        assert [file.read_bytes() for file in files] == contents
 
-    def written_again(sha256: str, cap: float = 0.9) -> bool:
-        os.utime(marked, (0, 0))
-        write(sha256, cap)
-        return marked.stat().st_mtime > 0
+    class PowerCut(Exception):
+        pass
 
-    assert not written_again("first")
-    assert written_again("second")
-    assert written_again("second", cap=0.5)
-    (tmp_path / "manifest.json").unlink()
-    assert written_again("second", cap=0.5)
+    def cut(done: int, total: int) -> None:
+        if done == 6:  # of 8: the second pass has written two of four
+            raise PowerCut
+
+    with pytest.raises(PowerCut):
+        label(network, dataset, tmp_path, PseudoLabelConfig(), sha256="cut", batch=2, tick=cut)
+    assert label(network, dataset, tmp_path, PseudoLabelConfig(), batch=2) == whole
+    assert [file.read_bytes() for file in files] == contents
     assert not list(tmp_path.glob(".*"))
 
 
@@ -168,65 +183,6 @@ def test_the_second_stage_trains_on_the_labels_of_the_first(streets: Folders, tm
     # A first step that has changed since makes another second stage.
     identity = json.loads((job.run.path / "data.json").read_text())
     assert len(identity["first_stage_weights"]) == 64
-
-
-def test_what_is_missing_is_written_and_what_is_there_is_kept(
-    streets: Folders, tmp_path: Path, quiet: list[str]
-) -> None:
-    network = opinionated_network(quiet)
-    dataset = open_target(compose_recipe("aa", "smoke", overrides=quiet), streets)
-    files = [tmp_path / f"{name}.png" for name in dataset.names]
-
-    def write(tick: Tick = silent) -> Kept:
-        settings = PseudoLabelConfig(cap=0.6)
-        return label(network, dataset, tmp_path, settings, batch=2, tick=tick)
-
-    class PowerCut(Exception):
-        pass
-
-    def cut(done: int, total: int) -> None:
-        if done == 6:  # of 8: the second pass has written two of four
-            raise PowerCut
-
-    whole = write()
-    pixels = [read_label_map(file) for file in files]
-    written = files[0].stat().st_mtime_ns
-    files[1].unlink()
-    assert write() == whole
-    assert files[0].stat().st_mtime_ns == written
-    assert torch.equal(read_label_map(files[1]), pixels[1])
-    (tmp_path / "manifest.json").unlink()
-    with pytest.raises(PowerCut):
-        write(cut)
-    assert [file.is_file() for file in files] == [True, True, False, False]
-    written = files[0].stat().st_mtime_ns
-    ticks: list[int] = []
-    assert write(lambda done, total: ticks.append(done)) == whole
-    assert ticks == [6, 8]  # the thresholds were known already
-    assert files[0].stat().st_mtime_ns == written
-    assert all(torch.equal(read_label_map(file), before) for file, before in zip(files, pixels, strict=True))
-
-
-def test_other_images_or_classes_are_noticed(streets: Folders, tmp_path: Path, quiet: list[str]) -> None:
-    network = opinionated_network(quiet)
-    dataset = open_target(compose_recipe("aa", "smoke", overrides=quiet), streets)
-    marked = tmp_path / f"{dataset.names[0]}.png"
-
-    def written_anew(dataset: SegmentationDataset, space: LabelSpace = CITYSCAPES) -> bool:
-        if marked.is_file():
-            os.utime(marked, (0, 0))
-        label(network, dataset, tmp_path, PseudoLabelConfig(), space=space)
-        return marked.stat().st_mtime > 0
-
-    assert written_anew(dataset)
-    assert not written_anew(dataset)
-    other = copy.copy(dataset)
-    other.names = [*dataset.names[:-1], "another"]
-    other.files = [*dataset.files[:-1], dataclasses.replace(dataset.files[-1], name="another")]
-    assert written_anew(other)
-    renamed = [f"{name}!" for name in CITYSCAPES.names]
-    space = LabelSpace(names=renamed, stuff=CITYSCAPES.stuff, things=CITYSCAPES.things)
-    assert written_anew(other, space)
 
 
 def test_a_finished_second_stage_needs_no_first_stage(streets: Folders, tmp_path: Path, quiet: list[str]) -> None:

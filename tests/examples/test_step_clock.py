@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from examples.gta5_to_cityscapes import metrics_log
-from examples.gta5_to_cityscapes.checkpoint import load_checkpoint
+from examples.gta5_to_cityscapes.checkpoint import load_checkpoint, save_checkpoint
 from examples.gta5_to_cityscapes.data.training_data import Folders, open_training_data
 from examples.gta5_to_cityscapes.metrics_log import StepClock, StepCost, time_of_a_step
 from examples.gta5_to_cityscapes.recipes import compose_recipe
@@ -33,30 +33,23 @@ def hands(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
-def test_steps_add_up_until_they_are_read(hands: list[float]) -> None:
-    clock = StepClock(CPU)
+@pytest.mark.parametrize(("device", "waited"), [("cpu", 0), ("cuda", 4)])
+def test_steps_add_up_and_the_queue_of_a_gpu_counts_once(
+    hands: list[float], monkeypatch: pytest.MonkeyPatch, device: str, waited: float
+) -> None:
+    def synchronize(device: torch.device) -> None:
+        hands[0] += 4
+
+    monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+    clock = StepClock(torch.device(device))
     for _ in range(2):
         with clock.step(3):
             hands[0] += 1
             with clock.data():
                 hands[0] += 6
         hands[0] += 100  # evaluation, saving
-    clock.wait()
-    assert clock.read() == StepCost(2, 6, 14.0, 12.0)
-    assert clock.read() == StepCost()
-
-
-def test_the_queue_of_a_gpu_is_waited_for_once_and_counts(hands: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
-    def synchronize(device: torch.device) -> None:
-        hands[0] += 4
-
-    monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
-    clock = StepClock(torch.device("cuda"))
-    for _ in range(3):
-        with clock.step(2):
-            hands[0] += 0.5
-    clock.wait()
-    assert clock.read() == StepCost(3, 6, 5.5)
+    assert clock.read() == StepCost(2, 6, 14.0 + waited, 12.0)
+    assert clock.read() == StepCost(seconds=waited)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -73,7 +66,6 @@ def test_on_a_real_gpu_no_step_waits() -> None:
                 features.cos().mean().backward()
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    clock.wait()
     cost = clock.read()
     assert cost.steps == 20
     assert 1e-4 < cost.seconds < 10
@@ -87,7 +79,7 @@ def lines_of(run: RunFolder) -> list[dict[str, Any]]:
 def test_a_run_logs_what_its_steps_cost_and_ends_with_the_mean(
     streets: Folders, tmp_path: Path, quiet: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    evaluate, pause = loop.evaluate_recipe, 0.25
+    evaluate, pause = loop.evaluate_recipe, 0.1
 
     def slow_evaluation(*args: Any, **options: Any) -> Any:
         time.sleep(pause)
@@ -112,25 +104,22 @@ def test_a_run_logs_what_its_steps_cost_and_ends_with_the_mean(
     assert any(re.search(r"\d m?s a step$", event.note) for event in events)
 
 
-def test_a_run_without_target_counts_source_images_alone(streets: Folders, tmp_path: Path, quiet: list[str]) -> None:
-    recipe = compose_recipe("source", "smoke", overrides=[*quiet, "schedule.max_steps=2"])
-    run = RunFolder(tmp_path / "run")
-    train(recipe, run, open_training_data(recipe, streets), device=CPU)
-    (line,) = lines_of(run)
-    assert line["seconds_per_step"] * line["images_per_second"] == pytest.approx(2)
-
-
-def test_a_resumed_run_counts_the_steps_before(streets: Folders, tmp_path: Path, quiet: list[str]) -> None:
-    recipe = compose_recipe("sim", "smoke", overrides=[*quiet, "schedule.max_steps=4", "schedule.log_every=1"])
+def test_a_resumed_run_counts_the_steps_and_the_memory_before(
+    streets: Folders, tmp_path: Path, quiet: list[str]
+) -> None:
+    recipe = compose_recipe("source", "smoke", overrides=[*quiet, "schedule.max_steps=4", "schedule.log_every=1"])
     run = RunFolder(tmp_path / "run")
     with pytest.raises(Stopped):
         train(recipe, run, open_training_data(recipe, streets), device=CPU, stop_after=3)
-    before = StepCost(**load_checkpoint(run.checkpoint)["cost"])
-    assert (before.steps, before.images) == (3, 12)
+    saved = load_checkpoint(run.checkpoint)
+    before = StepCost(**saved["cost"])
+    assert (before.steps, before.images) == (3, 6)  # of the source alone
+    save_checkpoint(run.checkpoint, {**saved, "peak_memory_bytes": 2**50})
     result = train(recipe, run, open_training_data(recipe, streets), device=CPU)
     seconds = [line["seconds_per_step"] for line in lines_of(run)]
     assert sum(seconds[:3]) == pytest.approx(before.seconds)
     assert result.seconds_per_step == pytest.approx(sum(seconds) / 4)
+    assert result.peak_memory_bytes == 2**50
 
 
 def test_costs_of_two_intervals_add_up() -> None:

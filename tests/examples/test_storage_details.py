@@ -1,9 +1,8 @@
-"""Readers do not depend on how a file is stored: orientation, bit depth, hidden files, Unicode forms, kinds of ids."""
+"""Readers do not depend on how a file is stored: orientation, bit depth, hidden files, Unicode forms."""
 
 from __future__ import annotations
 
 import io
-import re
 import shutil
 import struct
 import unicodedata
@@ -15,9 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageOps
-from typer.testing import CliRunner
 
-from examples.gta5_to_cityscapes.cli.app import app
 from examples.gta5_to_cityscapes.data import (
     DatasetError,
     describe,
@@ -25,25 +22,17 @@ from examples.gta5_to_cityscapes.data import (
     open_dataset,
     read_id_map,
     read_image,
-    require_labels,
     unreadable_files,
 )
 from examples.gta5_to_cityscapes.data.image_files import first_channel_size, id_map_size, image_size, read_first_channel
-from examples.gta5_to_cityscapes.data.inspection import MAPS_LOOKED_AT
-from examples.gta5_to_cityscapes.data.training_data import Folders, open_training_data
+from examples.gta5_to_cityscapes.data.training_data import Folders
 from examples.gta5_to_cityscapes.data.transforms import TransferredImages
-from examples.gta5_to_cityscapes.recipes import compose_recipe
-from examples.gta5_to_cityscapes.run_dir import RunFolder, RunFolderError
-from examples.gta5_to_cityscapes.training.loop import train
 from examples.translation.applying import _claim
 from examples.translation.comparing import spread
 from examples.translation.images import StepImages
 from examples.translation.networks import Generator
 from examples.translation.settings import Settings
 
-CPU = torch.device("cpu")
-TRAIN_IDS = {7: 0, 8: 1, 11: 2, 17: 5, 21: 8, 23: 10, 24: 11, 26: 13}  # of the classes that the drawn streets have
-SYNTHIA_OF = {7: 3, 8: 4, 11: 2, 17: 7, 21: 6, 23: 1, 24: 10, 26: 8}
 COMPOSED, DECOMPOSED = (unicodedata.normalize(form, "köln") for form in ("NFC", "NFD"))
 
 
@@ -217,65 +206,61 @@ def test_animations_are_rejected_and_previews_in_a_jpeg_are_not(tmp_path: Path) 
     first, second = Image.fromarray(scene()), Image.fromarray(scene()[::-1].copy())
     first.save(tmp_path / "a.png", save_all=True, append_images=[second])
     for read in (read_image, read_id_map, read_first_channel, image_size):
-        with pytest.raises(DatasetError, match=r"a\.png: expected a single image, it holds 2"):
+        with pytest.raises(DatasetError, match=r"a\.png: expected a single image, it .*holds 2"):
             read(tmp_path / "a.png")
     first.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[second], quality=95)
     assert np.abs(read_image(tmp_path / "a.jpg")[0].astype(int) - scene()).mean() < 10
 
 
-def test_a_png_without_pixels_is_named(tmp_path: Path) -> None:
+def without_pixels() -> bytes:
     header = struct.pack(">IIBBBBB", 8, 2, 8, 2, 0, 0, 0)
-    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(("content", "said"), [(without_pixels(), "a complete image"), (b"", "the file is empty")])
+def test_files_without_an_image_are_named(tmp_path: Path, content: bytes, said: str) -> None:
+    (tmp_path / "a.png").write_bytes(content)
     for read in (read_image, read_first_channel):
-        with pytest.raises(DatasetError, match=r"a\.png: expected a complete image"):
+        with pytest.raises(DatasetError, match=rf"a\.png: .*{said}"):
             read(tmp_path / "a.png")
 
 
-def test_empty_files_say_so_and_one_pixel_is_an_image(tmp_path: Path) -> None:
+def test_one_pixel_is_an_image(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
-    (tmp_path / "images/a.png").touch()
-    dataset = open_dataset("gta5", tmp_path, labels=False)
-    with pytest.raises(DatasetError, match=r"a\.png: expected a PNG, JPEG.*\(the file is empty\)"):
-        dataset[0]
     Image.new("RGB", (1, 1), (7, 8, 9)).save(tmp_path / "images/a.png")
-    assert dataset[0].image.flatten().tolist() == [7, 8, 9]
-    assert open_dataset("gta5", tmp_path, labels=False, size=(4, 6))[0].image[2].unique().tolist() == [9]
+    for size, shape in ((None, (1, 1)), ((4, 6), (4, 6))):
+        image = open_dataset("gta5", tmp_path, labels=False, size=size)[0].image
+        assert image.shape[1:] == shape
+        assert image[2].unique().tolist() == [9]
 
 
 # --- hidden files and names ---
 
 
-@pytest.fixture
-def copies(streets: Folders, tmp_path: Path) -> Folders:
-    """Folders that a test may change."""
-    root = shutil.copytree(streets.source.parent, tmp_path / "data")
-    return Folders(root / "gta5", root / "cityscapes")
-
-
 @pytest.mark.parametrize(
     "name", [".ipynb_checkpoints", ".Trash-1000", "@eaDir", "__MACOSX", "System Volume Information", "$RECYCLE.BIN"]
 )
-def test_hidden_folders_are_neither_cities_nor_splits(copies: Folders, name: str) -> None:
-    names = open_dataset("cityscapes", copies.target).names
+def test_hidden_folders_are_neither_cities_nor_splits(own: Folders, name: str) -> None:
+    names = open_dataset("cityscapes", own.target).names
     for kind, ending in (("leftImg8bit", "leftImg8bit"), ("gtFine", "gtFine_labelIds")):
-        hidden = copies.target / kind / "train" / name
+        hidden = own.target / kind / "train" / name
         hidden.mkdir()
-        first = copies.target / kind / f"train/tiny/tiny_000000_000019_{ending}.png"
+        first = own.target / kind / f"train/tiny/tiny_000000_000019_{ending}.png"
         shutil.copy(first, hidden)
         shutil.copy(first, hidden / f"deleted_000000_000019_{ending}.png")
-        (copies.target / kind / name).mkdir()
-    assert open_dataset("cityscapes", copies.target).names == names
+        (own.target / kind / name).mkdir()
+    assert open_dataset("cityscapes", own.target).names == names
     with pytest.raises(DatasetError, match=r"leftImg8bit has train, val\.$"):
-        open_dataset("cityscapes", copies.target, split="test")
+        open_dataset("cityscapes", own.target, split="test")
 
 
-def test_hidden_files_are_neither_images_nor_label_maps_nor_transferred(copies: Folders, tmp_path: Path) -> None:
-    names = open_dataset("gta5", copies.source).names
-    transferred = shutil.copytree(copies.source / "images", tmp_path / "transferred")
-    for folder in (copies.source / "images", copies.source / "labels", transferred):
+def test_hidden_files_are_neither_images_nor_label_maps_nor_transferred(own: Folders, tmp_path: Path) -> None:
+    names = open_dataset("gta5", own.source).names
+    transferred = shutil.copytree(own.source / "images", tmp_path / "transferred")
+    for folder in (own.source / "images", own.source / "labels", transferred):
         for name in ("._00001.png", ".DS_Store", "Thumbs.db", "desktop.ini", ".hidden.PNG"):
             (folder / name).write_bytes(b"not an image")
-    dataset = open_dataset("gta5", copies.source)
+    dataset = open_dataset("gta5", own.source)
     assert dataset.names == names
     assert unreadable_files(dataset) == []
     assert len(TransferredImages(dataset, transferred)) == len(names)
@@ -292,254 +277,81 @@ def test_a_folder_with_hidden_files_alone_is_new_to_a_translation(tmp_path: Path
     assert (tmp_path / "translation.json").is_file()
 
 
-def test_endings_may_be_upper_case_and_folders_links(copies: Folders, tmp_path: Path) -> None:
-    whole = open_dataset("gta5", copies.source)[0]
-    (copies.source / "images/00001.png").rename(copies.source / "images/00001.PNG")
-    (copies.source / "labels/00001.png").rename(copies.source / "labels/00001.PNG")
+def test_endings_may_be_upper_case_and_folders_links(own: Folders, tmp_path: Path) -> None:
+    whole = open_dataset("gta5", own.source)[0]
+    (own.source / "images/00001.png").rename(own.source / "images/00001.PNG")
+    (own.source / "labels/00001.png").rename(own.source / "labels/00001.PNG")
     (tmp_path / "linked").mkdir()
     for folder in ("images", "labels"):
-        (tmp_path / "linked" / folder).symlink_to(copies.source / folder, target_is_directory=True)
+        (tmp_path / "linked" / folder).symlink_to(own.source / folder, target_is_directory=True)
     assert torch.equal(open_dataset("gta5", tmp_path / "linked")[0].labels, whole.labels)
-    assert len(TransferredImages(open_dataset("gta5", copies.source), tmp_path / "linked/images")) == 6
-    city = copies.target / "leftImg8bit/train/tiny"
+    assert len(TransferredImages(open_dataset("gta5", own.source), tmp_path / "linked/images")) == 6
+    city = own.target / "leftImg8bit/train/tiny"
     city.rename(tmp_path / "tiny")
     city.symlink_to(tmp_path / "tiny", target_is_directory=True)
-    assert len(open_dataset("cityscapes", copies.target)) == 4
+    assert len(open_dataset("cityscapes", own.target)) == 4
 
 
 @pytest.mark.parametrize(("image", "label"), [(COMPOSED, DECOMPOSED), (DECOMPOSED, COMPOSED)])
-def test_names_in_two_unicode_forms_are_one_name(copies: Folders, tmp_path: Path, image: str, label: str) -> None:
-    (copies.source / "images/00001.png").rename(copies.source / f"images/{image}.png")
-    (copies.source / "labels/00001.png").rename(copies.source / f"labels/{label}.png")
-    dataset = open_dataset("gta5", copies.source)
+def test_names_in_two_unicode_forms_are_one_name(own: Folders, tmp_path: Path, image: str, label: str) -> None:
+    (own.source / "images/00001.png").rename(own.source / f"images/{image}.png")
+    (own.source / "labels/00001.png").rename(own.source / f"labels/{label}.png")
+    dataset = open_dataset("gta5", own.source)
     assert dataset.names[-1] == COMPOSED
     assert dataset[5].name == COMPOSED
     for line in (image, label, f"{label}.png", f"images/{label}.png"):
         (tmp_path / "list.txt").write_text(line, encoding="utf-8")
-        assert open_dataset("gta5", copies.source, listed=tmp_path / "list.txt").names == [COMPOSED]
-    transferred = shutil.copytree(copies.source / "images", tmp_path / "transferred")
+        assert open_dataset("gta5", own.source, listed=tmp_path / "list.txt").names == [COMPOSED]
+    transferred = shutil.copytree(own.source / "images", tmp_path / "transferred")
     (transferred / f"{image}.png").rename(transferred / f"{label}.png")
     assert torch.equal(TransferredImages(dataset, transferred)[5].image, dataset[5].image)
 
 
-def test_cities_and_images_in_two_unicode_forms_are_pairs(copies: Folders, tmp_path: Path) -> None:
+def test_cities_and_images_in_two_unicode_forms_are_pairs(own: Folders, tmp_path: Path) -> None:
     for kind, form, ending in (("leftImg8bit", COMPOSED, "leftImg8bit"), ("gtFine", DECOMPOSED, "gtFine_labelIds")):
-        folder = copies.target / kind / "val"
+        folder = own.target / kind / "val"
         (folder / "tiny").rename(folder / form)
         old = folder / form / f"tiny_000000_000019_{ending}.png"
         old.rename(folder / form / f"{form}_000000_000019_{ending}.png")
-    dataset = open_dataset("cityscapes", copies.target, split="val")
-    assert dataset.names[0] == f"{COMPOSED}_000000_000019"
     line = f"{DECOMPOSED}/{DECOMPOSED}_000000_000019_leftImg8bit.png"
     (tmp_path / "list.txt").write_text(line, encoding="utf-8")
-    chosen = open_dataset("cityscapes", copies.target, split="val", listed=tmp_path / "list.txt")
-    assert chosen.names == dataset.names[:1]
+    chosen = open_dataset("cityscapes", own.target, split="val", listed=tmp_path / "list.txt")
+    assert chosen.names == [f"{COMPOSED}_000000_000019"]
 
 
-@pytest.mark.parametrize("folder", ["images", "labels"])
-def test_two_files_that_differ_by_unicode_form_alone_are_an_error(copies: Folders, folder: str) -> None:
-    for each in ("images", "labels"):
-        shutil.copy(copies.source / each / "00001.png", copies.source / each / f"{COMPOSED}.png")
-    shutil.copy(copies.source / folder / "00001.png", copies.source / folder / f"{DECOMPOSED}.png")
-    what = {"images": "image", "labels": "label map"}[folder]
-    with pytest.raises(DatasetError, match=rf"expected one {what} named .* has the same name in another Unicode form"):
-        open_dataset("gta5", copies.source)
+@pytest.mark.parametrize(
+    ("copied", "said"),
+    [
+        ({"images": (f"{COMPOSED}.png", f"{DECOMPOSED}.png"), "labels": (f"{COMPOSED}.png",)}, "one image named"),
+        ({"images": (f"{COMPOSED}.png",), "labels": (f"{COMPOSED}.png", f"{DECOMPOSED}.png")}, "one label map named"),
+        ({"labels": ("00001.PNG",)}, "one label map named '00001'"),
+        ({"images": ("a 1.png",), "labels": ("A 1.png",)}, r"'A 1\.png' differs in upper and lower case"),
+        (
+            {"images": ("a 1.png",), "labels": ("a 1 .png",)},
+            r"'a 1 \.png' differs in upper and lower case or in spaces",
+        ),
+    ],
+)
+def test_names_that_are_ambiguous_or_missed_are_errors(
+    own: Folders, copied: dict[str, tuple[str, ...]], said: str
+) -> None:
+    for folder, files in copied.items():
+        for name in files:
+            shutil.copy(own.source / folder / "00001.png", own.source / folder / name)
+    with pytest.raises(DatasetError, match=said):
+        open_dataset("gta5", own.source)
 
 
-def test_two_label_maps_or_transferred_images_of_one_name_are_an_error(copies: Folders, tmp_path: Path) -> None:
-    transferred = shutil.copytree(copies.source / "images", tmp_path / "transferred")
-    Image.open(transferred / "00001.png").save(transferred / "00001.jpg")
-    dataset = open_dataset("gta5", copies.source)
-    with pytest.raises(DatasetError, match="expected one style-transferred image named '00001'"):
-        TransferredImages(dataset, transferred)
-    shutil.copy(copies.source / "labels/00001.png", copies.source / "labels/00001.PNG")
-    with pytest.raises(DatasetError, match="expected one label map named '00001'"):
-        open_dataset("gta5", copies.source)
-
-
-def test_transferred_images_go_by_the_whole_name(copies: Folders, tmp_path: Path) -> None:
-    """A name may hold dots."""
-    transferred = shutil.copytree(copies.source / "images", tmp_path / "transferred")
-    for folder in (copies.source / "images", copies.source / "labels", transferred):
+def test_transferred_images_go_by_the_whole_name(own: Folders, tmp_path: Path) -> None:
+    """A name may hold dots, and belongs to one file."""
+    transferred = shutil.copytree(own.source / "images", tmp_path / "transferred")
+    for folder in (own.source / "images", own.source / "labels", transferred):
         (folder / "00001.png").rename(folder / "a.1.png")
         (folder / "00002.png").rename(folder / "a.2.png")
-    dataset = open_dataset("gta5", copies.source)
+    dataset = open_dataset("gta5", own.source)
     beside = TransferredImages(dataset, transferred)
     for i in range(6):
         assert torch.equal(beside[i].image, dataset[i].image)
-
-
-@pytest.mark.parametrize("name", ["A 1", "a 1 "])
-def test_a_label_map_that_is_missed_for_case_or_spaces_is_named(copies: Folders, name: str) -> None:
-    (copies.source / "images/00001.png").rename(copies.source / "images/a 1.png")
-    (copies.source / "labels/00001.png").rename(copies.source / f"labels/{name}.png")
-    with pytest.raises(DatasetError, match=rf"'{name}\.png' differs in upper and lower case or in spaces"):
-        open_dataset("gta5", copies.source)
-
-
-# --- what the ids of label maps mean ---
-
-
-def rewrite(
-    folder: Path, values: dict[int, int], other: int, pattern: str = "*.png", first_row: int | None = None
-) -> None:
-    """Label maps with other numbers for their classes."""
-    for path in folder.glob(pattern):
-        table = np.full(256, other, np.uint8)
-        table[list(values)] = list(values.values())
-        ids = table[np.asarray(Image.open(path))]
-        if first_row is not None:
-            ids[0] = first_row
-        Image.fromarray(ids).save(path)
-
-
-@pytest.mark.parametrize("first_row", [None, 255])
-def test_gta5_train_ids_are_rejected(copies: Folders, first_row: int | None) -> None:
-    require_labels("source", open_dataset("gta5", copies.source))
-    rewrite(copies.source / "labels", TRAIN_IDS, 255, first_row=first_row)
-    with pytest.raises(DatasetError, match=r"source: expected label ids .* look like train ids: 0, .* in 6 label maps"):
-        require_labels("source", open_dataset("gta5", copies.source))
-
-
-def test_ids_of_gta5_do_not_include_255(copies: Folders) -> None:
-    """A row of 255 in label ids is not enough to take them for train ids, but it is reported."""
-    rewrite(copies.source / "labels", {i: i for i in range(34)}, 0, first_row=255)
-    dataset = open_dataset("gta5", copies.source)
-    require_labels("source", dataset)
-    summary = describe(dataset)
-    assert summary.unknown_ids == {255: 6 * 96}
-    assert summary.unknown_in == {255: copies.source / "labels/00001.png"}
-
-
-def synthia_of(gta5: Path, root: Path, values: dict[int, int], other: int, first_row: int) -> Path:
-    shutil.copytree(gta5 / "images", root / "RGB")
-    labels = shutil.copytree(gta5 / "labels", root / "GT/LABELS")
-    rewrite(labels, values, other, first_row=first_row)
-    for path in labels.iterdir():
-        ids = np.asarray(Image.open(path)).astype(np.uint16)
-        assert cv2.imwrite(str(path), np.stack([np.zeros_like(ids), np.zeros_like(ids), ids], -1))
-    return root
-
-
-def test_synthia_train_ids_are_rejected(copies: Folders, tmp_path: Path) -> None:
-    require_labels("s", open_dataset("synthia", synthia_of(copies.source, tmp_path / "own", SYNTHIA_OF, 0, 22)))
-    converted = synthia_of(copies.source, tmp_path / "converted", TRAIN_IDS, 255, 255)
-    with pytest.raises(DatasetError, match="look like train ids"):
-        require_labels("source", open_dataset("synthia", converted))
-
-
-def test_cityscapes_train_ids_are_rejected(copies: Folders) -> None:
-    labels = copies.target / "gtFine/train/tiny"
-    rewrite(labels, TRAIN_IDS, 255, first_row=255)
-    with pytest.raises(DatasetError, match="look like train ids"):
-        require_labels("target", open_dataset("cityscapes", copies.target))
-    for path in labels.iterdir():
-        path.rename(path.with_name(path.name.replace("labelIds", "labelTrainIds")))
-    with pytest.raises(DatasetError, match=r"_gtFine_labelTrainIds\.png: expected .*_gtFine_labelIds\.png, found only"):
-        open_dataset("cityscapes", copies.target)
-
-
-@pytest.mark.parametrize("ids", [(7,), (7, 8, 11), (0, 7), (4, 5, 6, 7, 23), (7, 255)])
-def test_a_few_label_ids_are_not_taken_for_train_ids(copies: Folders, ids: tuple[int, ...]) -> None:
-    rewrite(copies.source / "labels", dict(zip(TRAIN_IDS, (ids * 8)[:8], strict=True)), ids[0])
-    require_labels("source", open_dataset("gta5", copies.source))
-
-
-def test_commands_reject_train_ids_before_they_begin(copies: Folders, quiet: list[str], tmp_path: Path) -> None:
-    recipe = compose_recipe("source", "smoke", overrides=[*quiet, "schedule.max_steps=1"])
-    run = RunFolder(tmp_path / "run")
-    train(recipe, run, open_training_data(recipe, copies), device=CPU)
-    rewrite(copies.target / "gtFine/val/tiny", TRAIN_IDS, 255, first_row=255)
-    folders = ["--source", str(copies.source), "--target", str(copies.target)]
-    for words in (["check", *folders], ["evaluate", str(run.path), "--target", str(copies.target)]):
-        result = CliRunner().invoke(app, words)
-        assert isinstance(result.exception, DatasetError)
-        assert "look like train ids" in str(result.exception)
-    with pytest.raises(DatasetError, match="validation images: expected label ids"):
-        train(recipe, RunFolder(tmp_path / "other"), open_training_data(recipe, copies), device=CPU)
-    assert not (tmp_path / "other").exists()
-    with pytest.raises(RunFolderError, match="3 of 3 label maps have changed"):  # also of a run that has ended
-        train(recipe, run, open_training_data(recipe, copies), device=CPU)
-
-
-@pytest.mark.parametrize("recipe", ["source", "aa", "target-only"])
-def test_training_without_a_labeled_pixel_is_rejected_before_it_starts(
-    copies: Folders, quiet: list[str], tmp_path: Path, recipe: str
-) -> None:
-    rewrite(copies.source / "labels", {}, 0)
-    rewrite(copies.target / "gtFine/train/tiny", {}, 3)
-    chosen = compose_recipe(recipe, "smoke", overrides=[*quiet, "schedule.max_steps=1"])
-    held = {"source": "0 in 6", "aa": "0 in 6", "target-only": "3 in 4"}[recipe]
-    with pytest.raises(DatasetError, match=rf"labeled images: expected pixels of .*got none, but the ids {held}"):
-        train(chosen, RunFolder(tmp_path / "run"), open_training_data(chosen, copies), device=CPU)
-    assert not (tmp_path / "run").exists()
-
-
-def test_scored_classes_that_no_validation_image_has_are_rejected_before_training(
-    streets: Folders, quiet: list[str], tmp_path: Path
-) -> None:
-    chosen = compose_recipe("source", "smoke", overrides=[*quiet, "schedule.max_steps=1"], classes="train,bus")
-    with pytest.raises(DatasetError, match=r"validation images: .*\(train, bus\), got none.* other --classes"):
-        train(chosen, RunFolder(tmp_path / "run"), open_training_data(chosen, streets), device=CPU)
-    assert not (tmp_path / "run").exists()
-
-
-def test_check_ends_with_an_error_where_no_pixel_has_a_class(copies: Folders) -> None:
-    rewrite(copies.source / "labels", {}, 0)
-    rewrite(copies.target / "gtFine/val/tiny", {}, 1)
-    words = ["check", "--source", str(copies.source), "--target", str(copies.target)]
-    result = CliRunner().invoke(app, words)
-    assert isinstance(result.exception, DatasetError)
-    assert re.findall("^(.*): expected pixels of at least one class", str(result.exception), re.MULTILINE) == [
-        "source",
-        "target, validation",
-    ]
-
-
-def test_ids_that_are_not_defined_are_reported_with_a_file(copies: Folders) -> None:
-    path = copies.source / "labels/00004.png"
-    rewrite(path.parent, {i: i for i in range(34)}, 0, pattern="00004.png", first_row=77)
-    words = ["check", "--source", str(copies.source), "--target", str(copies.target)]
-    shown = CliRunner().invoke(app, words, catch_exceptions=False).output
-    assert f"{{77: 96}}\n  the first of them, 77, in {path}\n" in shown
-
-
-def test_a_few_label_maps_are_read_of_a_large_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for folder in ("images", "labels"):
-        (tmp_path / folder).mkdir()
-    ids = np.full((4, 6), 7, np.uint8)
-    for i in range(60):
-        Image.new("RGB", (6, 4)).save(tmp_path / f"images/{i:02}.png")
-        Image.fromarray(ids).save(tmp_path / f"labels/{i:02}.png")
-    dataset = open_dataset("gta5", tmp_path)
-    read: list[int] = []
-    whole = dataset.raw_id_pixels
-    monkeypatch.setattr(dataset, "raw_id_pixels", lambda index: (read.append(index), whole(index))[1])
-    require_labels("source", dataset)
-    assert len(read) == MAPS_LOOKED_AT
-    assert max(read) - min(read) > 30  # from all over the data set
-    rewrite(tmp_path / "labels", {}, 0)
-    read.clear()
-    Image.fromarray(ids).save(tmp_path / "labels/59.png")
-    (tmp_path / "labels/58.png").write_bytes(b"not an image")
-    require_labels("source", dataset)
-    assert read[-1] == 59
-    rewrite(tmp_path / "labels", {}, 0, pattern="59.png")
-    with pytest.raises(DatasetError, match="got none, but the ids 0 in 59 label maps"):
-        require_labels("source", dataset)
-
-
-def test_a_second_stage_is_rejected_before_the_target_is_labeled(
-    copies: Folders, quiet: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first = ["--preset", "smoke", "--out", str(tmp_path), "--set", "schedule.max_steps=1"]
-    for setting in quiet:
-        first += ["--set", setting]
-    folders = ["--source", str(copies.source), "--target", str(copies.target)]
-    CliRunner().invoke(app, ["train", "source", *folders, *first], catch_exceptions=False)
-    rewrite(copies.source / "labels", {}, 0)
-    words = ["train", "ssl", *folders, *first, "--from", str(tmp_path / "source/seed0")]
-    result = CliRunner().invoke(app, words)
-    assert isinstance(result.exception, DatasetError)
-    assert "labeled images: expected pixels of at least one class" in str(result.exception)
-    assert not (tmp_path / "ssl").exists()
+    Image.open(transferred / "00003.png").save(transferred / "00003.jpg")
+    with pytest.raises(DatasetError, match="expected one style-transferred image named '00003'"):
+        TransferredImages(dataset, transferred)

@@ -13,7 +13,6 @@ from PIL import Image
 
 from examples.gta5_to_cityscapes.checkpoint import load_checkpoint
 from examples.gta5_to_cityscapes.config import OptimizerConfig
-from examples.gta5_to_cityscapes.data import DatasetError
 from examples.gta5_to_cityscapes.data.training_data import Folders, StepImages, open_training_data
 from examples.gta5_to_cityscapes.data.transforms import BatchStyleTransfer
 from examples.gta5_to_cityscapes.experiments.experiment import carry_out, plan
@@ -185,29 +184,13 @@ def test_images_transferred_elsewhere_stand_in_with_the_probability(
     red = torch.tensor([1.0, 0.0, 0.0]).view(3, 1, 1)
     seen = set()
     for _ in range(4):
-        ((labeled, target),) = images.draw()
-        assert target is None
+        (part,) = images.draw(0)
+        labeled = part.labeled
+        assert part.target is None
         assert labeled.images.shape == (3, 3, 48, 96)
         assert (labeled.labels != 255).any((1, 2)).all()
         seen |= {bool((image == red).all()) for image in labeled.images}
     assert seen == expected
-
-
-def test_a_truncated_transferred_image_is_named(streets: Folders, tmp_path: Path, quiet: list[str]) -> None:
-    recipe = compose_recipe("it", "smoke", overrides=[*quiet, f"style_transfer.method={tmp_path}"])
-    for file in (streets.source / "images").iterdir():
-        whole = file.read_bytes()
-        (tmp_path / file.name).write_bytes(whole[: len(whole) // 2])
-    transferred = open_training_data(recipe, streets).transferred
-    assert transferred is not None
-    with pytest.raises(DatasetError, match=r"00001.png: expected a complete image"):
-        transferred[0]
-
-
-def test_no_style_transfer_is_a_recipe_without_it(streets: Folders, quiet: list[str]) -> None:
-    recipe = compose_recipe("it", "smoke", overrides=[*quiet, "style_transfer.method=none"])
-    with pytest.raises(FileNotFoundError, match=r"one of lab, fourier, lab\+fourier or a folder"):
-        open_training_data(recipe, streets)
 
 
 def test_a_smoke_run_writes_every_file(streets: Folders, tmp_path: Path) -> None:

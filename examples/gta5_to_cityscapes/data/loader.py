@@ -142,6 +142,10 @@ class BatchStream:
     def __iter__(self) -> BatchStream:
         return self
 
+    def close(self) -> None:
+        """End the loader's processes; left to the garbage collector, they could outlast the run."""
+        self._batches = iter(())
+
 
 def as_unit_floats(images: Tensor, device: torch.device) -> Tensor:
     """uint8 images as floats in [0, 1] on ``device``."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from PIL import Image
@@ -14,7 +14,8 @@ from torch.utils.data import Dataset
 
 from ..atomic_io import written_beside
 from ..distributed import own_share
-from ..input_files import FIRST_STAGE, START_WEIGHTS, FileDigest, InputFiles, Key
+from ..input_files import FIRST_STAGE, START_WEIGHTS, InputFiles
+from ..methods.method import Domain, StepContext
 from ..methods.style_transfer import StyleTransferConfig, TargetStyleTransferConfig
 from ..models import weights_file
 from ..recipes import Recipe
@@ -112,7 +113,6 @@ def open_training_data(
     folders: Folders,
     pseudo_labels: Path | None = None,
     first_stage_weights: str | None = None,
-    known: Mapping[Key, FileDigest] | None = None,
 ) -> TrainingData:
     """Open all data sets of a run, with the digests of their files.
 
@@ -122,7 +122,6 @@ def open_training_data(
         pseudo_labels: Folder of the target's pseudo-labels, once they are written.
         first_stage_weights: Digest of the weights that write them, from
             :func:`~..checkpoint.digest_of_weights`.
-        known: What the run's folder knows of these files, which spares reading those that have not changed.
     """
     labeled = open_labeled(recipe, folders)
     target = open_target(recipe, folders) if recipe.needs_target else None
@@ -150,7 +149,7 @@ def open_training_data(
         kept(labeled),
         kept(second),
         kept(scored),
-        InputFiles(sets, known or {}, also),
+        InputFiles(sets, also),
         kept(transferred),
         {
             "labeled images": (labeled, recipe.label_space.names),
@@ -235,7 +234,7 @@ class PseudoLabeled(Dataset[Sample]):
             raise FileNotFoundError(
                 f"pseudo-labels in {folder}: expected one PNG for each of {len(self.names)} target images, "
                 f"{len(missing)} are missing, the first is {self._file(missing[0]).name!r}. "
-                "Give the same command again: what is missing is written, the rest is kept."
+                "Give the same command again, which writes all of them again."
             )
 
     def __len__(self) -> int:
@@ -271,21 +270,6 @@ def read_label_map(path: Path) -> Tensor:
         raise DatasetError(f"pseudo-label {error} Or delete this file and give the same command again.") from error
 
 
-class Drawn(NamedTuple):
-    """Images and labels of one domain in a step."""
-
-    images: Tensor  # (B, 3, H, W) float in [0, 1]
-    labels: Tensor  # (B, H, W) int64, 255 where unlabeled
-    plain: Tensor | None = None  # the images before their colors and sharpness were changed
-
-
-class Pair(NamedTuple):
-    """One part of a step: labeled images and, where the recipe uses them, as many target images."""
-
-    labeled: Drawn
-    target: Drawn | None
-
-
 class StepImages:
     """This rank's images of one step after another; ``positions`` are those in the data sets."""
 
@@ -315,14 +299,14 @@ class StepImages:
         self.transferred = None if data.transferred is None else stream(data.transferred, "labeled", 0)
         self.target = None if data.target is None else stream(data.target, "target", 1)
 
-    def draw(self) -> list[Pair]:
+    def draw(self, step: int) -> list[StepContext]:
         """The images of the next step, part by part."""
         labeled = next(self.labeled)
         transferred = [None] * len(labeled) if self.transferred is None else next(self.transferred)
         target = [None] * len(labeled) if self.target is None else next(self.target)
-        return [self._pair(*part) for part in zip(labeled, transferred, target, strict=True)]
+        return [self._part(step, *part) for part in zip(labeled, transferred, target, strict=True)]
 
-    def _pair(self, source: Batch, transferred: Batch | None, other: Batch | None) -> Pair:
+    def _part(self, step: int, source: Batch, transferred: Batch | None, other: Batch | None) -> StepContext:
         labeled = self._on_device(source)
         target = None if other is None else self._on_device(other)
         if transferred is not None:
@@ -331,18 +315,24 @@ class StepImages:
         if target is not None:
             as_drawn = labeled.images
             if self.transfer is not None:
-                labeled = labeled._replace(images=self.transfer(labeled.images, target.images))
+                labeled.images = self.transfer(labeled.images, target.images)
             if self.transfer_target is not None:
-                target = target._replace(images=self.transfer_target(target.images, as_drawn))
-        labeled = Drawn(*self.augment(labeled.images, labeled.labels, "labeled"))
+                target.images = self.transfer_target(target.images, as_drawn)
+        labeled.images, labeled.labels, labeled.plain = self.augment(labeled.images, labeled.labels, "labeled")
         if target is not None:
-            target = Drawn(*self.augment(target.images, target.labels, "target"))
-        return Pair(labeled, target)
+            target.images, target.labels, target.plain = self.augment(target.images, target.labels, "target")
+        return StepContext(step, labeled, target)
 
     @property
     def positions(self) -> dict[str, int]:
         """Samples drawn so far of each domain, by all ranks together."""
         return {"labeled": self.labeled.position, "target": 0 if self.target is None else self.target.position}
 
-    def _on_device(self, batch: Batch) -> Drawn:
-        return Drawn(as_unit_floats(batch.images, self.device), batch.labels.to(self.device, non_blocking=True).long())
+    def close(self) -> None:
+        """End the processes that load images."""
+        for stream in (self.labeled, self.transferred, self.target):
+            if stream is not None:
+                stream.close()
+
+    def _on_device(self, batch: Batch) -> Domain:
+        return Domain(as_unit_floats(batch.images, self.device), batch.labels.to(self.device, non_blocking=True).long())

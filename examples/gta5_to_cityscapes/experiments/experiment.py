@@ -234,8 +234,8 @@ def carry_out(
 def _opened(
     job: Job, folders: Folders, first_stage_weights: str | None = None, pseudo_labels: Path | None = None
 ) -> TrainingData:
-    """What the run reads; files that are as its folder knows them are not read again to compare them."""
-    return open_training_data(job.recipe, folders, pseudo_labels, first_stage_weights, job.run.known_inputs())
+    """What the run reads."""
+    return open_training_data(job.recipe, folders, pseudo_labels, first_stage_weights)
 
 
 def _trained(
@@ -313,7 +313,7 @@ def label_target(
                 sets[f"target of {place}"] = files_of(target, view.images)
             elif isinstance(view.images, TransferredTowards):
                 sets[f"source of {place}"] = {"images": files_of(open_labeled(each, folders))["images"]}
-        return InputFiles(sets, run.known_inputs()).identity()
+        return InputFiles(sets).identity()
 
     kept = write_pseudo_labels(
         views,
@@ -353,7 +353,7 @@ def _fuse(
         seconds, memory = time.monotonic() - started, peak_memory_bytes(device)
         job.run.write_environment(device)
         metrics = Metrics(job.run.metrics, None, 0)
-        metrics.write_scores(0, scores.miou, scores.iou, scores.entropy, scores.density)
+        metrics.write(0, "evaluation", **vars(scores))
         metrics.close()
         result = Result(
             recipe.name,

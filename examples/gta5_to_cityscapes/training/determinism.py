@@ -18,18 +18,11 @@ logger = logging.getLogger(__name__)
 
 
 def random_state() -> dict[str, Any]:
-    """The state of every generator that training may draw from."""
-    version, words, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    """The state of every generator that training may draw from, in types that a checkpoint can hold."""
+    name, keys, *others = np.random.get_state(legacy=True)
     return {
-        "python": {"version": version, "words": list(words), "gauss": gauss},
-        "numpy": {
-            "name": str(name),
-            "keys": torch.from_numpy(np.asarray(keys).astype(np.int64)),
-            "position": int(position),
-            "has_gauss": int(has_gauss),
-            "cached": float(cached),
-        },
+        "python": random.getstate(),
+        "numpy": (name, keys.tolist(), *others),
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
@@ -37,21 +30,11 @@ def random_state() -> dict[str, Any]:
 
 def restore_random_state(state: dict[str, Any]) -> None:
     """Put every generator back to where :func:`random_state` found it; GPUs that are absent now are ignored."""
-    python, numpy = state["python"], state["numpy"]
-    random.setstate((python["version"], tuple(python["words"]), python["gauss"]))
-    np.random.set_state(
-        (
-            numpy["name"],
-            numpy["keys"].cpu().numpy().astype(np.uint32),
-            numpy["position"],
-            numpy["has_gauss"],
-            numpy["cached"],
-        )
-    )
-    torch.set_rng_state(state["torch"].cpu())
-    present = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    for index, one in enumerate(state["cuda"][:present]):
-        torch.cuda.set_rng_state(one.cpu(), index)
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])
+    torch.set_rng_state(state["torch"])
+    for index, one in enumerate(state["cuda"][: torch.cuda.device_count()]):
+        torch.cuda.set_rng_state(one, index)
 
 
 def seed_everything(seed: int) -> None:
@@ -70,26 +53,24 @@ def draw_apart(seed: int, step: int = 0) -> None:
         seed_everything(seed + 1_000_003 * rank() + step)
 
 
-def draws_of_all_ranks() -> dict[str, Any]:
+def random_states() -> list[dict[str, Any]]:
     """The states of every rank's generators, for a checkpoint."""
-    first, *others = all_gather_object(random_state())
-    return {"random": first, "random_of_other_ranks": others}
+    return all_gather_object(random_state())
 
 
-def restore_draws(saved: dict[str, Any], checkpoint: Path, seed: int) -> None:
+def restore_random_states(saved: list[dict[str, Any]], checkpoint: Path, seed: int, step: int) -> None:
     """Restore this rank's generators from a checkpoint; a rank that did not exist then is seeded anew."""
-    known = [saved["random"], *saved.get("random_of_other_ranks", [])]
-    if len(known) != world_size():
+    if len(saved) != world_size():
         logger.warning(
             "%s was saved by %d processes, going on with %d: with the same steps, but other random draws.",
             checkpoint,
-            len(known),
+            len(saved),
             world_size(),
         )
-    if rank() < len(known):
-        restore_random_state(known[rank()])
+    if rank() < len(saved):
+        restore_random_state(saved[rank()])
     else:
-        draw_apart(seed, saved["step"])
+        draw_apart(seed, step)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +35,19 @@ class Scores:
     iou: dict[str, float | None]
     entropy: float
     density: float
+
+
+@contextmanager
+def eval_mode(networks: Sequence[nn.Module]) -> Iterator[None]:
+    """Networks in evaluation mode within the block; afterwards each is in the mode that it was in."""
+    were_training = [network.training for network in networks]
+    for network in networks:
+        network.eval()
+    try:
+        yield
+    finally:
+        for network, training in zip(networks, were_training, strict=True):
+            network.train(training)
 
 
 def finite_logits(network: nn.Module, images: Tensor) -> Tensor:
@@ -123,10 +137,7 @@ def evaluate(
     density = si.SoftNeighborhoodDensity().to(device)
     total = len(datasets[0])
     shown = {int(i): k for k, i in enumerate(np.linspace(0, total - 1, preview_count).astype(int))}
-    were_training = [network.training for network in networks]
-    for network in networks:
-        network.eval()
-    try:
+    with eval_mode(networks):
         for together in own_batches(total, batch):
             seen = [[dataset[i] for i in together] for dataset in datasets]
             samples = seen[0]
@@ -157,9 +168,6 @@ def evaluate(
                 if previews is not None and place in shown:
                     _write_preview(previews / f"{shown[place]}.npz", sample, prediction)
             tick(together.stop, total)
-    finally:
-        for network, training in zip(networks, were_training, strict=True):
-            network.train(training)
     return Scores(*_named(score, space, classes), entropy.compute(), density.compute())
 
 

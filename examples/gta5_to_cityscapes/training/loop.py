@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from pathlib import Path
@@ -24,17 +23,15 @@ from ..distributed import (
     on_rank_zero,
     own_share,
 )
-from ..methods import Domain, StepContext
-from ..metrics_log import Metrics, StepClock, StepCost, peak_memory_bytes, reset_peak_memory
+from ..metrics_log import Metrics, StepClock, StepCost, peak_memory_bytes, reset_peak_memory, time_of_a_step
 from ..recipes import Recipe
 from ..run_dir import Event, Result, RunFolder, Watch, unwatched
 from ..signals import STOPPING, Stopped, StopRequest
-from .determinism import draw_apart, draws_of_all_ranks, repeatable_kernels, restore_draws
+from .determinism import draw_apart, random_states, repeatable_kernels, restore_random_states
 from .evaluation import Scores, evaluate_recipe
 from .recipe_network import start_network
 from .step import TrainingStep, learning_rate_factor, set_learning_rates
 
-logger = logging.getLogger(__name__)
 MAX_SKIPPED = 100  # steps in a row that fp16 may overflow in; its scale of losses is halved at each
 
 
@@ -70,10 +67,14 @@ def train(
         RankLostError: If another rank has ended or does not answer.
     """
     own_share(recipe.runtime.accumulate_grad_batches, recipe.data.batch)
-    on_rank_zero(lambda: None if run.result() else data.require_labels())
-    on_rank_zero(lambda: run.claim(recipe, data.inputs))
-    finished = on_rank_zero(run.result)
-    if finished is not None:
+
+    def claim() -> Result | None:
+        if run.result() is None:
+            data.require_labels()
+        run.claim(recipe, data.inputs)
+        return run.result()
+
+    if (finished := on_rank_zero(claim)) is not None:
         return finished
     watch = watch if is_rank_zero() else unwatched
 
@@ -106,21 +107,38 @@ class _Training:
         self.network = start_network(recipe, device, start if saved is None else None)
         self.network.train()
         self.take_step = TrainingStep(recipe, self.network, device)
-        self.step = 0
-        self.seconds = 0.0
+        self.step, self.seconds = 0, 0.0
         self.clock, self.cost = StepClock(device), StepCost()
         self.peak_before = 0  # bytes, in the processes that trained this run before
         self.saved_at: int | None = None
-        positions = self._resume(saved)
-        if self.step == 0:
+        positions = {"labeled": 0, "target": 0}
+        if saved is None:
+            draw_apart(recipe.seed)
             self._report("preparing")
             self.take_step.prepare(data.labeled)
+        else:
+            positions = self._resume(saved)
         self.images = StepImages(recipe, data, device, positions)
         self.metrics: Metrics | None = None
         if is_rank_zero():
             curves = run.path / "tensorboard" if recipe.runtime.tensorboard else None
             self.metrics = Metrics(run.metrics, curves, self.step)
             run.write_environment(device)
+
+    def _saved(self) -> dict[str, Any] | None:
+        """The newest whole checkpoint; rank 0 sets damaged ones aside before the others read."""
+        own: list[dict[str, Any] | None] = []
+        on_rank_zero(lambda: own.append(self.run.checkpoints.load()))
+        return own[0] if own else self.run.checkpoints.load()
+
+    def _resume(self, saved: dict[str, Any]) -> dict[str, int]:
+        """Restore a checkpoint; returns the positions of the data streams."""
+        self.step = self.saved_at = saved["step"]
+        self.seconds, self.peak_before = saved["seconds"], saved["peak_memory_bytes"]
+        self.cost = StepCost(**saved["cost"])
+        self.take_step.restore(saved, self.run.checkpoint)
+        restore_random_states(saved["random"], self.run.checkpoint, self.recipe.seed, self.step)
+        return dict(saved["positions"])
 
     def run_to_the_end(self, request: StopRequest, stop_after: int | None) -> Result:
         """The loop itself."""
@@ -131,8 +149,6 @@ class _Training:
         try:
             while self.step < schedule.max_steps:
                 losses = self._take_step()
-                self.step += 1
-                self._check_overflow()
                 self.seconds = time.monotonic() - started
                 last = self.step == schedule.max_steps
                 if last or self.step % schedule.log_every == 0:
@@ -145,7 +161,10 @@ class _Training:
                 if last or stop or self.step % schedule.save_every == 0:
                     self._save(losses)
                 if stop:
-                    self._stop()
+                    raise Stopped(
+                        f"{self.recipe.title}: stopped at step {self.step} of {schedule.max_steps}, saved in "
+                        f"{self.run.checkpoint}. Give the same command again to go on from there."
+                    )
             return self._finish(scores or self._evaluate())
         except (DatasetError, UnwritableError) as error:
             self.run.note_unreadable(self.data.inputs, str(error))
@@ -156,6 +175,7 @@ class _Training:
             )
             raise
         finally:
+            self.images.close()
             if self.metrics is not None:
                 self.metrics.close()
 
@@ -164,27 +184,29 @@ class _Training:
         with self.clock.step(domains * self.recipe.data.batch):  # images of all ranks
             set_learning_rates(self.take_step.optimizers, self.recipe.schedule, self.step)
             with self.clock.data():
-                drawn = self.images.draw()
-            return self.take_step(
-                [
-                    StepContext(self.step, Domain(*labeled), None if target is None else Domain(*target))
-                    for labeled, target in drawn
-                ]
-            )
+                parts = self.images.draw(self.step)
+            losses = self.take_step(parts)
+        self.step += 1
+        if (skipped := self.take_step.skipped) >= MAX_SKIPPED:
+            self._diverged(f"the last {skipped} steps were skipped, their gradients overflow in fp16")
+        return losses
 
     def _log(self, losses: dict[str, Tensor]) -> None:
-        self.clock.wait()
+        cost = self.clock.read()
+        self.cost += cost
         values = self._finite(losses)
         if self.take_step.skipped:
             self._report("fp16 overflow, step skipped")
             return
         lr = self.recipe.optimizer.lr * learning_rate_factor(self.recipe.schedule, self.step - 1)
-        cost = self.clock.read()
-        self.cost += cost
+        curves = {f"loss/{name}": value for name, value in values.items()}
+        self._write("train", **curves, lr=lr, seconds=self.seconds)
+        self._write("cost", **cost.means(), peak_memory_bytes=self._peak_memory())
+        self._report(f"loss {values['segmentation']:.2f}, {time_of_a_step(cost.seconds / max(1, cost.steps))} a step")
+
+    def _write(self, kind: str, **values: Any) -> None:
         if self.metrics is not None:
-            self.metrics.write_losses(self.step, values, lr, self.seconds)
-            self.metrics.write_cost(self.step, cost, self._peak_memory())
-        self._report(f"loss {values['segmentation']:.2f}, {cost.note}")
+            self.metrics.write(self.step, kind, **values)
 
     def _finite(self, losses: dict[str, Tensor]) -> dict[str, float]:
         """The losses of the whole step, of all ranks; those of a step that fp16 had to skip need not be finite."""
@@ -194,10 +216,6 @@ class _Training:
         if broken and not self.take_step.skipped:
             self._diverged(f"loss {', '.join(broken)} is no longer a finite number ({values})")
         return values
-
-    def _check_overflow(self) -> None:
-        if self.take_step.skipped >= MAX_SKIPPED:
-            self._diverged(f"the last {self.take_step.skipped} steps were skipped, their gradients overflow in fp16")
 
     def _check_finite(self, losses: dict[str, Tensor]) -> None:
         self._finite(losses)  # these were computed before the last update, hence the look at the weights too
@@ -218,8 +236,7 @@ class _Training:
 
     def _evaluate(self) -> Scores:
         scores = evaluate_recipe(self.recipe, [self.network], [self.data.validation], self.device, self.run.previews)
-        if self.metrics is not None:
-            self.metrics.write_scores(self.step, scores.miou, scores.iou, scores.entropy, scores.density)
+        self._write("evaluation", **vars(scores))
         self._report(f"mIoU {100 * scores.miou:.1f}")
         return scores
 
@@ -231,31 +248,22 @@ class _Training:
             recipe=self.recipe.name,
             seed=self.recipe.seed,
             step=self.step,
-            miou=scores.miou,
-            iou=scores.iou,
+            **vars(scores),
             seconds_total=on_rank_zero(lambda: self.seconds),
             peak_memory_bytes=max(all_gather_object(self._peak_memory())),
             weights_sha256=digest_of_weights(self.network.state_dict()),
-            entropy=scores.entropy,
-            density=scores.density,
             **on_rank_zero(self.cost.means),
         )
         on_rank_zero(lambda: self.run.write_result(result))
         self.watch(Event(self.recipe.title, self.step, self.step, f"mIoU {100 * scores.miou:.1f}", "finished"))
         return result
 
-    def _stop(self) -> None:
-        raise Stopped(
-            f"{self.recipe.title}: stopped at step {self.step} of {self.recipe.schedule.max_steps}, saved in "
-            f"{self.run.checkpoint}. Give the same command again to go on from there."
-        )
-
     def _peak_memory(self) -> int:
         return max(self.peak_before, peak_memory_bytes(self.device))
 
     def _save(self, losses: dict[str, Tensor]) -> None:
         self._check_finite(losses)
-        draws, memory = draws_of_all_ranks(), max(all_gather_object(self._peak_memory()))
+        states, memory = random_states(), max(all_gather_object(self._peak_memory()))
         on_rank_zero(
             lambda: self.run.checkpoints.save(
                 {
@@ -266,29 +274,10 @@ class _Training:
                     "recipe": self.recipe.model_dump(mode="json"),
                     **self.take_step.state(),
                     "positions": self.images.positions,
-                    **draws,
+                    "random": states,
                 },
                 keep=self.recipe.runtime.save_total_limit,
                 replaced=self.saved_at,
             )
         )
         self.saved_at = self.step
-
-    def _saved(self) -> dict[str, Any] | None:
-        """The newest whole checkpoint; rank 0 sets damaged ones aside before the others read."""
-        own: list[dict[str, Any] | None] = []
-        on_rank_zero(lambda: own.append(self.run.checkpoints.load()))
-        return own[0] if own else self.run.checkpoints.load()
-
-    def _resume(self, saved: dict[str, Any] | None) -> dict[str, int]:
-        """Restore the checkpoint if there is one; returns the positions of the data streams."""
-        if saved is None:
-            draw_apart(self.recipe.seed)
-            return {"labeled": 0, "target": 0}
-        self.step, self.seconds = saved["step"], saved["seconds"]
-        self.peak_before = saved.get("peak_memory_bytes", 0)
-        self.cost = StepCost(**saved.get("cost", {}))
-        self.saved_at = self.step
-        self.take_step.restore(saved, self.run.checkpoint)
-        restore_draws(saved, self.run.checkpoint, self.recipe.seed)
-        return dict(saved["positions"])

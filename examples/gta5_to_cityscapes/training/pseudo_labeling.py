@@ -17,12 +17,12 @@ import stuffinstance as si
 
 from ..atomic_io import read_json, write_json
 from ..data.loader import Samples, as_unit_floats, collate
-from ..data.training_data import read_label_map, write_label_map
+from ..data.training_data import write_label_map
 from ..distributed import all_reduce_sum, on_rank_zero, own_batches
 from ..input_files import sampled_digest
 from ..methods.pseudo_labels import PseudoLabelConfig
 from ..run_dir import Tick, silent
-from .evaluation import finite_logits
+from .evaluation import eval_mode, finite_logits
 
 RULES: dict[str, Callable[[PseudoLabelConfig, si.LabelSpace], si.PseudoLabelThreshold | si.SymmetricConsistency]] = {
     "median": lambda settings, space: si.ClassBalancedThreshold(
@@ -50,14 +50,7 @@ RULES: dict[str, Callable[[PseudoLabelConfig, si.LabelSpace], si.PseudoLabelThre
 ONLINE = {"adaptive"}  # each batch is labeled with the thresholds that it has just moved: one pass, in order
 
 
-def relevant_settings(settings: PseudoLabelConfig) -> dict[str, object]:
-    """The settings that decide the labels, for a manifest; not those that decide what is done with them."""
-    return settings.model_dump(exclude={"weight", "divergence"})
-
-
 logger = logging.getLogger(__name__)
-MANIFEST = "manifest.json"
-DIGESTS = "files"  # in the manifest, once all are written: a digest of each
 
 
 @dataclass(frozen=True)
@@ -79,12 +72,7 @@ class Kept:
 
     def as_json(self) -> dict[str, Any]:
         """The content of ``thresholds.json``."""
-        return {
-            "thresholds": self.thresholds,
-            "kept": self.kept,
-            "kept_total": self.kept_total,
-            "predicted_pixels": self.predicted_pixels,
-        }
+        return dict(vars(self))
 
 
 @torch.no_grad()
@@ -107,9 +95,8 @@ def write_pseudo_labels(
 ) -> Kept:
     """Write ``<name>.png`` for every image, and ``manifest.json``, which says what they belong to.
 
-    The manifest is written once the thresholds are known and completed at the end. Where it is already about the same
-    weights, settings, classes and images, only the files that are missing, or are not those that were written, are
-    written, with its thresholds; otherwise everything is written again.
+    The manifest is written last. Where it is about the same weights, settings, classes and images, and the files are
+    those that were written, nothing is written again.
 
     Args:
         views: The networks that label, each with the same images as it sees them; as many as the rule takes.
@@ -121,97 +108,87 @@ def write_pseudo_labels(
         batch: Images of a batch.
         tick: Called with (images done, images in all).
     """
-    names = views[0].images.names
-    wanted = {
+    files = {name: folder / f"{name}.png" for name in views[0].images.names}
+    manifest = folder / "manifest.json"
+    belongs_to = {
         **belongs_to,
-        **json.loads(json.dumps(relevant_settings(settings))),
+        **json.loads(settings.model_dump_json(exclude={"weight", "divergence"})),  # not what is done with the labels
         "classes": list(space.names),
         "size": list(views[0].images[0].image.shape[-2:]),
     }
-    manifest = folder / MANIFEST
-    found = on_rank_zero(lambda: read_json(manifest) if manifest.is_file() else {})
-    begun = all(found.get(key) == value for key, value in wanted.items())
-    if begun:
-        on_rank_zero(lambda: _remove_changed(folder, found.get(DIGESTS, {})))
-    missing = on_rank_zero(lambda: bool(_missing(folder, names)))
-    if begun and "kept" in found and not missing:
-        return _kept(found)
-    labeling = _Labeling(views, folder, settings, space, device, batch, tick)
-    if begun and labeling.online and missing:
-        begun = False  # the thresholds that the missing ones were labeled with are gone
-    on_rank_zero(lambda: folder.mkdir(parents=True, exist_ok=True))
-    were_training = [view.network.training for view in views]
-    for view in views:
-        view.network.eval()
-    try:
-        if not begun:
-            on_rank_zero(lambda: manifest.unlink(missing_ok=True))
-            found = {**wanted, **labeling.find_thresholds()}
-            on_rank_zero(lambda: write_json(manifest, found))
-        found |= labeling.write_missing(found)
-    finally:
-        for view, training in zip(views, were_training, strict=True):
-            view.network.train(training)
-    on_rank_zero(lambda: write_json(manifest, {**found, DIGESTS: _digests(folder, names)}))
-    return _kept(found)
+    found = on_rank_zero(lambda: _finished(manifest, belongs_to, files))
+    if found is not None:
+        return found
+    on_rank_zero(lambda: manifest.unlink(missing_ok=True))
+    with eval_mode([view.network for view in views]):
+        kept = _Labeling(views, list(files.values()), settings, space, device, batch, tick).write()
+    on_rank_zero(lambda: write_json(manifest, {**belongs_to, **kept.as_json(), "files": _digests(files)}))
+    return kept
+
+
+def _finished(manifest: Path, belongs_to: Mapping[str, Any], files: Mapping[str, Path]) -> Kept | None:
+    """What a manifest holds; None where it is about other labels, or a file is not what was written."""
+    found = read_json(manifest) if manifest.is_file() else {}
+    if not found or any(found.get(key) != value for key, value in belongs_to.items()):
+        return None
+    digests = _digests(files)
+    changed = [name for name in files if digests[name] != found["files"].get(name)]
+    if changed:
+        logger.warning(
+            "pseudo-labels %s: %d files are gone or have changed since they were written, such as %s; all are written "
+            "again.",
+            manifest.parent,
+            len(changed),
+            files[min(changed)].name,
+        )
+        return None
+    return Kept(**{field: found[field] for field in Kept.__dataclass_fields__})
+
+
+def _digests(files: Mapping[str, Path]) -> dict[str, str | None]:
+    return {name: sampled_digest(file) if file.is_file() else None for name, file in files.items()}
 
 
 class _Labeling:
-    """One or two runs through the images: thresholds, then labels."""
+    """The images twice: thresholds, then labels; an online rule labels in the first pass."""
 
     def __init__(
         self,
         views: Sequence[View],
-        folder: Path,
+        files: Sequence[Path],
         settings: PseudoLabelConfig,
         space: si.LabelSpace,
         device: torch.device,
         batch: int,
         tick: Tick,
     ) -> None:
-        self.views, self.folder, self.space = views, folder, space
-        self.names = views[0].images.names
+        self.views, self.files, self.space = views, files, space
         self.device, self.batch, self.tick = device, batch, tick
         self.rule = RULES[settings.rule](settings, space).to(device)
         self.online = settings.rule in ONLINE
+        self.kept = torch.zeros(256, dtype=torch.int64)  # pixels of each class with a label
 
-    def find_thresholds(self) -> dict[str, Any]:
-        """The first pass: thresholds and predicted pixels by class name; no file of other thresholds survives it."""
-        if self.online:
-            on_rank_zero(self._remove_files)
-        for together in own_batches(len(self.names), self.batch, even=self.online):
+    def write(self) -> Kept:
+        """Write all files."""
+        passes = 1 if self.online else 2
+        for together in own_batches(len(self.files), self.batch, even=self.online):
             probabilities = self._probabilities(together)
             self.rule.update(*probabilities)
             if self.online:
                 self._write(together, self.rule.pseudo_labels(*probabilities))
-            self.tick(together.stop, 2 * len(self.names))
-        found = {
-            "thresholds": self._by_name(self.rule.compute()),
-            "predicted_pixels": self._by_name(self.rule.counts()),
-        }
-        if not self.online:
-            on_rank_zero(self._remove_files)  # only now, and before a new manifest vouches for what lies here
-        return found
-
-    def write_missing(self, found: dict[str, Any]) -> dict[str, Any]:
-        """The second pass: the files that are not there yet; the shares kept, of all files."""
-        thresholds = torch.tensor([found["thresholds"][name] for name in self.space.names], dtype=torch.float64)
-        kept = torch.zeros(256, dtype=torch.int64)
-        for together in own_batches(len(self.names), self.batch):
-            # A batch is worked on whole or not at all: its size may move the last bit of a probability.
-            if _missing(self.folder, [self.names[i] for i in together]):
-                labels = self.rule.pseudo_labels(*self._probabilities(together), thresholds=thresholds)
-                self._write(together, labels)
-            for i in together:
-                label_map = read_label_map(_file(self.folder, self.names[i]))
-                kept += torch.bincount(label_map.flatten().long(), minlength=256)
-            self.tick(len(self.names) + together.stop, 2 * len(self.names))
-        predicted = torch.tensor([found["predicted_pixels"][name] for name in self.space.names])
-        kept = all_reduce_sum(kept)[: self.space.num_classes]
-        return {
-            "kept": self._by_name(kept / predicted.clamp(min=1)),
-            "kept_total": float(kept.sum() / predicted.sum().clamp(min=1)),
-        }
+            self.tick(together.stop, passes * len(self.files))
+        thresholds, predicted = self.rule.compute(), self.rule.counts()
+        for together in () if self.online else own_batches(len(self.files), self.batch):
+            self._write(together, self.rule.pseudo_labels(*self._probabilities(together), thresholds=thresholds))
+            self.tick(len(self.files) + together.stop, 2 * len(self.files))
+        kept = all_reduce_sum(self.kept)[: self.space.num_classes]
+        predicted = predicted.cpu()
+        return Kept(
+            self._by_name(thresholds),
+            self._by_name(kept / predicted.clamp(min=1)),
+            float(kept.sum() / predicted.sum().clamp(min=1)),
+            self._by_name(predicted),
+        )
 
     def _probabilities(self, together: range) -> list[Tensor]:
         """One map for each network."""
@@ -226,46 +203,8 @@ class _Labeling:
 
     def _write(self, together: range, labels: Tensor) -> None:
         for i, label_map in zip(together, labels.cpu(), strict=True):
-            if not _file(self.folder, self.names[i]).is_file():
-                write_label_map(label_map, _file(self.folder, self.names[i]))
-
-    def _remove_files(self) -> None:
-        for name in self.names:
-            _file(self.folder, name).unlink(missing_ok=True)
+            self.kept += torch.bincount(label_map.flatten(), minlength=256)
+            write_label_map(label_map, self.files[i])
 
     def _by_name(self, values: Tensor) -> dict[str, Any]:
         return dict(zip(self.space.names, values.tolist(), strict=True))
-
-
-def _kept(manifest: dict[str, Any]) -> Kept:
-    return Kept(**{field: manifest[field] for field in Kept.__dataclass_fields__})
-
-
-def _digests(folder: Path, names: Sequence[str]) -> dict[str, str]:
-    return {name: sampled_digest(_file(folder, name)) for name in names}
-
-
-def _remove_changed(folder: Path, digests: Mapping[str, str]) -> None:
-    """Remove the files that are not what was written, so that they are written again."""
-    changed = [
-        name
-        for name, digest in digests.items()
-        if (file := _file(folder, name)).is_file() and sampled_digest(file) != digest
-    ]
-    if changed:
-        logger.warning(
-            "pseudo-labels %s: %d files have changed since they were written, such as %s.png; they are written again.",
-            folder,
-            len(changed),
-            min(changed),
-        )
-    for name in changed:
-        _file(folder, name).unlink()
-
-
-def _missing(folder: Path, names: Sequence[str]) -> set[str]:
-    return {name for name in names if not _file(folder, name).is_file()}
-
-
-def _file(folder: Path, name: str) -> Path:
-    return folder / f"{name}.png"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import cast
 
 import torch
 from torch import nn
@@ -15,15 +15,6 @@ from ..distributed import world_size
 from ..models import IMAGENET, NetworkName, SegmentationNetwork, build_network
 from ..recipes import Recipe, RecipeError
 from .determinism import seed_everything
-
-
-class _Shown(NamedTuple):
-    """A batch that a network is to take, and the settings that its size follows from."""
-
-    named: str
-    count: int
-    size: tuple[int, int]
-    training: bool
 
 
 def check_network(recipe: Recipe) -> None:
@@ -39,18 +30,21 @@ def check_network(recipe: Recipe) -> None:
     parts = recipe.runtime.accumulate_grad_batches * (1 if recipe.network.sync_bn else world_size())
     count = max(1, recipe.data.batch // parts)
     shown = [
-        _Shown(f"data.{field}, augmentation.crop and data.batch", count, size, True)
+        (f"data.{field}, augmentation.crop and data.batch", (count, 3, *size), True)
         for field, size in recipe.trained_sizes.items()
     ]
     for scale in recipe.evaluation.scales:
         height, width = (max(1, round(scale * side)) for side in recipe.data.target_size)
-        shown.append(_Shown("data.target_size and evaluation.scales", 1, (height, width), False))
+        shown.append(("data.target_size and evaluation.scales", (1, 3, height, width), False))
     options = json.dumps(recipe.network.options, sort_keys=True)
     _try_network(recipe.network.name, recipe.label_space.num_classes, options, tuple(shown))
 
 
 @lru_cache(maxsize=64)
-def _try_network(name: NetworkName, num_classes: int, options: str, shown: tuple[_Shown, ...]) -> None:
+def _try_network(
+    name: NetworkName, num_classes: int, options: str, shown: tuple[tuple[str, tuple[int, ...], bool], ...]
+) -> None:
+    """Build it and show it batches: the settings that their shape follows from, the shape, whether it is trained."""
     try:
         with torch.device("meta"):
             network = build_network(name, num_classes, **json.loads(options))
@@ -63,17 +57,17 @@ def _try_network(name: NetworkName, num_classes: int, options: str, shown: tuple
             f"network.options {options} do not make a network {name}: {_first_line(error)} Correct or omit what "
             "--set network.options... says."
         ) from error
-    for each in shown:
-        network.train(each.training)
+    for settings, shape, training in shown:
+        network.train(training)
         try:
             with torch.no_grad():
-                network(torch.empty(each.count, 3, *each.size, device="meta"))
+                network(torch.empty(shape, device="meta"))
         except NotImplementedError:
             continue
         except (RuntimeError, TypeError, ValueError) as error:
             raise RecipeError(
-                f"network {name} cannot take a batch of {each.count} of {list(each.size)} (height, width), from "
-                f"{each.named}: {_first_line(error)} Set these larger."
+                f"network {name} cannot take a batch of {shape[0]} of {list(shape[2:])} (height, width), from "
+                f"{settings}: {_first_line(error)} Set these larger."
             ) from error
 
 

@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 from ..checkpoint import restore_network
 from ..config import OptimizerConfig, ScheduleConfig
 from ..data.loader import Samples
-from ..distributed import DistributedGradients, RunningStatistics, all_reduce_sum, world_size
+from ..distributed import all_reduce_sum, average_running_statistics, sum_gradients, world_size
 from ..methods import Loss, StepContext, compose_methods
 from ..methods.method import IMAGES, remember_start
 from ..models import SegmentationNetwork
@@ -42,7 +42,7 @@ class TrainingStep:
         self.optimizers: dict[str, Optimizer] = {"network": network_optimizer(recipe.optimizer, network)}
         for method in self.methods:
             self.optimizers |= method.optimizers()
-        self.looks_at_target = recipe.needs_target
+        self.needs_target = recipe.needs_target
         self.forward_target = any(method.needs_forward for method in self.methods)
         self.batch_size = recipe.data.batch
         self.device = device
@@ -50,10 +50,9 @@ class TrainingStep:
         # Only fp16 can underflow; elsewhere the scaler passes everything through.
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision is torch.float16)
         self.skipped = 0
-        self.replicas = DistributedGradients(
-            parameter for module in self._modules() for parameter in module.parameters()
-        )
-        self.statistics = RunningStatistics(network)
+        self.parameters = [
+            parameter for module in self._modules() for parameter in module.parameters() if parameter.requires_grad
+        ]
 
     def __call__(self, parts: Sequence[StepContext]) -> dict[str, Tensor]:
         """Train on these images of this rank.
@@ -69,32 +68,23 @@ class TrainingStep:
                 for method in self.methods:
                     method.before(part)
         self._share_out(parts)
-        for place, part in enumerate(parts):
-            ends = not self.looks_at_target and place == len(parts) - 1
-            self._backward(part, self._of_labeled(part), record, ends=ends)
+        for part in parts:
+            self._backward(part, self._of_labeled(part), record)
             part.labeled.release()
-        if self.looks_at_target:
-            for place, part in enumerate(parts):
-                self._target(part, record, ends=place == len(parts) - 1)
-        self._take(before)
+        for part in parts if self.needs_target else ():
+            self._backward(part, self._of_target(part), record)
+            own = chain.from_iterable(method.on_own_network(part) for method in self.methods)
+            self._backward(part, own, record)
+            if self.forward_target:
+                part.unlabeled.release()
+        sum_gradients(self.parameters)
+        self._update(before)
         return record
 
     def prepare(self, labeled: Samples) -> None:
         """Before the first step of a run."""
         for method in self.methods:
             method.prepare(labeled)
-
-    def _target(self, part: StepContext, record: dict[str, Tensor], *, ends: bool) -> None:
-        own = chain.from_iterable(
-            method.on_own_network(part) for method in self.methods
-        )  # looked at after the target's
-        if ends and world_size() > 1:  # the pass that sums gradients is one for all modules
-            self._backward(part, chain(self._of_target(part), own), record, ends=True)
-            return
-        self._backward(part, self._of_target(part), record)
-        self._backward(part, own, record)
-        if self.forward_target and not ends:
-            part.unlabeled.release()
 
     def _of_labeled(self, part: StepContext) -> Iterator[Loss]:
         part.labeled.output = self.network(part.labeled.images)
@@ -118,25 +108,19 @@ class TrainingStep:
                 **dict(zip(counts[0], row, strict=True)),
             }
 
-    def _backward(
-        self, part: StepContext, losses: Iterable[Loss], record: dict[str, Tensor], *, ends: bool = False
-    ) -> None:
-        def total() -> Tensor | None:
-            """Weighted, each by the part's share; recorded without the weight."""
-            counted: list[Tensor] = []
-            with self._autocast():
-                for loss in losses:
-                    value = loss.value * part.shares[loss.per] if part.shares else loss.value
-                    seen = value.detach()
-                    record[loss.name] = record[loss.name] + seen if loss.name in record else seen
-                    counted.append(self.replicas.factor * loss.weight * value)
-            return sum(counted[1:], counted[0]) if counted else None
+    def _backward(self, part: StepContext, losses: Iterable[Loss], record: dict[str, Tensor]) -> None:
+        """Of the sum of weighted losses, each by the part's share; they are recorded without the weight."""
+        weighted: list[Tensor] = []
+        with self._autocast():
+            for loss in losses:
+                value = loss.value * part.shares[loss.per] if part.shares else loss.value
+                record[loss.name] = record.get(loss.name, 0.0) + value.detach()
+                weighted.append(loss.weight * value)
+            total = sum(weighted[1:], weighted[0]) if weighted else None
+        if total is not None:
+            self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
 
-        found = self.replicas.last(total) if ends else total()
-        if found is not None:
-            self.scaler.scale(found).backward()  # type: ignore[no-untyped-call]
-
-    def _take(self, before: Sequence[tuple[Tensor, Tensor]]) -> None:
+    def _update(self, before: Sequence[tuple[Tensor, Tensor]]) -> None:
         """All optimizers step; where the gradients of one overflowed in fp16 none does, and buffers are put back."""
         if self.scaler.is_enabled() and self._overflowed():
             self.scaler.update()
@@ -148,7 +132,7 @@ class TrainingStep:
             self.scaler.step(optimizer)
         self.scaler.update()
         self.skipped = 0
-        self.statistics.average()
+        average_running_statistics(self.network)
         for method in self.methods:
             method.after()
 
@@ -190,7 +174,7 @@ class TrainingStep:
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(saved["optimizers"][name])
         self.scaler.load_state_dict(saved["scaler"])
-        self.skipped = saved.get("skipped", 0)
+        self.skipped = saved["skipped"]
 
 
 def network_optimizer(settings: OptimizerConfig, network: SegmentationNetwork) -> Optimizer:

@@ -5,21 +5,17 @@ Nothing is written. The network starts as the run would, without a checkpoint; a
 
 from __future__ import annotations
 
+import io
 import multiprocessing
-import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from ..data import Sample
 from ..data.loader import Samples
 from ..data.training_data import Folders, StepImages, open_training_data
-from ..methods import Domain, StepContext
-from ..metrics_log import peak_memory_bytes, reset_peak_memory
+from ..metrics_log import StepClock, peak_memory_bytes, reset_peak_memory
 from ..recipes import Recipe
 from .determinism import repeatable_kernels
 from .evaluation import evaluate_recipe
@@ -66,41 +62,28 @@ def time_steps(recipe: Recipe, folders: Folders, device: torch.device, steps: in
         device: Where to compute.
         steps: At least 1.
     """
+    clock = StepClock(device)
     with repeatable_kernels(recipe.deterministic, device):
-        return _time_steps(recipe, folders, device, steps)
-
-
-def _time_steps(recipe: Recipe, folders: Folders, device: torch.device, steps: int) -> TimedSteps:
-    reset_peak_memory(device)
-    data = open_training_data(recipe, folders)
-    network = start_network(recipe, device).train()
-    take_step = TrainingStep(recipe, network, device)
-    images = StepImages(recipe, data, device, {"labeled": 0, "target": 0})
-
-    def step() -> None:
-        late = recipe.schedule.max_steps - 1  # every method has begun
-        take_step(
-            [
-                StepContext(late, Domain(*labeled), None if target is None else Domain(*target))
-                for labeled, target in images.draw()
-            ]
-        )
-
-    step()
-    a_step = _seconds(step, device, steps)
-    few = _Few(data.validation, recipe.evaluation.batch)
-
-    def score() -> None:
+        reset_peak_memory(device)
+        data = open_training_data(recipe, folders)
+        network = start_network(recipe, device).train()
+        take_step = TrainingStep(recipe, network, device)
+        images = StepImages(recipe, data, device, {"labeled": 0, "target": 0})
+        for step in range(steps + 1):
+            with clock.step(recipe.data.batch):
+                take_step(images.draw(recipe.schedule.max_steps - 1))  # every method has begun
+            if step == 0:
+                clock.read()  # not counted
+        seconds_per_step = clock.read().seconds / steps
+        few = _Few(data.validation, recipe.evaluation.batch)
         evaluate_recipe(recipe, [network], [few], device)
-
-    score()
-    return TimedSteps(
-        a_step,
-        _seconds(score, device, 1) / len(few),
-        peak_memory_bytes(device),
-        peak_memory_bytes(torch.device("cpu")),
-        sum(tensor.nbytes for tensor in _tensors(take_step.state())),
-    )
+        with clock.step(len(few)):
+            evaluate_recipe(recipe, [network], [few], device)
+    seconds_per_image = clock.read().seconds / len(few)
+    memory, process = peak_memory_bytes(device), peak_memory_bytes(torch.device("cpu"))
+    checkpoint = io.BytesIO()
+    torch.save(take_step.state(), checkpoint)
+    return TimedSteps(seconds_per_step, seconds_per_image, memory, process, checkpoint.getbuffer().nbytes)
 
 
 class _Few:
@@ -115,30 +98,3 @@ class _Few:
 
     def __getitem__(self, index: int) -> Sample:
         return self.dataset[index]
-
-
-def _seconds(call: Callable[[], None], device: torch.device, times: int) -> float:
-    """Mean over several calls, each waited for."""
-    _wait(device)
-    started = time.perf_counter()
-    for _ in range(times):
-        call()
-    _wait(device)
-    return (time.perf_counter() - started) / times
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def _tensors(content: Any) -> Iterator[Tensor]:
-    """All tensors of nested dictionaries and lists."""
-    if isinstance(content, Tensor):
-        yield content
-    elif isinstance(content, dict):
-        for each in content.values():
-            yield from _tensors(each)
-    elif isinstance(content, (list, tuple)):
-        for each in content:
-            yield from _tensors(each)
