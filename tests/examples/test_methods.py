@@ -8,7 +8,7 @@ from types import MappingProxyType
 import pytest
 import torch
 
-from examples.gta5_to_cityscapes.cli.run_commands import parts as print_parts
+from examples.gta5_to_cityscapes.cli.commands import parts as print_parts
 from examples.gta5_to_cityscapes.config import Weight
 from examples.gta5_to_cityscapes.data.training_data import Folders, open_training_data
 from examples.gta5_to_cityscapes.methods import (

@@ -26,54 +26,27 @@ from ..recipes import Recipe, class_names, compose_recipe
 from ..run_dir import Event, RunFolder
 from ..training.evaluation import evaluate as evaluate_network
 from ..training.recipe_network import trained_network
-from .options import (
-    AtLabelSize,
-    Cap,
-    Checkpoint,
-    Device,
-    Flip,
-    LabelsOut,
-    Quantile,
-    Sample,
-    Scales,
-    Source,
-    SourceLayout,
-    SourceList,
-    SourceOfStyle,
-    Split,
-    Target,
-    TargetLayout,
-    TargetList,
-    Threads,
-    TrainedClasses,
-    TrainedTargetLayout,
-    checkpoint_file,
-    device_named,
-    factors,
-    print_scores,
-    use_threads,
-)
+from . import options as opt
 from .progress_display import ProgressDisplay
 
 NAMED = 10  # of the images with a fault, so many are named
 
 
 def pseudo_label(
-    checkpoint: Checkpoint,
-    target: Target,
-    out: LabelsOut,
-    source: SourceOfStyle = None,
-    target_layout: TrainedTargetLayout = None,
-    source_list: SourceList = None,
-    target_list: TargetList = None,
-    quantile: Quantile = 0.5,
-    cap: Cap = 0.9,
-    device: Device = "auto",
-    threads: Threads = 0,
+    checkpoint: opt.Checkpoint,
+    target: opt.Target,
+    out: opt.LabelsOut,
+    source: opt.SourceOfStyle = None,
+    target_layout: opt.TrainedTargetLayout = None,
+    source_list: opt.SourceList = None,
+    target_list: opt.TargetList = None,
+    quantile: opt.Quantile = 0.5,
+    cap: opt.Cap = 0.9,
+    device: opt.Device = "auto",
+    threads: opt.Threads = 0,
 ) -> None:
     """Label the target's training images with a trained network; labels are one byte per pixel."""
-    use_threads(threads)
-    where = device_named(device)
+    where = opt.device_named(device)
     try:
         settings = PseudoLabelConfig(quantile=quantile, cap=cap)
     except ValidationError as error:  # NaN is neither below nor above a bound
@@ -85,7 +58,7 @@ def pseudo_label(
         raise typer.BadParameter(
             f"--out {out} is a run folder, whose own pseudo-labels this would replace; choose another"
         )
-    file = checkpoint_file(checkpoint) or checkpoint
+    file = opt.checkpoint_file(checkpoint) or checkpoint
     recipe, network, _ = trained_network(file, where)
     if target_layout is not None:
         layouts = recipe.layouts.model_copy(update={"target": target_layout})
@@ -106,23 +79,22 @@ def pseudo_label(
 
 
 def evaluate(
-    checkpoint: Checkpoint,
-    target: Target,
-    target_layout: TargetLayout = "cityscapes",
-    source: SourceOfStyle = None,
-    source_list: SourceList = None,
-    classes: TrainedClasses = None,
-    split: Split = "val",
-    at_label_size: AtLabelSize = None,
-    flip: Flip = None,
-    scales: Scales = None,
-    device: Device = "auto",
-    threads: Threads = 0,
+    checkpoint: opt.Checkpoint,
+    target: opt.Target,
+    target_layout: opt.TargetLayout = "cityscapes",
+    source: opt.SourceOfStyle = None,
+    source_list: opt.SourceList = None,
+    classes: opt.TrainedClasses = None,
+    split: opt.Split = "val",
+    at_label_size: opt.AtLabelSize = None,
+    flip: opt.Flip = None,
+    scales: opt.Scales = None,
+    device: opt.Device = "auto",
+    threads: opt.Threads = 0,
 ) -> None:
     """Mean IoU over a whole labeled data set."""
-    use_threads(threads)
-    where = device_named(device)
-    recipe, network, step = trained_network(checkpoint_file(checkpoint) or checkpoint, where)
+    where = opt.device_named(device)
+    recipe, network, step = trained_network(opt.checkpoint_file(checkpoint) or checkpoint, where)
     space = recipe.label_space
     names = recipe.classes if classes is None else class_names(classes, space)
     size = recipe.data.target_size
@@ -140,21 +112,21 @@ def evaluate(
             where,
             image_size=size,
             flip=recipe.evaluation.flip if flip is None else flip,
-            scales=recipe.evaluation.scales if scales is None else factors(scales, size),
+            scales=recipe.evaluation.scales if scales is None else opt.factors(scales, size),
             batch=1 if whole else recipe.evaluation.batch,
             tick=lambda done, total: display(Event("evaluation", done, total)),
         )
-    print_scores(scores, f"{recipe.name}, seed {recipe.seed}, step {step}, {len(dataset)} images")
+    opt.print_scores(scores, f"{recipe.name}, seed {recipe.seed}, step {step}, {len(dataset)} images")
 
 
 def check(
-    source: Source,
-    target: Target,
-    source_layout: SourceLayout = "gta5",
-    target_layout: TargetLayout = "cityscapes",
-    source_list: SourceList = None,
-    target_list: TargetList = None,
-    sample: Sample = 20,
+    source: opt.Source,
+    target: opt.Target,
+    source_layout: opt.SourceLayout = "gta5",
+    target_layout: opt.TargetLayout = "cityscapes",
+    source_list: opt.SourceList = None,
+    target_list: opt.TargetList = None,
+    sample: opt.Sample = 20,
 ) -> None:
     """Check both folders before training: images, unreadable files, pairs that do not fit, sizes, classes, ids."""
     recipe = compose_recipe("aa", "full", layouts=LayoutConfig(source=source_layout, target=target_layout))
