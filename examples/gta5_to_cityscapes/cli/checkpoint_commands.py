@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import typer
@@ -12,24 +11,20 @@ from ..checkpoint import digest_of_weights
 from ..config import LayoutConfig
 from ..data import (
     DatasetError,
-    SegmentationDataset,
-    UnreadableFile,
     open_dataset,
     require_labels,
 )
-from ..data.training_data import Folders, open_target
+from ..data.training_data import Folders
 from ..experiments.experiment import label_target, seen_by
 from ..methods.pseudo_labels import PseudoLabelConfig
 from ..methods.style_transfer import TargetStyleTransferConfig
-from ..preflight import and_more, inspect
+from ..preflight import Findings, check_data
 from ..recipes import Recipe, class_names, compose_recipe
 from ..run_dir import Event, RunFolder
 from ..training.evaluation import evaluate as evaluate_network
 from ..training.recipe_network import trained_network
 from . import options as opt
 from .progress_display import ProgressDisplay
-
-NAMED = 10  # of the images with a fault, so many are named
 
 
 def pseudo_label(
@@ -130,60 +125,12 @@ def check(
 ) -> None:
     """Check both folders before training: images, unreadable files, pairs that do not fit, sizes, classes, ids."""
     recipe = compose_recipe("aa", "full", layouts=LayoutConfig(source=source_layout, target=target_layout))
-    space = recipe.label_space
-    faults, unusable = 0, []
-    for title, opened in {
-        "target, training": lambda: open_target(recipe, Folders(source, target, source_list, target_list)),
-        "source": lambda: open_dataset(source_layout, source, space=space, listed=source_list),
-        "target, validation": lambda: open_dataset(target_layout, target, split="val", space=space),
-    }.items():
-        dataset = opened()
-        faults += _check_set(title, dataset, sample)
-        try:
-            if title != "target, training":
-                require_labels(title, dataset)
-        except DatasetError as error:
-            unusable.append(str(error))
-    if faults:
-        unusable.append(
-            "expected every file to be readable and every label map to be of its image's size, "
-            f"{faults} {'is' if faults == 1 else 'are'} not; training stops at the first that it reads. Replace these "
-            "files, or move the images and their label maps out of the folders."
-        )
-    if unusable:
-        raise DatasetError("\n".join(unusable))
-
-
-def _check_set(title: str, dataset: SegmentationDataset, sample: int) -> int:
-    """Print what a data set holds; returns the number of its faults."""
-    total = len(dataset)
-    if unlabeled := dataset.files[0].labels is None:
-        typer.echo(f"{title}: {total} images (labels are not needed)")
-    found = inspect(dataset, sample)
-    summary, damaged = found.summary, found.summary.unreadable if found.summary else []
-    _print_unreadable(title, found.unreadable)
-    if found.misfits:
-        names = f"{', '.join(found.misfits[:NAMED])}{and_more(found.misfits, NAMED)}"
-        typer.echo(f"{title}: image and label map differ in size: {names}")
-    if summary is not None:
-        _print_unreadable(f"{title}, of {summary.sampled + len(damaged)} decoded", damaged)
-    if summary is not None and summary.sampled and not unlabeled:
-        sizes = ", ".join(f"{width}x{height}" for height, width in summary.sizes)
-        typer.echo(f"{title}: {total} images ({sizes}), {summary.sampled} of them read:")
-        for name, pixels in summary.pixels.items():
-            amount = f"{summary.share(name):7.2%} of labeled pixels" if pixels else "absent"
-            typer.echo(f"  {name:<14} {amount}")
-        if summary.unknown_ids:
-            first, file = next(iter(summary.unknown_in.items()))
-            typer.echo(f"  ids that the layout does not define, ignored (id: pixels): {summary.unknown_ids}")
-            typer.echo(f"  the first of them, {first}, in {file}")
-    return len(found.unreadable) + len(found.misfits) + len(damaged)
-
-
-def _print_unreadable(title: str, files: Sequence[UnreadableFile]) -> None:
-    if files:
-        reasons = "\n  ".join(each.reason for each in files[:NAMED])
-        typer.echo(f"{title}: {len(files)} cannot be read:\n  {reasons}{and_more(files, NAMED)}")
+    findings = Findings()
+    check_data(findings, [recipe], Folders(source, target, source_list, target_list), sample=sample, named=10)
+    for _, what, text in findings:
+        typer.echo(f"{what}: {text}")
+    if missing := [text.partition("\n")[0] for kind, what, text in findings if kind == "missing"]:
+        raise DatasetError("\n".join(missing))
 
 
 def _folders_for(
