@@ -101,6 +101,7 @@ def as_markdown(page: Page, sections: Sequence[str]) -> str:
     parts = [f"# {page.heading}"]
     for heading in sections:
         parts += [f"## {heading}", *map(_markdown, page.sections[heading])]
+    parts += ["## Not complete", *map(_markdown, page.incomplete)] if page.incomplete else []
     return "\n\n".join(parts) + "\n"
 
 

@@ -31,16 +31,16 @@ def write_paper_page(record: ExperimentRecord, folder: Path) -> Path:
     costs = table.cost_frame([*IN_ALL, "peak memory, GiB"])
     if paper.sweep:
         costs = costs.rename(columns={"recipe": paper.sweep.symbol})
-    unfinished = _unfinished(record, table)
+    unfinished = table.unfinished()
     scores: list[Block] = [
         {"table": _frame(record, table)},
         *({"note": text} for text in _notes(record, table)),
-        *([{"note": f"Not finished, and not in the table: {unfinished}."}] if unfinished else []),
         chart_block(_draw(record, table), "No run has been scored yet."),
     ]
     made: list[Block] = [{"code": command(record)}, *([{"table": costs}] if len(costs) else [])]
     page = Page(
         heading=f"{paper.printed}: {paper.question}",
+        incomplete=[{"table": unfinished}] if len(unfinished) else [],
         lead="" if paper.sweep else "All curves and images of these runs are in index.html beside this page.",
         sections={
             "Beside the paper": scores,
@@ -144,17 +144,3 @@ def _notes(record: ExperimentRecord, table: ScoreTable) -> list[str]:
             "result. The paper prints the curves alone; 41.4 is from its Table 2."
         )
     return notes
-
-
-def _unfinished(record: ExperimentRecord, table: ScoreTable) -> str:
-    """What does not count in the table yet, row by row."""
-    lines, symbol = [], f"{record.paper.sweep.symbol} = " if record.paper.sweep else ""
-    for key, name in table.titles.items():
-        missing = table.scores.index[table.scores[key].isna()]
-        begun = {run.seed: run.last_step for run in table.runs[key] if run.seed in missing}
-        states = [f"seed {seed} at step {step:,}" for seed, step in begun.items()]
-        if waiting := [str(seed) for seed in missing if seed not in begun]:
-            states.append(f"seed{'s' * (len(waiting) > 1)} {', '.join(waiting)} not begun")
-        if states:
-            lines.append(f"{symbol}{name}: {', '.join(states)}")
-    return "; ".join(lines)

@@ -7,10 +7,10 @@ methods.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 
-from ..recipes import ABLATION, parts
+from ..recipes import ABLATION, RecipeError, parts
+from ..recipes.parts import parts_of
 
 LADDER = ABLATION
 SOURCE, TARGET_ONLY = LADDER[0], LADDER[-1]
@@ -35,27 +35,22 @@ def title(recipe: str) -> str:
 
 def sum_of_parts(recipe: str) -> str:
     """The titles of a recipe's parts, in the order of the methods; an unknown name as itself."""
-    known, words = parts(), sorted(map(_word, recipe.split("+")), key=_rank)
-    if any(name not in known for name, _ in words):
+    try:
+        chosen = parts_of(recipe)
+    except RecipeError:
         return recipe
-    return " + ".join(known[name][1].title + (f" round {number}" if number > 1 else "") for name, number in words)
+    return " + ".join(each.part.title + (f" round {each.round}" if each.round > 1 else "") for each in chosen)
 
 
 def in_order(recipes: Iterable[str]) -> tuple[str, ...]:
-    """Each once: the ladder first, then ``it``, then all others by their parts and rounds."""
-    found = set(recipes)
+    """Each once: the ladder first, then ``it``, then all others by their parts and rounds, unknown ones last."""
+    found, order = set(recipes), list(parts())
+
+    def place(recipe: str) -> tuple[list[tuple[int, int]], str]:
+        try:
+            return [(order.index(each.part.name), each.round) for each in parts_of(recipe)], recipe
+        except RecipeError:
+            return [(len(order), 0)], recipe
+
     known = [name for name in (*LADDER, "it") if name in found]
-    beside = sorted(found.difference(known), key=lambda name: (sorted(map(_rank, map(_word, name.split("+")))), name))
-    return (*known, *beside)
-
-
-def _word(word: str) -> tuple[str, int]:
-    """A part and which round of it: ``cbst2`` is the second of ``cbst``."""
-    match = re.fullmatch(r"([a-z_]+)([2-9])", word)
-    return (match[1], int(match[2])) if match else (word, 1)
-
-
-def _rank(word: tuple[str, int]) -> tuple[int, int]:
-    """The part's place among all parts, then the round; unknown parts come last."""
-    order = list(parts())
-    return (order.index(word[0]) if word[0] in order else len(order), word[1])
+    return (*known, *sorted(found.difference(known), key=place))

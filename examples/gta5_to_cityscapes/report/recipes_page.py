@@ -42,7 +42,8 @@ def write_report(experiment: Path, out: Path | None = None) -> Path:
 
 def report_page(experiment: Experiment) -> Page:
     """Everything that the runs of an experiment have left so far."""
-    table, status = tables.ablation(experiment), tables.status_frame(experiment)
+    table = tables.ablation(experiment)
+    unfinished = table.unfinished(begun=True)
     banks, damaged = _banks(experiment)
     problems = (*experiment.problems, *(text for run in experiment.runs for text in run.problems), *damaged)
     counted = ((experiment.runs, "run"), (experiment.recipes, "recipe"), (experiment.seeds, "seed"))
@@ -53,7 +54,7 @@ def report_page(experiment: Experiment) -> Page:
         lead=f"{runs} of {recipes} over {seeds} in “{experiment.folder.name}”. The last checkpoint is the result; no "
         f"checkpoint was chosen by its score.{one_seed}",
         numbers=headline_numbers(table, tables.adapted_recipe(experiment)),
-        incomplete=[*([{"table": status}] if len(status) else []), *({"note": text} for text in problems)],
+        incomplete=[*([{"table": unfinished}] if len(unfinished) else []), *({"note": text} for text in problems)],
         sections={
             "Ablation": _ablation(experiment, table),
             "IoU per class": _classes(experiment, table),

@@ -115,27 +115,12 @@ class Experiment:
     @property
     def scored_classes(self) -> tuple[str, ...]:
         """The classes that every mIoU averages over, in the order of the recipe."""
-        for run in sorted(self.runs, key=lambda run: not run.finished):
-            if run.settings.get("classes"):
-                return tuple(map(str, run.settings["classes"]))
-        scored = (
-            {name: iou for name, iou in mapping(run.result, "iou").items() if iou is not None} for run in self.runs
-        )
-        return next((tuple(classes) for classes in scored if classes), ())
+        return next((tuple(map(str, run.settings["classes"])) for run in self.runs if run.settings.get("classes")), ())
 
     @property
     def space(self) -> si.LabelSpace:
         """The label space that the runs were trained in; Cityscapes where no run names one."""
-        for run in self.runs:
-            if name := run.settings.get("space"):
-                key = str(name).lower().replace("_", "")
-                if key not in SPACES:
-                    raise ValueError(
-                        f"{run.folder / 'recipe.json'}: space must be one of {', '.join(SPACES)}, got {name!r}. "
-                        "Add the space to SPACES of recipes/recipe.py to draw its images."
-                    )
-                return SPACES[key]
-        return si.CITYSCAPES
+        return next((SPACES[run.settings["space"]] for run in self.runs if run.settings.get("space")), si.CITYSCAPES)
 
 
 def read_experiment(folder: Path) -> Experiment:
@@ -144,11 +129,6 @@ def read_experiment(folder: Path) -> Experiment:
     Raises:
         FileNotFoundError: If the folder is absent or does not hold a run.
     """
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"experiment {folder}: expected a folder holding <recipe>/seed<k>/, found no such folder. "
-            "Pass the folder that the training command was given as its output."
-        )
     runs = [
         read_run(path, recipe=path.parent.name, seed=int(path.name.removeprefix("seed")))
         for path in sorted(folder.glob("*/seed*"))
