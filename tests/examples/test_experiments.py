@@ -230,58 +230,38 @@ def test_nothing_is_missing_where_all_is_there(streets: Folders, tmp_path: Path)
     assert list(tmp_path.iterdir()) == []
 
 
-def without(name: str) -> Callable[[Folders, Path], Any]:
+Spoil = Callable[[Folders, Path], Any]
+
+
+def without(name: str) -> Spoil:
+    return lambda copy, out: shutil.rmtree(copy.source.parent / name)
+
+
+def cut(pattern: str) -> Spoil:
+    """The first file of this pattern ends too early."""
+
     def spoil(copy: Folders, out: Path) -> None:
-        shutil.rmtree(copy.source.parent / name)
+        file = sorted(copy.source.parent.glob(pattern))[0]
+        file.write_bytes(file.read_bytes()[:300])
 
     return spoil
 
 
-def misfit(copy: Folders, out: Path) -> None:
-    Image.new("L", (95, 48)).save(copy.source / "labels" / "00002.png")
+def painted(place: str, size: tuple[int, int], value: int = 0) -> Spoil:
+    """Other images in place of those of this pattern, or at this place."""
 
+    def spoil(copy: Folders, out: Path) -> None:
+        root = copy.source.parent
+        for file in list(root.glob(place)) or [root / place]:
+            file.parent.mkdir(exist_ok=True)
+            Image.new("L", size, value).save(file)
 
-def damaged(copy: Folders, out: Path) -> None:
-    file = copy.source / "images" / "00001.png"
-    file.write_bytes(file.read_bytes()[:300])
-
-
-def damaged_target(copy: Folders, out: Path) -> None:
-    file = sorted(copy.target.glob("leftImg8bit/train/*/*.png"))[-1]
-    file.write_bytes(bytes(20))
-
-
-def damaged_further_on(copy: Folders, out: Path) -> None:
-    file = sorted(copy.target.glob("leftImg8bit/train/*/*.png"))[0]
-    file.write_bytes(file.read_bytes()[:300])
-
-
-def other_ids(copy: Folders, out: Path) -> None:
-    for file in copy.source.glob("labels/*.png"):
-        Image.new("L", (96, 48), 200).save(file)
-
-
-def unlabeled(copy: Folders, out: Path) -> None:
-    next(copy.target.glob("gtFine/train/*/*.png")).unlink()
-
-
-def transferred_in_part(copy: Folders, out: Path) -> None:
-    transferred = copy.source.parent / "transferred"
-    transferred.mkdir()
-    Image.new("RGB", (96, 48)).save(transferred / "00001.png")
+    return spoil
 
 
 def another_run(copy: Folders, out: Path) -> None:
     (job, *_) = plan_paper_experiment(record_of("table2", "smoke", "schedule.max_steps=3"), out)
     job.run.claim(job.recipe, InputFiles({}))
-
-
-def another_experiment(copy: Folders, out: Path) -> None:
-    record_of("figure2").claim(out)
-
-
-def no_weights(copy: Folders, out: Path) -> None:
-    torch.save({"backbone.strange": torch.zeros(1)}, copy.source.parent / "weights.pth")
 
 
 @pytest.mark.parametrize(
@@ -295,25 +275,45 @@ def no_weights(copy: Folders, out: Path) -> None:
             "leftImg8bit/val: split must be one that exists",
         ),
         (without("cityscapes/gtFine/val"), None, "target, validation", "gtFine/val: split must be one that exists"),
-        (unlabeled, None, "target, training labels", "expected its label map"),
-        (misfit, None, "source", "differ in size: 00002"),
-        (damaged, None, "source, of 6 decoded", "truncated or damaged"),
-        (damaged_target, None, "target, training", "1 cannot be read; "),
-        (damaged_further_on, None, "target, training, of 4 decoded", "1 cannot be read; "),
-        (other_ids, None, "source", "expected pixels of at least one class"),
+        (
+            lambda copy, out: next(copy.target.glob("gtFine/train/*/*.png")).unlink(),
+            None,
+            "target, training labels",
+            "expected its label map",
+        ),
+        (painted("gta5/labels/00002.png", (95, 48)), None, "source", "differ in size: 00002"),
+        (cut("gta5/images/*.png"), None, "source, of 6 decoded", "truncated or damaged"),
+        (
+            lambda copy, out: sorted(copy.target.glob("leftImg8bit/train/*/*.png"))[-1].write_bytes(bytes(20)),
+            None,
+            "target, training",
+            "1 cannot be read; ",
+        ),
+        (cut("cityscapes/leftImg8bit/train/*/*.png"), None, "target, training, of 4 decoded", "1 cannot be read; "),
+        (painted("gta5/labels/*.png", (96, 48), 200), None, "source", "expected pixels of at least one class"),
         (without("cityscapes"), None, "target, training", "expected a folder of the cityscapes layout"),
         (None, "style_transfer.method=nowhere", "style-transferred images", "which is not a folder"),
-        (transferred_in_part, "style_transfer.method={root}/transferred", "style-transferred images", "5 are missing"),
+        (
+            painted("transferred/00001.png", (96, 48)),
+            "style_transfer.method={root}/transferred",
+            "style-transferred images",
+            "5 are missing",
+        ),
         (None, "network.weights=nowhere.pth", "start weights", "found none at nowhere.pth"),
-        (no_weights, "network.weights={root}/weights.pth", "start weights", "that fit the backbone"),
+        (
+            lambda copy, out: torch.save({"backbone.strange": torch.zeros(1)}, copy.source.parent / "weights.pth"),
+            "network.weights={root}/weights.pth",
+            "start weights",
+            "that fit the backbone",
+        ),
         (another_run, None, "aa+it+sim seed 0", "schedule.max_steps: 3 -> 12"),
-        (another_experiment, None, "experiment folder", "the folder holds figure2"),
+        (lambda copy, out: record_of("figure2").claim(out), None, "experiment folder", "the folder holds figure2"),
     ],
 )
 def test_each_thing_that_is_missing_is_reported(
     streets: Folders,
     tmp_path: Path,
-    spoil: Callable[[Folders, Path], None] | None,
+    spoil: Spoil | None,
     setting: str | None,
     what: str,
     said: str,
