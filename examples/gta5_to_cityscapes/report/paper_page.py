@@ -28,10 +28,9 @@ def write_paper_page(record: ExperimentRecord, folder: Path) -> Path:
         The page: one file with the chart inside, without external resources.
     """
     paper, table = record.paper, paper_table(record, folder)
-    costs = table.cost_frame([*IN_ALL, "peak memory, GiB"])
-    if paper.sweep:
-        costs = costs.rename(columns={"recipe": paper.sweep.symbol})
-    unfinished = table.unfinished()
+    symbol = paper.sweep.symbol if paper.sweep else "recipe"
+    costs = table.cost_frame([*IN_ALL, "peak memory, GiB"]).rename(columns={"recipe": symbol})
+    unfinished = table.unfinished().rename(columns={"recipe": symbol})
     scores: list[Block] = [
         {"table": _frame(record, table)},
         *({"note": text} for text in _notes(record, table)),

@@ -117,7 +117,7 @@ class ScoreTable:
                 states.append(f"seed{'s' * (len(waiting) > 1)} {', '.join(waiting)}: not begun")
             if states and (runs or not begun):
                 rows.append((name, "; ".join(states)))
-        return pd.DataFrame(rows, columns=["row", "not finished"])
+        return pd.DataFrame(rows, columns=["recipe", "not finished"])
 
     def cost_frame(self, names: Sequence[str]) -> pd.DataFrame:
         """Costs of the rows that have a finished run, as they are printed."""
