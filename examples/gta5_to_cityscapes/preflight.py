@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -246,7 +245,7 @@ def check_disk(findings: Findings, jobs: Sequence[Job], folders: Folders, out: P
     labels = sum(math.prod(job.recipe.data.target_size) * _count(open_target, job, folders) for job in labeled)
     # One more than is kept is there while it is written.
     kept = sum(job.recipe.runtime.save_total_limit + 1 for job in jobs)
-    checkpoints = measured.most.checkpoint_bytes * kept if measured else 0
+    checkpoints = measured.steps.checkpoint_bytes * kept if measured else 0
     parts = f"checkpoints {size(checkpoints) if measured else 'not measured'}, pseudo-labels {size(labels)}"
     text = f"at most {size(checkpoints + labels)} ({parts}) and some MiB of logs; free {size(free)}"
     enough: Kind = "ok" if measured else "note"
@@ -260,24 +259,15 @@ def _count(opened: Callable[[Recipe, Folders], SegmentationDataset], job: Job, f
     return 0
 
 
-@dataclass(frozen=True)
-class Measured:
-    """Timed steps of the costliest run that is left and, where one costs less, of the cheapest."""
+class Measured(NamedTuple):
+    """Timed steps of the costliest run that is left."""
 
-    most: TimedSteps
-    costliest: Job
-    least: TimedSteps
-    cheapest: Job
-
-    def seconds_per_step(self, job: Job) -> float:
-        """Interpolated between the two by the cost of a run's parts."""
-        span = self.costliest.cost - self.cheapest.cost
-        share = min(1.0, max(0.0, (job.cost - self.cheapest.cost) / span)) if span else 1.0
-        return self.least.seconds_per_step + share * (self.most.seconds_per_step - self.least.seconds_per_step)
+    job: Job
+    steps: TimedSteps
 
 
 def measure(findings: Findings, jobs: Sequence[Job], timed_steps: Callable[[Job], TimedSteps]) -> Measured | None:
-    """Time steps of the runs that are left; None, with a finding that says why, where that is not possible.
+    """Time steps of the costliest run that is left; None, with a finding that says why, where that is not possible.
 
     A second stage needs labels that are not there yet and takes about as long as the first: it is not timed itself.
     """
@@ -286,48 +276,42 @@ def measure(findings: Findings, jobs: Sequence[Job], timed_steps: Callable[[Job]
         matching = job.recipe.config(MatchingConfig)
         return job.cost, matching.capacity if matching else 0
 
-    timed = sorted((job for job in jobs if not job.recipe.labeled_by), key=cost)
-    if not timed:
+    job = max((job for job in jobs if not job.recipe.labeled_by), key=cost, default=None)
+    if job is None:
         findings.add("note", "timed steps", "every run that is left needs labels of another; none timed")
         return None
-    cheapest, costliest = timed[0], timed[-1]
     try:
-        most = timed_steps(job := costliest)
-        least = timed_steps(job := cheapest) if cheapest.cost < costliest.cost else most
+        return Measured(job, timed_steps(job))
     except (BrokenProcessPool, MemoryError, torch.OutOfMemoryError) as error:
         text = f"{job.name}: no memory for a step ({error or type(error).__name__}); lower data.batch or sizes"
         findings.add("missing", "memory", text)
-        return None
     except Exception as error:  # whatever ends a step here would end the run
         findings.add("missing", "timed steps", f"{job.name}: {type(error).__name__}: {error}")
-        return None
-    return Measured(most, costliest, least, costliest if least is most else cheapest)
+    return None
 
 
 def check_memory(findings: Findings, measured: Measured, device: torch.device, processes: int) -> None:
     """The costliest run's peak, as many times as runs take place at a time, against what is free."""
-    peaks = [("memory", measured.most.process_bytes, CPU)]
+    peaks = [("memory", measured.steps.process_bytes, CPU)]
     if device.type == "cuda":
-        peaks.append(("memory of the GPU", measured.most.memory_bytes, device))
+        peaks.append(("memory of the GPU", measured.steps.memory_bytes, device))
     for what, peak, where in peaks:
         needed, free = processes * peak, free_memory_bytes(where)
-        text = f"{size(peak)} a run ({measured.costliest.name})"
+        text = f"{size(peak)} a run ({measured.job.name})"
         if processes > 1:
             text += f", {processes} at a time: {size(needed)}"
-        if where.type == "cpu" and measured.costliest.recipe.runtime.cache:
+        if where.type == "cpu" and measured.job.recipe.runtime.cache:
             text += ", and the decoded images as they are kept"
         text += "; how much is free is not known here" if free is None else f"; free {size(free)}"
         findings.add("missing" if free is not None and needed > free else "ok", what, text)
 
 
 def check_time(findings: Findings, jobs: Sequence[Job], folders: Folders, measured: Measured, processes: int) -> None:
-    """How long a step took, and how long all that is left will take."""
-    both = {measured.costliest.name: measured.most, measured.cheapest.name: measured.least}
-    for name, timed in both.items():
-        findings.add("ok", "time a step", f"{time_of_a_step(timed.seconds_per_step)}, {name}")
-    validation, target = (_count(opened, measured.costliest, folders) for opened in (open_validation, open_target))
-    image = measured.most.seconds_per_image
-    training = sum(job.recipe.schedule.max_steps * measured.seconds_per_step(job) for job in jobs)
+    """How long a step took, and how long all that is left will take: other runs by the cost of their parts."""
+    findings.add("ok", "time a step", f"{time_of_a_step(measured.steps.seconds_per_step)}, {measured.job.name}")
+    validation, target = (_count(opened, measured.job, folders) for opened in (open_validation, open_target))
+    image, of_cost_one = measured.steps.seconds_per_image, measured.steps.seconds_per_step / measured.job.cost
+    training = sum(job.recipe.schedule.max_steps * of_cost_one * job.cost for job in jobs)
     tests = sum(-(-job.recipe.schedule.max_steps // job.recipe.schedule.evaluate_every) for job in jobs)
     scoring = tests * image * validation
     labeling = sum(bool(job.recipe.labeled_by) for job in jobs) * 2 * image * target

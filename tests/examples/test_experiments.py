@@ -335,17 +335,17 @@ def test_timed_steps_foretell_time_and_memory_and_write_nothing(
 
     def apart(recipe: Any, folders: Folders, device: torch.device, steps: int, threads: int) -> TimedSteps:
         calls.append(recipe.name)
-        return TimedSteps(0.5 if recipe.name == "source" else 2.0, 0.1, 3 * 2**30, 3 * 2**30, 2**20)
+        return TimedSteps(2.0, 0.1, 3 * 2**30, 3 * 2**30, 2**20)
 
     monkeypatch.setattr(checked_runs, "time_steps_apart", apart)
     record = record_of("table2", "smoke", *quiet, "schedule.max_steps=100", "schedule.decay_steps=100")
     findings = checked(streets, tmp_path, record, steps=1)
     said = {finding.what: finding.text for finding in findings}
-    assert calls == ["aa+it+sim", "source"]  # the costliest and the cheapest that needs no labels of another run
+    assert calls == ["aa+it+sim"]  # the costliest that needs no labels of another run
     assert said["memory"].startswith("3.0 GiB a run (aa+it+sim seed 0)")
     assert said["disk"].startswith("at most 18 MiB (checkpoints 18 MiB, pseudo-labels 0 MiB)")  # 6 runs of 3 MiB
-    # By cost, of 1.0 to 2.6: steps of 0.5 (two runs), 1.6 and 1.7 between, 2 seconds (two). 17 tests of 3 images.
-    assert said["time in all"].startswith("0:14:26 for 6 runs (training 0:13:54, scoring 0:00:31, labeling 0:00:01)")
+    # 100 steps of 2 seconds, of others by their costs of 1.0 to 2.6; 17 tests of 3 images.
+    assert said["time in all"].startswith("0:15:31 for 6 runs (training 0:15:00, scoring 0:00:31, labeling 0:00:01)")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -366,7 +366,7 @@ def test_a_gpu_has_memory_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     (job, *_) = plan_paper_experiment(record_of("table4", "full"), Path("exp"))
     timed = TimedSteps(1.0, 1.0, 30 * 2**30, 4 * 2**30, 2**20)
     monkeypatch.setattr(checked_runs, "free_memory_bytes", lambda device: 40 * 2**30)
-    check_memory(findings := Findings(), Measured(timed, job, timed, job), torch.device("cuda"), 2)
+    check_memory(findings := Findings(), Measured(job, timed), torch.device("cuda"), 2)
     machine, gpu = findings
     assert machine == Finding("ok", "memory", f"4.0 GiB a run ({job.name}), 2 at a time: 8.0 GiB; free 40.0 GiB")
     assert gpu.kind == "missing"
@@ -381,7 +381,7 @@ def test_a_step_that_fails_is_reported_before_the_run(
 
     monkeypatch.setattr(checked_runs, "time_steps_apart", fail)
     assert missing(checked(streets, tmp_path, record_of("table3"), steps=1)) == {
-        "timed steps": "weight-0.001 aa+it+sim seed 0: ValueError: crop does not fit"
+        "timed steps": "weight-0.1 aa+it+sim seed 0: ValueError: crop does not fit"
     }
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 from ..recipes import Variant
 from ..run_dir import ExperimentRecord
 from .charts import Chart, draw_curves, draw_scores, draw_sweep, recipe_lines
-from .page import Block, Page, chart_block, facts, write_page
+from .page import Block, Page, chart_block, facts, table_blocks, write_page
 from .recipe_names import sum_of_parts, title
 from .results import Experiment, read_experiment
 from .tables import DASH, IN_ALL, ScoreTable, number_text, score_curve, score_table
@@ -36,10 +36,10 @@ def write_paper_page(record: ExperimentRecord, folder: Path) -> Path:
         *({"note": text} for text in _notes(record, table)),
         chart_block(_draw(record, table), "No run has been scored yet."),
     ]
-    made: list[Block] = [{"code": command(record)}, *([{"table": costs}] if len(costs) else [])]
+    made: list[Block] = [{"code": command(record)}, *table_blocks(costs)]
     page = Page(
         heading=f"{paper.printed}: {paper.question}",
-        incomplete=[{"table": unfinished}] if len(unfinished) else [],
+        incomplete=table_blocks(unfinished),
         lead="" if paper.sweep else "All curves and images of these runs are in index.html beside this page.",
         sections={
             "Beside the paper": scores,

@@ -12,7 +12,7 @@ from ..methods import loss_titles
 from . import tables
 from .charts import draw_banks, draw_class_scores, draw_curves, draw_scores, draw_thresholds, recipe_lines
 from .images import draw_previews, draw_region_rows, preview_runs
-from .page import Block, Page, chart_block, facts, write_page
+from .page import Block, Page, chart_block, facts, table_blocks, write_page
 from .recipe_names import MEANINGS, SOURCE, TARGET_ONLY, title
 from .results import Experiment, Run, mapping, numeric, read_banks, read_experiment
 from .tables import ONE_SEED, ScoreTable, spread
@@ -54,7 +54,7 @@ def report_page(experiment: Experiment) -> Page:
         lead=f"{runs} of {recipes} over {seeds} in “{experiment.folder.name}”. The last checkpoint is the result; no "
         f"checkpoint was chosen by its score.{one_seed}",
         numbers=headline_numbers(table, tables.adapted_recipe(experiment)),
-        incomplete=[*([{"table": unfinished}] if len(unfinished) else []), *({"note": text} for text in problems)],
+        incomplete=[*table_blocks(unfinished), *({"note": text} for text in problems)],
         sections={
             "Ablation": _ablation(experiment, table),
             "IoU per class": _classes(experiment, table),
@@ -210,4 +210,4 @@ def _thresholds(experiment: Experiment) -> list[Block]:
 
 def _costs(experiment: Experiment, table: ScoreTable) -> list[Block]:
     costs = table.cost_frame([name for name in tables.COSTS if name not in tables.IN_ALL])
-    return [*([{"table": costs}] if len(costs) else []), *facts(experiment.runs)]
+    return [*table_blocks(costs), *facts(experiment.runs)]
