@@ -241,7 +241,7 @@ def test_stopping_is_not_an_error(
 
 
 def after(happened: Callable[[], bool], command: subprocess.Popen[str], *kinds: signal.Signals) -> str:
-    """Signal all processes of a command, as a terminal does; returns its errors. It must end as one that was stopped."""
+    """The errors of a command, all of whose processes get signals, as from a terminal; it must end as one stopped."""
     try:
         deadline = time.monotonic() + 60
         while not happened() and time.monotonic() < deadline:

@@ -23,7 +23,7 @@ from examples.gta5_to_cityscapes.input_files import InputFiles
 from examples.gta5_to_cityscapes.preflight import Finding, Findings, Measured, check_memory, check_plan
 from examples.gta5_to_cityscapes.recipes import ABLATION, PAPER_EXPERIMENTS, RecipeError
 from examples.gta5_to_cityscapes.report import write_paper_page
-from examples.gta5_to_cityscapes.report.paper_page import command
+from examples.gta5_to_cityscapes.report.pages import command
 from examples.gta5_to_cityscapes.run_dir import Event, ExperimentRecord, RunFolderError, read_record
 from examples.gta5_to_cityscapes.training.timed_steps import TimedSteps, time_steps
 

@@ -24,9 +24,8 @@ from examples.gta5_to_cityscapes.recipes import depends_on, parts
 from examples.gta5_to_cityscapes.report import write_report
 from examples.gta5_to_cityscapes.report.charts import draw_banks, legend_shape, recipe_lines
 from examples.gta5_to_cityscapes.report.images import plot_regions
-from examples.gta5_to_cityscapes.report.recipe_names import in_order, title
-from examples.gta5_to_cityscapes.report.recipes_page import headline_numbers
-from examples.gta5_to_cityscapes.report.results import read_banks, read_experiment, read_run
+from examples.gta5_to_cityscapes.report.pages import headline_numbers
+from examples.gta5_to_cityscapes.report.results import in_order, read_banks, read_experiment, read_run, title
 from examples.gta5_to_cityscapes.report.tables import (
     ablation,
     adapted_recipe,

@@ -18,8 +18,7 @@ import stuffinstance as si
 from stuffinstance import plotting
 
 from ..recipes.paper_experiments import Sweep
-from .recipe_names import LADDER, in_order, title
-from .results import Banks
+from .results import LADDER, Banks, in_order, title
 from .tables import ScoreTable, number_text, spread
 
 INK, SOFT, GRID, NEUTRAL = "#1d2329", "#59636e", "#e3e7eb", "#6b7580"

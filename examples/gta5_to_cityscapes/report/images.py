@@ -20,8 +20,7 @@ from stuffinstance import plotting
 
 from ..data.image_files import MAX_PIXELS
 from .charts import Chart, add_legend, draw, legend_shape
-from .recipe_names import SOURCE, title
-from .results import Experiment, Run
+from .results import SOURCE, Experiment, Run, title
 from .tables import adapted_recipe
 
 REGION_IMAGES = 3  # those with the most things

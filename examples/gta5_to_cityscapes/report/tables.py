@@ -14,8 +14,7 @@ import numpy as np
 import pandas as pd
 
 from ..recipes.paper_experiments import PAPER_GTA5, PAPER_SYNTHIA_13
-from .recipe_names import LADDER, SOURCE, TARGET_ONLY, in_order, title
-from .results import Experiment, Run, mapping, numeric
+from .results import LADDER, SOURCE, TARGET_ONLY, Experiment, Run, in_order, mapping, numeric, title
 
 DASH = "–"
 ONE_SEED = "one seed: a difference of a point or two may be seed variance"
