@@ -20,7 +20,7 @@ from PIL import Image
 
 import stuffinstance as si
 from examples.gta5_to_cityscapes.methods import loss_titles
-from examples.gta5_to_cityscapes.recipes import depends_on, parts
+from examples.gta5_to_cityscapes.recipes import ABLATION, depends_on, parts
 from examples.gta5_to_cityscapes.report import write_report
 from examples.gta5_to_cityscapes.report.charts import draw_banks, legend_shape, recipe_lines
 from examples.gta5_to_cityscapes.report.images import plot_regions
@@ -175,30 +175,35 @@ def test_gains_use_only_the_seeds_that_both_rows_have(ladder: Path) -> None:
     assert table.frame().loc[2].tolist()[1:4] == ["31.0 ± 1.4", "+3.5 ± 2.1", "2 of 3"]
 
 
-def test_gain_over_a_missing_row_names_the_row_it_is_over(tmp_path: Path) -> None:
-    make_run(tmp_path, "source", 0, 20.0)
-    make_run(tmp_path, "aa+it", 0, 19.0)
-    frame = ablation(read_experiment(tmp_path)).frame(name_compared=True)
-    assert frame["mIoU"].tolist()[:3] == ["20.0", "no finished run", "19.0"]
-    assert frame["gain"].tolist()[:3] == ["–", "–", "−1.0 (over source only)"]
-
-
-def test_recipes_beside_the_ladder_follow_it_and_compare_with_source_only(ladder: Path) -> None:
-    make_run(ladder, "it", 0, 23.0)
-    make_run(ladder, "aa+sim", 0, 28.0)
-    table = ablation(read_experiment(ladder))
-    assert list(table.titles)[-3:] == ["target-only", "it", "aa+sim"]
-    assert table.frame(name_compared=True)["gain"].iloc[-2] == "+3.0 (over source only)"
-    assert adapted_recipe(read_experiment(ladder)) == "aa+it+sim+ssl"
-
-
-def test_systems_are_compared_with_source_and_rungs_that_were_not_run_have_no_row(tmp_path: Path) -> None:
-    make_system_run(tmp_path, "source", miou=18.0)
-    for recipe in ("fada", "fada+distill"):
-        make_system_run(tmp_path, recipe, miou=21.0)
-    table = ablation(read_experiment(tmp_path))
-    assert list(table.titles) == ["source", "fada", "fada+distill"]
-    assert table.frame(name_compared=True)["gain"].tolist() == ["–", "+3.0", "+3.0 (over source only)"]
+@pytest.mark.parametrize(
+    ("scores", "gains", "adapted"),
+    [
+        (  # over the nearest row above that has a result
+            {"source": 20.0, "aa+it": 19.0},
+            dict.fromkeys(ABLATION, "–") | {"aa+it": "−1.0 (over source only)"},
+            "aa+it",
+        ),
+        (  # beside the whole ladder, and compared with source only
+            {"source": 20.0, "aa": 25.0, "it": 23.0, "aa+sim": 28.0},
+            {"source": "–", "aa": "+5.0", "it": "+3.0 (over source only)", "aa+sim": "+8.0 (over source only)"},
+            "aa",
+        ),
+        (  # rungs that were not run have no row beside other recipes
+            {"source": 18.0, "fada": 21.0, "fada+distill": 21.0},
+            {"source": "–", "fada": "+3.0", "fada+distill": "+3.0 (over source only)"},
+            "fada+distill",
+        ),
+    ],
+)
+def test_gains_name_the_row_that_they_are_over(
+    tmp_path: Path, scores: dict[str, float], gains: dict[str, str], adapted: str
+) -> None:
+    for recipe, miou in scores.items():
+        make_system_run(tmp_path, recipe, miou=miou)
+    experiment = read_experiment(tmp_path)
+    table = ablation(experiment)
+    assert dict(zip(table.titles, table.frame(name_compared=True)["gain"], strict=True)) == gains
+    assert adapted_recipe(experiment) == adapted
 
 
 def test_synthia_is_shown_beside_the_papers_synthia_column(tmp_path: Path) -> None:

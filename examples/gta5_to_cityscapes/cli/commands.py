@@ -124,7 +124,7 @@ def ablation(
 
 def experiment(
     name: opt.PaperName,
-    out: opt.PaperOut,
+    out: opt.Out,
     source: opt.SourceOrCity = None,
     target: opt.TargetOrCity = None,
     source_list: opt.SourceList = None,

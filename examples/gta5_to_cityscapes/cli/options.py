@@ -32,8 +32,6 @@ def _use_threads(threads: int) -> int:
     return threads
 
 
-OUT_RUNS = "runs go to OUT/RECIPE/seedK/"
-
 RecipeName = Annotated[
     str, typer.Argument(help="source, target-only, or a sum of parts such as aa+it+sim; `parts` lists them.")
 ]
@@ -78,11 +76,11 @@ GenerateCity = Annotated[
 ]
 CitySeed = Annotated[int, typer.Option(min=0, help="Seed of the city that --generate draws.")]
 
-Out = Annotated[Path, typer.Option(file_okay=False, help=f"Experiment folder; {OUT_RUNS}.")]
-PaperOut = Annotated[
+Out = Annotated[
     Path,
     typer.Option(
-        file_okay=False, help=f"Experiment folder; {OUT_RUNS}, in table3 and table4 to OUT/VALUE/RECIPE/seedK/."
+        file_okay=False,
+        help="Experiment folder; runs go to OUT/RECIPE/seedK/, in table3 and table4 to OUT/VALUE/RECIPE/seedK/.",
     ),
 ]
 DemoOut = Annotated[Path, typer.Option(file_okay=False, help="Folder for everything that it writes.")]
