@@ -67,8 +67,8 @@ def run(streets: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ru
     [
         (FAILS, "aa seed 0: a reason\nin two lines (all that it printed is in"),
         (RAISES, "aa seed 0: ValueError: crop does not fit (all that it printed is in"),
-        ("", "aa seed 0: its process ended with code 0, without a result. What"),
-        (IS_KILLED, "aa seed 0: its process ended with code -9, without a result; out of memory, perhaps. What"),
+        ("", "aa seed 0: its process ended with code 0, without a result (all"),
+        (IS_KILLED, "aa seed 0: its process ended with code -9, without a result; out of memory, perhaps: give"),
     ],
 )
 @pytest.mark.parametrize("processes", [1, 2])

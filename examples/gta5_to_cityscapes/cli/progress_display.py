@@ -82,7 +82,7 @@ class ProgressDisplay:
             move = self._bars.reset if event.done else move
         self._bars.update(self._tasks[event.task], **shown)
         if self._overall is not None:
-            move(self._overall, total=100, completed=100 * self.share, note="")
+            move(self._overall, total=100, completed=round(100 * self.share, 3), note="")
         if not self.console.is_terminal:
             self._print_line(event)
 

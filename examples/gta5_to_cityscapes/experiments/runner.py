@@ -114,6 +114,8 @@ def stop_with_stdin() -> None:
 
 
 class _Running(NamedTuple):
+    """A job that has been started."""
+
     job: Job
     process: subprocess.Popen[bytes]
     log: Path
@@ -202,15 +204,11 @@ class _Runs:
                 f"{job.name}: interrupted before it could save. Give the same command again; "
                 "it goes on from its last checkpoint, or begins where it has none."
             )
-        elif code == 1:
-            self._failed(job, f"{last_words(each.log)} (all that it printed is in {each.log})")
         else:
-            self._failed(
-                job,
-                f"its process ended with code {code}, without a result{'; out of memory, perhaps' if code < 0 else ''}."
-                f" What it printed is in {each.log}. Give the same command again to go on from its last checkpoint, "
-                "with fewer --jobs.",
-            )
+            ended = f"its process ended with code {code}, without a result"
+            memory = "; out of memory, perhaps: give the same command again, with fewer --jobs" if code < 0 else ""
+            text = last_words(each.log) if code == 1 else ended + memory
+            self._failed(job, f"{text} (all that it printed is in {each.log})")
 
     def _failed(self, job: Job, text: str) -> None:
         self.failures[job.name] = text
