@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
 
 from examples.gta5_to_cityscapes.cli.app import app
+from examples.gta5_to_cityscapes.data import DatasetError, open_dataset
+from examples.gta5_to_cityscapes.data.loader import BatchStream
 from examples.gta5_to_cityscapes.data.training_data import Folders
 from examples.gta5_to_cityscapes.experiments import runner
 from examples.gta5_to_cityscapes.experiments.experiment import Job, carry_out, plan
@@ -169,3 +173,20 @@ def wait_for(happened: Callable[[], bool]) -> None:
     while not happened():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_an_image_that_cannot_be_read_leaves_no_loader_behind(streets: Folders, tmp_path: Path) -> None:
+    """A command whose loader is still there waits for its workers, which ignore signals, without end."""
+    shutil.copytree(streets.source, tmp_path / "gta5")
+    for file in (tmp_path / "gta5" / "images").iterdir():
+        file.write_bytes(file.read_bytes()[:300])
+    stream = BatchStream(open_dataset("gta5", tmp_path / "gta5", size=(8, 16)), 2, 0, workers=1)
+    (worker,) = stream._batches._workers  # type: ignore[attr-defined]
+    with suppress(DatasetError):  # pytest.raises would keep the traceback
+        next(stream)
+        pytest.fail("a damaged image was read")
+    del stream
+    worker.join(timeout=20)
+    alive = worker.is_alive()
+    worker.kill()
+    assert not alive
