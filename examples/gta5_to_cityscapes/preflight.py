@@ -6,12 +6,13 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from contextlib import contextmanager
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeVar
+from typing import Literal, NamedTuple
 
 import torch
 
@@ -20,7 +21,6 @@ from .checkpoint import CheckpointError
 from .data import (
     PUBLISHED_IMAGES,
     DatasetError,
-    DatasetSummary,
     SegmentationDataset,
     UnreadableFile,
     describe,
@@ -42,14 +42,13 @@ from .run_dir import ExperimentRecord, RunFolderError
 from .training.recipe_network import start_network
 from .training.timed_steps import TimedSteps, time_steps_apart
 
-Returned = TypeVar("Returned")
 Kind = Literal["ok", "note", "missing"]
+CPU = torch.device("cpu")
 ERRORS = (CheckpointError, DamagedFileError, DatasetError, OSError, RunFolderError, WeightsError)
-NAMED = 5  # of the images with a fault, so many are named
 
 
 class Finding(NamedTuple):
-    """One line: ``ok``, a ``note`` that changes nothing, or ``missing``, without which the experiment cannot run."""
+    """One line: ``ok``, a ``note`` that changes nothing, or ``missing``, without which nothing can run."""
 
     kind: Kind
     what: str
@@ -62,13 +61,13 @@ class Findings(list[Finding]):
     def add(self, kind: Kind, what: str, text: str) -> None:
         self.append(Finding(kind, what, text))
 
-    def attempt(self, what: str, call: Callable[[], Returned]) -> Returned | None:
-        """What ``call`` returns; None where it raises one of the pipeline's errors, which is added as missing."""
+    @contextmanager
+    def attempt(self, what: str) -> Iterator[None]:
+        """One of the pipeline's errors within the block is added as missing."""
         try:
-            return call()
+            yield
         except ERRORS as error:
             self.add("missing", what, str(error))
-            return None
 
 
 def check_plan(
@@ -97,98 +96,113 @@ def check_plan(
     check_style_transfer(findings, recipes, folders)
     check_weights(findings, recipes)
     check_folders(findings, jobs, folders, record, out)
-    left = [job for job in jobs if Findings().attempt(job.name, job.run.result) is None]
+    left = [job for job in jobs if not _finished(job)]
     if left and steps and any(finding.kind == "missing" for finding in findings):
         findings.add("note", "timed steps", "none, as long as something is missing")
     elif left and steps:
         measured = measure(findings, left, timed_steps)
     check_disk(findings, left, folders, out, measured)
     if measured is not None:
-        findings += check_memory(measured, device, min(processes, len(left)))
+        check_memory(findings, measured, device, min(processes, len(left)))
         check_time(findings, left, folders, measured, processes)
     return findings
 
 
-class Inspection(NamedTuple):
-    """What the files of a data set hold; images with a fault have been dropped from the data set."""
-
-    unreadable: list[UnreadableFile]  # by their headers
-    misfits: list[str]  # images whose label map has another size
-    summary: DatasetSummary | None  # of a sample of the others; None where all have a fault
+def _finished(job: Job) -> bool:
+    with Findings().attempt(job.name):  # an error is reported where the folders are checked
+        return job.run.result() is not None
+    return False
 
 
-def inspect(dataset: SegmentationDataset, sample: int = 20) -> Inspection:
-    """Read the headers of all files, and ``sample`` images whole."""
-    unreadable = unreadable_files(dataset)
-    dataset.exclude([each.name for each in unreadable])
-    misfits = mismatched_pairs(dataset)
-    dataset.exclude(misfits)
-    return Inspection(unreadable, misfits, describe(dataset, sample) if len(dataset) else None)
+def check_data(
+    findings: Findings, recipes: Sequence[Recipe], folders: Folders, *, sample: int = 20, named: int = 5
+) -> None:
+    """Every data set that a recipe reads, each once: its folders, the number of its images and its files.
 
-
-def check_data(findings: Findings, recipes: Sequence[Recipe], folders: Folders) -> None:
-    """Every data set that a recipe reads, each once: its folders, the number of its images and its files."""
-    checked = set()
+    ``sample`` images of each are read whole, and of the files with a fault ``named`` are named.
+    """
+    sets: dict[str, Callable[[], None]] = {}
     for recipe in recipes:
-        layouts, of_source = recipe.layouts, recipe.labeled == "source"
-        labeled = ("source", layouts.source) if of_source else ("target, training labels", layouts.target)
-        sets = [
-            (*labeled, "train", open_labeled),
-            *([("target, training", layouts.target, "train", open_target)] if recipe.needs_target else []),
-            ("target, validation", layouts.target, "val", open_validation),
-        ]
-        for what, layout, split, opened in sets:
-            if what in checked:
-                continue
-            checked.add(what)
-            if (dataset := findings.attempt(what, partial(opened, recipe, folders))) is None:
-                continue
-            count, published = len(dataset), PUBLISHED_IMAGES.get((layout, split), len(dataset))
-            others = f", {published:,} were published" if published != count else ""
-            findings.add("note" if others else "ok", what, f"{count:,} images{others}")
-            findings.attempt(what, partial(_check_files, findings, what, dataset))
+        layouts, check = recipe.layouts, partial(_check_set, findings, recipe, folders, sample, named)
+        if recipe.labeled == "source":
+            sets["source"] = partial(check, open_labeled, (layouts.source, "train"))
+        else:
+            sets["target, training labels"] = partial(check, open_labeled, (layouts.target, "train"))
+        if recipe.needs_target:
+            sets["target, training"] = partial(check, open_target, (layouts.target, "train"))
+        sets["target, validation"] = partial(check, open_validation, (layouts.target, "val"))
+    for what, check_set in sets.items():
+        with findings.attempt(what):
+            check_set(what)
 
 
-def _check_files(findings: Findings, what: str, dataset: SegmentationDataset) -> None:
-    labeled, found = dataset.files[0].labels is not None, inspect(dataset)
-    if found.misfits:
-        names = f"{', '.join(found.misfits[:NAMED])}{and_more(found.misfits, NAMED)}; replace one file of each pair"
-        findings.add("missing", what, f"image and label map differ in size: {names}")
-    summary = found.summary
-    if unreadable := [*found.unreadable, *(summary.unreadable if summary else [])]:
-        files = f"{len(unreadable)} file{'s' * (len(unreadable) > 1)}"
-        findings.add("missing", what, f"{files} cannot be read, the first: {unreadable[0].reason}")
-    if not labeled or summary is None or not summary.sampled:
+def _check_set(
+    findings: Findings,
+    recipe: Recipe,
+    folders: Folders,
+    sample: int,
+    named: int,
+    opened: Callable[[Recipe, Folders], SegmentationDataset],
+    published: tuple[str, str],
+    what: str,
+) -> None:
+    """Headers of all files, then a sample read whole; images with a fault are dropped from the data set."""
+    dataset = opened(recipe, folders)
+    total, labeled = len(dataset), dataset.files[0].labels is not None
+    dataset.size = None  # pixels are counted as they are stored
+
+    def cannot_be_read(what: str, files: Sequence[UnreadableFile]) -> None:
+        if files:
+            reasons = "\n  ".join(each.reason for each in files[:named])
+            text = f"{len(files)} cannot be read; replace them, or move the images and their label maps away:"
+            findings.add("missing", what, f"{text}\n  {reasons}{_and_more(files, named)}")
+
+    unreadable = unreadable_files(dataset)
+    cannot_be_read(what, unreadable)
+    dataset.exclude([each.name for each in unreadable])
+    if misfits := mismatched_pairs(dataset):
+        names = f"{', '.join(misfits[:named])}{_and_more(misfits, named)}"
+        findings.add("missing", what, f"image and label map differ in size: {names}; replace one file of each pair")
+        dataset.exclude(misfits)
+    text, sampled = f"{total:,} images", 0
+    if len(dataset):
+        summary = describe(dataset, sample)
+        sampled = summary.sampled if labeled else 0
+        cannot_be_read(f"{what}, of {summary.sampled + len(summary.unreadable)} decoded", summary.unreadable)
+    if sampled:
+        text += f" ({', '.join(f'{width}x{height}' for height, width in summary.sizes)}), {sampled} of them read"
+    count = PUBLISHED_IMAGES.get(published, total)
+    findings.add(*("note", what, f"{text}; {count:,} were published") if count != total else ("ok", what, text))
+    if not sampled:
         return
-    what = f"{what}, labels"
     if summary.unknown_ids:
         first, file = next(iter(summary.unknown_in.items()))
         text = f"ids without a row in the class file, ignored (id: pixels): {summary.unknown_ids}; {first} in {file}"
-        findings.add("note", what, text)
-    before = len(findings)
-    findings.attempt(what, partial(require_labels, what.removesuffix(", labels"), dataset))
-    if len(findings) > before:
-        return
+        findings.add("note", f"{what}, labels", text)
+    require_labels(what, dataset)
     absent = [name for name, pixels in summary.pixels.items() if not pixels]
-    seen = f"{len(summary.pixels) - len(absent)} of {len(summary.pixels)} classes in {summary.sampled} images"
-    findings.add("note" if absent else "ok", what, f"{seen}; not seen: {', '.join(absent)}" if absent else seen)
+    shares = ", ".join(f"{name} {summary.share(name):.2%}" for name in summary.pixels if name not in absent)
+    text = f"{len(summary.pixels) - len(absent)} of {len(summary.pixels)} classes, of the labeled pixels {shares}"
+    unseen = f"; not seen: {', '.join(absent)}" if absent else ""
+    findings.add("note" if absent else "ok", f"{what}, labels", text + unseen)
+
+
+def _and_more(found: Sequence[object], named: int) -> str:
+    return f" and {len(found) - named} more" if len(found) > named else ""
 
 
 def check_style_transfer(findings: Findings, recipes: Sequence[Recipe], folders: Folders) -> None:
     """The folder of transferred source images, where recipes take one."""
     what, users = "style-transferred images", [each for each in recipes if each.config(StyleTransferConfig)]
     transfer = users[0].config(StyleTransferConfig) if users else None
-    if transfer is None:
-        return
-    if transfer.in_step:
+    if transfer is not None and transfer.in_step:
         text = f"{transfer.method}, within a step; the paper's were translated by a CycleGAN (--style-transfer FOLDER)"
         findings.add("note", what, text)
-    elif (folder := findings.attempt(what, partial(transferred_folder, transfer))) is not None:
-        source = Findings().attempt(what, partial(open_labeled, users[0], folders))  # an error has its own line
-        if source is None:
-            findings.add("note", what, f"{folder}: not compared, since the source cannot be opened")
-        elif findings.attempt(what, partial(TransferredImages, source, folder)) is not None:
-            findings.add("ok", what, f"one for each of {len(source):,}")
+    elif transfer is not None:
+        with findings.attempt(what):
+            if (folder := transferred_folder(transfer)) is not None:
+                images = TransferredImages(open_labeled(users[0], folders), folder)
+                findings.add("ok", what, f"one for each of {len(images):,}")
 
 
 def check_weights(findings: Findings, recipes: Sequence[Recipe]) -> None:
@@ -197,7 +211,9 @@ def check_weights(findings: Findings, recipes: Sequence[Recipe]) -> None:
     for recipe in {recipe.network.model_dump_json(): recipe for recipe in recipes}.values():
         if recipe.network.weights is None:
             findings.add("note", what, "random; the paper began with ImageNet's (--set network.weights=FILE)")
-        elif (network := findings.attempt(what, partial(start_network, recipe, torch.device("cpu")))) is not None:
+            continue
+        with findings.attempt(what):
+            network = start_network(recipe, CPU)
             style = f"pixels are normalized in the style of {network.style}"
             findings.add("ok", what, f"{network.weights_report}; {style}")
 
@@ -206,16 +222,15 @@ def check_folders(
     findings: Findings, jobs: Sequence[Job], folders: Folders, record: ExperimentRecord, out: Path
 ) -> None:
     """What the folder holds already: another experiment or another run is an error, finished runs are kept."""
-    before = len(findings)
-    findings.attempt("experiment folder", lambda: tempfile.TemporaryFile(dir=_existing(out)).close())
-    findings.attempt("experiment folder", partial(record.check, out))
-    if len(findings) > before:
-        return
-    for job in jobs:
-        findings.attempt(job.name, partial(check_same_run, job, folders))
-    finished = sum(Findings().attempt(job.name, job.run.result) is not None for job in jobs)
-    begun = sum(job.run.recipe_file.is_file() for job in jobs) - finished
-    findings.add("ok", "runs", f"{len(jobs)}: {finished} finished, {begun} begun")
+    with findings.attempt("experiment folder"):
+        tempfile.TemporaryFile(dir=_existing(out)).close()
+        record.check(out)
+        for job in jobs:
+            with findings.attempt(job.name):
+                check_same_run(job, folders)
+        finished = sum(map(_finished, jobs))
+        begun = sum(job.run.recipe_file.is_file() for job in jobs) - finished
+        findings.add("ok", "runs", f"{len(jobs)}: {finished} finished, {begun} begun")
 
 
 def _existing(out: Path) -> Path:
@@ -230,7 +245,7 @@ def check_disk(findings: Findings, jobs: Sequence[Job], folders: Folders, out: P
     labels = sum(math.prod(job.recipe.data.target_size) * _count(open_target, job, folders) for job in labeled)
     # One more than is kept is there while it is written.
     kept = sum(job.recipe.runtime.save_total_limit + 1 for job in jobs)
-    checkpoints = measured.most.checkpoint_bytes * kept if measured else 0
+    checkpoints = measured.steps.checkpoint_bytes * kept if measured else 0
     parts = f"checkpoints {size(checkpoints) if measured else 'not measured'}, pseudo-labels {size(labels)}"
     text = f"at most {size(checkpoints + labels)} ({parts}) and some MiB of logs; free {size(free)}"
     enough: Kind = "ok" if measured else "note"
@@ -238,29 +253,21 @@ def check_disk(findings: Findings, jobs: Sequence[Job], folders: Folders, out: P
 
 
 def _count(opened: Callable[[Recipe, Folders], SegmentationDataset], job: Job, folders: Folders) -> int:
-    """The images of a data set; 0 where it cannot be opened, which has its own line."""
-    dataset = Findings().attempt(job.name, partial(opened, job.recipe, folders))
-    return len(dataset) if dataset else 0
+    """The images of a data set; 0 where it cannot be opened, which is reported with the data."""
+    with Findings().attempt(job.name):
+        return len(opened(job.recipe, folders))
+    return 0
 
 
-@dataclass(frozen=True)
-class Measured:
-    """Timed steps of the costliest run that is left and, where one costs less, of the cheapest."""
+class Measured(NamedTuple):
+    """Timed steps of the costliest run that is left."""
 
-    most: TimedSteps
-    costliest: Job
-    least: TimedSteps
-    cheapest: Job
-
-    def seconds_per_step(self, job: Job) -> float:
-        """Interpolated between the two by the cost of a run's parts."""
-        span = self.costliest.cost - self.cheapest.cost
-        share = min(1.0, max(0.0, (job.cost - self.cheapest.cost) / span)) if span else 1.0
-        return self.least.seconds_per_step + share * (self.most.seconds_per_step - self.least.seconds_per_step)
+    job: Job
+    steps: TimedSteps
 
 
 def measure(findings: Findings, jobs: Sequence[Job], timed_steps: Callable[[Job], TimedSteps]) -> Measured | None:
-    """Time steps of the runs that are left; None, with a finding that says why, where that is not possible.
+    """Time steps of the costliest run that is left; None, with a finding that says why, where that is not possible.
 
     A second stage needs labels that are not there yet and takes about as long as the first: it is not timed itself.
     """
@@ -269,68 +276,50 @@ def measure(findings: Findings, jobs: Sequence[Job], timed_steps: Callable[[Job]
         matching = job.recipe.config(MatchingConfig)
         return job.cost, matching.capacity if matching else 0
 
-    timed = sorted((job for job in jobs if not job.recipe.labeled_by), key=cost)
-    if not timed:
+    job = max((job for job in jobs if not job.recipe.labeled_by), key=cost, default=None)
+    if job is None:
         findings.add("note", "timed steps", "every run that is left needs labels of another; none timed")
         return None
-    cheapest, costliest = timed[0], timed[-1]
-    found: list[TimedSteps] = []
-    for job in (costliest, cheapest) if cheapest.cost < costliest.cost else (costliest,):
-        try:
-            found.append(timed_steps(job))
-        except (BrokenProcessPool, MemoryError, torch.OutOfMemoryError) as error:
-            text = f"{job.name}: no memory for a step ({error or type(error).__name__}); lower data.batch or sizes"
-            findings.add("missing", "memory", text)
-            return None
-        except Exception as error:  # whatever ends a step here would end the run
-            findings.add("missing", "timed steps", f"{job.name}: {type(error).__name__}: {error}")
-            return None
-    return Measured(found[0], costliest, found[-1], cheapest if len(found) > 1 else costliest)
+    try:
+        return Measured(job, timed_steps(job))
+    except (BrokenProcessPool, MemoryError, torch.OutOfMemoryError) as error:
+        text = f"{job.name}: no memory for a step ({error or type(error).__name__}); lower data.batch or sizes"
+        findings.add("missing", "memory", text)
+    except Exception as error:  # whatever ends a step here would end the run
+        findings.add("missing", "timed steps", f"{job.name}: {type(error).__name__}: {error}")
+    return None
 
 
-def check_memory(measured: Measured, device: torch.device, processes: int) -> Findings:
+def check_memory(findings: Findings, measured: Measured, device: torch.device, processes: int) -> None:
     """The costliest run's peak, as many times as runs take place at a time, against what is free."""
-    findings, of_machine = Findings(), torch.device("cpu")
-    peaks = [("memory", measured.most.process_bytes, of_machine)]
+    peaks = [("memory", measured.steps.process_bytes, CPU)]
     if device.type == "cuda":
-        peaks.append(("memory of the GPU", measured.most.memory_bytes, device))
+        peaks.append(("memory of the GPU", measured.steps.memory_bytes, device))
     for what, peak, where in peaks:
         needed, free = processes * peak, free_memory_bytes(where)
-        text = f"{size(peak)} a run ({measured.costliest.name})"
+        text = f"{size(peak)} a run ({measured.job.name})"
         if processes > 1:
             text += f", {processes} at a time: {size(needed)}"
-        if where.type == "cpu" and measured.costliest.recipe.runtime.cache:
+        if where.type == "cpu" and measured.job.recipe.runtime.cache:
             text += ", and the decoded images as they are kept"
-        if free is None:
-            findings.add("note", what, f"{text}; how much is free is not known here")
-        else:
-            findings.add("ok" if needed <= free else "missing", what, f"{text}; free {size(free)}")
-    return findings
+        text += "; how much is free is not known here" if free is None else f"; free {size(free)}"
+        findings.add("missing" if free is not None and needed > free else "ok", what, text)
 
 
 def check_time(findings: Findings, jobs: Sequence[Job], folders: Folders, measured: Measured, processes: int) -> None:
-    """How long a step took, and how long all that is left will take."""
-    both = {measured.costliest.name: measured.most, measured.cheapest.name: measured.least}
-    for name, timed in both.items():
-        findings.add("ok", "time a step", f"{time_of_a_step(timed.seconds_per_step)}, {name}")
-    validation, target = (_count(opened, measured.costliest, folders) for opened in (open_validation, open_target))
-    image = measured.most.seconds_per_image
-    training = sum(job.recipe.schedule.max_steps * measured.seconds_per_step(job) for job in jobs)
+    """How long a step took, and how long all that is left will take: other runs by the cost of their parts."""
+    findings.add("ok", "time a step", f"{time_of_a_step(measured.steps.seconds_per_step)}, {measured.job.name}")
+    validation, target = (_count(opened, measured.job, folders) for opened in (open_validation, open_target))
+    image, of_cost_one = measured.steps.seconds_per_image, measured.steps.seconds_per_step / measured.job.cost
+    training = sum(job.recipe.schedule.max_steps * of_cost_one * job.cost for job in jobs)
     tests = sum(-(-job.recipe.schedule.max_steps // job.recipe.schedule.evaluate_every) for job in jobs)
     scoring = tests * image * validation
     labeling = sum(bool(job.recipe.labeled_by) for job in jobs) * 2 * image * target
     together = duration((training + scoring + labeling) / min(processes, max(1, len(jobs))))
     parts = f"training {duration(training)}, scoring {duration(scoring)}, labeling {duration(labeling)}"
     beside = f", {processes} at a time without slowing each other" if processes > 1 else ""
-    text = (
-        f"{together} for {len(jobs)} run{'s' * (len(jobs) > 1)} ({parts}){beside}; each run's start adds a few seconds"
-    )
-    findings.add("ok", "time in all", text)
-
-
-def and_more(found: Sequence[object], named: int) -> str:
-    """How many there are besides those that are named."""
-    return f" and {len(found) - named} more" if len(found) > named else ""
+    runs = f"{len(jobs)} run{'s' * (len(jobs) > 1)}"
+    findings.add("ok", "time in all", f"{together} for {runs} ({parts}){beside}; each start adds a few seconds")
 
 
 def size(count: int) -> str:
@@ -339,10 +328,5 @@ def size(count: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Days, hours, minutes or seconds, two at most."""
-    minutes, hours, days = round(seconds / 60), round(seconds / 3600), seconds / 86400
-    if days >= 2:
-        return f"{days:.1f} days"
-    if hours >= 2:
-        return f"{minutes // 60} h {minutes % 60} min"
-    return f"{minutes} min" if minutes >= 2 else f"{seconds:.0f} s"
+    """Days, hours, minutes and seconds, such as 2:30:00."""
+    return str(timedelta(seconds=round(seconds)))

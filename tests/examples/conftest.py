@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from examples.gta5_to_cityscapes.cli.app import main
 from examples.gta5_to_cityscapes.data.training_data import Folders
+from examples.gta5_to_cityscapes.experiments import experiment, runner
+from examples.gta5_to_cityscapes.experiments.experiment import Job
+from examples.gta5_to_cityscapes.run_dir import Result
 
 from .drawn_streets import write_streets
 
@@ -72,3 +77,33 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working folder."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Runs of an experiment take place in this process, as on ranks; the names of those that were carried out."""
+    names: list[str] = []
+
+    def carry_out(job: Job, *args: Any) -> Result:
+        names.append(job.recipe.name)
+        return experiment.carry_out(job, *args)
+
+    monkeypatch.setattr(runner, "world_size", lambda: 2)
+    monkeypatch.setattr(runner, "carry_out", carry_out)
+    return names
+
+
+@pytest.fixture
+def failure(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[str, str]]:
+    """Call a program that ends with an exit code; returns its output and its errors, without a traceback."""
+
+    def call(*words: object, code: int = 1) -> tuple[str, str]:
+        monkeypatch.setattr("sys.argv", ["program", *map(str, words)])
+        with pytest.raises(SystemExit) as left:
+            main()
+        captured = capsys.readouterr()
+        assert left.value.code == code
+        assert "Traceback" not in captured.err
+        return captured.out, captured.err
+
+    return call

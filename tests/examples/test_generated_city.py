@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -42,7 +43,7 @@ from examples.gta5_to_cityscapes.data.dataset import SYNTHIA_IDS as READ_SYNTHIA
 
 ROOT = Path(__file__).resolve().parents[2]
 DOMAINS = {"game": GAME_CITY, "camera": CAMERA_CITY}
-SCENES, SIZE = 24, (192, 96)
+SCENES, SIZE = 16, (160, 80)
 Images = list[tuple[NDArray[np.uint8], NDArray[np.uint8]]]
 
 
@@ -66,15 +67,28 @@ def digests(folder: Path) -> dict[str, str]:
     }
 
 
+@pytest.fixture(scope="module")
+def city(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three source, three training and a validation image; to look at, not to change."""
+    out = tmp_path_factory.mktemp("small") / "city"
+    small_city(out)
+    return out
+
+
 def small_city(out: Path, **changes: object) -> None:
     settings: dict[str, object] = {"source_images": 3, "target_train": 3, "target_val": 1, "size": (64, 48), "seed": 3}
     generate_city(out, **{**settings, **changes})  # type: ignore[arg-type]
 
 
-def test_the_source_in_synthias_layout_is_the_same_scenes_in_other_files(tmp_path: Path) -> None:
-    small_city(tmp_path / "gta5_city")
-    small_city(tmp_path / "synthia_city", source_layout="synthia")
-    root = tmp_path / "synthia_city" / "synthia"
+def test_the_source_in_synthias_layout_is_the_same_scenes_in_other_files(city: Path, tmp_path: Path) -> None:
+    """Both layouts fit in one city."""
+    before = digests(city)
+    shutil.copytree(city, tmp_path / "city")
+    small_city(tmp_path / "city", source_layout="synthia")
+    after = digests(tmp_path / "city")
+    assert {name: after[name] for name in before} == before
+    assert len(after) == len(before) + 6
+    root = tmp_path / "city" / "synthia"
     names = {f"{kind}/000000{k}.png" for kind in ("RGB", "GT/LABELS") for k in (0, 1, 2)}
     assert {str(path.relative_to(root)) for path in root.rglob("*.png")} == names
     drawn = cv2.imread(str(root / "GT" / "LABELS" / "0000000.png"), cv2.IMREAD_UNCHANGED)
@@ -82,7 +96,7 @@ def test_the_source_in_synthias_layout_is_the_same_scenes_in_other_files(tmp_pat
     assert set(SYNTHIA_IDS.values()) >= set(np.unique(drawn[..., 2])) - {0}  # red is the first channel
     assert not drawn[..., :2].any()
     for space in (si.SYNTHIA_16, si.SYNTHIA_13):
-        gta5 = open_dataset("gta5", tmp_path / "gta5_city" / "gta5", space=space)
+        gta5 = open_dataset("gta5", city / "gta5", space=space)
         synthia = open_dataset("synthia", root, space=space)
         assert len(gta5) == len(synthia) == 3
         for one, other in zip(gta5, synthia, strict=True):
@@ -102,38 +116,24 @@ def test_the_numbers_of_synthia_are_those_that_its_reader_knows() -> None:
     assert expected == SYNTHIA_IDS
 
 
-def test_both_layouts_of_the_source_fit_in_one_city(tmp_path: Path) -> None:
-    small_city(tmp_path / "city")
-    before = digests(tmp_path / "city")
-    small_city(tmp_path / "city", source_layout="synthia")
-    after = digests(tmp_path / "city")
-    assert {name: after[name] for name in before} == before
-    assert len(after) == len(before) + 6
-    with pytest.raises(ValueError, match="source_layout must be one of gta5, synthia, got 'camvid'"):
-        small_city(tmp_path / "other", source_layout="camvid")
-
-
-def test_files_lie_as_the_published_data_sets_have_them(tmp_path: Path) -> None:
-    seen: list[int] = []
-    small_city(tmp_path / "city", progress=seen.append)
+def test_files_lie_as_the_published_data_sets_have_them(city: Path) -> None:
     target = "cityscapes/{}/{}/{}/{}_{}_000000_{}.png"
     expected = {f"gta5/{kind}/0000{k}.png" for kind in ("images", "labels") for k in (1, 2, 3)} | {"city.json"}
-    for split, city, number in (
+    for split, town, number in (
         ("train", "altstadt", "000000"),
         ("train", "neustadt", "000000"),
         ("train", "hafen", "000000"),
         ("val", "altstadt", "000001"),
     ):
-        expected.add(target.format("leftImg8bit", split, city, city, number, "leftImg8bit"))
-        expected.add(target.format("gtFine", split, city, city, number, "gtFine_labelIds"))
-    assert set(digests(tmp_path / "city")) == expected
-    assert seen == list(range(8))
-    with Image.open(tmp_path / "city/gta5/labels/00001.png") as labels:
+        expected.add(target.format("leftImg8bit", split, town, town, number, "leftImg8bit"))
+        expected.add(target.format("gtFine", split, town, town, number, "gtFine_labelIds"))
+    assert set(digests(city)) == expected
+    with Image.open(city / "gta5/labels/00001.png") as labels:
         assert labels.mode == "P"
         assert labels.size == (64, 48)
         flat = labels.getpalette() or []
         assert tuple(flat[3 * CAR : 3 * CAR + 3]) == COLORS[CAR]
-    train = tmp_path / "city/cityscapes"
+    train = city / "cityscapes"
     with Image.open(train / "gtFine/train/hafen/hafen_000000_000000_gtFine_labelIds.png") as labels:
         assert labels.mode == "L"
     with Image.open(train / "leftImg8bit/train/hafen/hafen_000000_000000_leftImg8bit.png") as image:
@@ -141,47 +141,36 @@ def test_files_lie_as_the_published_data_sets_have_them(tmp_path: Path) -> None:
         assert image.size == (64, 48)
 
 
-def test_same_seed_gives_same_bytes_for_any_number_of_workers(tmp_path: Path) -> None:
-    small_city(tmp_path / "one")
-    small_city(tmp_path / "two", workers=2)
+def test_same_seed_gives_same_bytes_for_any_number_of_workers(city: Path, tmp_path: Path) -> None:
+    seen: list[int] = []
+    small_city(tmp_path / "two", workers=2, progress=seen.append)
+    assert seen == list(range(8))
     small_city(tmp_path / "other", seed=4)
-    assert digests(tmp_path / "one") == digests(tmp_path / "two")
-    one, other = digests(tmp_path / "one"), digests(tmp_path / "other")
+    one, other = digests(city), digests(tmp_path / "other")
+    assert digests(tmp_path / "two") == one
     assert all(one[name] != other[name] for name in one if "images" in name or "leftImg8bit" in name)
+    images = [digest for name, digest in one.items() if "leftImg8bit" in name or "images" in name]
+    assert len(set(images)) == len(images) == 7  # training and validation share no scene
 
 
-def test_a_scene_does_not_depend_on_how_many_are_made(tmp_path: Path) -> None:
-    small_city(tmp_path / "few", source_images=1, target_train=0, target_val=0)
-    small_city(tmp_path / "more", source_images=2, target_train=0, target_val=0)
-    name = "gta5/images/00001.png"
-    assert digests(tmp_path / "few")[name] == digests(tmp_path / "more")[name]
-
-
-def test_train_and_val_share_no_scene(tmp_path: Path) -> None:
-    small_city(tmp_path, target_train=3, target_val=3, source_images=0)
-    hashes = [v for k, v in digests(tmp_path).items() if "leftImg8bit" in k]
-    assert len(set(hashes)) == len(hashes) == 6
-
-
-def test_a_second_run_adds_what_is_missing_and_nothing_else(tmp_path: Path) -> None:
-    small_city(tmp_path / "city")
-    before = digests(tmp_path / "city")
-    gone = tmp_path / "city/gta5/images/00002.png"
+def test_what_is_missing_is_added_whatever_else_there_is(city: Path, tmp_path: Path) -> None:
+    """A scene does not depend on how many are made."""
+    small_city(tmp_path / "city", source_images=1, target_train=0, target_val=0)
     kept = tmp_path / "city/gta5/images/00001.png"
     stamp = kept.stat().st_mtime_ns
-    gone.unlink()
     small_city(tmp_path / "city")
-    assert digests(tmp_path / "city") == before
+    (tmp_path / "city/gta5/images/00002.png").unlink()
+    small_city(tmp_path / "city")
+    assert digests(tmp_path / "city") == digests(city)
     assert kept.stat().st_mtime_ns == stamp
 
 
 @pytest.mark.parametrize("change", [{"seed": 9}, {"size": (96, 48)}])
-def test_other_settings_are_rejected_in_the_same_folder(tmp_path: Path, change: dict[str, object]) -> None:
-    small_city(tmp_path / "city", source_images=1, target_train=0, target_val=0)
-    before = digests(tmp_path / "city")
+def test_other_settings_are_rejected_in_the_same_folder(city: Path, change: dict[str, object]) -> None:
+    before = digests(city)
     with pytest.raises(FileExistsError, match="holds a city made with"):
-        small_city(tmp_path / "city", **change)
-    assert digests(tmp_path / "city") == before
+        small_city(city, **change)
+    assert digests(city) == before
 
 
 def test_a_folder_with_other_files_is_rejected(tmp_path: Path) -> None:
@@ -198,6 +187,7 @@ def test_a_folder_with_other_files_is_rejected(tmp_path: Path) -> None:
         ({"workers": 0}, "workers"),
         ({"target_val": -1}, "target_val"),
         ({"seed": -1}, "seed"),
+        ({"source_layout": "camvid"}, "source_layout must be one of gta5, synthia, got 'camvid'"),
     ],
 )
 def test_impossible_numbers_are_named_before_anything_is_written(

@@ -182,7 +182,7 @@ def test_the_commands_of_the_page_run(elsewhere: Path) -> None:
     assert shown.keys() == {"check", "ablation", "pseudo-label", "evaluate"}
     assert "source: 3 images (96x48), 3 of them read" in shown["check"]
     assert "ids without a row in the class file, ignored (id: pixels): {7: 768}" in shown["check"]
-    assert "person         absent" in shown["check"]
+    assert "not seen: person" in shown["check"]
     runs = elsewhere / "runs/field"
     result = json.loads((runs / "aa+it+sim+ssl/seed0/result.json").read_text())
     assert list(result["iou"]) == ["floor", "wall", "shelf", "box", "person"]

@@ -32,36 +32,36 @@ def test_recipes_of_a_size_share_everything_but_their_parts() -> None:
         assert all(recipe[field] == recipes[0][field] for recipe in recipes)
 
 
-def test_full_size_is_what_the_authors_ran() -> None:
-    recipe = compose_recipe("aa+it+sim", "full")
-    assert recipe.network.name == "deeplabv2_resnet101"
-    assert recipe.data.source_size == (720, 1280)
-    assert recipe.data.target_size == (512, 1024)
-    assert recipe.data.batch == 1
-    optimizer = recipe.optimizer
-    assert (optimizer.kind, optimizer.lr, optimizer.momentum) == ("sgd", 2.5e-4, 0.9)
-    assert (optimizer.nesterov, optimizer.weight_decay, optimizer.head_lr_mult) == (False, 5e-4, 10)
-    assert (recipe.schedule.max_steps, recipe.schedule.decay_steps, recipe.schedule.power) == (200_000, 250_000, 0.9)
-    assert "adversarial" in recipe.methods
-    assert (recipe.methods["adversarial"].weight, recipe.methods["adversarial"].lr) == (1e-3, 1e-4)
-    assert recipe.methods["adversarial"].betas == (0.9, 0.99)
-    assert "matching" in recipe.methods
-    assert (
-        recipe.methods["matching"].weight,
-        recipe.methods["matching"].capacity,
-        recipe.methods["matching"].max_instances,
-    ) == (0.01, 50, 10)
-    second = compose_recipe("aa+it+sim+ssl", "full")
-    assert "matching" in second.methods
-    assert second.methods["matching"].weight == 1e-3
-    assert "pseudo_labels" in second.methods
-    assert (
-        second.methods["pseudo_labels"].quantile,
-        second.methods["pseudo_labels"].cap,
-        second.methods["pseudo_labels"].weight,
-    ) == (0.5, 0.9, 1)
-    assert recipe.augmentation.flip == recipe.augmentation.color_jitter == 0
-    assert compose_recipe("aa", "full-vgg16").network.name == "deeplabv2_vgg16"
+AUTHORS = {
+    "network.name": "deeplabv2_resnet101",
+    **{"data.source_size": (720, 1280), "data.target_size": (512, 1024), "data.batch": 1},
+    **{"optimizer.kind": "sgd", "optimizer.lr": 2.5e-4, "optimizer.momentum": 0.9, "optimizer.nesterov": False},
+    **{"optimizer.weight_decay": 5e-4, "optimizer.head_lr_mult": 10},
+    **{"schedule.max_steps": 200_000, "schedule.decay_steps": 250_000, "schedule.power": 0.9},
+    **{"augmentation.flip": 0, "augmentation.color_jitter": 0},
+    **{"adversarial.weight": 1e-3, "adversarial.lr": 1e-4, "adversarial.betas": (0.9, 0.99)},
+    **{"matching.weight": 0.01, "matching.capacity": 50, "matching.max_instances": 10},
+}
+SECOND_STAGE = {
+    **{"matching.weight": 1e-3, "pseudo_labels.quantile": 0.5, "pseudo_labels.cap": 0.9, "pseudo_labels.weight": 1}
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "preset", "published"),
+    [
+        ("aa+it+sim", "full", AUTHORS),
+        ("aa+it+sim+ssl", "full", AUTHORS | SECOND_STAGE),
+        ("aa", "full-vgg16", {"network.name": "deeplabv2_vgg16"}),
+    ],
+)
+def test_full_size_is_what_the_authors_ran(name: str, preset: str, published: dict[str, object]) -> None:
+    recipe = compose_recipe(name, preset)
+    found = {}
+    for setting in published:
+        group, last = setting.split(".")
+        found[setting] = getattr(recipe.methods.get(group) or getattr(recipe, group), last)
+    assert found == published
 
 
 @pytest.mark.parametrize("name", ["", "aa+", "sim+fade", "aa2", "source+aa", "target"])
@@ -80,10 +80,8 @@ def test_overrides_reach_their_setting_and_serve_recipes_without_it() -> None:
     overrides = ["schedule.max_steps=7", "matching.weight=0.5", "style_transfer.method=fourier", "data.batch=3"]
     recipe = compose_recipe("aa+it+sim", overrides=overrides)
     assert recipe.schedule.max_steps == 7
-    assert "matching" in recipe.methods
-    assert recipe.methods["matching"].weight == 0.5
-    assert "style_transfer" in recipe.methods
-    assert recipe.methods["style_transfer"].method == "fourier"
+    assert recipe.methods["matching"].weight == 0.5  # type: ignore[attr-defined]
+    assert recipe.methods["style_transfer"].method == "fourier"  # type: ignore[attr-defined]
     assert compose_recipe("source", overrides=overrides).data.batch == 3
 
 

@@ -5,18 +5,19 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 from examples.gta5_to_cityscapes import __main__ as program
-from examples.gta5_to_cityscapes.cli.app import app, main
 from examples.gta5_to_cityscapes.data import DatasetError, open_dataset
 from examples.gta5_to_cityscapes.data.training_data import Folders, open_training_data
 from examples.gta5_to_cityscapes.recipes import RecipeError, compose_recipe
 
-REPOSITORY = Path(__file__).parents[2]
+from .commands import REPOSITORY, data, in_one_line, invoke
+
+Failure = Callable[..., tuple[str, str]]
 
 
 @pytest.mark.parametrize(
@@ -36,17 +37,20 @@ REPOSITORY = Path(__file__).parents[2]
         (["pseudo-label", "nowhere.pt", "--cap", "3"], "--cap"),
         (["pseudo-label", "nowhere.pt", "--quantile", "nan"], "--quantile"),
         (["demo", "--seed", "-1"], "--seed"),
+        (["train", "aa", "--from", "nowhere.pt"], "--from replaces the one run that a recipe depends on, got 'aa'"),
+        (["ablation", "--generate"], "--generate draws the city for folders that are not given"),
+        (["ablation", "--jobs", "0"], "--jobs"),
+        (["experiment", "table7"], "table2, table3, table4, table6, figure2"),
+        (["experiment", "figure2", "--style-transfer", "lab"], "none of these recipes has that part"),
     ],
 )
 def test_wrong_options_are_rejected(words: list[str], said: str, streets: Folders, elsewhere: Path) -> None:
     (elsewhere / "a_file").touch()
     rest = {"--target": str(streets.target), "--out": "runs"} if words[0] != "demo" else {"--out": "runs"}
-    if words[0] in ("train", "ablation"):
+    if words[0] in ("train", "ablation", "experiment"):
         rest |= {"--source": str(streets.source), "--preset": "smoke"}
     given = [word for name, value in rest.items() if name not in words for word in (name, value)]
-    result = CliRunner().invoke(app, [*words, *given], catch_exceptions=False)
-    assert result.exit_code == 2
-    assert said in " ".join(result.output.replace("│", " ").split())
+    assert said in in_one_line(invoke(*words, *given, code=2))
     assert not (elsewhere / "runs").exists()
 
 
@@ -86,43 +90,39 @@ def test_a_crop_need_not_fit_images_that_the_recipe_does_not_crop() -> None:
     compose_recipe("aa", "small", overrides=[small, "augmentation.target=none"])
 
 
-def test_a_file_in_the_way_is_reported_without_a_traceback(
-    streets: Folders, elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["train", "aa+xyz"], "sum of aa, asn, "),
+        (["train", "source", "--source", "nowhere"], "nowhere/images: expected a folder of the gta5 layout"),
+        (["train", "source", "--out", "a_file/runs"], "Not a directory"),
+        (["evaluate", "nowhere.pt"], "checkpoint nowhere.pt: expected a file written by `train`"),
+    ],
+)
+def test_mistakes_are_reported_without_a_traceback(
+    words: list[str], said: str, streets: Folders, elsewhere: Path, failure: Failure
 ) -> None:
     (elsewhere / "a_file").touch()
-    words = ["train", "source", "--source", str(streets.source), "--target", str(streets.target)]
-    monkeypatch.setattr("sys.argv", ["x", *words, "--out", "a_file/runs", "--preset", "smoke"])
-    with pytest.raises(SystemExit) as left:
-        main()
-    assert left.value.code == 1
-    assert "Not a directory" in capsys.readouterr().err
+    options = {"--target": streets.target}
+    if words[0] == "train":
+        options |= {"--source": streets.source, "--out": Path("runs"), "--preset": Path("smoke")}
+    rest = [word for name, value in options.items() if name not in words for word in (name, value)]
+    assert said in failure(*words, *rest)[1]
 
 
 @pytest.mark.parametrize("file", ["recipe.json", "result.json", "data.json"])
 @pytest.mark.parametrize(("content", "said"), [("{", "could not read it"), ("[]", "got list"), ("{}", "expected")])
 def test_a_damaged_file_of_a_run_is_reported_without_a_traceback(
-    file: str,
-    content: str,
-    said: str,
-    streets: Folders,
-    elsewhere: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    file: str, content: str, said: str, streets: Folders, elsewhere: Path, failure: Failure
 ) -> None:
     folder = elsewhere / "runs" / "source" / "seed0"
     folder.mkdir(parents=True)
     if file == "data.json" and content == "{}":
         content = '{"validation": 3}'
     (folder / file).write_text(content)
-    words = ["train", "source", "--source", str(streets.source), "--target", str(streets.target)]
-    monkeypatch.setattr("sys.argv", ["x", *words, "--out", "runs", "--preset", "smoke"])
-    with pytest.raises(SystemExit) as left:
-        main()
-    assert left.value.code == 1
-    captured = capsys.readouterr().err
-    assert f"{Path('source', 'seed0')}" in captured
-    assert said in captured
-    assert "elete" in captured
+    shown = failure("train", "source", *data(streets), "--out", "runs", "--preset", "smoke")[1]
+    for text in (str(Path("source", "seed0")), said, "elete"):
+        assert text in shown
 
 
 @pytest.mark.parametrize(("recipe", "group"), [("it", "style_transfer"), ("tt", "target_style_transfer")])

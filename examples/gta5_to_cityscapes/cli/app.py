@@ -20,10 +20,10 @@ from ..recipes import RecipeError
 from ..run_dir import RunFolderError
 from ..signals import Stopped
 from .checkpoint_commands import check, evaluate, pseudo_label
-from .run_commands import ablation, demo, experiment, parts, report, train
+from .commands import ablation, demo, experiment, parts, report, train
 
 app = typer.Typer(
-    rich_markup_mode="markdown", add_completion=False, no_args_is_help=True, pretty_exceptions_show_locals=False
+    rich_markup_mode="markdown", add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False
 )
 EXPECTED = (
     CheckpointError,

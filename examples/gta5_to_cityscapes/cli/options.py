@@ -17,6 +17,7 @@ from ..checkpoint import CheckpointError
 from ..data import Layout
 from ..data.training_data import Folders
 from ..distributed import local_device, world_size
+from ..experiments.city import City
 from ..methods.style_transfer import StyleTransferConfig
 from ..metrics_log import time_of_a_step
 from ..recipes import PAPER_EXPERIMENTS, Recipe, check_scales
@@ -24,7 +25,12 @@ from ..recipes.presets import PRESETS
 from ..run_dir import Result, RunFolder
 from ..training.evaluation import Scores
 
-OUT_RUNS = "runs go to OUT/RECIPE/seedK/"
+
+def _use_threads(threads: int) -> int:
+    if threads > 0:
+        torch.set_num_threads(threads)
+    return threads
+
 
 RecipeName = Annotated[
     str, typer.Argument(help="source, target-only, or a sum of parts such as aa+it+sim; `parts` lists them.")
@@ -77,11 +83,11 @@ GenerateCity = Annotated[
 ]
 CitySeed = Annotated[int, typer.Option(min=0, help="Seed of the city that --generate draws.")]
 
-Out = Annotated[Path, typer.Option(file_okay=False, help=f"Experiment folder; {OUT_RUNS}.")]
-PaperOut = Annotated[
+Out = Annotated[
     Path,
     typer.Option(
-        file_okay=False, help=f"Experiment folder; {OUT_RUNS}, in table3 and table4 to OUT/VALUE/RECIPE/seedK/."
+        file_okay=False,
+        help="Experiment folder; runs go to OUT/RECIPE/seedK/, in table3 and table4 to OUT/VALUE/RECIPE/seedK/.",
     ),
 ]
 DemoOut = Annotated[Path, typer.Option(file_okay=False, help="Folder for everything that it writes.")]
@@ -92,7 +98,16 @@ Checkpoint = Annotated[Path, typer.Argument(help="A run folder, or a checkpoint 
 Jobs = Annotated[int, typer.Option(min=1, max=1024, help="Runs at a time, each with its share of the cores.")]
 DemoJobs = Annotated[int, typer.Option(min=0, help="Runs at a time; 0 for one per core, at most 2.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
-Threads = Annotated[int, typer.Option(min=0, max=1024, help="CPU threads; 0 for torch's default.")]
+Threads = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        max=1024,
+        help="CPU threads; 0 for torch's default.",
+        callback=_use_threads,
+    ),
+]
+StopWithStdin = Annotated[bool, typer.Option("--stop-with-stdin", hidden=True)]
 BudgetName = Annotated[str, typer.Option(help="small (some ten minutes on two cores) or smoke (about one).")]
 Check = Annotated[
     bool, typer.Option("--check", help="Train nothing; check data, weights, folders, memory, disk and time.")
@@ -126,7 +141,7 @@ Scales = Annotated[
 def folders_given(
     source: Path | None,
     target: Path | None,
-    city: Folders | None,
+    city: City | None,
     source_list: Path | None = None,
     target_list: Path | None = None,
 ) -> Folders:
@@ -137,7 +152,7 @@ def folders_given(
                 "--generate draws the city for folders that are not given, but --source and --target both are; "
                 "omit --generate, or the folder that the city is to replace"
             )
-        return Folders(source or city.source, target or city.target, source_list, target_list)
+        source, target = source or city.folders.source, target or city.folders.target
     if source is None or target is None:
         raise typer.BadParameter("give --source and --target, or --generate to draw the generated city")
     return Folders(source, target, source_list, target_list)
@@ -190,11 +205,6 @@ def device_named(name: str) -> torch.device:
         return local_device(name)
     except ValueError as error:
         raise typer.BadParameter(f"--device {name}: {error}") from error
-
-
-def use_threads(threads: int) -> None:
-    if threads > 0:
-        torch.set_num_threads(threads)
 
 
 def checkpoint_file(path: Path | None) -> Path | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from datetime import timedelta
 from types import TracebackType
@@ -12,26 +11,16 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    Task,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.text import Text
 
 from ..distributed import is_rank_zero
 from ..run_dir import Event
 
 LINES_PER_TASK = 5
-
-
-class _TimeLeft(TimeRemainingColumn):
-    """By the speed of the bar, unless the bar has an estimate of its own."""
-
-    def render(self, task: Task) -> Text:
-        own = task.fields.get("left")
-        return super().render(task) if own is None else Text(own, style="progress.remaining")
 
 
 class ProgressDisplay:
@@ -45,27 +34,25 @@ class ProgressDisplay:
 
     def __init__(self, costs: Mapping[str, float], overall: str | None = None, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True, quiet=not is_rank_zero())
-        self.costs = dict(costs)
-        self.done = dict.fromkeys(costs, 0.0)
+        total = sum(costs.values()) or 1.0
+        self.weights = {task: cost / total for task, cost in costs.items()}
+        self.share = 0.0  # of all the work
+        self._done: dict[str, float] = {}
+        self._lines: dict[str, int] = {}
         self._bars = Progress(
             TextColumn("{task.description:<24}"),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("left"),
-            _TimeLeft(elapsed_when_finished=False),
+            TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
             console=self.console,
             speed_estimate_period=120.0,
             disable=not self.console.is_terminal,
         )
-        self._started = time.monotonic()
-        self._share_at_start = 0.0
+        self._overall = None if overall is None else self._bars.add_task(overall, total=100, note="")
         self._tasks: dict[str, TaskID] = {}
-        self._lines: dict[str, int] = {}
-        self._overall = None
-        if overall is not None:
-            self._overall = self._bars.add_task(overall, total=100, note="", left="-:--:--")
 
     def __enter__(self) -> ProgressDisplay:
         self._bars.start()
@@ -80,46 +67,33 @@ class ProgressDisplay:
         """Show an event."""
         if event.kind == "stopped":
             return  # reported for all runs together, once the bars have been removed
-        if event.kind == "stopping":
-            self.console.print(f"{event.task}: {event.note}", style="yellow", highlight=False, markup=False)
+        if event.kind in ("stopping", "failed"):
+            said, style = ("", "yellow") if event.kind == "stopping" else (" failed", "red")
+            self.console.print(f"{event.task}{said}: {event.note}", style=style, highlight=False, markup=False)
             return
-        if event.kind == "failed":
-            self.console.print(f"{event.task} failed: {event.note}", style="red", highlight=False, markup=False)
-            return
-        first = event.task not in self._tasks
-        if first:
-            # The bar of a resumed run starts at its step, so that its speed is that of this call.
-            self._tasks[event.task] = self._bars.add_task(
-                event.task, total=event.total, completed=event.done, note=event.note
-            )
-        self._bars.update(self._tasks[event.task], total=event.total, completed=event.done, note=event.note)
         share = event.done / max(1, event.total)
-        if first:  # what was there before did not take any of this time
-            self._share_at_start += share * self.costs.get(event.task, 0.0) / (sum(self.costs.values()) or 1.0)
-        self.done[event.task] = share
+        self.share += self.weights.get(event.task, 0.0) * (share - self._done.get(event.task, 0.0))
+        self._done[event.task] = share
+        shown = {"total": event.total, "completed": event.done, "note": event.note}
+        move = self._bars.update
+        if event.task not in self._tasks:
+            self._tasks[event.task] = self._bars.add_task(event.task, **shown)
+            # What was done before this call took none of its time: the speed is measured from here.
+            move = self._bars.reset if event.done else move
+        self._bars.update(self._tasks[event.task], **shown)
         if self._overall is not None:
-            self._bars.update(self._overall, completed=round(100 * self.share), left=self._time_left())
+            move(self._overall, total=100, completed=round(100 * self.share, 3), note="")
         if not self.console.is_terminal:
             self._print_line(event)
-
-    @property
-    def share(self) -> float:
-        """Share of all the work that is done."""
-        total = sum(self.costs.values()) or 1.0
-        return sum(self.costs.get(task, 0.0) * done for task, done in self.done.items()) / total
-
-    def _time_left(self) -> str:
-        """By what this call has done in its time; not less than any of the bars says."""
-        done = self.share - self._share_at_start
-        if done < 1e-6:  # nothing yet, but for rounding
-            return "-:--:--"
-        seconds = (time.monotonic() - self._started) * (1 - self.share) / done
-        bars = (bar.time_remaining for bar in self._bars.tasks if bar.id != self._overall and not bar.finished)
-        return str(timedelta(seconds=int(max(seconds, *(left or 0.0 for left in bars), 0.0))))
 
     def _print_line(self, event: Event) -> None:
         mark = LINES_PER_TASK * event.done // max(1, event.total)
         if mark > self._lines.get(event.task, -1) or event.kind == "finished":
             self._lines[event.task] = mark if event.kind != "finished" else LINES_PER_TASK + 1
             overall = f"{self.share:4.0%}, {self._time_left()} left  " if self._overall is not None else ""
-            self.console.print(f"{overall}{event.task:<24} {event.done}/{event.total}  {event.note}", highlight=False)
+            text = f"{overall}{event.task:<24} {event.done}/{event.total}  {event.note}"
+            self.console.print(text, highlight=False, soft_wrap=True)
+
+    def _time_left(self) -> str:
+        seconds = self._bars.tasks[0].time_remaining  # of the bar over all
+        return "-:--:--" if seconds is None else str(timedelta(seconds=int(seconds)))

@@ -134,7 +134,10 @@ class BatchStream:
         for _ in range(self.share.parts):
             batch: Batch | DatasetError = next(self._batches)
             if isinstance(batch, DatasetError):
-                raise batch
+                try:
+                    raise batch
+                finally:
+                    del batch  # a cycle with its traceback would keep the loader, and its workers could not be ended
             parts.append(batch)
         self.position += self.batch
         return parts

@@ -49,6 +49,8 @@ class Job:
     run: RunFolder
     needs: tuple[RunFolder, ...] = ()
     variant: str = ""  # distinguishes runs of one recipe and seed with other settings
+    overrides: tuple[str, ...] = ()  # of the recipe's preset
+    class_file: str | None = None
 
     @property
     def name(self) -> str:
@@ -95,40 +97,26 @@ def plan(
         RecipeError: If a recipe cannot be.
     """
 
+    wanted = list(dict.fromkeys(each for name in names for each in (*_needed(name), canonical(name))))
+    depth = {name: max(_height(other, name) for other in wanted) for name in wanted}
     of_data: dict[str, Any] = {"layouts": layouts, "classes": classes, "class_file": class_file}
-
-    def composed(names: Sequence[str]) -> list[Recipe]:
-        return [
-            compose_recipe(name, preset, seed=seed, overrides=overrides, **of_data) for seed in seeds for name in names
-        ]
-
-    wanted: dict[str, None] = {}  # in an order in which what is needed comes first
-    for name in names:
-        for needed in (*_needed(name), canonical(name)):
-            wanted.setdefault(needed)
-    depth = {name: max((_height(other, name) for other in wanted), default=0) for name in wanted}
-    recipes = sorted(
-        composed(list(wanted)), key=lambda recipe: (-depth[recipe.name], not depends_on(recipe.name).names)
-    )
-    for recipe in recipes:
-        check_network(recipe)
-    return [
-        Job(
-            recipe,
-            RunFolder(experiment / recipe.name / f"seed{recipe.seed}"),
-            tuple(RunFolder(experiment / name / f"seed{recipe.seed}") for name in depends_on(recipe.name).names),
-        )
-        for recipe in recipes
+    recipes = [
+        compose_recipe(name, preset, seed=seed, overrides=overrides, **of_data) for seed in seeds for name in wanted
     ]
+    jobs = []
+    for recipe in sorted(recipes, key=lambda recipe: (-depth[recipe.name], not depends_on(recipe.name).names)):
+        check_network(recipe)
+        run, *needs = (
+            RunFolder(experiment / name / f"seed{recipe.seed}")
+            for name in (recipe.name, *depends_on(recipe.name).names)
+        )
+        jobs.append(Job(recipe, run, tuple(needs), overrides=tuple(overrides), class_file=class_file))
+    return jobs
 
 
 def _needed(name: str) -> list[str]:
     """Everything that a recipe depends on, the deepest first."""
-    found: dict[str, None] = {}
-    for direct in depends_on(name).names:
-        for each in (*_needed(direct), direct):
-            found.setdefault(each)
-    return list(found)
+    return [each for direct in depends_on(name).names for each in (*_needed(direct), direct)]
 
 
 def _height(name: str, above: str) -> int:

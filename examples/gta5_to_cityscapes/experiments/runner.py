@@ -1,4 +1,4 @@
-"""Run the jobs of an experiment, each in a process of its own, one after the other or several at a time.
+"""Run the jobs of an experiment, each in a process of the command `train`, one after the other or several at a time.
 
 A process of its own makes a run's peak memory its own, and keeps its failure from the others. Small networks
 gain little from a second thread, so on few cores several runs of one thread each finish sooner than one run
@@ -8,29 +8,30 @@ other themselves.
 
 from __future__ import annotations
 
-import multiprocessing
+import json
 import os
 import signal
-import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from multiprocessing import resource_tracker
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, NamedTuple
 
 import torch
 
-from ..atomic_io import written_beside
 from ..data.training_data import Folders
 from ..distributed import world_size
+from ..metrics_log import time_of_a_step
 from ..run_dir import Event, RunFolder, Watch
 from ..signals import STOPPING, Stopped, StopRequest, ignores_sigint
 from .experiment import Job, carry_out, check_same_run
 
-TRACEBACK = "error.txt"
+ROOT = Path(__file__).parents[3]  # where `examples` can be imported
+LOG = "log.txt"
+LOOK_EVERY = 0.2  # seconds
+LAST_LINES = 8192  # bytes at the end of metrics.jsonl, more than the lines of one step need
 
 
 class RunsFailed(RuntimeError):
@@ -70,7 +71,8 @@ def run_experiment(
         for job in jobs:  # the same for every rank; a finished run returns immediately
             carry_out(job, folders, device, watch)
     elif left:
-        _Pool(left, folders, device, watch, processes).run()
+        threads = threads_of_a_run(processes)
+        _Runs(left, watch, processes, lambda job: train_command(job, folders, device, threads)).carry_out()
 
 
 def threads_of_a_run(processes: int) -> int:
@@ -78,31 +80,61 @@ def threads_of_a_run(processes: int) -> int:
     return torch.get_num_threads() if processes == 1 else max(1, (os.cpu_count() or 1) // processes)
 
 
-@dataclass(frozen=True)
-class _Running:
-    """A job that has been started: its process, and the end of the pipe that its events come from."""
+def train_command(job: Job, folders: Folders, device: torch.device, threads: int) -> list[str]:
+    """The command that carries out a job."""
+    recipe = job.recipe
+    options = {
+        "--source": folders.source,
+        "--target": folders.target,
+        "--source-list": folders.source_list,
+        "--target-list": folders.target_list,
+        "--source-layout": recipe.layouts.source,
+        "--target-layout": recipe.layouts.target,
+        "--preset": recipe.preset,
+        "--seed": recipe.seed,
+        "--classes": ",".join(recipe.classes),
+        "--class-file": job.class_file,
+        "--device": device,
+        "--threads": threads,
+        "--out": job.run.path.parents[1],
+    }
+    words = [str(word) for option, value in options.items() if value is not None for word in (option, value)]
+    words += [word for each in job.overrides for word in ("--set", each)]
+    return [sys.executable, "-m", "examples.gta5_to_cityscapes", "train", recipe.name, *words, "--stop-with-stdin"]
+
+
+def stop_with_stdin() -> None:
+    """Stop this process as Ctrl-C does once its standard input ends: its parent asks for it so, or has died."""
+
+    def wait() -> None:
+        while os.read(0, 1024):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM if ignores_sigint() else signal.SIGINT)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+class _Running(NamedTuple):
+    """A job that has been started."""
 
     job: Job
-    process: BaseProcess
-    events: Connection
+    process: subprocess.Popen[bytes]
+    log: Path
 
 
-class _Pool:
-    """One fresh process for each run."""
+class _Runs:
+    """Jobs of which some are being carried out, each by its ``command``."""
 
     def __init__(
-        self, jobs: Sequence[Job], folders: Folders, device: torch.device, watch: Watch, processes: int
+        self, jobs: Sequence[Job], watch: Watch, processes: int, command: Callable[[Job], Sequence[str]]
     ) -> None:
-        self.waiting = list(jobs)
-        self.folders, self.device, self.watch, self.processes = folders, device, watch, processes
-        self.threads = threads_of_a_run(processes)
-        self.context = multiprocessing.get_context("spawn")
-        self.running: list[_Running] = []
+        self.waiting, self.running = list(jobs), list[_Running]()
+        self.watch, self.processes, self.command = watch, processes, command
         self.failures: dict[str, str] = {}
         self.stopped: dict[str, str] = {}
 
-    def run(self) -> None:
-        """Start runs, handle their events and collect those that have ended, until nothing is left."""
+    def carry_out(self) -> None:
+        """Start runs, report their progress and collect those that have ended, until nothing is left."""
         with StopRequest() as request:
             stopping = False
             try:
@@ -111,10 +143,19 @@ class _Pool:
                         self._stop()
                         stopping = True
                     self._start_what_can()
-                    self._listen(0.2)
-                    self._collect(stopping=stopping)
+                    time.sleep(LOOK_EVERY)
+                    for each in list(self.running):
+                        if each.process.poll() is None:
+                            self.watch(progress(each.job))
+                        else:
+                            self.running.remove(each)
+                            self._account_for(each, stopping=stopping)
             finally:
-                self._end_what_still_runs()
+                for each in self.running:  # after an error in this process, or a second Ctrl-C
+                    _end_stdin(each.process)
+                    each.process.terminate()
+                for each in self.running:
+                    each.process.wait()
         if self.failures:
             raise RunsFailed("\n".join(f"{name}: {text}" for name, text in self.failures.items()))
         if request.asked or self.stopped:
@@ -125,136 +166,102 @@ class _Pool:
             if len(self.running) >= self.processes:
                 return
             missing = [run for run in job.needs if run.result() is None]
-            if missing:
-                if lost := [run for run in missing if not self._is_coming(run)]:
-                    self.waiting.remove(job)
-                    self.failures[job.name] = f"the run it depends on, in {lost[0].path}, has no result."
-                continue
-            self.waiting.remove(job)
-            self._start(job)
-
-    def _start(self, job: Job) -> None:
-        here, there = self.context.Pipe(duplex=False)
-        process = self.context.Process(
-            target=_child,
-            args=(job, self.folders, self.device, there, self.threads),
-            name=job.name,
-            daemon=job.recipe.runtime.num_workers == 0,  # a daemon may not have workers
-        )
-        if os.name == "posix":
-            resource_tracker.ensure_running()  # started within the block, it would let the signal through
-        with _sigint("SIG_BLOCK"):  # a process that is started here holds it back too, while it imports
-            process.start()
-        there.close()
-        self.running.append(_Running(job, process, here))
+            if not missing:
+                self.waiting.remove(job)
+                self._start(job)
+            elif lost := [run for run in missing if not self._is_coming(run)]:
+                self.waiting.remove(job)
+                self._failed(job, f"the run it depends on, in {lost[0].path}, has no result.")
 
     def _is_coming(self, run: RunFolder) -> bool:
         return any(job.run == run for job in (*self.waiting, *(each.job for each in self.running)))
 
-    def _listen(self, seconds: float) -> None:
-        wait([source for each in self.running for source in (each.events, each.process.sentinel)], seconds)
-        for each in self.running:
-            self._hear(each)
+    def _start(self, job: Job) -> None:
+        log = job.run.path / LOG
+        log.parent.mkdir(parents=True, exist_ok=True)
+        paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                self.command(job),
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+                start_new_session=True,  # Ctrl-C reaches it once, through its standard input
+            )
+        self.running.append(_Running(job, process, log))
 
-    def _hear(self, each: _Running) -> None:
-        """Handle all events of a run so far."""
-        while (event := _next_event(each.events)) is not None:
-            if event.kind == "failed":
-                self.failures[event.task] = event.note
-            elif event.kind == "stopped":
-                self.stopped[event.task] = event.note
-            self.watch(event)
-
-    def _collect(self, *, stopping: bool) -> None:
-        for each in list(self.running):
-            if each.process.is_alive():
-                continue
-            each.process.join()
-            self._hear(each)  # the process has ended: the pipe holds its last events
-            each.events.close()
-            self.running.remove(each)
-            self._account_for(each.job, each.process.exitcode, stopping=stopping)
-
-    def _account_for(self, job: Job, code: int | None, *, stopping: bool) -> None:
+    def _account_for(self, each: _Running, *, stopping: bool) -> None:
         """Every job has a result, or a reason why not."""
-        if job.run.result() is not None or job.name in self.failures or job.name in self.stopped:
-            return
-        if stopping and code != -getattr(signal, "SIGKILL", 9):
-            # Ctrl-C came while its process was still importing, or twice.
+        _end_stdin(each.process)
+        job, code = each.job, each.process.returncode
+        steps = job.recipe.schedule.max_steps
+        if (result := job.run.result()) is not None:
+            self.watch(Event(job.name, steps, steps, f"mIoU {100 * result.miou:.1f}", "finished"))
+        elif code == 130:
+            self.stopped[job.name] = last_words(each.log)
+        elif stopping:
             self.stopped[job.name] = (
                 f"{job.name}: interrupted before it could save. Give the same command again; "
                 "it goes on from its last checkpoint, or begins where it has none."
             )
-            return
-        self.failures[job.name] = (
-            f"its process ended with code {code}, without a result, and said nothing"
-            f"{'; out of memory, perhaps' if code else ''}. "
-            "Give the same command again to go on from its last checkpoint, with fewer --jobs."
-        )
+        else:
+            ended = f"its process ended with code {code}, without a result"
+            memory = "; out of memory, perhaps: give the same command again, with fewer --jobs" if code < 0 else ""
+            text = last_words(each.log) if code == 1 else ended + memory
+            self._failed(job, f"{text} (all that it printed is in {each.log})")
+
+    def _failed(self, job: Job, text: str) -> None:
+        self.failures[job.name] = text
+        self.watch(Event(job.name, 0, 1, text, "failed"))
 
     def _stop(self) -> None:
-        """Report that each run is stopping, and pass the signal on to its process."""
-        kind = signal.SIGTERM if ignores_sigint() else signal.SIGINT  # which the runs then ignore as well
         self.waiting.clear()
         for each in self.running:
             self.watch(Event(each.job.name, 0, 1, STOPPING, "stopping"))
-        for each in self.running:
-            if each.process.pid is not None and each.process.is_alive():
-                os.kill(each.process.pid, kind)
-
-    def _end_what_still_runs(self) -> None:
-        """After an error in this process: runs in training save their state and end."""
-        for each in self.running:
-            each.process.terminate()
-        for each in self.running:
-            each.process.join()
-            each.events.close()
+            _end_stdin(each.process)
 
 
-def _next_event(events: Connection) -> Event | None:
-    """The next event of the pipe; None where it is empty, or its other end was closed, perhaps within an event."""
-    try:
-        return events.recv() if events.poll() else None
-    except (EOFError, OSError):
-        return None
+def _end_stdin(process: subprocess.Popen[bytes]) -> None:
+    if process.stdin is not None:
+        process.stdin.close()
 
 
-@contextmanager
-def _sigint(how: Literal["SIG_BLOCK", "SIG_UNBLOCK"]) -> Iterator[None]:
-    """Hold Ctrl-C back, or let it through, within a block; Windows has no masks of signals."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(getattr(signal, how), {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+def progress(job: Job) -> Event:
+    """How far a run is, from what it has logged last, or from how many pseudo-labels it has written."""
+    total = job.recipe.schedule.max_steps
+    logged = _logged_last(job.run.metrics)
+    if not logged:
+        labels = sum(1 for _ in job.run.pseudo_labels.glob("*.png"))
+        return Event(job.name, 0, total, f"labels {labels}" if labels else "preparing")
+    notes = []
+    if "loss/segmentation" in logged:
+        notes.append(f"loss {logged['loss/segmentation']:.2f}")
+    if "seconds_per_step" in logged:
+        notes.append(f"{time_of_a_step(logged['seconds_per_step'])} a step")
+    if "miou" in logged:
+        notes.append(f"mIoU {100 * logged['miou']:.1f}")
+    return Event(job.name, logged["step"], total, ", ".join(notes))
 
 
-def _child(job: Job, folders: Folders, device: torch.device, events: Connection, threads: int) -> None:
-    """What a process does: one run, with its share of the cores."""
-    torch.set_num_threads(threads)
+def _logged_last(metrics: Path) -> dict[str, Any]:
+    """The lines of the last step, as one; empty before the first."""
+    found: dict[str, Any] = {}
+    if not metrics.is_file():
+        return found
+    with metrics.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - LAST_LINES))
+        for text in file.read().splitlines():
+            try:
+                line = json.loads(text)
+            except ValueError:  # half a line, at either end
+                continue
+            found = {**found, **line} if line["step"] == found.get("step") else line
+    return found
 
-    def send(event: Event) -> None:
-        if event.kind != "stopping":  # the parent reports it; from another thread it would mix with this one's events
-            events.send(event)
 
-    try:
-        with _sigint("SIG_UNBLOCK"):  # not while an event is sent below
-            carry_out(job, folders, device, send)
-            Path(job.run.path, TRACEBACK).unlink(missing_ok=True)  # of a try that failed
-    except Stopped as stop:
-        events.send(Event(job.name, 0, 1, str(stop), "stopped"))
-    except KeyboardInterrupt:
-        text = f"{job.name}: interrupted. Give the same command again; what has been written is kept."
-        events.send(Event(job.name, 0, 1, text, "stopped"))
-    except Exception as error:
-        text = f"{type(error).__name__}: {error}"
-        where = Path(job.run.path, TRACEBACK)
-        with suppress(OSError):  # the disk may be full, which the text reports
-            with written_beside(where) as beside:
-                beside.write_text(traceback.format_exc(), encoding="utf-8", errors="backslashreplace")
-            text += f" (traceback in {where})"
-        events.send(Event(job.name, 0, 1, text, "failed"))
-    events.close()
+def last_words(log: Path) -> str:
+    """The error that ended a process, or else the last line that it printed."""
+    text = log.read_text(encoding="utf-8", errors="replace").strip()
+    _, error, reason = f"\n{text}".rpartition("\nerror: ")
+    return reason if error else text.rpartition("\n")[2]

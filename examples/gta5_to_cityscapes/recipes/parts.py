@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from ..methods import Part, registered_methods
@@ -85,8 +86,7 @@ def depends_on(name: str) -> DependsOn:
     chosen = parts_of(name)
     of_kind = {each.part.kind: each for each in chosen}
     if fusion := of_kind.get("fusion"):
-        single = _without(chosen, fusion)
-        return DependsOn(fused_of=_both(single))
+        return DependsOn(fused_of=_both(_before(chosen, fusion)))
     if labeling := of_kind.get("labeling"):
         before = _before(chosen, labeling)
         return DependsOn(labeled_by=_both(before) if labeling.part.two_models else (_name(before),))
@@ -100,35 +100,26 @@ def canonical(name: str) -> str:
     return name if name in ("source", "target-only") else _name(parts_of(name))
 
 
-def _name(chosen: tuple[Chosen, ...]) -> str:
+def _name(chosen: Sequence[Chosen]) -> str:
     return "+".join(each.word for each in chosen) or "source"
 
 
-def _both(chosen: tuple[Chosen, ...]) -> tuple[str, ...]:
-    """A recipe and its mirror, by name."""
-    return tuple(sorted({_name(chosen), _name(_mirrored(chosen))}))
-
-
-def _without(chosen: tuple[Chosen, ...], one: Chosen) -> tuple[Chosen, ...]:
-    return tuple(each for each in chosen if each != one)
-
-
-def _before(chosen: tuple[Chosen, ...], one: Chosen) -> tuple[Chosen, ...]:
+def _before(chosen: Sequence[Chosen], one: Chosen) -> tuple[Chosen, ...]:
     """The same recipe one round earlier, or without the part."""
-    if one.round == 1:
-        return _without(chosen, one)
-    return tuple(each._replace(round=each.round - 1) if each == one else each for each in chosen)
+    earlier = [each if each != one else one._replace(round=one.round - 1) for each in chosen]
+    return tuple(each for each in earlier if each.round > 0)
 
 
-def _mirrored(chosen: tuple[Chosen, ...]) -> tuple[Chosen, ...]:
+def _both(chosen: Sequence[Chosen]) -> tuple[str, ...]:
+    """A recipe and its mirror, by name."""
     known = parts()
-    swapped = []
+    other = []
     for each in chosen:
         group, part = known[each.part.mirror or each.part.name]
-        swapped.append(Chosen(part, group, each.round))
-    return _ordered(swapped)
+        other.append(Chosen(part, group, each.round))
+    return tuple(sorted({_name(chosen), _name(_ordered(other))}))
 
 
-def _ordered(chosen: list[Chosen]) -> tuple[Chosen, ...]:
+def _ordered(chosen: Sequence[Chosen]) -> tuple[Chosen, ...]:
     order = list(parts())
     return tuple(sorted(chosen, key=lambda each: order.index(each.part.name)))

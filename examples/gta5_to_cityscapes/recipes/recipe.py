@@ -63,60 +63,45 @@ class Recipe(Preset):
     space: Classes = Field(default_factory=partial(read_classes, "cityscapes"))
     classes: tuple[str, ...] = si.CITYSCAPES.names
     labeled: Literal["source", "target"] = "source"
-    start: str | None = (
-        None  # the recipe whose weights it begins with; None: random weights, or those of network.weights
-    )
+    start: str | None = None  # the recipe whose weights it begins with; None: random, or those of network.weights
     labeled_by: tuple[str, ...] = ()  # the recipes whose networks label its target
     fused_of: tuple[str, ...] = ()  # the recipes whose predictions it averages; it then trains nothing
 
     @model_validator(mode="after")
-    def _schedule_ends_before_the_learning_rate_is_zero(self) -> Recipe:
+    def _settings_fit_each_other(self) -> Recipe:
         if self.schedule.max_steps > self.schedule.decay_steps:
             raise ValueError(
                 f"schedule.max_steps ({self.schedule.max_steps}) must not be larger than schedule.decay_steps "
                 f"({self.schedule.decay_steps}), where the learning rate is 0; set both"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _crop_fits_the_images(self) -> Recipe:
-        crop, sizes = self.augmentation.crop, {"source_size"} if self.labeled == "source" else {"target_size"}
-        if self.needs_target and self.augmentation.target != "none":
-            sizes.add("target_size")
-        for field in sorted(sizes):
+        crop, augmented = self.augmentation.crop, self.augmentation.target if self.needs_target else "none"
+        for field in (self._labeled_size, *(["target_size"] if augmented != "none" else [])):
             size = getattr(self.data, field)
             if crop is not None and (crop[0] > size[0] or crop[1] > size[1]):
                 raise ValueError(
                     f"augmentation.crop {list(crop)} must not be larger than data.{field} {list(size)}, both "
                     "(height, width); set augmentation.crop smaller, or null for no crop"
                 )
-        return self
-
-    @model_validator(mode="after")
-    def _settings_fit_each_other(self) -> Recipe:
-        blurred = {"source_size" if self.labeled == "source" else "target_size"}
-        if self.augmentation.target == "all":
-            blurred.add("target_size")
-        for field, size in self.trained_sizes.items():
-            if self.augmentation.blur and field in blurred and min(size) < SMALLEST_BLURRED:
+        for field in (self._labeled_size, *(["target_size"] if augmented == "all" else [])):
+            size = self.trained_sizes[field]
+            if self.augmentation.blur and min(size) < SMALLEST_BLURRED:
                 raise ValueError(
                     f"augmentation.blur needs images of at least {SMALLEST_BLURRED} pixels a side, got {list(size)} "
                     f"(height, width) from data.{field} and augmentation.crop; set them larger, or augmentation.blur=0"
                 )
         check_scales(self.evaluation.scales, self.data.target_size, "evaluation.scales")
-        return self
-
-    @model_validator(mode="after")
-    def _methods_fit(self) -> Recipe:
         for config in self.methods.values():
             config.check(self)
         return self
 
     @property
+    def _labeled_size(self) -> str:
+        return "source_size" if self.labeled == "source" else "target_size"
+
+    @property
     def trained_sizes(self) -> dict[str, tuple[int, int]]:
         """(height, width) of the images of a step as the network sees them, by the setting that they follow from."""
-        labeled = "source_size" if self.labeled == "source" else "target_size"
-        sizes = {labeled: self.augmentation.crop or getattr(self.data, labeled)}
+        sizes = {self._labeled_size: self.augmentation.crop or getattr(self.data, self._labeled_size)}
         if self.needs_target:
             crop = None if self.augmentation.target == "none" else self.augmentation.crop
             sizes["target_size"] = crop or self.data.target_size
@@ -167,7 +152,6 @@ def compose_recipe(
     the file that defines the classes, None for that of the source's layout; ``classes`` are those of them to score.
     """
     chosen = parts_of(name)
-    needed = depends_on(name)
     settings = preset_named(preset, overrides)
     layouts = layouts or LayoutConfig()
     space = read_classes(class_file or default_class_file(layouts.source))
@@ -182,9 +166,7 @@ def compose_recipe(
             space=space,
             classes=class_names(classes, space.space),
             labeled="target" if name == "target-only" else "source",
-            start=needed.start,
-            labeled_by=needed.labeled_by,
-            fused_of=needed.fused_of,
+            **depends_on(name)._asdict(),
             methods=_methods(chosen, settings),
         )
     except ValidationError as error:
@@ -245,13 +227,9 @@ def override(preset: Preset, overrides: Sequence[str]) -> Preset:
                 f"{'.'.join(groups) or 'a preset'} has {', '.join(place) or 'none'}."
             )
         place[last] = _value(text.strip())
+    methods = {name: settings.pop(name) for name in methods}
     try:
-        return Preset.model_validate(
-            {
-                **{name: settings[name] for name in Shared.model_fields},
-                "methods": {name: settings[name] for name in methods},
-            }
-        )
+        return Preset.model_validate({**settings, "methods": methods})
     except ValidationError as error:
         raise RecipeError(
             f"--set {' '.join(overrides)} gives a recipe that is not possible: {_reasons(error)}."

@@ -5,8 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import pandas as pd
@@ -19,12 +18,10 @@ import stuffinstance as si
 from stuffinstance import plotting
 
 from ..recipes.paper_experiments import Sweep
-from .recipe_names import LADDER, in_order, title
-from .results import Banks
+from .results import LADDER, Banks, in_order, title
 from .tables import ScoreTable, number_text, spread
 
 INK, SOFT, GRID, NEUTRAL = "#1d2329", "#59636e", "#e3e7eb", "#6b7580"
-KINDS = ("_scores", "_curves", "_free", "_fill", "_rows")
 HERE, PUBLISHED = "#009e73", "#0072b2"
 STYLE: dict[Any, Any] = {
     "axes.edgecolor": GRID, "axes.labelcolor": SOFT, "axes.titlecolor": INK, "axes.titlesize": 9.5,
@@ -34,19 +31,13 @@ STYLE: dict[Any, Any] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Chart:
+class Chart(NamedTuple):
     """A finished figure; ``alt`` describes in words what it shows."""
 
     name: str
     alt: str
     png: bytes
     width: float  # inches
-
-    @property
-    def kind(self) -> str:
-        """What its caption depends on: ``thresholds`` of ``thresholds_cbst``."""
-        return self.name if self.name.endswith(KINDS) else self.name.partition("_")[0]
 
 
 def draw(name: str, alt: str, size: tuple[float, float], paint: Callable[[Figure], None]) -> Chart:
@@ -68,23 +59,20 @@ Line = tuple[str, str, str]
 _COLORS = (NEUTRAL, "#e69f00", "#56b4e9", "#009e73", "#d55e00", "#cc79a7")
 _LADDER_LINES: dict[str, Line] = dict(zip(LADDER, zip(_COLORS, "os^DvP", ["-"] * 5 + ["--"], strict=True), strict=True))
 _OTHER_COLORS = ("#0072b2", "#999933", "#882255", "#44aa99", "#aa4499", "#661100", "#6699cc")
-_OTHER_LINES: list[Line] = [
-    (color, marker, dash)
-    for dash, markers in ((":", "X<>p*hd"), ("-.", "PdH8Xp<"), ("--", "*h>X<dp"))
-    for color, marker in zip(_OTHER_COLORS, markers, strict=True)
-]
 
 
 def recipe_lines(recipes: Sequence[str]) -> dict[str, Line]:
-    """How each recipe is drawn."""
+    """How each recipe is drawn; those beside the ladder differ up to 63 of them."""
     others = [name for name in in_order(recipes) if name not in LADDER]
-    lines = _LADDER_LINES | {name: _OTHER_LINES[k % len(_OTHER_LINES)] for k, name in enumerate(others)}
+    lines = dict(_LADDER_LINES)
+    for place, name in enumerate(others):
+        lines[name] = (_OTHER_COLORS[place % 7], "X<>pHdh8*"[place % 9], (":", "-.", "--")[place // 7 % 3])
     return {name: lines[name] for name in recipes}
 
 
 def legend_shape(labels: Sequence[str], width: float) -> tuple[int, float]:
     """Columns of a legend ``width`` inches wide, and about how many inches high it becomes."""
-    columns = max(1, min(len(labels), int(width / (0.55 + 0.07 * sum(map(len, labels)) / max(1, len(labels))))))
+    columns = max(1, min(len(labels), int(width / (0.6 + 0.07 * sum(map(len, labels)) / max(1, len(labels))))))
     return columns, 0.2 * -(-len(labels) // columns)
 
 
@@ -130,8 +118,6 @@ def draw_scores(
         axes.set(xlabel="mIoU, %", xlim=(0, 1.25 * highest), ylim=(len(shown) - 0.4, -0.6))
 
     alt = "Bar chart of final mIoU in percent: " + ", ".join(f"{titles[k]} {spread(scores[k])}" for k in shown) + "."
-    if published is not None:
-        alt += " In the paper: " + ", ".join(f"{titles[k]} {number_text(published[k])}" for k in shown) + "."
     return draw(name, alt, (7, 0.9 + (0.42 if published is None else 0.65) * len(shown)), paint)
 
 
@@ -162,8 +148,7 @@ def draw_sweep(name: str, table: ScoreTable, values: Mapping[str, float], sweep:
             axes.set(xlabel=sweep.symbol, ylabel="mIoU, %", ylim=(middle - 0.6 * reach, middle + 0.6 * reach))
 
     ours = ", ".join(f"{value:g}: {spread(scores[value])}" for value in scores)
-    theirs = ", ".join(f"{value:g}: {miou:.1f}" for value, miou in published.items())
-    alt = f"Two line charts of final mIoU in percent by {sweep.symbol}. Here: {ours}. In the paper: {theirs}."
+    alt = f"Two line charts of final mIoU in percent by {sweep.symbol}, the paper's on the right. Here: {ours}."
     return draw(name, alt, (8, 3.4), paint)
 
 
@@ -196,14 +181,11 @@ def draw_curves(
             empty.set_axis_off()
         add_legend(figure, grid)
 
-    said = []
-    for heading, curves in panels.items():
-        ends = ", ".join(f"{label} {curve.mean(axis=1).iloc[-1]:.3g}" for label, curve in curves.items())
-        said.append(f"{heading} ends at: {ends}.")
     labels = list(dict.fromkeys(label for curves in panels.values() for label in curves))
     width = 7 if large else 10
     height = (3.6 if large else 2.4 * rows) + legend_shape(labels, width)[1]
-    return draw(name, f"Line chart over training steps. {' '.join(said)}", (width, height), paint)
+    alt = f"Line chart over training steps of {', '.join(panels)}, with a line for each of {', '.join(labels)}."
+    return draw(name, alt, (width, height), paint)
 
 
 def draw_class_scores(scores: Mapping[str, pd.DataFrame], means: pd.Series) -> Chart | None:
@@ -237,16 +219,11 @@ def draw_thresholds(recipe: str, found: Mapping[str, pd.DataFrame], cap: float) 
 def draw_banks(banks: Banks, space: si.LabelSpace) -> list[Chart]:
     """How many slots of each class hold a row, and where the rows lie: circles for stuff, triangles for things."""
     both = (banks.stuff, banks.things)
-    filled = {space.names[k]: row for bank in both for k, row in zip(bank.classes, bank.filled, strict=True)}
-    empty = ", ".join(name for name, row in filled.items() if not row.any()) or "none"
-    full = sum(bool(row.all()) for row in filled.values())
-    alt = f"Bar chart of slots filled per class: {full} of {len(filled)} classes are full; empty: {empty}."
+    filled = torch.cat([bank.filled.all(1) for bank in both])
+    alt = f"Bar chart of slots filled per class: {int(filled.sum())} of {len(filled)} classes are full."
     rows_alt = "Scatter plot of bank rows on their two principal axes: one cluster of marks per class, with its name."
-    charts = (
-        ("bank_fill", alt, 0.9 + 0.29 * len(filled), plotting.plot_bank_fill),
-        ("bank_rows", rows_alt, 5.6, plotting.plot_bank_rows),
-    )
+    height = 0.9 + 0.29 * len(filled)
     return [
-        draw(name, text, (7, height), lambda figure, paint=paint: paint(both, space, ax=figure.subplots()))
-        for name, text, height, paint in charts
+        draw("bank_fill", alt, (7, height), lambda it: plotting.plot_bank_fill(both, space, ax=it.subplots())),
+        draw("bank_rows", rows_alt, (7, 5.6), lambda it: plotting.plot_bank_rows(both, space, ax=it.subplots())),
     ]

@@ -6,7 +6,7 @@ import math
 import zipfile
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,15 +21,13 @@ from stuffinstance.plotting.axes import class_colors
 
 from ..data.image_files import MAX_PIXELS
 from .charts import Chart, add_legend, draw, legend_shape
-from .recipe_names import SOURCE, title
-from .results import Experiment, Run
+from .results import SOURCE, Experiment, Run, title
 from .tables import adapted_recipe
 
 REGION_IMAGES = 3  # those with the most things
 
 
-@dataclass(frozen=True)
-class Preview:
+class Preview(NamedTuple):
     """One validation image (H, W, 3); label maps (H, W) hold ids of the label space, 255 where ignored."""
 
     image: NDArray[np.uint8]
@@ -85,10 +83,6 @@ def draw_previews(runs: Sequence[Run], space: si.LabelSpace) -> Chart | None:
         return None
     headings = ("image", "ground truth", *(title(run.recipe) for run in runs))
     maps = [[_batch(m, space) for m in (row[0].labels, *(each.prediction for each in row))] for row in rows]
-    notes = [
-        ["", _largest(ground_truth, space), *(_correct(ground_truth, each) for each in others)]
-        for ground_truth, *others in maps
-    ]
     present = sorted(set(torch.cat([each.unique() for row in maps for each in row]).tolist()))
     palette = (class_colors(space) / 255).tolist()
     colors = {space.names[k]: palette[k] for k in present if k != space.ignore_index}
@@ -96,37 +90,23 @@ def draw_previews(runs: Sequence[Run], space: si.LabelSpace) -> Chart | None:
 
     def paint(figure: Figure) -> None:
         grid = figure.subplots(len(rows), len(headings), squeeze=False)
-        for axes, row, labels, texts in zip(grid, rows, maps, notes, strict=True):
+        for axes, row, (ground_truth, *predictions) in zip(grid, rows, maps, strict=True):
             axes[0].imshow(row[0].image)
             axes[0].set_axis_off()
             axes[0].set_anchor("N")
-            for place, each in enumerate(labels, 1):
-                plotting.plot_label_map(each, space, legend=False, ax=axes[place])
-                if place > 1:
-                    axes[place].text(0, -0.03, texts[place], transform=axes[place].transAxes, va="top", fontsize=8)
+            for each, labels in zip(axes[1:], (ground_truth, *predictions), strict=True):
+                plotting.plot_label_map(labels, space, legend=False, ax=each)
+            for each, labels in zip(axes[2:], predictions, strict=True):
+                each.text(0, -0.03, _correct(ground_truth, labels), transform=each.transAxes, va="top", fontsize=8)
         for axes, heading in zip(grid[0], headings, strict=True):
             axes.set_title(heading)
-        patches = [
-            Patch(facecolor=color, edgecolor="gray", linewidth=0.5, label=name) for name, color in colors.items()
-        ]
-        add_legend(figure, [], {str(patch.get_label()): patch for patch in patches})
+        edge = {"edgecolor": "gray", "linewidth": 0.5}
+        add_legend(figure, [], {name: Patch(facecolor=color, **edge) for name, color in colors.items()})
         figure.set_layout_engine("compressed")
 
-    said = (
-        f"Image {k}: {texts[1]}; " + ", ".join(f"{h} {text}" for h, text in zip(headings[2:], texts[2:], strict=True))
-        for k, texts in enumerate(notes, 1)
-    )
-    alt = f"Validation images, ground truth and predictions. {'. '.join(said)}."
+    alt = f"Validation images, each with its ground truth and the prediction of {' and of '.join(headings[2:])}."
     height = sum(10 / len(headings) * row[0].image.shape[0] / row[0].image.shape[1] + 0.2 for row in rows)
     return draw("previews", alt, (10, height + 0.3 + legend_shape(list(colors), 10)[1]), paint)
-
-
-def _largest(labels: torch.Tensor, space: si.LabelSpace) -> str:
-    """The four largest classes in words."""
-    counts = torch.bincount(labels[labels != space.ignore_index], minlength=space.num_classes)
-    values, classes = counts.topk(min(4, space.num_classes))
-    parts = [f"{space.names[k]} {100 * n / labels.numel():.0f} %" for n, k in zip(values, classes, strict=True) if n]
-    return ", ".join(parts) or "nothing labeled"
 
 
 def _correct(labels: torch.Tensor, prediction: torch.Tensor) -> str:
@@ -137,26 +117,26 @@ def _correct(labels: torch.Tensor, prediction: torch.Tensor) -> str:
 
 def draw_region_rows(run: Run, space: si.LabelSpace, most: int) -> Chart | None:
     """The regions of the ground truth beside those of the prediction, for the images with the most things."""
-    found = [[_batch(m, space) for m in (each.labels, each.prediction)] for each in read_previews(run).values()]
-    images = [each.image for each in read_previews(run).values()]
+    found = [
+        (each.image, _batch(each.labels, space), _batch(each.prediction, space)) for each in read_previews(run).values()
+    ]
     if not found:
         return None
-    order = sorted(range(len(found)), key=lambda k: -_things(found[k][0], space))[:REGION_IMAGES]
-    headings = ("ground truth", title(run.recipe))
-    notes: list[str] = []
+    rows = sorted(found, key=lambda row: -_things(row[1], space))[:REGION_IMAGES]
 
     def paint(figure: Figure) -> None:
-        grid = figure.subplots(len(order), 2, squeeze=False)
-        for axes, k in zip(grid, order, strict=True):
-            for each, labels, heading in zip(axes, found[k], headings, strict=True):
-                total, outlined = plot_regions(each, images[k], labels, space, most)
-                notes.append(f"{heading}: {total} region{'s' * (total != 1)} of things, {outlined} outlined")
-                each.set_title(notes[-1], fontsize=8.5)
+        grid = figure.subplots(len(rows), 2, squeeze=False)
+        for axes, (image, *maps) in zip(grid, rows, strict=True):
+            for each, labels, heading in zip(axes, maps, ("ground truth", title(run.recipe)), strict=True):
+                total, outlined = plot_regions(each, image, labels, space, most)
+                each.set_title(
+                    f"{heading}: {total} region{'s' * (total != 1)} of things, {outlined} outlined", fontsize=8.5
+                )
         figure.set_layout_engine("compressed")
 
-    height = sum(5 * images[k].shape[0] / images[k].shape[1] + 0.25 for k in order)
-    chart = draw("regions", "", (10, height), paint)
-    return replace(chart, alt=f"Regions over validation images, stuff in its class color. {'; '.join(notes)}.")
+    alt = "Regions over validation images, of the ground truth and of the prediction; stuff in its class color."
+    height = sum(5 * image.shape[0] / image.shape[1] + 0.25 for image, *_ in rows)
+    return draw("regions", alt, (10, height), paint)
 
 
 def plot_regions(

@@ -41,9 +41,14 @@ class Page:
     numbers: Sequence[tuple[str, str]] = ()
 
 
-def chart_block(chart: Chart | None, pending: str) -> Block:
+def chart_block(chart: Chart | None, pending: str = "") -> Block:
     """A chart, or a note on why it is pending."""
     return {"chart": chart} if chart else {"note": pending}
+
+
+def table_blocks(frame: pd.DataFrame) -> list[Block]:
+    """A table, or nothing where it is empty."""
+    return [{"table": frame}] if len(frame) else []
 
 
 def facts(runs: Sequence[Run]) -> list[Block]:
@@ -101,6 +106,7 @@ def as_markdown(page: Page, sections: Sequence[str]) -> str:
     parts = [f"# {page.heading}"]
     for heading in sections:
         parts += [f"## {heading}", *map(_markdown, page.sections[heading])]
+    parts += ["## Not complete", *map(_markdown, page.incomplete)] if page.incomplete else []
     return "\n\n".join(parts) + "\n"
 
 

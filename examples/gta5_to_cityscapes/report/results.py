@@ -1,10 +1,13 @@
-"""Run folders as typed records; what a run has not written yet, or left damaged, is empty and named in ``problems``."""
+"""Run folders as typed records, and the printed names and order of recipes.
+
+What a run has not written yet, or left damaged, is empty and named in ``problems``.
+"""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,11 +18,54 @@ import torch
 import stuffinstance as si
 
 from ..data import Classes
-from .recipe_names import LADDER, in_order
+from ..recipes import ABLATION, RecipeError, parts
+from ..recipes.parts import parts_of
 
 Bank = TypeVar("Bank", si.StuffBank, si.InstanceBank)
+# The recipes of the paper's ablation: each is compared with the one before it, recipes beside them with source only.
+LADDER = ABLATION
+SOURCE, TARGET_ONLY = LADDER[0], LADDER[-1]
+# Title and meaning of the recipes whose row is named for what it adds to the row above.
+_ROWS = {
+    "source": ("source only", "trained on labeled source images alone"),
+    "aa": ("+ AA", "+ adversarial alignment of the output space"),
+    "aa+it": ("+ IT", "+ style transfer from source to target"),
+    "aa+it+sim": ("+ SIM", "+ stuff and instance matching"),
+    "aa+it+sim+ssl": ("+ SSL", "+ a self-training round on pseudo-labels"),
+    "target-only": ("target only", "trained on target labels: the upper bound"),
+    "it": ("IT alone", "style transfer without adversarial alignment"),
+}
+MEANINGS = {recipe: meaning for recipe, (_, meaning) in _ROWS.items()}
 RUN_FILES = ("recipe.json", "metrics.jsonl", "result.json")
 SCORES = ("miou", "entropy", "density")
+
+
+def title(recipe: str) -> str:
+    """How a recipe is printed: a rung of the ladder by what it adds, another one as the sum of its parts."""
+    return _ROWS[recipe][0] if recipe in _ROWS else sum_of_parts(recipe)
+
+
+def sum_of_parts(recipe: str) -> str:
+    """The titles of a recipe's parts, in the order of the methods; an unknown name as itself."""
+    try:
+        chosen = parts_of(recipe)
+    except RecipeError:
+        return recipe
+    return " + ".join(each.part.title + (f" round {each.round}" if each.round > 1 else "") for each in chosen)
+
+
+def in_order(recipes: Iterable[str]) -> tuple[str, ...]:
+    """Each once: the ladder first, then ``it``, then all others by their parts and rounds, unknown ones last."""
+    found, order = set(recipes), list(parts())
+
+    def place(recipe: str) -> tuple[list[tuple[int, int]], str]:
+        try:
+            return [(order.index(each.part.name), each.round) for each in parts_of(recipe)], recipe
+        except RecipeError:
+            return [(len(order), 0)], recipe
+
+    known = [name for name in (*LADDER, "it") if name in found]
+    return (*known, *sorted(found.difference(known), key=place))
 
 
 @dataclass(frozen=True)
@@ -115,13 +161,7 @@ class Experiment:
     @property
     def scored_classes(self) -> tuple[str, ...]:
         """The classes that every mIoU averages over, in the order of the recipe."""
-        for run in sorted(self.runs, key=lambda run: not run.finished):
-            if run.settings.get("classes"):
-                return tuple(map(str, run.settings["classes"]))
-        scored = (
-            {name: iou for name, iou in mapping(run.result, "iou").items() if iou is not None} for run in self.runs
-        )
-        return next((tuple(classes) for classes in scored if classes), ())
+        return next((tuple(map(str, run.settings["classes"])) for run in self.runs if run.settings.get("classes")), ())
 
     @property
     def space(self) -> si.LabelSpace:
@@ -138,11 +178,6 @@ def read_experiment(folder: Path) -> Experiment:
     Raises:
         FileNotFoundError: If the folder is absent or does not hold a run.
     """
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"experiment {folder}: expected a folder holding <recipe>/seed<k>/, found no such folder. "
-            "Pass the folder that the training command was given as its output."
-        )
     runs = [
         read_run(path, recipe=path.parent.name, seed=int(path.name.removeprefix("seed")))
         for path in sorted(folder.glob("*/seed*"))

@@ -14,8 +14,7 @@ import numpy as np
 import pandas as pd
 
 from ..recipes.paper_experiments import PAPER_GTA5, PAPER_SYNTHIA_13
-from .recipe_names import LADDER, SOURCE, TARGET_ONLY, in_order, title
-from .results import Experiment, Run, mapping, numeric
+from .results import LADDER, SOURCE, TARGET_ONLY, Experiment, Run, in_order, mapping, numeric, title
 
 DASH = "–"
 ONE_SEED = "one seed: a difference of a point or two may be seed variance"
@@ -105,6 +104,19 @@ class ScoreTable:
             )
             above = key
         return pd.DataFrame(rows)
+
+    def unfinished(self, *, begun: bool = False) -> pd.DataFrame:
+        """What does not count in the table yet; with ``begun`` only of rows that have a run."""
+        rows = []
+        for key, name in self.titles.items():
+            missing = self.scores.index[self.scores[key].isna()]
+            runs = {run.seed: run for run in self.runs[key]}
+            states = [f"seed {seed}: {progress(runs[seed])}" for seed in missing if seed in runs]
+            if waiting := [str(seed) for seed in missing if seed not in runs]:
+                states.append(f"seed{'s' * (len(waiting) > 1)} {', '.join(waiting)}: not begun")
+            if states and (runs or not begun):
+                rows.append((name, "; ".join(states)))
+        return pd.DataFrame(rows, columns=["recipe", "not finished"])
 
     def cost_frame(self, names: Sequence[str]) -> pd.DataFrame:
         """Costs of the rows that have a finished run, as they are printed."""
@@ -204,25 +216,12 @@ def by_class(runs: Sequence[Run], file: str, key: str, classes: Sequence[str]) -
     return pd.DataFrame(rows, index=list(found), columns=list(classes), dtype=float)
 
 
-def status_frame(experiment: Experiment) -> pd.DataFrame:
-    """The runs that do not count in the tables: unfinished and missing ones."""
-    rows = []
-    for recipe in experiment.recipes:
-        runs = {run.seed: run for run in experiment.of(recipe)}
-        for seed in experiment.seeds:
-            if seed not in runs:
-                rows.append((title(recipe), seed, "missing", "other recipes have this seed"))
-            elif not runs[seed].finished:
-                rows.append((title(recipe), seed, "unfinished", progress(runs[seed])))
-    return pd.DataFrame(rows, columns=["recipe", "seed", "state", "detail"])
-
-
 def progress(run: Run) -> str:
     """How far an unfinished run is."""
     goal, scored = run.setting("schedule", "max_steps"), run.evaluations["miou"].dropna()
     text = f"step {run.last_step:,}" + (f" of {goal:,}" if isinstance(goal, int) else "")
     if len(scored):
-        text += f"; last evaluation {100 * scored.iloc[-1]:.1f} mIoU at step {scored.index[-1]:,}"
+        text += f", last evaluation {100 * scored.iloc[-1]:.1f} mIoU at step {scored.index[-1]:,}"
     return text
 
 

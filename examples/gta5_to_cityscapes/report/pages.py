@@ -1,4 +1,8 @@
-"""The report of an experiment: what its recipes reached, how training went, and what matching saw."""
+"""The two pages of an experiment: its report, and one of the paper's experiments beside the paper.
+
+The report shows what the recipes reached, how training went, and what matching saw; the other page the published
+scores, what was run, and its cost.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +13,38 @@ from pathlib import Path
 import pandas as pd
 
 from ..methods import loss_titles
+from ..recipes import Variant
+from ..run_dir import ExperimentRecord
 from . import tables
-from .charts import draw_banks, draw_class_scores, draw_curves, draw_scores, draw_thresholds, recipe_lines
+from .charts import (
+    Chart,
+    draw_banks,
+    draw_class_scores,
+    draw_curves,
+    draw_scores,
+    draw_sweep,
+    draw_thresholds,
+    recipe_lines,
+)
 from .images import draw_previews, draw_region_rows, preview_runs
-from .page import Block, Page, chart_block, facts, write_page
-from .recipe_names import MEANINGS, SOURCE, TARGET_ONLY, title
-from .results import Experiment, Run, mapping, numeric, read_banks, read_experiment
-from .tables import ONE_SEED, ScoreTable, spread
+from .page import Block, Page, chart_block, facts, table_blocks, write_page
+from .results import (
+    MEANINGS,
+    SOURCE,
+    TARGET_ONLY,
+    Experiment,
+    Run,
+    mapping,
+    numeric,
+    read_banks,
+    read_experiment,
+    sum_of_parts,
+    title,
+)
+from .tables import DASH, IN_ALL, ONE_SEED, ScoreTable, number_text, score_curve, score_table, spread
 
 SMALLEST_GAP = 2.0  # points of mIoU between source only and target only of which a share is printed
+LINE_LENGTH = 88  # of the command, so that a page of the site shows it whole
 
 
 def write_report(experiment: Path, out: Path | None = None) -> Path:
@@ -42,7 +69,8 @@ def write_report(experiment: Path, out: Path | None = None) -> Path:
 
 def report_page(experiment: Experiment) -> Page:
     """Everything that the runs of an experiment have left so far."""
-    table, status = tables.ablation(experiment), tables.status_frame(experiment)
+    table = tables.ablation(experiment)
+    unfinished = table.unfinished(begun=True)
     banks, damaged = _banks(experiment)
     problems = (*experiment.problems, *(text for run in experiment.runs for text in run.problems), *damaged)
     counted = ((experiment.runs, "run"), (experiment.recipes, "recipe"), (experiment.seeds, "seed"))
@@ -53,7 +81,7 @@ def report_page(experiment: Experiment) -> Page:
         lead=f"{runs} of {recipes} over {seeds} in “{experiment.folder.name}”. The last checkpoint is the result; no "
         f"checkpoint was chosen by its score.{one_seed}",
         numbers=headline_numbers(table, tables.adapted_recipe(experiment)),
-        incomplete=[*([{"table": status}] if len(status) else []), *({"note": text} for text in problems)],
+        incomplete=[*table_blocks(unfinished), *({"note": text} for text in problems)],
         sections={
             "Ablation": _ablation(experiment, table),
             "IoU per class": _classes(experiment, table),
@@ -86,7 +114,7 @@ def _ablation(experiment: Experiment, table: ScoreTable) -> list[Block]:
     if absent := [name for name in classes if scores and all(each[name].isna().all() for each in scores)]:
         scope += f" The mean is over the {len(classes) - len(absent)} that occur; these never do: {', '.join(absent)}."
     frame = table.frame(name_compared=True)
-    for name in tables.IN_ALL:
+    for name in IN_ALL:
         frame[name] = [tables.cost_text(name, costs[name]) for costs in table.costs.values()]
     return [
         {"text": f"mIoU in percent at the last checkpoint; {table.spread}. {scope}"},
@@ -128,8 +156,7 @@ def _curves(experiment: Experiment) -> list[Block]:
     lines = {title(name): line for name, line in recipe_lines(experiment.recipes).items()}
     runs = {title(name): experiment.of(name) for name in experiment.recipes}
     miou, entropy, density = (
-        {label: tables.score_curve(each, score) for label, each in runs.items()}
-        for score in ("miou", "entropy", "density")
+        {label: score_curve(each, score) for label, each in runs.items()} for score in ("miou", "entropy", "density")
     )
     logged = {key.removeprefix("loss/") for run in experiment.runs for key in run.training if key.startswith("loss/")}
     titles = {name: text for name, text in loss_titles().items() if name in logged}
@@ -208,5 +235,133 @@ def _thresholds(experiment: Experiment) -> list[Block]:
 
 
 def _costs(experiment: Experiment, table: ScoreTable) -> list[Block]:
-    costs = table.cost_frame([name for name in tables.COSTS if name not in tables.IN_ALL])
-    return [*([{"table": costs}] if len(costs) else []), *facts(experiment.runs)]
+    costs = table.cost_frame([name for name in tables.COSTS if name not in IN_ALL])
+    return [*table_blocks(costs), *facts(experiment.runs)]
+
+
+def write_paper_page(record: ExperimentRecord, folder: Path) -> Path:
+    """Write ``report/<name>.html``, ``<name>.md`` and the chart of an experiment, finished or not.
+
+    Args:
+        record: Which experiment.
+        folder: Holds its runs.
+
+    Returns:
+        The page: one file with the chart inside, without external resources.
+    """
+    paper, table = record.paper, paper_table(record, folder)
+    symbol = paper.sweep.symbol if paper.sweep else "recipe"
+    costs = table.cost_frame([*IN_ALL, "peak memory, GiB"]).rename(columns={"recipe": symbol})
+    unfinished = table.unfinished().rename(columns={"recipe": symbol})
+    scores: list[Block] = [
+        {"table": _frame(record, table)},
+        *({"note": text} for text in _notes(record, table)),
+        chart_block(_draw(record, table), "No run has been scored yet."),
+    ]
+    made: list[Block] = [{"code": command(record)}, *table_blocks(costs)]
+    page = Page(
+        heading=f"{paper.printed}: {paper.question}",
+        incomplete=table_blocks(unfinished),
+        lead="" if paper.sweep else "All curves and images of these runs are in index.html beside this page.",
+        sections={
+            "Beside the paper": scores,
+            "How it was run": [*made, *facts([run for runs in table.runs.values() for run in runs])],
+        },
+    )
+    return write_page(page, folder / "report", record.name, record.name)
+
+
+def command(record: ExperimentRecord) -> str:
+    """What to type for the same runs; files of this machine by their names alone."""
+    words = [
+        f"python -m examples.gta5_to_cityscapes experiment {record.name} --preset {record.preset}",
+        f"--seeds {','.join(map(str, record.seeds))}",
+        "--generate" if record.generated else f"--source {record.paper.source.upper()} --target CITYSCAPES",
+        *record.list_options,
+        "--out OUT",
+        *(f"--set {key}={Path(value).name}" for key, _, value in (each.partition("=") for each in record.settings)),
+    ]
+    lines = [words[0]]
+    for word in words[1:]:
+        if len(lines[-1]) + len(word) < LINE_LENGTH:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(f"    {word}")
+    return " \\\n".join(lines)
+
+
+def paper_table(record: ExperimentRecord, folder: Path) -> ScoreTable:
+    """Every row of the experiment, run or not, by the folder or the recipe of its variant."""
+    paper, rows, base = record.paper, {}, None
+    for variant in record.variants:
+        try:
+            experiment = read_experiment(folder / variant.folder)
+        except FileNotFoundError:  # none of its runs has begun
+            experiment = Experiment(folder / variant.folder, ())
+        name = sum_of_parts(variant.recipe) if paper.curve else title(variant.recipe)
+        label = name if variant.value is None else f"{variant.value:g}"
+        rows[_key(variant)] = (label, experiment, variant.recipe)
+        base = _key(variant) if variant.default or (paper.curve and base is None) else base
+    keys = list(rows)
+    over = {
+        key: (None if key == base else base) if base else above for above, key in zip([None, *keys], keys, strict=False)
+    }
+    return score_table(rows, record.seeds, over, {_key(variant): variant.published for variant in record.variants})
+
+
+def _key(variant: Variant) -> str:
+    return variant.folder or variant.recipe
+
+
+def _frame(record: ExperimentRecord, table: ScoreTable) -> pd.DataFrame:
+    """The scores as they are printed, with the paper's values of a sweep or the highest point of a curve."""
+    frame, sweep = table.frame(), record.paper.sweep
+    if sweep:
+        frame = frame.rename(columns={"recipe": f"{sweep.symbol} here"})
+        frame.insert(1, f"{sweep.symbol}, paper", [f"{variant.published_value:g}" for variant in record.variants])
+    if record.paper.curve:
+        means = [100 * score_curve(runs, "miou").mean(axis=1) for runs in table.runs.values()]
+        frame.insert(1, "highest mean", [number_text(mean.max()) for mean in means])
+        frame.insert(2, "at step", [f"{mean.idxmax():,}" if len(mean) else DASH for mean in means])
+    return frame
+
+
+def _draw(record: ExperimentRecord, table: ScoreTable) -> Chart | None:
+    paper, titles = record.paper, table.titles
+    if paper.sweep:
+        values = {_key(variant): variant.value or 0.0 for variant in record.variants}
+        return draw_sweep(record.name, table, values, paper.sweep, paper.printed)
+    if paper.curve:
+        lines = {titles[key]: line for key, line in recipe_lines(list(titles)).items()}
+        curves = {titles[key]: 100 * score_curve(runs, "miou") for key, runs in table.runs.items()}
+        return draw_curves(record.name, {"mIoU, %": curves}, lines, large=True)
+    return draw_scores(record.name, table.scores, titles, table.published, paper.printed)
+
+
+def _notes(record: ExperimentRecord, table: ScoreTable) -> list[str]:
+    """Without these the table cannot be read."""
+    paper, sweep = record.paper, record.paper.sweep
+    over = f"the paper's choice, its {sweep.symbol} = {sweep.default:g}" if sweep else "the row above"
+    over = next(iter(table.titles.values())) if paper.curve else over
+    notes = [
+        f"mIoU in percent at the last checkpoint; {table.spread}. Gain: seed by seed over {over}.",
+        f"In the paper: {paper.data}{', 13 classes' if paper.classes == '13' else ''}."
+        + (" Here: the generated city in the same layouts." if record.generated else ""),
+    ]
+    if not record.preset.startswith("full"):
+        notes.append(
+            "The paper's numbers come from other images, a larger network and a far longer training: compare the "
+            "direction of the steps, not the values."
+        )
+    if sweep and any(variant.value != variant.published_value for variant in record.variants):
+        notes.append(
+            f"The values of {sweep.symbol} are the paper's multiples of {sweep.group}.{sweep.setting} in this preset."
+        )
+    if sweep and sweep.note:
+        notes.append(sweep.note)
+    if paper.curve:
+        notes.append(
+            "The highest mean is chosen by the target's labels: it shows what was lost afterwards and is not a "
+            "result. The paper prints the curves alone; 41.4 is from its Table 2."
+        )
+    return notes
