@@ -99,7 +99,7 @@ def test_bank_rows_of_half_precision_are_float32_means(banked: tuple[TrainingSte
 def test_a_run_in_fp16_goes_on_past_overflows_and_over_an_interruption(
     streets: Folders, tmp_path: Path, quiet: list[str]
 ) -> None:
-    options = [*quiet, "precision=float16", "schedule.save_every=3", "schedule.log_every=1"]
+    options = [*quiet, "precision=float16", "schedule.save_every=3", "schedule.log_every=1", "schedule.max_steps=6"]
     recipe = compose_recipe("aa+sim", "smoke", overrides=options)
     whole = train(recipe, RunFolder(tmp_path / "whole"), open_training_data(recipe, streets), device=CPU)
     run = RunFolder(tmp_path / "cut")

@@ -132,7 +132,7 @@ def _finished(manifest: Path, belongs_to: Mapping[str, Any], files: Mapping[str,
     if not found or any(found.get(key) != value for key, value in belongs_to.items()):
         return None
     digests = _digests(files)
-    changed = [name for name in files if digests[name] != found["files"].get(name)]
+    changed = [name for name in files if digests[name] != found.get("files", {}).get(name)]
     if changed:
         logger.warning(
             "pseudo-labels %s: %d files are gone or have changed since they were written, such as %s; all are written "
