@@ -79,8 +79,9 @@ build: $(READY) ## build sdist and wheel in dist and check their metadata
 check-install: $(READY) ## build both from committed files and use them in an empty environment
 	$(BIN)/python .ci/check_install.py
 
-signatures: $(READY) ## write the list of public names and arguments anew
+signatures: $(READY) ## write the lists of public names, arguments and error messages anew
 	$(BIN)/python -m tests.contracts.public_signatures
+	$(BIN)/python -m tests.contracts.error_messages
 
 clean: ## delete what the others made, the environment and all runs among it
 	rm -rf $(VENV) $(OLDEST) $(TRAINERS) runs dist docs/_build docs/tutorials .pytest_cache .mypy_cache .ruff_cache

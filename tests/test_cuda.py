@@ -18,7 +18,7 @@ from torch.profiler import ProfilerActivity, profile
 import stuffinstance as si
 from stuffinstance.regions.backends import BACKENDS
 from tests.label_maps import GALLERY, IGNORE, blocks, noise, street
-from tests.test_adaptation import batch, make
+from tests.test_sim import batch, make
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),

@@ -81,11 +81,16 @@ def _is_array(value: object) -> bool:
     return not isinstance(value, Tensor) and hasattr(value, "dtype") and bool(getattr(value, "shape", ()))
 
 
+# Devices whose values are read without validate_args.
+READ_FREELY: tuple[str, ...] = ("cpu",)
+
+
 def may_read(tensor: Tensor, validate_args: bool = False) -> bool:
     """Whether values of ``tensor`` may be read: on a CPU, elsewhere with ``validate_args``; never of fake tensors."""
     if torch.compiler.is_compiling() or tensor.device.type == "meta":
         return False
-    if not (validate_args or tensor.device.type == "cpu") or torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+    freely = validate_args or tensor.device.type in READ_FREELY
+    if not freely or torch._C._functorch.is_functorch_wrapped_tensor(tensor):
         return False  # a tensor that a transform of torch.func has wrapped has no values of its own
     plain = type(tensor) is Tensor or type(tensor) is torch.nn.Parameter
     if plain and torch._C._len_torch_dispatch_stack() == 0 and TracingContext.try_get() is None:

@@ -8,25 +8,30 @@ import re
 import subprocess
 import sys
 from importlib import resources
+from types import ModuleType
+
+import pytest
 
 import stuffinstance as si
 from stuffinstance import plotting
-from tests.contracts.public_signatures import ROOMS, STORED, public_signatures
+from tests.contracts import error_messages, public_signatures
 
 
 def parameters(thing: object) -> dict[str, object]:
     return {name: p.default for name, p in inspect.signature(thing).parameters.items()}  # type: ignore[arg-type]
 
 
-def test_names_arguments_and_defaults_are_the_stored_ones() -> None:
-    stored, found = STORED.read_text(encoding="utf-8").splitlines(), public_signatures().splitlines()
+@pytest.mark.parametrize("kind", [public_signatures, error_messages])
+def test_signatures_and_messages_are_the_stored_ones(kind: ModuleType) -> None:
+    stored = kind.STORED.read_text(encoding="utf-8").splitlines()
+    found = getattr(kind, kind.STORED.stem)().splitlines()
     changes = [line for line in difflib.ndiff(stored, found) if line[0] in "-+"]
-    assert not changes, "the public names changed. Where that is meant: python -m tests.contracts.public_signatures"
-    assert not [line for line in stored if " at 0x" in line], "a default without a repr of its own"
+    assert not changes, "what users see has changed. Where that is meant: make signatures"
+    assert not [line for line in stored if " at 0x" in line], "something without a repr of its own"
 
 
 def test_every_name_is_listed_once_and_is_there() -> None:
-    for room in ROOMS:
+    for room in public_signatures.ROOMS:
         assert len(set(room.__all__)) == len(room.__all__)
         for name in room.__all__:
             assert getattr(room, name) is not None

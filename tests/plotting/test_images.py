@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import random
-from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +23,7 @@ def test_label_map_has_the_palette_and_black_where_nothing_is_known() -> None:
     pixels = np.asarray(image.get_array())
     assert pixels.shape == (4, 5, 4)
     for (y, x), number in np.ndenumerate(LABELS[0].numpy()):
-        assert tuple(pixels[y, x]) == ((0, 0, 0, 255) if number == 255 else (*SPACE.palette[number], 255))  # type: ignore[index]
+        assert tuple(pixels[y, x]) == ((0, 0, 0, 255) if number == 255 else (*SPACE.palette[number], 255))
     assert legend(ax) == {"road", "sky", "car", "not labeled"}
     assert image.get_extent() == [0, 5, 4, 0]
     colors = {patch.get_label(): patch.get_facecolor() for patch in ax.get_legend().get_patches()}
@@ -42,30 +41,14 @@ def test_labels_over_an_image_leave_it_visible() -> None:
     assert ax.get_legend() is None
 
 
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])
-def test_one_pixel_of_one_class_is_an_image(dtype: torch.dtype) -> None:
-    ax = plotting.plot_label_map(torch.zeros(3, 1, 1, dtype=dtype), PLAIN, item=2)
-    assert legend(ax) == {"one class"}
-    assert render(ax)
-
-
 def test_without_a_palette_colors_differ() -> None:
     space = si.LabelSpace(names=[str(k) for k in range(24)])
     ax = plotting.plot_label_map(torch.arange(24).view(1, 4, 6), space)
     assert len(np.unique(np.asarray(ax.images[0].get_array()).reshape(-1, 4), axis=0)) == 24
-
-
-@pytest.mark.parametrize(("change", "message"), [
-    ({"labels": LABELS[0]}, r"labels must be an integer tensor \(B, H, W\)"),
-    ({"labels": LABELS + 4}, r"labels must hold class ids 0\.\.3"),
-    ({"item": 1}, r"item must be the place of an image in the batch, 0\.\.0, got 1"),
-    ({"opacity": 1.5}, "opacity must be between 0 and 1"),
-    ({"image": torch.rand(2, 3, 4, 5)}, "image must be a tensor .* with the labels' B = 1"),
-    ({"image": torch.randn(1, 3, 4, 5) * 9}, "image must be uint8, or floating within 0..1"),
-])  # fmt: skip
-def test_what_cannot_be_a_label_map_raises(change: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        plotting.plot_label_map(**{"labels": LABELS, "space": SPACE, **change})
+    for dtype in (torch.uint8, torch.int32, torch.int64):
+        single = plotting.plot_label_map(torch.zeros(3, 1, 1, dtype=dtype), PLAIN, item=2)
+        assert legend(single) == {"one class"}
+        assert render(single)
 
 
 # Regions
@@ -87,6 +70,10 @@ def test_regions_are_outlined_between_pixels_and_numbered() -> None:
         ((x, y), (x, y + 1)) for x in (0, 2) for y in (1, 2)
     }
     assert {side for side in outline(ax) if max(side)[0] <= 2} == left
+    labels = torch.zeros(1, 200, 400, dtype=torch.long)
+    labels[0, 5, 5] = 2  # too small for a number
+    small = plotting.plot_regions(si.instance_regions(labels, (2,)), image=torch.rand(1, 3, 20, 40))
+    assert (texts(small), len(outline(small))) == ([], 4)
 
 
 def test_numbers_are_ids_or_ranks_or_none() -> None:
@@ -95,7 +82,7 @@ def test_numbers_are_ids_or_ranks_or_none() -> None:
     regions = si.instance_regions(labels, SPACE.things)
     by_place = {"ids": ["1", "2"], "rank": ["2", "1"], None: []}
     for number, expected in by_place.items():
-        ax = plotting.plot_regions(regions, number=number)  # type: ignore[arg-type]
+        ax = plotting.plot_regions(regions, number=number)
         found = sorted(ax.texts, key=lambda text: text.get_position()[0])
         assert [text.get_text() for text in found] == expected
 
@@ -110,28 +97,11 @@ def test_a_number_stands_inside_its_region() -> None:
     assert all(labels[0, int(row), int(column)] == 2 for row, column in ((y, x), up, down, left, right))
 
 
-def test_small_regions_are_outlined_without_a_number() -> None:
-    labels = torch.zeros(1, 200, 400, dtype=torch.long)
-    labels[0, 5, 5] = 2
-    ax = plotting.plot_regions(si.instance_regions(labels, (2,)), image=torch.rand(1, 3, 20, 40))
-    assert texts(ax) == []
-    assert len(outline(ax)) == 4
-
-
 @pytest.mark.parametrize("labels", [torch.full((1, 3, 4), 255), torch.zeros(2, 1, 1, dtype=torch.long)])
 def test_no_region_is_an_image_too(labels: torch.Tensor) -> None:
     ax = plotting.plot_regions(si.instance_regions(labels, SPACE.things))
     assert (texts(ax), outline(ax)) == ([], set())
     assert render(ax)
-
-
-def test_what_cannot_be_regions_raises() -> None:
-    with pytest.raises(TypeError, match="regions must be Regions"):
-        plotting.plot_regions(REGIONS.region_map)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="number must be one of 'ids', 'rank' or None"):
-        plotting.plot_regions(REGIONS, number="area")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="opacity must be"):
-        plotting.plot_regions(REGIONS, opacity=2)
 
 
 # Matches
@@ -148,11 +118,6 @@ def test_every_matched_region_is_listed_with_its_slot_and_distance() -> None:
         for rank in range(2)
     }
     assert render(ax)
-
-
-def test_only_the_largest_are_listed() -> None:
-    matches, source = matched()
-    assert texts(plotting.plot_matches(matches, source, SPACE, most=1))[4] == "car 1"
     assert "car 2" not in texts(plotting.plot_matches(matches, source, SPACE, most=1))
 
 
@@ -177,11 +142,3 @@ def test_lines_to_the_table_do_not_cross() -> None:
             later = max(first.x, second.x)
             at = [row.y + (place - row.y) * (later - row.x) / (10 - row.x) for row, place in ((first, a), (second, b))]
             assert at[0] <= at[1]
-
-
-def test_matches_of_another_bank_raise() -> None:
-    matches, source = matched()
-    with pytest.raises(ValueError, match="bank must hold the C = 2 classes that were matched"):
-        plotting.plot_matches(matches, si.InstanceBank((2,), feature_dim=3), SPACE)
-    with pytest.raises(TypeError, match="matches must be"):
-        plotting.plot_matches(matches.slot, source, SPACE)
