@@ -31,7 +31,7 @@ def facade_of(case: Case, preset: Preset, *, filtered: bool = False, **options: 
         capacity=case.capacity,
         max_instances=case.max_instances,
         classifier=head_of(case) if filtered else None,
-        **options,  # type: ignore[arg-type]
+        **options,
     )
 
 

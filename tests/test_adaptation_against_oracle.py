@@ -33,7 +33,7 @@ def follow(case: Case, preset: Preset, *, filtered: bool) -> tuple[int, float]:
     return int(sim.stuff_bank.written.sum() + sim.instance_bank.written.sum()), total
 
 
-def check_losses(sim, oracle, step: Step) -> float:  # type: ignore[no-untyped-def]
+def check_losses(sim, oracle, step: Step) -> float:
     features, logits, pseudo = target_of(step)
     features.requires_grad_()
     stuff, stuff_slope, instance, instance_slope = oracle_losses(oracle, step)

@@ -47,7 +47,7 @@ def test_losses_equal_the_oracle() -> None:
 
 
 def test_an_undecided_discriminator_costs_log_two() -> None:
-    loss = si.OutputAdversarialLoss(lambda p: torch.zeros(p.shape[0], 1, 2, 2))  # type: ignore[arg-type]
+    loss = si.OutputAdversarialLoss(lambda p: torch.zeros(p.shape[0], 1, 2, 2))
     logits = torch.randn(1, 3, 32, 32)
     assert loss.generator_loss(logits).item() == pytest.approx(math.log(2))
     assert loss.discriminator_loss(logits, logits).item() == pytest.approx(math.log(2))
@@ -120,7 +120,7 @@ def plain_loss(objective: str, of: str, discriminator: torch.nn.Module, logits: 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_every_objective_equals_its_formula(objective: str, of: str) -> None:
     discriminator = si.OutputDiscriminator(4, width=2).double()
-    loss = OutputAdversarialLoss(discriminator, objective, of)  # type: ignore[arg-type]
+    loss = OutputAdversarialLoss(discriminator, objective, of)
     source, target = torch.randn(2, 4, 40, 70).double(), torch.randn(3, 4, 64, 32).double()
     plain = functools.partial(plain_loss, objective, of, discriminator)
     assert loss.generator_loss(target).item() == pytest.approx(plain(target, 0), rel=1e-12)
@@ -129,7 +129,7 @@ def test_every_objective_equals_its_formula(objective: str, of: str) -> None:
 
 
 def test_least_squares_by_hand() -> None:
-    loss = OutputAdversarialLoss(lambda p: torch.full((p.shape[0], 1, 2, 2), 3.0), "least_squares")  # type: ignore[arg-type]
+    loss = OutputAdversarialLoss(lambda p: torch.full((p.shape[0], 1, 2, 2), 3.0), "least_squares")
     logits = torch.randn(2, 3, 4, 4)
     assert loss.generator_loss(logits).item() == 9
     assert loss.discriminator_loss(logits, logits).item() == 0.5 * 9 + 0.5 * 4
@@ -137,7 +137,7 @@ def test_least_squares_by_hand() -> None:
 
 def test_the_discriminator_sees_the_entropy_of_each_class() -> None:
     seen = []
-    loss = OutputAdversarialLoss(lambda p: seen.append(p) or p, of="entropy")  # type: ignore[arg-type, func-returns-value]
+    loss = OutputAdversarialLoss(lambda p: seen.append(p) or p, of="entropy")
     logits = torch.randn(1, 5, 3, 3)
     loss.generator_loss(logits)
     torch.testing.assert_close(seen[0], entropy_map(logits.softmax(1)))
@@ -149,11 +149,11 @@ def test_half_precision_gives_single_precision_losses(of: str, dtype: torch.dtyp
     logits = torch.randn(1, 3, 32, 64)
     discriminator = si.OutputDiscriminator(3, width=4)
     for objective in OBJECTIVES:
-        loss = OutputAdversarialLoss(discriminator, objective, of)  # type: ignore[arg-type]
+        loss = OutputAdversarialLoss(discriminator, objective, of)
         expected = loss.generator_loss(logits).item()
         with torch.autocast("cpu", dtype):
             assert loss.generator_loss(logits.to(dtype)).item() == pytest.approx(expected, rel=0.01, abs=1e-4)
-        halved = OutputAdversarialLoss(copy.deepcopy(discriminator).to(dtype), objective, of)  # type: ignore[arg-type]
+        halved = OutputAdversarialLoss(copy.deepcopy(discriminator).to(dtype), objective, of)
         value = halved.generator_loss(logits.to(dtype))
         assert value.dtype == torch.float32
         assert value.item() == pytest.approx(expected, rel=0.02, abs=1e-3)

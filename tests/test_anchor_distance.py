@@ -166,8 +166,8 @@ def test_compiled_whole(form: Any) -> None:
 def test_anchor_distance_options_raise() -> None:
     anchors, _ = filled()
     with pytest.raises(TypeError, match="anchors must be a CategoryAnchors, got Tensor"):
-        AnchorDistanceLoss(anchors.anchors)  # type: ignore[arg-type]
+        AnchorDistanceLoss(anchors.anchors)
     with pytest.raises(ValueError, match=r"form must be one of 'code', 'paper', got 'l2'"):
-        AnchorDistanceLoss(anchors, "l2")  # type: ignore[arg-type]
+        AnchorDistanceLoss(anchors, "l2")
     with pytest.raises(ValueError, match="damp_above must be a number above 0"):
         AnchorDistanceLoss(anchors, damp_above=0.0)

@@ -194,7 +194,7 @@ def test_bad_anchor_settings_raise(options: dict[str, Any], message: str) -> Non
 
 def test_a_float_ignore_index_raises() -> None:
     with pytest.raises(TypeError, match=r"ignore_index must be a whole number, got float 255\.0"):
-        CategoryAnchors(K, D, ignore_index=255.0)  # type: ignore[arg-type]
+        CategoryAnchors(K, D, ignore_index=255.0)
 
 
 def test_bad_margins_and_features_that_are_not_finite_raise() -> None:

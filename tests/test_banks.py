@@ -187,7 +187,7 @@ def test_connectivity_four_parts_what_touches_at_corners() -> None:
     labels = torch.tensor([[[5, 0], [0, 5]]])
     counts = []
     for connectivity in (8, 4):
-        bank = si.InstanceBank((5,), 1, 4, connectivity=connectivity)  # type: ignore[arg-type]
+        bank = si.InstanceBank((5,), 1, 4, connectivity=connectivity)
         bank.update(torch.randn(1, 1, 2, 2), labels)
         counts.append(bank.written.item())
     assert counts == [1, 2]
@@ -231,7 +231,7 @@ def test_bad_bank_settings_raise(
 
 @pytest.mark.parametrize("answer", [lambda rows: rows[:, 0], lambda rows: rows[:1], lambda rows: None])
 @pytest.mark.parametrize("kind", ["stuff", "instance"])
-def test_a_classifier_without_logits_raises(kind: str, answer) -> None:  # type: ignore[no-untyped-def]
+def test_a_classifier_without_logits_raises(kind: str, answer) -> None:
     bank = make_bank(kind, 3)
     with pytest.raises((ValueError, TypeError), match=r"classifier must .*\(N, K\)"):
         bank.update(FEATURES.repeat(2, 1, 1, 1), LABELS.repeat(2, 1, 1), answer)
@@ -270,6 +270,6 @@ def test_repr_of_a_bank_reads_nothing_from_a_device() -> None:
     (lambda _: si.StuffBank((1, 2), 2, names=("a", "a")), ValueError, r"names must be 2 distinct names"),
     (lambda _: si.InstanceBank((1, 2), 2, names="ab"), TypeError, r"names must be a sequence of class names, got 'ab'"),
 ])  # fmt: skip
-def test_names_and_classes_of_another_bank_raise(call, error: type[Exception], message: str) -> None:  # type: ignore[no-untyped-def]
+def test_names_and_classes_of_another_bank_raise(call, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         call(si.StuffBank((7, 2), 1, names=("sky", "road")))

@@ -213,11 +213,11 @@ def test_every_bound_can_be_missed_and_the_reason_is_shown(device: str) -> None:
         name for name, target in TARGETS.items() if target.bound("cuda" if device == "cuda" else "cpu") is not None
     ]
     reasons = {(asked[0], "cuda" if device == "cuda" else "cpu"): "the cache is cold"}
-    judged = {one.target: one for one in verdicts(run_of(50.0, 0.07), torch.device(device), reasons)}  # type: ignore[arg-type]
+    judged = {one.target: one for one in verdicts(run_of(50.0, 0.07), torch.device(device), reasons)}
     assert all(judged[name].verdict == "MISSED" for name in asked)
     assert judged[asked[0]].reason == "the cache is cold"
     assert judged[asked[1]].reason == "no reason has been measured yet"
-    met = verdicts(run_of(0.5, 0.01), torch.device(device), reasons)  # type: ignore[arg-type]
+    met = verdicts(run_of(0.5, 0.01), torch.device(device), reasons)
     assert all(one.verdict != "MISSED" and one.reason != "the cache is cold" for one in met)
 
 

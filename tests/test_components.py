@@ -200,7 +200,7 @@ LABELS = torch.zeros(1, 4, 4, dtype=torch.int64)
 ])  # fmt: skip
 def test_bad_input_raises(labels: Tensor, options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        si.connected_components(labels, **options)  # type: ignore[arg-type]
+        si.connected_components(labels, **options)
 
 
 def test_an_unusable_backend_is_an_error_not_a_fallback(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,7 +214,7 @@ def test_the_regions_of_a_mask_are_those_of_its_true_pixels() -> None:
     mask = torch.tensor([[[False, True, True, False, True]]])
     expected = torch.tensor([[[0, 1, 1, 0, 2]]], dtype=torch.int32)
     for options in ({}, {"classes": (1,)}, {"ignore_index": None}, {"backend": "torch"}, {"backend": "reference"}):
-        assert torch.equal(si.connected_components(mask, **options), expected)  # type: ignore[arg-type]
+        assert torch.equal(si.connected_components(mask, **options), expected)
     assert torch.equal(si.connected_components(mask.transpose(1, 2)), expected.transpose(1, 2))
     assert si.connected_components(mask, classes=()).sum() == 0
     assert si.connected_components(mask.to("meta")).shape == mask.shape

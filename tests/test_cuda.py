@@ -57,14 +57,14 @@ def no_waiting() -> Iterator[None]:
 
 
 def components(labels: Tensor, **options: object) -> Tensor:
-    return si.connected_components(labels, backend="triton", **options)  # type: ignore[arg-type]
+    return si.connected_components(labels, backend="triton", **options)
 
 
 @pytest.mark.parametrize("connectivity", [4, 8])
 @pytest.mark.parametrize("name", GALLERY)
 def test_triton_numbers_the_gallery_as_scikit_image_does(name: str, connectivity: int) -> None:
     pytest.importorskip("triton")
-    expected = si.connected_components(GALLERY[name], connectivity=connectivity, backend="skimage")  # type: ignore[arg-type]
+    expected = si.connected_components(GALLERY[name], connectivity=connectivity, backend="skimage")
     assert torch.equal(components(GALLERY[name].to(DEVICE), connectivity=connectivity).cpu(), expected)
 
 
@@ -94,7 +94,7 @@ def test_a_step_of_matching_never_waits_and_equals_that_of_a_cpu(preset: str) ->
         pseudo = torch.where(pseudo == 2, pseudo, IGNORE)
         for source in sources[:-1]:  # kernels are compiled, tables copied
             sim.update(*source)
-        sum(sim(features.clone().requires_grad_(), logits, pseudo)).backward()  # type: ignore[union-attr]
+        sum(sim(features.clone().requires_grad_(), logits, pseudo)).backward()
         features.requires_grad_()
         if device.type == "cpu":
             sim.update(*sources[-1])

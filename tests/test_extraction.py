@@ -19,7 +19,7 @@ THINGS = (5, 6, 7, 11, 12, 13, 18)
 
 
 def check_against_oracle(labels: Tensor, classes: tuple[int, ...], most: int, **options: object) -> None:
-    regions = si.instance_regions(labels, classes, most, **options)  # type: ignore[arg-type]
+    regions = si.instance_regions(labels, classes, most, **options)
     batch, slots = labels.shape[0], len(classes)
     assert regions.region_map.shape == labels.shape
     assert regions.region_map.dtype == regions.ids.dtype == torch.int32
@@ -31,7 +31,7 @@ def check_against_oracle(labels: Tensor, classes: tuple[int, ...], most: int, **
     ignore = options.get("ignore_index", IGNORE)
     for b in range(batch):
         expected_map = np.zeros(labels.shape[1:], dtype=np.int32)
-        found = oracles.largest_regions(labels[b].numpy(), classes, most, ignore=ignore, **rule)  # type: ignore[arg-type]
+        found = oracles.largest_regions(labels[b].numpy(), classes, most, ignore=ignore, **rule)
         for slot, of_class in enumerate(found):
             for rank, region in enumerate(of_class):
                 expected_map[region.mask] = 1 + slot * most + rank
@@ -154,9 +154,9 @@ def test_stuff_and_instances_together_equal_one_after_the_other(
 ) -> None:
     labels = GALLERY[name].long()
     first = si.stuff_regions(labels, stuff)
-    second = si.instance_regions(labels, things, 3, connectivity=connectivity, ignore_index=None)  # type: ignore[arg-type]
+    second = si.instance_regions(labels, things, 3, connectivity=connectivity, ignore_index=None)
     expected = join_regions(first, second), first.area, second.area
-    components = si.connected_components(labels, classes=things, connectivity=connectivity, ignore_index=None)  # type: ignore[arg-type]
+    components = si.connected_components(labels, classes=things, connectivity=connectivity, ignore_index=None)
     operator = torch.ops.stuffinstance.stuff_and_instance_regions
     for found in (
         operator(labels, list(stuff), list(things), 3, connectivity),
@@ -187,7 +187,7 @@ def test_stuff_is_one_region_per_class() -> None:
             assert int(regions.area[b, slot, 0]) == int((image == k).sum())
             assert bool(regions.valid[b, slot, 0]) == bool((image == k).any())
             assert torch.equal(regions.region_map[b] == slot + 1, image == k)
-    assert torch.equal(regions.region_map > 0, sum(labels == k for k in classes) > 0)  # type: ignore[operator]
+    assert torch.equal(regions.region_map > 0, sum(labels == k for k in classes) > 0)
 
 
 @pytest.mark.parametrize(("labels", "options", "message"), [
@@ -199,7 +199,7 @@ def test_stuff_is_one_region_per_class() -> None:
 ])  # fmt: skip
 def test_bad_input_raises(labels: Tensor, options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        si.instance_regions(labels, **{"classes": (1,), **options})  # type: ignore[arg-type]
+        si.instance_regions(labels, **{"classes": (1,), **options})
 
 
 @pytest.mark.parametrize("name", ["street", "all-ignored", "one-pixel", "empty-batch"])

@@ -162,7 +162,7 @@ def test_gradcheck_of_the_discriminator(encoding: Any) -> None:
 
     def of_shift(shift: Tensor) -> Tensor:
         """The discriminator's loss, of its own parameter."""
-        loss = FineGrainedAdversarialLoss(lambda features: features + shift, encoding=encoding)  # type: ignore[arg-type]
+        loss = FineGrainedAdversarialLoss(lambda features: features + shift, encoding=encoding)
         return loss.discriminator_loss(source, source_logits, target, target_logits)
 
     assert torch.autograd.gradcheck(of_shift, (torch.randn(8, 1, 1, dtype=torch.float64, requires_grad=True),))
@@ -188,7 +188,7 @@ def test_the_two_sides_pull_in_opposite_directions(encoding: Any) -> None:
     """A step of the discriminator on the target raises what the generator's loss is."""
     output, logits = outputs_and_logits()
     shift = torch.zeros_like(output, requires_grad=True)
-    loss = FineGrainedAdversarialLoss(lambda features: features + shift[: len(features)], encoding=encoding)  # type: ignore[arg-type]
+    loss = FineGrainedAdversarialLoss(lambda features: features + shift[: len(features)], encoding=encoding)
     (step,) = torch.autograd.grad(loss.discriminator_loss(output[:0], logits[:0], output, logits), shift)
     output.requires_grad_()
     assert loss.generator_loss(output - step, logits) > loss.generator_loss(output, logits)

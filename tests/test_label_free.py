@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +14,6 @@ from torch import Tensor
 
 import stuffinstance as si
 from stuffinstance.metrics.unsupervised import _on_grid
-from tests.distributed.ranks import on_two_ranks
 
 Array = NDArray[np.float64]
 Score = si.PredictionEntropy | si.SoftNeighborhoodDensity
@@ -204,30 +202,6 @@ def test_autocast_does_not_reach_the_similarities(make: Callable[[], Score]) -> 
     assert cast.compute() == plain.compute()
 
 
-def scores_of(rank: int, sync: str) -> list[float]:
-    generator = torch.Generator().manual_seed(rank)
-    entropy = si.PredictionEntropy(4, sync=sync)  # type: ignore[arg-type]
-    density = si.SoftNeighborhoodDensity(sync=sync)  # type: ignore[arg-type]
-    for _ in range(rank):  # the first rank sees nothing
-        maps = torch.randn(2, 4, 6, 8, generator=generator).softmax(1)
-        entropy.update(maps)
-        density.update(maps)
-    values = [entropy.compute(), density.compute()]
-    assert str([entropy.compute(), density.compute()]) == str(values)  # the other rank's are not added to the own ones
-    return values
-
-
-def both(rank: int) -> dict[str, list[float]]:
-    return {"shared": scores_of(rank, "auto"), "apart": scores_of(rank, "off")}
-
-
-def test_ranks_agree_on_the_mean_of_all(tmp_path: Path) -> None:
-    first, second = on_two_ranks(both, tmp_path)
-    alone = scores_of(1, "auto")
-    assert first["shared"] == second["shared"] == second["apart"] == alone
-    assert all(math.isnan(value) for value in first["apart"])
-
-
 # ------------------------------------------------------------------ errors
 
 
@@ -257,13 +231,13 @@ def test_arguments_that_do_not_fit_raise(
     (lambda: si.PredictionEntropy(0), r"num_classes must .*0"),
     (lambda: si.PredictionEntropy(1), r"num_classes must be at least 2, got 1"),
     (lambda: si.PredictionEntropy(3).update(MAPS), r"preds must have K = 3 .*got 4"),
-    (lambda: si.PredictionEntropy(3, sync="on"), r"sync must be"),  # type: ignore[arg-type]
+    (lambda: si.PredictionEntropy(3, sync="on"), r"sync must be"),
     (lambda: si.SoftNeighborhoodDensity(0), r"temperature must .*0"),
     (lambda: si.SoftNeighborhoodDensity(math.nan), r"temperature must .*nan"),
     (lambda: si.SoftNeighborhoodDensity(math.inf), r"temperature must .*inf"),
-    (lambda: si.SoftNeighborhoodDensity("warm"), r"temperature must .*'warm'"),  # type: ignore[arg-type]
+    (lambda: si.SoftNeighborhoodDensity("warm"), r"temperature must .*'warm'"),
     (lambda: si.SoftNeighborhoodDensity(sample=1), r"sample must be at least 2 pixels, got 1"),
-    (lambda: si.SoftNeighborhoodDensity(sample=2.5), r"sample must .*2.5"),  # type: ignore[arg-type]
+    (lambda: si.SoftNeighborhoodDensity(sample=2.5), r"sample must .*2.5"),
     (lambda: si.PredictionEntropy(3).merge(si.PredictionEntropy(4)), r"other must be .*num_classes=3.*num_classes=4"),
     (lambda: si.SoftNeighborhoodDensity().merge(si.SoftNeighborhoodDensity(0.1)), r"other must .*0.05.*0.1"),
     (lambda: si.SoftNeighborhoodDensity().merge(si.PredictionEntropy(4)), r"other must .*Soft.*PredictionEntropy"),

@@ -56,7 +56,7 @@ def test_spaces_are_frozen_and_compare_by_value() -> None:
     assert space == si.LabelSpace(names=("a", "b"), stuff=(0,), things=(1,))
     assert hash(space) == hash(si.LabelSpace(names=("a", "b"), stuff=(0,), things=(1,)))
     with pytest.raises(dataclasses.FrozenInstanceError):
-        space.stuff = (1,)  # type: ignore[misc]
+        space.stuff = (1,)
 
 
 @pytest.mark.parametrize(("options", "message"), [
@@ -82,4 +82,4 @@ def test_an_unknown_name_raises_with_the_known_ones() -> None:
 
 def test_colors_of_another_scale_raise() -> None:
     with pytest.raises(ValueError, match=r"palette must hold K = 1 colors .* of whole numbers 0\.\.255, got .*0\.5"):
-        si.LabelSpace(names=("road",), stuff=(0,), things=(), palette=((0.5, 0.5, 0.9),))  # type: ignore[arg-type]
+        si.LabelSpace(names=("road",), stuff=(0,), things=(), palette=((0.5, 0.5, 0.9),))

@@ -24,7 +24,7 @@ def every_warning() -> Iterator[None]:
 
 
 def features(**options: bool) -> Tensor:
-    return torch.randn(1, 3, 2, 3, **options)  # type: ignore[arg-type]
+    return torch.randn(1, 3, 2, 3, **options)
 
 
 def matching() -> si.StuffInstanceMatching:

@@ -31,7 +31,7 @@ class LargestTensor(TorchDispatchMode):
         return result
 
 
-def case(seed: int, classes: int = 5, descriptors: int = 7, slots: int = 9, dim: int = 6):  # type: ignore[no-untyped-def]
+def case(seed: int, classes: int = 5, descriptors: int = 7, slots: int = 9, dim: int = 6):
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randn(classes, descriptors, dim, generator=generator)
     bank = torch.randn(classes, slots, dim, generator=generator)
@@ -127,7 +127,7 @@ def test_distances_of_many_kinds_are_accepted(distance: Callable[[Tensor, Tensor
         (si.StuffMatchingLoss, si.StuffBank((0,), dim)),
         (si.InstanceMatchingLoss, si.InstanceBank((0,), dim)),
     ):
-        assert kind(bank, distance).distance.between is distance  # type: ignore[arg-type]
+        assert kind(bank, distance).distance.between is distance
     assert torch.equal(before, torch.random.get_rng_state())
 
 

@@ -15,16 +15,16 @@ DISTANCES = ("l1_mean", "l1_squared", "l2", "cosine")
 KINDS = ("stuff", "instance")
 
 
-def pair(kind: str, distance: object = "l1_mean", dim: int = 3, require_full_bank: bool = False, capacity: int = 6):  # type: ignore[no-untyped-def]
+def pair(kind: str, distance: object = "l1_mean", dim: int = 3, require_full_bank: bool = False, capacity: int = 6):
     """A filled bank, its loss, and the oracle's bank with the same rows."""
     classes = (2, 5, 0)
     generator = torch.Generator().manual_seed(11)
     if kind == "stuff":
         bank = si.StuffBank(classes, dim, capacity)
-        loss = si.StuffMatchingLoss(bank, distance=distance, require_full_bank=require_full_bank)  # type: ignore[arg-type]
+        loss = si.StuffMatchingLoss(bank, distance=distance, require_full_bank=require_full_bank)
     else:
         bank = si.InstanceBank(classes, dim, capacity, max_instances=3)
-        loss = si.InstanceMatchingLoss(bank, distance=distance, require_full_bank=require_full_bank)  # type: ignore[arg-type]
+        loss = si.InstanceMatchingLoss(bank, distance=distance, require_full_bank=require_full_bank)
     name = distance if isinstance(distance, str) else "l1_mean"
     sim = oracles.Sim(classes, classes, capacity, 3, "paper", kind=name)
     sim.require_full_bank = require_full_bank
@@ -79,7 +79,7 @@ def test_values_by_hand() -> None:
     target = torch.tensor([[[[4.0, 7.0]], [[4.0, 7.0]]]])  # class 0: (4, 4); class 1 has no partner
     labels = torch.tensor([[[0, 1]]])
     for distance, value in (("l1_mean", 1.5), ("l1_squared", 9.0), ("l2", 5**0.5)):
-        assert si.StuffMatchingLoss(bank, distance=distance)(target, labels).item() == pytest.approx(value)  # type: ignore[arg-type]
+        assert si.StuffMatchingLoss(bank, distance=distance)(target, labels).item() == pytest.approx(value)
     things = si.InstanceBank((7,), 1, 4, max_instances=2)
     things.update(torch.tensor([[[[1.0, 0.0, 5.0]]]]), torch.tensor([[[7, 0, 7]]]))  # rows 1 and 5
     target = torch.tensor([[[[2.0, 2.0, 0.0, 9.0, 9.0, 9.0, 0.0, 3.0]]]])
@@ -92,7 +92,7 @@ def test_warm_up_waits_for_more_rows_than_slots(kind: str) -> None:
     classes = (5,)
     bank = si.StuffBank(classes, 2, 3) if kind == "stuff" else si.InstanceBank(classes, 2, 3)
     make = si.StuffMatchingLoss if kind == "stuff" else si.InstanceMatchingLoss
-    patient, eager = make(bank, require_full_bank=True), make(bank, require_full_bank=False)  # type: ignore[arg-type]
+    patient, eager = make(bank, require_full_bank=True), make(bank, require_full_bank=False)
     target, labels = torch.randn(1, 2, 2, 2, requires_grad=True), torch.full((1, 2, 2), 5)
     for written in range(1, 6):
         bank.update(torch.randn(1, 2, 2, 2), labels)
@@ -106,7 +106,7 @@ def test_unwritten_slots_are_never_matched(kind: str) -> None:
     make = si.StuffMatchingLoss if kind == "stuff" else si.InstanceMatchingLoss
     labels = torch.full((1, 1, 1), 5)
     bank.update(torch.full((1, 2, 1, 1), 10.0), labels)
-    loss = make(bank)(torch.zeros(1, 2, 1, 1), labels)  # type: ignore[arg-type]
+    loss = make(bank)(torch.zeros(1, 2, 1, 1), labels)
     assert loss.item() == 10
 
 
@@ -209,13 +209,13 @@ def test_the_function_is_the_module(kind: str, options: dict[str, object]) -> No
     }[kind]
     features, labels = torch.randn(2, 3, 6, 6, dtype=torch.float64), blocks(6, 6, (2, 5, 0), 5, 2)
     features.requires_grad_()
-    value = function(features, labels, bank, **options)  # type: ignore[arg-type]
-    assert torch.equal(value, module(bank, **options)(features, labels))  # type: ignore[arg-type]
+    value = function(features, labels, bank, **options)
+    assert torch.equal(value, module(bank, **options)(features, labels))
     if "classifier" not in options:
         assert value > 0
     other = si.StuffBank((1,), 3) if kind == "instance" else si.InstanceBank((1,), 3)
     with pytest.raises(TypeError, match=r"bank must be an? (Stuff|Instance)Bank, got (Stuff|Instance)Bank"):
-        function(features, labels, other)  # type: ignore[arg-type]
+        function(features, labels, other)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -232,4 +232,4 @@ def test_bad_input_raises(kind: str, features: Tensor, labels: Tensor, message: 
 
 def test_an_unknown_distance_raises() -> None:
     with pytest.raises(ValueError, match=r"distance must be one of l1_mean.*'l3'"):
-        si.StuffMatchingLoss(si.StuffBank((0,), 1), distance="l3")  # type: ignore[arg-type]
+        si.StuffMatchingLoss(si.StuffBank((0,), 1), distance="l3")

@@ -77,7 +77,7 @@ def test_classes_by_name() -> None:
         si.MeanIoU(2, names=("car", "car"))
     for wrong in ("ab", 2, (1, 2)):
         with pytest.raises(TypeError, match=r"names must be K = 2 distinct class names"):
-            si.MeanIoU(2, names=wrong)  # type: ignore[arg-type]
+            si.MeanIoU(2, names=wrong)
 
 
 def test_absent_and_ignored_classes() -> None:

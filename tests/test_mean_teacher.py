@@ -145,7 +145,7 @@ def test_another_network_raises_and_changes_nothing() -> None:
     with pytest.raises(ValueError, match=r"alpha must be between 0 and 1, got 1\.5"):
         MeanTeacher(network(), alpha=1.5)
     with pytest.raises(TypeError, match=r"network must be an nn\.Module, got int"):
-        MeanTeacher(3)  # type: ignore[arg-type]
+        MeanTeacher(3)
 
 
 def test_the_update_compiles_to_one_graph_for_all_steps() -> None:

@@ -466,10 +466,10 @@ def models() -> tuple[Any, Any]:
     if int(transformers.__version__.split(".")[0]) < 5:
         pytest.skip("from_pretrained makes models on the meta device from version 5 on")
 
-    class Config(transformers.PretrainedConfig):  # type: ignore[misc, name-defined]
+    class Config(transformers.PretrainedConfig):
         model_type = "with_state"
 
-    class Plain(transformers.PreTrainedModel):  # type: ignore[misc, name-defined]
+    class Plain(transformers.PreTrainedModel):
         config_class = Config
 
         def __init__(self, config: Any) -> None:

@@ -290,13 +290,13 @@ def test_bad_input_raises(features: Tensor, regions: Tensor, message: str) -> No
 @pytest.mark.parametrize("number", [-1, 2.0, "2", True, 2**40, torch.tensor(2.0)])
 def test_a_bad_number_of_regions_raises(number: object) -> None:
     with pytest.raises((TypeError, ValueError), match="num_regions must be a whole number"):
-        si.region_mean(FEATURES, REGIONS, number)  # type: ignore[arg-type]
+        si.region_mean(FEATURES, REGIONS, number)
 
 
 def test_a_number_of_regions_may_be_any_integer_type() -> None:
     expected = si.region_mean(FEATURES, REGIONS, 2)
     for number in (np.int64(2), np.uint8(2), torch.tensor(2)):
-        assert torch.equal(si.region_mean(FEATURES, REGIONS, number), expected)  # type: ignore[arg-type]
+        assert torch.equal(si.region_mean(FEATURES, REGIONS, number), expected)
 
 
 def test_ids_that_were_never_numbered_do_not_ask_for_terabytes() -> None:

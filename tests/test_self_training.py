@@ -229,7 +229,7 @@ def test_a_loss_that_cannot_be_raises() -> None:
     with pytest.raises(ValueError, match=r"weights must be \(B, H, W\) = \(2, 3, 5\) or \(B,\) = \(2,\), got \(3, 5\)"):
         weighted_cross_entropy(logits, labels, weights[0])
     with pytest.raises(TypeError, match=r"weights must be a floating-point tensor.*float 1\.0"):
-        weighted_cross_entropy(logits, labels, 1.0)  # type: ignore[arg-type]
+        weighted_cross_entropy(logits, labels, 1.0)
     with pytest.raises(ValueError, match="weights must be finite and at least 0"):
         weighted_cross_entropy(logits, labels, weights - 1)
     with pytest.raises(ValueError, match=r"labels must hold class ids 0\.\.3"):

@@ -126,7 +126,7 @@ class Statistic(nn.Module):
 
 
 def pruned() -> nn.Module:
-    return prune.l1_unstructured(nn.Conv2d(3, 4, 1), "weight", amount=3)  # type: ignore[no-any-return]
+    return prune.l1_unstructured(nn.Conv2d(3, 4, 1), "weight", amount=3)
 
 
 @pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated")
@@ -180,7 +180,7 @@ class Uncopyable(nn.Module):
         self.block[1].lock = threading.Lock()
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.block(images)  # type: ignore[no-any-return]
+        return self.block(images)
 
 
 def test_what_cannot_be_copied_is_named_and_a_teacher_can_be_handed_in() -> None:
@@ -216,4 +216,4 @@ def test_a_teacher_that_does_not_fit_is_an_error() -> None:
             MeanTeacher(student, teacher=teacher)
     assert all(parameter.requires_grad for parameter in student.parameters())
     with pytest.raises(TypeError, match=r"teacher must be an nn\.Module or None, got OrderedDict"):
-        MeanTeacher(student, teacher=student.state_dict())  # type: ignore[arg-type]
+        MeanTeacher(student, teacher=student.state_dict())

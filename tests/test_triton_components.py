@@ -30,8 +30,8 @@ EDGES = [1, 2, 31, 32, 33, 255, 256, 257, 511, 512, 513]  # around a warp, a row
 
 
 def assert_as_the_reference(labels: Tensor, **options: object) -> None:
-    expected = si.connected_components(labels, backend="skimage", **options)  # type: ignore[arg-type]
-    actual = si.connected_components(labels.to(DEVICE), backend="triton", **options)  # type: ignore[arg-type]
+    expected = si.connected_components(labels, backend="skimage", **options)
+    actual = si.connected_components(labels.to(DEVICE), backend="triton", **options)
     assert actual.dtype == torch.int32
     assert torch.equal(actual.cpu(), expected)
 

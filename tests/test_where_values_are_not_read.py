@@ -120,7 +120,7 @@ def test_strided_labels_keep_torchs_rules() -> None:
     (lambda: si.lab_color_transfer(torch.full((1, 3, 4, 4), 2e2), torch.zeros(1, 3, 4, 4)), ValueError, "0..1"),
     (lambda: si.MeanIoU(2).update([[0]], torch.zeros(1, 1, 1).long()), TypeError, "preds must be .*list"),
 ])  # fmt: skip
-def test_arguments_of_the_wrong_kind_are_named(build, error: type[Exception], message: str) -> None:  # type: ignore[no-untyped-def]
+def test_arguments_of_the_wrong_kind_are_named(build, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         build()
 

@@ -26,7 +26,7 @@ def test_the_lines_that_add_it_to_a_trainer_run() -> None:
     exec(compile(code, "README.md", "exec"), names)
     loss = names["loss"]
     assert isinstance(loss, torch.Tensor)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     assert len([line for line in code.splitlines() if line.strip() and not line.startswith("...")]) <= 6
 
 

@@ -103,7 +103,7 @@ def test_a_snippet_runs_and_trains_the_network(code: str) -> None:
     assert bool(loss.isfinite())
     assert float(loss.detach()) != 0
     if network.backbone.weight.grad is None:
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
     gradient = network.backbone.weight.grad
     assert gradient is not None
     assert bool(gradient.isfinite().all())

@@ -103,4 +103,4 @@ def test_the_call_of_a_module_has_the_signature_of_its_forward(name: str) -> Non
     ]
     assert len(calls) == 1, f"{name}: to a type checker its call is Any"
     assert ast.unparse(calls[0].args) == ast.unparse(forward.args)
-    assert ast.unparse(calls[0].returns) == ast.unparse(forward.returns)  # type: ignore[arg-type]
+    assert ast.unparse(calls[0].returns) == ast.unparse(forward.returns)

@@ -258,7 +258,7 @@ def test_every_folder_of_images_is_read_with_the_bound(tmp_path: Path, what: str
     for layout, name in names.items():
         (tmp_path / name).write_bytes(HOSTILE_IMAGES[what])
         with pytest.raises(DatasetError, match="expected"):
-            open_dataset(layout, tmp_path, labels=False)[0]  # type: ignore[arg-type]
+            open_dataset(layout, tmp_path, labels=False)[0]
     (tmp_path / "images" / "00001.png").write_bytes(_small_image())
     (tmp_path / "transferred" / "00001.png").write_bytes(HOSTILE_IMAGES[what])
     (tmp_path / "labeled" / "00001.png").write_bytes(HOSTILE_IMAGES[what])
@@ -297,10 +297,10 @@ def npy(array: np.ndarray, shape: tuple[int, ...] | None = None, **options: bool
     """An array as numpy writes it; its header may claim another shape."""
     buffer = io.BytesIO()
     if shape is None:
-        np.save(buffer, array, **options)  # type: ignore[arg-type]
+        np.save(buffer, array, **options)
     else:
         described = {"descr": "|u1", "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(buffer, described)  # type: ignore[arg-type]
+        np.lib.format.write_array_header_1_0(buffer, described)
         buffer.write(array.tobytes())
     return buffer.getvalue()
 

@@ -41,7 +41,7 @@ def module(sync: str = "auto") -> si.StuffInstanceMatching:
         capacity=3,
         max_instances=2,
         classifier=head,
-        sync=sync,  # type: ignore[arg-type]
+        sync=sync,
     )
 
 
@@ -68,19 +68,6 @@ def train_alone(ranks: tuple[int, ...]) -> list[dict[str, Tensor]]:
     return history
 
 
-def count(rank: int, sync: str) -> dict[str, Any]:
-    generator = torch.Generator().manual_seed(rank)
-    threshold, score = si.ClassBalancedThreshold(4, sync=sync), si.MeanIoU(4, sync=sync)  # type: ignore[arg-type]
-    for step in range(2 + rank):  # ranks may see different numbers of images
-        probabilities = torch.randn(1, 4, 9, 9, generator=generator).softmax(1)
-        threshold.update(probabilities)
-        score.update(probabilities, torch.full((1, 9, 9), step))
-    compute = {"thresholds": threshold.compute(), "counts": threshold.counts(), "iou": score.compute().per_class}
-    again = threshold.compute()  # computing must not add the other rank's counts to the own ones
-    assert torch.equal(again, compute["thresholds"])
-    return {**compute, "state": threshold.state_dict(), "confusion": score.confusion}
-
-
 class Network(torch.nn.Module):
     """A trainer's network that holds the matching module, as a person would wrap it for DDP."""
 
@@ -92,7 +79,7 @@ class Network(torch.nn.Module):
 
     def forward(self, images: Tensor, logits: Tensor) -> Tensor:
         losses = self.matching(self.body(images), logits)
-        return losses.stuff + losses.instance  # type: ignore[no-any-return]
+        return losses.stuff + losses.instance
 
 
 def wrapped(rank: int) -> dict[str, Tensor]:
@@ -110,7 +97,6 @@ def everything(rank: int) -> dict[str, Any]:
     """All that needs a process group, in one start of the processes."""
     results: dict[str, Any] = {"shared": train(rank, "auto"), "apart": train(rank, "off")}
     results["ddp"] = wrapped(rank)
-    results |= {"counts": count(rank, "auto"), "own counts": count(rank, "off")}
     try:
         module().update(*batch_of(rank, 0)[:2], torch.zeros(1))
     except ValueError as error:
@@ -146,23 +132,6 @@ def test_losses_are_each_ranks_own(ranks: list[dict[str, Any]]) -> None:
     values = [rank["shared"][-1]["stuff"].item() for rank in ranks]
     assert all(value > 0 for value in values)
     assert values[0] != values[1]
-
-
-def test_thresholds_and_scores_are_those_of_all_ranks(ranks: list[dict[str, Any]]) -> None:
-    threshold, score = si.ClassBalancedThreshold(4), si.MeanIoU(4)
-    for rank in (0, 1):
-        generator = torch.Generator().manual_seed(rank)
-        for step in range(2 + rank):
-            probabilities = torch.randn(1, 4, 9, 9, generator=generator).softmax(1)
-            threshold.update(probabilities)
-            score.update(probabilities, torch.full((1, 9, 9), step))
-    for rank in ranks:
-        assert torch.equal(rank["counts"]["thresholds"], threshold.compute())
-        assert torch.equal(rank["counts"]["counts"], threshold.counts())
-        torch.testing.assert_close(rank["counts"]["iou"], score.compute().per_class, equal_nan=True)
-    assert not torch.equal(ranks[0]["own counts"]["counts"], threshold.counts())
-    own = sum(rank["own counts"]["counts"] for rank in ranks)
-    assert torch.equal(own, threshold.counts())
 
 
 def test_a_wrong_argument_on_all_ranks_raises_on_all_and_hangs_none(ranks: list[dict[str, Any]]) -> None:

@@ -41,7 +41,7 @@ def test_lightning_logs_the_score(names: dict[str, Any], monkeypatch: pytest.Mon
         assert float(logged[f"val_iou/{name}"]) == pytest.approx(float(value))
     assert math.isnan(after["model"].score.compute().mean)
 
-    class LogsTheModule(after["Segmenter"]):  # type: ignore[name-defined, misc]
+    class LogsTheModule(after["Segmenter"]):
         def on_validation_epoch_end(self) -> None:
             self.log("val_miou", self.score)
 
