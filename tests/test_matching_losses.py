@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 import stuffinstance as si
 from tests import oracles
@@ -54,15 +53,6 @@ def test_value_and_gradient_equal_the_oracle(kind: str, distance: str) -> None:
     assert value.item() > 0
     (gradient,) = torch.autograd.grad(value, features)
     np.testing.assert_allclose(gradient.numpy(), np.stack([e[1] for e in expected]) / 2, atol=1e-12)
-
-
-@pytest.mark.parametrize("distance", DISTANCES)
-@pytest.mark.parametrize("kind", KINDS)
-def test_gradcheck(kind: str, distance: str) -> None:
-    _, loss, _ = pair(kind, distance)
-    features = torch.randn(2, 3, 4, 5, dtype=torch.float64, requires_grad=True)
-    labels = blocks(4, 5, (2, 5, 0, IGNORE), 4, 2, cell=2)
-    assert torch.autograd.gradcheck(lambda f: loss(f, labels), (features,))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -126,59 +116,6 @@ def test_nothing_to_match_is_an_exact_zero_with_a_gradient(kind: str, case: str)
     assert torch.equal(features.grad, torch.zeros_like(features))
 
 
-@pytest.mark.parametrize("layout", ["channels_last", "sliced", "transposed"])
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32, torch.int64])
-@pytest.mark.parametrize("kind", KINDS)
-def test_any_layout_and_label_type(kind: str, dtype: torch.dtype, layout: str) -> None:
-    _, loss, _ = pair(kind)
-    plain = torch.randn(2, 3, 7, 9)
-    view = {
-        "channels_last": plain.contiguous(memory_format=torch.channels_last),
-        "sliced": torch.cat([plain, plain], 1)[:, :3],
-        "transposed": plain.transpose(2, 3).contiguous().transpose(2, 3),
-    }[layout]
-    labels = blocks(7, 9, (2, 5, 0, IGNORE), 6, 2)
-    large = labels.repeat_interleave(2, 1).repeat_interleave(3, 2)
-    torch.testing.assert_close(loss(view, large.to(dtype)), loss(plain, labels))
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize("kind", KINDS)
-def test_what_is_not_finite_shows_in_the_loss_and_nowhere_else(kind: str, value: float) -> None:
-    bank, loss, _ = pair(kind)
-    before = bank.features.clone(), bank.written.clone()
-    features, labels = torch.randn(1, 3, 6, 6), torch.full((1, 6, 6), 7)
-    labels[:, :3] = 5
-    features[0, 0, 5, 5] = value  # outside the matched region: no harm
-    assert torch.isfinite(loss(features, labels))
-    features[0, 0, 0, 0] = value
-    assert not torch.isfinite(loss(features, labels))
-    assert torch.equal(bank.features, before[0])
-    assert torch.equal(bank.written, before[1])
-
-
-@pytest.mark.parametrize("distance", ["l1_mean", "l1_squared"])
-@pytest.mark.parametrize("kind", KINDS)
-def test_bfloat16_is_within_a_hundredth(kind: str, distance: str) -> None:
-    _, loss, _ = pair(kind, distance, dim=32)
-    features, labels = torch.randn(2, 32, 12, 12), blocks(12, 12, (2, 5, 0), 7, 2)
-    expected = loss(features, labels)
-    with torch.autocast("cpu", torch.bfloat16):
-        value = loss(features, labels)
-        rounded = loss(features.bfloat16(), labels)
-    assert value.item() == pytest.approx(expected.item(), rel=0.01)
-    assert rounded.item() == pytest.approx(expected.item(), rel=0.01)
-    assert rounded.dtype in (torch.float32, torch.float64)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_loss_owns_neither_bank_nor_classifier(kind: str) -> None:
-    bank, loss, _ = pair(kind)
-    assert loss.bank is bank
-    assert not loss.state_dict()
-    assert not list(loss.parameters())
-
-
 def test_target_stuff_is_filtered_and_target_things_are_not() -> None:
     head = torch.nn.Linear(2, 8)
     head.weight.data.zero_()
@@ -216,20 +153,3 @@ def test_the_function_is_the_module(kind: str, options: dict[str, object]) -> No
     other = si.StuffBank((1,), 3) if kind == "instance" else si.InstanceBank((1,), 3)
     with pytest.raises(TypeError, match=r"bank must be an? (Stuff|Instance)Bank, got (Stuff|Instance)Bank"):
         function(features, labels, other)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("features", "labels", "message"), [
-    (torch.randn(3, 4, 4), torch.zeros(1, 4, 4, dtype=torch.int64), r"features must be .*\(3, 4, 4\)"),
-    (torch.randn(1, 2, 4, 4), torch.zeros(1, 4, 4, dtype=torch.int64), r"features must have D = 3 .*got 2"),
-    (torch.randn(1, 3, 4, 4), torch.zeros(1, 6, 4, 4), r"labels must be .*argmax"),
-    (torch.randn(1, 3, 4, 4), torch.zeros(2, 4, 4, dtype=torch.int64), r"labels.*features.*B = 2"),
-])  # fmt: skip
-def test_bad_input_raises(kind: str, features: Tensor, labels: Tensor, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        pair(kind)[1](features, labels)
-
-
-def test_an_unknown_distance_raises() -> None:
-    with pytest.raises(ValueError, match=r"distance must be one of l1_mean.*'l3'"):
-        si.StuffMatchingLoss(si.StuffBank((0,), 1), distance="l3")
