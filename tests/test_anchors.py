@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from stuffinstance.banks import CategoryAnchors
 from stuffinstance.banks.class_anchors import running_mean
-from stuffinstance.losses import AnchorDistanceLoss
 from tests.label_maps import IGNORE
 from tests.plain_anchors import Array, D, K, PlainAnchors, agreed, batch, check_state, filled, recorded_anchors
 
@@ -88,16 +85,6 @@ def test_rows_that_are_not_finite_never_enter() -> None:
     torch.testing.assert_close(anchors.anchors, before.anchors)
 
 
-def test_rows_that_overflow_in_single_precision_never_enter() -> None:
-    anchors = CategoryAnchors(1, 1, min_pixels=1)
-    labels = torch.zeros(1, 1, 1, dtype=torch.int64)
-    for value in (4.0, 1e300):
-        anchors.update(torch.full((1, 1, 1, 1), value, dtype=torch.float64), labels)
-
-    assert anchors.anchors.tolist() == [[4.0]]
-    assert anchors.count.tolist() == [1]
-
-
 def test_thousands_of_small_steps_add_up_as_in_float64() -> None:
     """From 1 to 2 in steps that float32 alone would round away or add up to another number."""
     anchors, plain = CategoryAnchors(1, 1, min_pixels=1, max_count=10**6), 0.0
@@ -129,79 +116,3 @@ def test_nothing_is_assigned_without_two_anchors_or_from_broken_pixels() -> None
     labels = anchors.assign(features, 0)
     assert torch.equal((labels == IGNORE).nonzero(), torch.tensor([[0, 0, 0], [0, 1, 1]]))
     assert bool((CategoryAnchors(1, D).assign(features, 0) == IGNORE).all())
-
-
-def test_state_survives_saving_copying_and_forgetting() -> None:
-    anchors, _ = filled()
-    other = CategoryAnchors(K, D, min_pixels=4)
-    other.load_state_dict(copy.deepcopy(anchors).state_dict())
-    features, labels, logits = batch(20)
-    for each in (anchors, other):
-        each.update(features, labels, logits)
-    assert set(anchors.state_dict()) == {"anchors", "remainder", "count", "_extra_state"}
-    assert all(torch.equal(value, other.state_dict()[name]) for name, value in anchors.state_dict().items())
-    anchors.reset()
-    assert not anchors.anchors.any()
-    assert not anchors.filled.any()
-    assert other.filled.all()
-
-
-def test_update_and_assignment_compiled_whole() -> None:
-    torch.use_deterministic_algorithms(False)
-    anchors, plain = filled()
-    features, labels, logits = batch(9)
-    torch.compile(anchors.update, fullgraph=True, backend="aot_eager")(features.double(), labels, logits)
-    plain.update(features.numpy(), agreed(labels, logits))
-    check_state(anchors, plain)
-    actual = torch.compile(anchors.assign, fullgraph=True, backend="aot_eager")(features, 0.3)
-    assert torch.equal(actual, anchors.assign(features, 0.3))
-    torch.compiler.reset()
-
-
-@pytest.mark.parametrize(("change", "message"), [
-    ({"features": torch.zeros(2, 5, 4, 4)}, r"features must have D = 3 .*got 5"),
-    ({"features": torch.zeros(3, D, 4, 4)}, r"labels and features must hold the same B"),
-    ({"labels": torch.zeros(2, 4, 4)}, r"labels must be an integer tensor"),
-    ({"labels": torch.full((2, 4, 4), 9)}, r"labels must hold class ids 0\.\.3 .*\[9\]"),
-    ({"labels": torch.zeros(2, 0, 4, dtype=torch.int64)}, r"labels must have H and W"),
-    ({"logits": torch.zeros(2, 7, 4, 4)}, r"logits must have K = 4 .*got 7"),
-    ({"logits": torch.zeros(1, K, 4, 4)}, r"logits and features must hold the same B"),
-    ({"logits": torch.zeros(2, K, 8, 8)}, r"logits must have the features' size .*got \(8, 8\)"),
-    ({"features": torch.zeros(2, D, 4, 4, device="meta")}, r"features must be on the device of the anchors"),
-])  # fmt: skip
-def test_bad_batches_raise_and_change_nothing(change: dict[str, Tensor], message: str) -> None:
-    anchors, _ = filled()
-    before = copy.deepcopy(anchors.state_dict())
-    inputs = {
-        "features": torch.zeros(2, D, 4, 4),
-        "labels": torch.zeros(2, 4, 4, dtype=torch.int64),
-        "logits": torch.zeros(2, K, 4, 4),
-    } | change
-    for call in (anchors.update, AnchorDistanceLoss(anchors), AnchorDistanceLoss(anchors, "paper")):
-        with pytest.raises(ValueError, match=message):
-            call(**inputs)
-    assert all(torch.equal(value, before[name]) for name, value in anchors.state_dict().items())
-
-
-@pytest.mark.parametrize(("options", "message"), [
-    ({"num_classes": 0}, "num_classes"), ({"feature_dim": 0}, "feature_dim"), ({"min_pixels": 0}, "min_pixels"),
-    ({"max_count": 0}, "max_count"), ({"ignore_index": 3}, r"ignore_index .*0\.\.3, got 3"), ({"sync": "on"}, "sync"),
-])  # fmt: skip
-def test_bad_anchor_settings_raise(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        CategoryAnchors(**{"num_classes": K, "feature_dim": D} | options)
-
-
-def test_a_float_ignore_index_raises() -> None:
-    with pytest.raises(TypeError, match=r"ignore_index must be a whole number, got float 255\.0"):
-        CategoryAnchors(K, D, ignore_index=255.0)
-
-
-def test_bad_margins_and_features_that_are_not_finite_raise() -> None:
-    anchors, _ = filled()
-    for margin in (-1.0, float("nan")):
-        with pytest.raises(ValueError, match="margin must be a distance of 0 or more"):
-            anchors.assign(torch.zeros(1, D, 2, 2), margin)
-    careful = CategoryAnchors(K, D, validate_args=True)
-    with pytest.raises(ValueError, match="features must be finite"):
-        careful.update(torch.full((1, D, 2, 2), torch.nan), torch.zeros(1, 2, 2, dtype=torch.int64))

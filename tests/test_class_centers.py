@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import numpy as np
@@ -66,20 +65,6 @@ def test_far_from_the_origin_nothing_is_lost() -> None:
     torch.testing.assert_close(class_center_distance(moved, labels, K), expected, rtol=1e-7, atol=0, equal_nan=True)
 
 
-def test_streaming_in_any_parts_equals_all_images_in_one_batch() -> None:
-    features, labels = batch(3, 6)
-    features += torch.arange(6)[:, None, None, None]  # the centers move on from image to image
-    streamed, first, second = (ClassCenterDistance(K, D) for _ in range(3))
-    for start, stop in ((0, 1), (1, 1), (1, 4), (4, 6)):
-        streamed.update(features[start:stop], labels[start:stop])
-    first.update(features[:2], labels[:2])
-    second.update(features[2:], labels[2:])
-    first.merge(second)
-    expected = plain_distance(features.numpy(), labels.numpy())
-    for actual in (streamed.compute(), first.compute(), class_center_distance(features, labels, K)):
-        np.testing.assert_allclose(actual, expected, rtol=1e-12)
-
-
 def test_labels_are_resized_and_any_layout_and_precision_serves() -> None:
     features, labels = batch(4)
     expected = class_center_distance(features, labels, K)
@@ -108,56 +93,3 @@ def test_nothing_seen_is_nan_and_same_centers_are_infinitely_bad() -> None:
     assert distance.compute().isnan().all()
     features = torch.tensor([[[[-1.0, 1.0, 0.0]]]])
     assert class_center_distance(features, torch.tensor([[[0, 0, 1]]]), 2)[0] == torch.inf
-
-
-def test_state_survives_saving_copying_and_forgetting() -> None:
-    distance, other = ClassCenterDistance(K, D), ClassCenterDistance(K, D)
-    distance.update(*batch(6))
-    other.load_state_dict(copy.deepcopy(distance).state_dict())
-    for each in (distance, other):
-        each.update(*batch(7))
-    assert torch.equal(distance.compute().nan_to_num(), other.compute().nan_to_num())
-    assert distance.compute().isfinite().any()
-    distance.reset()
-    assert distance.compute().isnan().all()
-
-
-def test_compiled_whole() -> None:
-    torch.use_deterministic_algorithms(False)  # the compiler's own buffers need no poison
-    features, labels = batch(8)
-    function = torch.compile(lambda f, y: class_center_distance(f, y, K), fullgraph=True, backend="aot_eager")
-    expected = class_center_distance(features, labels, K)
-    torch.testing.assert_close(function(features, labels), expected, equal_nan=True)
-    torch.compiler.reset()
-
-
-@pytest.mark.parametrize(("change", "message"), [
-    ({"features": torch.zeros(1, 4, 4)}, r"features must be .*\(1, 4, 4\)"),
-    ({"target": torch.zeros(1, 4, 4)}, r"target must be an integer tensor"),
-    ({"target": torch.zeros(2, 4, 4, dtype=torch.int64)}, r"must hold the same B"),
-    ({"target": torch.full((1, 4, 4), 7)}, r"class ids 0\.\.4 .*\[7\]"),
-    ({"target": torch.zeros(1, 4, 0, dtype=torch.int64)}, r"H and W of at least 1"),
-    ({"num_classes": 0}, "num_classes must be a whole number"),
-])  # fmt: skip
-def test_arguments_that_do_not_fit_raise(change: dict[str, Any], message: str) -> None:
-    inputs: dict[str, Any] = {
-        "features": torch.zeros(1, D, 4, 4),
-        "target": torch.zeros(1, 4, 4, dtype=torch.int64),
-        "num_classes": K,
-    }
-    with pytest.raises(ValueError, match=message):
-        class_center_distance(**inputs | change)
-
-
-def test_settings_out_of_range_raise() -> None:
-    for options, message in (
-        ({"feature_dim": 0}, "feature_dim"),
-        ({"sync": "on"}, "sync"),
-        ({"num_classes": 0}, "num"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            ClassCenterDistance(**{"num_classes": K, "feature_dim": D} | options)
-    with pytest.raises(ValueError, match=r"features must have D = 3 .*got 2"):
-        ClassCenterDistance(K, D).update(torch.zeros(1, 2, 4, 4), torch.zeros(1, 4, 4, dtype=torch.int64))
-    with pytest.raises(ValueError, match=r"other must have centers .*\(5, 3\), got \(5, 2\)"):
-        ClassCenterDistance(K, D).merge(ClassCenterDistance(K, 2))

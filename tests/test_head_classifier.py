@@ -66,13 +66,3 @@ def test_head_classifier_compiles_whole(name: str) -> None:
     )
     assert all(module.training for module in head.modules())
     torch.compiler.reset()
-
-
-def test_bad_heads_raise() -> None:
-    with pytest.raises(TypeError, match=r"module must be an nn\.Module such as model\.head, got function"):
-        si.head_classifier(lambda maps: maps)
-    upsampled = nn.Sequential(nn.Conv2d(4, 3, 1), nn.Upsample(scale_factor=8))
-    with pytest.raises(
-        ValueError, match=r"\(N, K, 1, 1\), got torch.float32 \(5, 3, 8, 8\).*before they are upsampled"
-    ):
-        si.head_classifier(upsampled)(ROWS)

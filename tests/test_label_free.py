@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
 
@@ -128,25 +127,6 @@ def test_classes_that_lie_apart_are_denser_than_noise() -> None:
 # ------------------------------------------------------------------ streams
 
 
-def test_the_mean_is_of_the_data_set_not_of_batches(make: Callable[[], Score]) -> None:
-    maps, whole, parts, first = predictions(4), make(), make(), make()
-    whole.update(maps)
-    for image in maps:
-        parts.update(image[None])
-    assert parts.compute() == pytest.approx(whole.compute(), rel=1e-12)
-    first.update(maps[:1])
-    before = first.compute()
-    second = make()
-    second.update(maps[1:])
-    for one in (copy.deepcopy(first), make()):
-        one.load_state_dict(first.state_dict())
-        one.merge(second)
-        assert one.compute() == pytest.approx(whole.compute(), rel=1e-12)
-    assert first.compute() == before
-    first.reset()
-    assert math.isnan(first.compute())
-
-
 def test_images_of_two_sizes_count_by_pixels_or_by_images() -> None:
     sure, unsure = torch.zeros(1, 2, 1, 3), torch.full((1, 2, 1, 9), 0.5)
     sure[:, 0] = 1
@@ -156,14 +136,6 @@ def test_images_of_two_sizes_count_by_pixels_or_by_images() -> None:
         density.update(maps)
     assert entropy.compute() == pytest.approx(9 / 12)
     assert density.compute() == pytest.approx((math.log(2) + math.log(8)) / 2, abs=1e-6)
-
-
-def test_nothing_is_not_a_number(make: Callable[[], Score]) -> None:
-    score = make()
-    assert math.isnan(score.compute())
-    score.update(predictions(0))
-    assert math.isnan(score.compute())
-    assert int(score.count) == 0
 
 
 def test_a_single_pixel_has_no_neighbor() -> None:
@@ -194,54 +166,4 @@ def test_what_was_not_looked_at_and_is_not_finite_is_ignored(
     assert int(alone.count) == 0
 
 
-def test_autocast_does_not_reach_the_similarities(make: Callable[[], Score]) -> None:
-    maps, plain, cast = predictions(dtype=torch.float32), make(), make()
-    plain.update(maps)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        cast.update(maps)
-    assert cast.compute() == plain.compute()
-
-
 # ------------------------------------------------------------------ errors
-
-
-MAPS = torch.full((1, 4, 2, 3), 0.25)
-
-
-@pytest.mark.parametrize(("maps", "error", "message"), [
-    ([0.5], TypeError, r"preds must be .*\(B, K.*list"),
-    (MAPS[0], ValueError, r"preds must be .*\(4, 2, 3\)"),
-    (MAPS.long(), ValueError, r"preds must be .*int64"),
-    (MAPS[:, :, :0], ValueError, r"preds must have h and w of at least 1"),
-    (8 * MAPS, ValueError, r"preds must .*sum to 1.*softmax"),
-    (MAPS.log(), ValueError, r"preds must .*softmax"),
-    (MAPS * torch.nan, ValueError, r"preds must be finite"),
-])  # fmt: skip
-def test_arguments_that_do_not_fit_raise(
-    make: Callable[[], Score], maps: Tensor, error: type[Exception], message: str
-) -> None:
-    score = make()
-    with pytest.raises(error, match=message):
-        score.update(maps)
-    assert int(score.count) == 0
-    assert float(score.total) == 0
-
-
-@pytest.mark.parametrize(("build", "message"), [
-    (lambda: si.PredictionEntropy(0), r"num_classes must .*0"),
-    (lambda: si.PredictionEntropy(1), r"num_classes must be at least 2, got 1"),
-    (lambda: si.PredictionEntropy(3).update(MAPS), r"preds must have K = 3 .*got 4"),
-    (lambda: si.PredictionEntropy(3, sync="on"), r"sync must be"),
-    (lambda: si.SoftNeighborhoodDensity(0), r"temperature must .*0"),
-    (lambda: si.SoftNeighborhoodDensity(math.nan), r"temperature must .*nan"),
-    (lambda: si.SoftNeighborhoodDensity(math.inf), r"temperature must .*inf"),
-    (lambda: si.SoftNeighborhoodDensity("warm"), r"temperature must .*'warm'"),
-    (lambda: si.SoftNeighborhoodDensity(sample=1), r"sample must be at least 2 pixels, got 1"),
-    (lambda: si.SoftNeighborhoodDensity(sample=2.5), r"sample must .*2.5"),
-    (lambda: si.PredictionEntropy(3).merge(si.PredictionEntropy(4)), r"other must be .*num_classes=3.*num_classes=4"),
-    (lambda: si.SoftNeighborhoodDensity().merge(si.SoftNeighborhoodDensity(0.1)), r"other must .*0.05.*0.1"),
-    (lambda: si.SoftNeighborhoodDensity().merge(si.PredictionEntropy(4)), r"other must .*Soft.*PredictionEntropy"),
-])  # fmt: skip
-def test_settings_out_of_range_raise(build: Callable[[], object], message: str) -> None:
-    with pytest.raises((TypeError, ValueError), match=message):
-        build()

@@ -77,26 +77,3 @@ def test_inputs_are_not_changed() -> None:
     si.resize_labels(labels, (3, 3))
     assert torch.equal(labels, before[0])
     assert torch.equal(logits, before[1])
-
-
-LABELS, LOGITS = torch.zeros(1, 4, 4, dtype=torch.int64), torch.zeros(1, 3, 2, 2)
-
-
-@pytest.mark.parametrize(("labels", "logits", "message"), [
-    (LABELS[0], LOGITS, r"labels must be .*\(B, H, W\).*\(4, 4\)"),
-    (LABELS.float(), LOGITS, r"labels must be .*integer.*float32"),
-    (LABELS.bool(), LOGITS, r"labels must be .*integer.*bool"),
-    (LABELS, LOGITS[0], r"logits must be .*\(3, 2, 2\)"),
-    (LABELS, LOGITS.long(), r"logits must be .*int64"),
-    (LABELS.expand(2, 4, 4), LOGITS, r"labels.*logits.*B = 2.*B = 1"),
-    (LABELS.to("meta"), LOGITS, r"device.*meta"),
-    (LABELS[:, :0], LOGITS, r"labels must have H and W of at least 1"),
-])  # fmt: skip
-def test_wrong_label_maps_raise(labels: torch.Tensor, logits: torch.Tensor, message: str) -> None:
-    with pytest.raises((ValueError, TypeError), match=message):
-        si.correct_labels(labels, logits)
-
-
-def test_pseudo_labels_of_another_batch_raise() -> None:
-    with pytest.raises(ValueError, match=r"pseudo.*predicted"):
-        si.merge_pseudo_labels(torch.zeros(1, 2, 2, dtype=torch.int64), torch.zeros(2, 2, 2, dtype=torch.int64))

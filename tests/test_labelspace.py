@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import pytest
 
@@ -57,29 +56,3 @@ def test_spaces_are_frozen_and_compare_by_value() -> None:
     assert hash(space) == hash(si.LabelSpace(names=("a", "b"), stuff=(0,), things=(1,)))
     with pytest.raises(dataclasses.FrozenInstanceError):
         space.stuff = (1,)
-
-
-@pytest.mark.parametrize(("options", "message"), [
-    ({"stuff": (0, 1), "things": (1,)}, r"stuff.*things"),
-    ({"stuff": (0, 3)}, r"stuff.*3"),
-    ({"things": (-1,)}, r"things.*-1"),
-    ({"stuff": (0, 0)}, r"stuff.*"),
-    ({"names": ("a", "a", "b")}, r"names.*a"),
-    ({"names": ()}, r"names"),
-    ({"ignore_index": 2}, r"ignore_index.*2"),
-    ({"palette": ((0, 0, 0),)}, r"palette.*3"),
-    ({"palette": ((0, 0, 0), (0, 0, 0), (0, 0, 256))}, r"palette"),
-])  # fmt: skip
-def test_a_space_that_cannot_be_raises(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        si.LabelSpace(**{"names": ("a", "b", "c"), "stuff": (0,), "things": (), **options})
-
-
-def test_an_unknown_name_raises_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"lorry.*truck"):
-        si.CITYSCAPES.ids(["lorry"])
-
-
-def test_colors_of_another_scale_raise() -> None:
-    with pytest.raises(ValueError, match=r"palette must hold K = 1 colors .* of whole numbers 0\.\.255, got .*0\.5"):
-        si.LabelSpace(names=("road",), stuff=(0,), things=(), palette=((0.5, 0.5, 0.9),))

@@ -120,6 +120,8 @@ def test_frozen_half_precision_is_copied_and_trained_half_precision_raises() -> 
 
 
 def test_a_network_without_parameters_or_buffers_is_one_too() -> None:
+    on_meta = MeanTeacher(network().to("meta"))
+    on_meta.update(network().to("meta"))
     teacher = MeanTeacher(nn.ReLU())
     teacher.update(nn.ReLU())
     assert int(teacher.steps) == 1
@@ -146,20 +148,6 @@ def test_another_network_raises_and_changes_nothing() -> None:
         MeanTeacher(network(), alpha=1.5)
     with pytest.raises(TypeError, match=r"network must be an nn\.Module, got int"):
         MeanTeacher(3)
-
-
-def test_the_update_compiles_to_one_graph_for_all_steps() -> None:
-    torch.compiler.reset()
-    torch.use_deterministic_algorithms(False)  # the compiler's own buffers need no poison
-    student = network()
-    teacher = MeanTeacher(student)
-    plain = deepcopy(teacher)
-    update = torch.compile(teacher.update, fullgraph=True, backend="aot_eager")
-    for student_now in trained(student, 3):
-        update(student_now)
-        plain.update(student_now)
-    for name, value in plain.state_dict().items():
-        torch.testing.assert_close(teacher.state_dict()[name], value)
 
 
 def test_a_lazy_network_has_to_run_first() -> None:

@@ -86,26 +86,3 @@ def test_the_window_swaps_these_frequencies_and_no_others() -> None:
     low = (cycles[:, None] <= 3) & (cycles <= 3)
     torch.testing.assert_close(amplitude[2][..., low], amplitude[1][..., low], atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(amplitude[2][..., ~low], amplitude[0][..., ~low], atol=1e-3, rtol=1e-3)
-
-
-IMAGE = torch.rand(1, 3, 8, 8)
-
-
-@BOTH
-@pytest.mark.parametrize(("source", "target", "message"), [
-    (IMAGE[0], IMAGE, r"source must be .*\(3, 8, 8\)"),
-    (IMAGE, IMAGE[0], r"target must be .*\(3, 8, 8\)"),
-    (IMAGE[:, :1], IMAGE, r"source must be .*\(1, 1, 8, 8\)"),
-    ((IMAGE * 255).byte(), IMAGE, r"source must be .*uint8"),
-    (IMAGE, IMAGE[:0], r"target must hold at least one"),
-    (IMAGE, IMAGE.to("meta"), r"device"),
-])  # fmt: skip
-def test_arguments_that_are_not_images_raise(transfer: Transfer, source: Tensor, target: Tensor, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        transfer(source, target)
-
-
-@pytest.mark.parametrize("window", [-0.1, 0.6])
-def test_a_window_outside_the_spectrum_raises(window: float) -> None:
-    with pytest.raises(ValueError, match=r"window must be"):
-        si.fourier_amplitude_transfer(IMAGE, IMAGE, window=window)

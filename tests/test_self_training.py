@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -82,22 +80,6 @@ def test_an_image_does_not_depend_on_its_batch_and_inputs_stay() -> None:
     assert class_mix(*(each[:0] for each in inputs)).images.shape == (0, 3, 12, 17)
 
 
-def test_what_cannot_be_mixed_raises() -> None:
-    source, source_labels, target, target_labels = two_domains()
-    with pytest.raises(ValueError, match=r"must share \(B, C, H, W\) and dtype.*Crop both"):
-        class_mix(source, source_labels, target[..., 1:], target_labels)
-    with pytest.raises(ValueError, match=r"must share .*bfloat16"):
-        class_mix(source, source_labels, target.bfloat16(), target_labels)
-    with pytest.raises(ValueError, match=r"target_labels must have the images' size \(H, W\) = \(12, 17\)"):
-        class_mix(source, source_labels, target, target_labels[:, 1:])
-    with pytest.raises(ValueError, match="source_labels must be an integer tensor"):
-        class_mix(source, source, target, target_labels)
-    with pytest.raises(ValueError, match=r"source_labels must hold class ids 0\.\.4 or .* got also \[5\]"):
-        class_mix(source, source_labels, target, target_labels, num_classes=5)
-    with pytest.raises(ValueError, match="same B images"):
-        class_mix(source, source_labels[:1], target, target_labels)
-
-
 # --- hidden blocks ---
 
 
@@ -141,18 +123,6 @@ def test_what_is_hidden_cannot_spoil() -> None:
     assert random_block_mask(torch.ones(0, 3, 4, 4)).shape == (0, 3, 4, 4)
 
 
-def test_blocks_out_of_range_raise() -> None:
-    images = torch.ones(1, 3, 4, 4)
-    with pytest.raises(ValueError, match="block must be a whole number of at least 1, got 0"):
-        random_block_mask(images, 0)
-    with pytest.raises(ValueError, match=r"ratio must be between 0 and 1, got 1\.1"):
-        random_block_mask(images, 2, 1.1)
-    with pytest.raises(ValueError, match="fill must be one number or C = 3 of them, got 2"):
-        random_block_mask(images, 2, fill=(0.1, 0.2))
-    with pytest.raises(ValueError, match="images must be a floating-point tensor"):
-        random_block_mask(images.byte(), 2)
-
-
 # --- confidence and loss ---
 
 
@@ -179,10 +149,11 @@ def test_confident_share_at_its_edges() -> None:
     sure = torch.tensor([0.96875, 0.03125], dtype=torch.bfloat16).view(1, 2, 1, 1)
     assert confident_fraction(sure, 0.968).tolist() == [1.0]
     assert confident_fraction(sure, 0.969).tolist() == [0.0]
-    with pytest.raises(ValueError, match=r"probabilities must be within 0\.\.1.*logits.softmax"):
-        confident_fraction(torch.randn(1, 3, 8, 8) * 5)
-    with pytest.raises(ValueError, match="threshold must be between 0 and 1, got 2"):
-        confident_fraction(sure, 2)
+    for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
+        best = torch.tensor([0.96, 0.9675, 0.968, 0.9688, 0.97]).to(dtype)
+        bound = float(torch.tensor(0.968)) if dtype == torch.float32 else 0.968
+        found = confident_fraction(torch.stack((best, 1 - best))[None, :, None], 0.968)
+        assert found.item() == pytest.approx(float((best.double() >= bound).double().mean()))
 
 
 def loss_case(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
@@ -222,29 +193,7 @@ def test_weights_get_no_gradient() -> None:
     assert weights.grad is None
 
 
-def test_a_loss_that_cannot_be_raises() -> None:
-    logits, labels, weights = loss_case()
-    with pytest.raises(ValueError, match=r"labels must have the logits' size \(H, W\) = \(3, 5\).*Upsample"):
-        weighted_cross_entropy(logits, labels[:, 1:], weights)
-    with pytest.raises(ValueError, match=r"weights must be \(B, H, W\) = \(2, 3, 5\) or \(B,\) = \(2,\), got \(3, 5\)"):
-        weighted_cross_entropy(logits, labels, weights[0])
-    with pytest.raises(TypeError, match=r"weights must be a floating-point tensor.*float 1\.0"):
-        weighted_cross_entropy(logits, labels, 1.0)
-    with pytest.raises(ValueError, match="weights must be finite and at least 0"):
-        weighted_cross_entropy(logits, labels, weights - 1)
-    with pytest.raises(ValueError, match=r"labels must hold class ids 0\.\.3"):
-        weighted_cross_entropy(logits, labels + 1, weights, ignore_index=256)
-
-
 # --- compiled, and read nowhere ---
-
-
-@pytest.fixture
-def compiling() -> Iterator[None]:
-    torch.compiler.reset()
-    torch.use_deterministic_algorithms(False)  # the compiler's own buffers need no poison
-    yield
-    torch.compiler.reset()
 
 
 def whole_step(student: nn.Module, teacher: MeanTeacher, inputs: tuple[Tensor, Tensor, Tensor]) -> Tensor:
@@ -271,29 +220,3 @@ def test_a_whole_step_compiles_to_one_graph() -> None:
     torch.testing.assert_close(actual, expected)
     gradients = [torch.autograd.grad(loss, student.weight)[0] for loss in (actual, expected)]
     torch.testing.assert_close(*gradients)
-
-
-def test_no_value_is_read_on_the_way() -> None:
-    """Tensors on the meta device hold nothing to read."""
-    student = nn.Conv2d(3, 4, 1, device="meta")
-    teacher = MeanTeacher(student)
-    teacher.update(student)
-    images, labels = torch.rand(2, 3, 8, 8, device="meta"), torch.zeros(2, 8, 8, dtype=torch.int64, device="meta")
-    logits = teacher(images)
-    assert confident_fraction(logits.softmax(1)).shape == (2,)
-    mixed = class_mix(images, labels, images, logits.argmax(1))
-    assert random_block_mask(mixed.images, 3).shape == mixed.images.shape
-    assert (mixed.labels.device.type, mixed.mask.shape) == ("meta", (2, 8, 8))
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_ignored_pixels_spoil_no_gradient(value: float) -> None:
-    plain = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
-    labels = torch.randint(0, 3, (2, 4, 5), generator=torch.Generator().manual_seed(1))
-    labels[0, 1] = 255
-    broken = plain.clone()
-    broken[0, :, 1] = value
-    clean, spoilt = plain.clone().requires_grad_(), broken.clone().requires_grad_()
-    for logits in (clean, spoilt):
-        weighted_cross_entropy(logits, labels, torch.ones(2)).backward()
-    assert torch.equal(spoilt.grad, clean.grad)
