@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 
 import stuffinstance as si
 from stuffinstance import plotting
+from tests.code_blocks import code_blocks
 
 ROOT = Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"
@@ -24,13 +26,8 @@ MODULES = sorted(
 WITHOUT_A_PAGE = {"distributed"}  # no public name: what it does is documented where it is used
 
 
-def snippets(page: Path) -> str:
-    """All Python of a page, in its order."""
-    return "\n".join(re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL))
-
-
-def run(page: str, **names: object) -> dict[str, object]:
-    code = snippets(DOCS / page)
+def run(page: str, **names: Any) -> dict[str, Any]:
+    code = "\n".join(code_blocks(DOCS / page, "python"))
     assert code
     torch.manual_seed(0)
     exec(compile(code, page, "exec"), names)
@@ -40,7 +37,6 @@ def run(page: str, **names: object) -> dict[str, object]:
 def test_the_tour_can_be_typed(capsys: pytest.CaptureFixture[str]) -> None:
     names = run("tour.md")
     matching = names["matching"]
-    assert isinstance(matching, si.MatchingLosses)
     assert float(matching.stuff.detach()) > 0
     assert matching.instance.grad_fn is not None
     assert "rows written" in capsys.readouterr().out
@@ -71,30 +67,19 @@ def test_the_plain_loop_trains_twice() -> None:
         steps=3,
     )
     labels, second = names["labels"], names["second"]
-    assert isinstance(labels, list)
     assert all(label_map.shape == (1, 8, 8) for label_map in labels)
-    assert isinstance(second, Network)
     assert second.body.weight.grad is not None
     assert bool(second.body.weight.grad.isfinite().all())
 
 
-def test_own_classes_are_mapped() -> None:
-    names = run("howto/own_classes.md")
-    labels = names["labels"]
-    assert isinstance(labels, torch.Tensor)
-    assert labels.tolist() == [[[1, 2], [255, 0]]]
-
-
-def test_the_rules_are_exchangeable(capsys: pytest.CaptureFixture[str]) -> None:
+def test_short_pages_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run("howto/own_classes.md")["labels"].tolist() == [[[1, 2], [255, 0]]]
+    assert run("howto/resume.md")["step"] == 1000
+    capsys.readouterr()
     rules = run("howto/threshold_rule.md")["rules"]
-    assert isinstance(rules, dict)
     assert all(isinstance(rule, si.PseudoLabelThreshold) for rule in rules.values())
     assert len(capsys.readouterr().out.splitlines()) == len(rules)
-
-
-def test_a_checkpoint_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert run("howto/resume.md")["step"] == 1000
 
 
 def documented() -> list[str]:
@@ -132,12 +117,6 @@ def test_every_page_is_in_a_toctree() -> None:
             elif name and not name.startswith(":"):
                 listed.add((page.parent / f"{name}.md").resolve())
     assert set(trees) - listed == {DOCS / "index.md"}
-
-
-def test_the_page_of_the_one_file_example_shows_that_file() -> None:
-    page = DOCS / "train_sim.md"
-    (shown,) = re.findall(r"```\{literalinclude\} (\S+)", page.read_text(encoding="utf-8"))
-    assert (page.parent / shown).resolve() == ROOT / "examples" / "train_sim.py"
 
 
 def test_every_entry_of_the_bibliography_is_on_its_page() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -73,6 +74,7 @@ def test_mypy_knows_what_calls_return(tmp_path: Path) -> None:
     assert found == wrong, result.stdout + result.stderr
 
 
+@functools.cache
 def modules_with_forward() -> dict[str, tuple[ast.FunctionDef, ast.ClassDef]]:
     found = {}
     for path in sorted(ROOT.rglob("*.py")):

@@ -113,45 +113,27 @@ def test_no_file_is_run_or_decoded_without_a_bound(path: Path) -> None:
     assert unsafe_uses(path.read_text(encoding="utf-8"), path.relative_to(REPOSITORY).as_posix()) == []
 
 
-@pytest.mark.parametrize(
-    "source",
-    [
-        "import pickle\npickle.load(file)",
-        "from pickle import loads as read\nread(content)",
-        "import pickle as p\nreader = p.Unpickler",
-        "import torch\ntorch.load(path)",
-        "import torch\ntorch.load(path, weights_only=False)",
-        "import torch\ntorch.load(path, weights_only=chosen)",
-        "from torch import load\nload(path, map_location='cpu')",
-        "import torch\nfor read in (torch.load,): read(path)",
-        "import numpy as np\nnp.load(path, allow_pickle=True)",
-        "import numpy\nnumpy.load(path, allow_pickle=flag)",
-        "eval('1')",
-        "exec(text)",
-        "import yaml\nyaml.load(text, Loader=yaml.SafeLoader)",
-        "import subprocess\nsubprocess.run('ls', shell=True)",
-        "from os import system\nsystem('ls')",
-        "from PIL import Image\nImage.open(path, formats=('PNG',))",
-        "import cv2\ncv2.imread(path)",
-    ],
-)
-def test_what_is_unsafe_is_found(source: str) -> None:
-    assert unsafe_uses(source)
+UNSAFE = (
+    "import pickle\npickle.load(file)", "from pickle import loads as read\nread(content)",
+    "import pickle as p\nreader = p.Unpickler", "import torch\ntorch.load(path)",
+    "import torch\ntorch.load(path, weights_only=False)", "import torch\ntorch.load(path, weights_only=chosen)",
+    "from torch import load\nload(path, map_location='cpu')", "import torch\nfor read in (torch.load,): read(path)",
+    "import numpy as np\nnp.load(path, allow_pickle=True)", "import numpy\nnumpy.load(path, allow_pickle=flag)",
+    "eval('1')", "exec(text)", "import yaml\nyaml.load(text, Loader=yaml.SafeLoader)",
+    "import subprocess\nsubprocess.run('ls', shell=True)", "from os import system\nsystem('ls')",
+    "from PIL import Image\nImage.open(path, formats=('PNG',))", "import cv2\ncv2.imread(path)",
+)  # fmt: skip
+SAFE = (
+    "import pickle\ntry: pass\nexcept pickle.UnpicklingError: pass", "import re\nre.compile('x')",
+    "import torch\ntorch.load(path, weights_only=True)\nnetwork.eval()\ntorch.compile(network)",
+    "import numpy as np\nnp.load(path)\nnp.load(path, allow_pickle=False)", "import yaml\nyaml.safe_load(text)",
+    "import subprocess\nsubprocess.run(['ls'], shell=False)",
+)  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "source",
-    [
-        "import pickle\ntry: pass\nexcept pickle.UnpicklingError: pass",
-        "import torch\ntorch.load(path, weights_only=True)\nnetwork.eval()\ntorch.compile(network)",
-        "import re\nre.compile('x')",
-        "import numpy as np\nnp.load(path)\nnp.load(path, allow_pickle=False)",
-        "import yaml\nyaml.safe_load(text)",
-        "import subprocess\nsubprocess.run(['ls'], shell=False)",
-    ],
-)
-def test_what_is_safe_passes(source: str) -> None:
-    assert unsafe_uses(source) == []
+def test_what_is_unsafe_is_found_and_what_is_safe_passes() -> None:
+    assert [source for source in UNSAFE if not unsafe_uses(source)] == []
+    assert [source for source in SAFE if unsafe_uses(source)] == []
     image = "from PIL import Image\nImage.open(path)"
     assert unsafe_uses(image, "examples/gta5_to_cityscapes/data/image_files.py") == ["PIL.Image.open without formats"]
 
