@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import doctest
 import re
-from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -13,7 +12,6 @@ import torch
 import stuffinstance as si
 from benchmarks import components, growth, label_maps, plots, pooling, step, targets, thresholds
 from benchmarks.measurement import Floor, Measurement, Settings, Timing, WrongResult
-from benchmarks.plots import write_plots
 from benchmarks.reference_implementation import ReferenceImplementation
 from benchmarks.targets import MISSED_BECAUSE, TARGETS, verdicts
 
@@ -55,18 +53,8 @@ def test_the_reference_way_and_the_library_stay_together_over_several_steps() ->
     assert matched >= 2
 
 
-def test_the_reference_way_ignores_rows_that_are_not_finite() -> None:
-    sim = si.StuffInstanceMatching(si.CITYSCAPES, 4, capacity=2)
-    released = ReferenceImplementation.with_banks_of(sim)
-    labels = torch.zeros(1, 6, 8, dtype=torch.int64)
-    logits = torch.nn.functional.one_hot(labels, 19).permute(0, 3, 1, 2).float()
-    released.update(torch.full((1, 4, 6, 8), torch.nan), labels, logits)
-    assert not any(released.stuff_written.values())
-    assert all(rows.isfinite().all() for rows in released.stuff_rows.values())
-
-
 def street_step(feature_dim: int = 16) -> tuple[si.StuffInstanceMatching, step.StepInputs]:
-    inputs = step.city_inputs((64, 128), (64, 96), feature_dim, CPU)
+    inputs = step.city_inputs((32, 64), (32, 48), feature_dim, CPU)
     return step.warm_matching(si.CITYSCAPES, feature_dim, CPU, capacity=5), inputs
 
 
@@ -101,14 +89,6 @@ def test_values_that_are_read_are_counted_inside_operators_too() -> None:
 
     assert step.memory_and_launches(call, CPU)["value_reads"] == 3
     assert step.memory_and_launches(values.sum, CPU)["value_reads"] == 0
-
-
-def test_the_logits_are_mostly_right() -> None:
-    labels = streets(3, 64, 96)
-    logits = step.mostly_right_logits(labels, torch.Generator().manual_seed(0))
-    known = labels != 255
-    right = (logits.argmax(1) == labels)[known].double().mean()
-    assert 0.9 < right < 0.99
 
 
 @pytest.mark.parametrize("name", pooling.pooling_ways(CPU))
@@ -148,16 +128,13 @@ def test_the_step_is_measured_with_its_floor_and_the_networks() -> None:
     assert ours.extra["source_regions"] > 5
 
 
-@pytest.mark.parametrize("count", growth.AXES["regions in the map"][1])
-def test_the_growing_number_of_regions_is_exact(count: int) -> None:
-    assert int(si.connected_components(growth.with_regions(count).labels).max()) == count
-
-
 def test_every_axis_grows() -> None:
     found = growth.run(QUICK)
     for axis in growth.AXES:
         points = [m for m in found if m.extra["axis"] == axis and m.way == growth.STEP]
         assert len({m.extra["value"] for m in points}) == 2
+    for count in growth.AXES["regions in the map"][1]:
+        assert int(si.connected_components(growth.with_regions(count).labels).max()) == count
         assert all(m.floor is not None for m in points)
 
 
@@ -205,20 +182,10 @@ def test_a_run_is_judged_by_every_target() -> None:
     assert {one.target for one in on_gpu.values() if one.verdict == "met"} == {
         name for name, target in TARGETS.items() if target.gpu is not None
     }
-
-
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_every_bound_can_be_missed_and_the_reason_is_shown(device: str) -> None:
-    asked = [
-        name for name, target in TARGETS.items() if target.bound("cuda" if device == "cuda" else "cpu") is not None
-    ]
-    reasons = {(asked[0], "cuda" if device == "cuda" else "cpu"): "the cache is cold"}
-    judged = {one.target: one for one in verdicts(run_of(50.0, 0.07), torch.device(device), reasons)}
-    assert all(judged[name].verdict == "MISSED" for name in asked)
-    assert judged[asked[0]].reason == "the cache is cold"
-    assert judged[asked[1]].reason == "no reason has been measured yet"
-    met = verdicts(run_of(0.5, 0.01), torch.device(device), reasons)
-    assert all(one.verdict != "MISSED" and one.reason != "the cache is cold" for one in met)
+    reasons = {("step, floor", "cpu"): "the cache is cold"}
+    slow = {one.target: one for one in verdicts(run_of(50.0, 0.07), CPU, reasons)}
+    assert all(slow[name].verdict == "MISSED" for name, target in TARGETS.items() if target.bound("cpu") is not None)
+    assert slow["step, floor"].reason == "the cache is cold"
 
 
 def test_what_was_not_run_is_unmeasured() -> None:
@@ -243,26 +210,6 @@ def test_targets_name_what_the_benchmarks_measure() -> None:
 
 def test_reasons_belong_to_targets() -> None:
     assert {name for name, _ in MISSED_BECAUSE} <= set(TARGETS)
-
-
-def test_plots_are_drawn_of_what_was_measured(tmp_path: Path) -> None:
-    grown = [
-        Measurement(
-            "growth", f"batch = {n}", way, Timing(n, n, n, 3), Floor("what", 0.5), {"axis": "batch", "value": n}
-        )
-        for n in (1, 2, 4)
-        for way in (growth.STEP, "instance regions", "region mean", "matching of things")
-    ]
-    written = write_plots([*run_of(5.0), *grown], tmp_path / "results" / "cpu")
-    assert [path.name for path in written] == [
-        "cpu_components.png",
-        "cpu_step.png",
-        "cpu_thresholds.png",
-        "cpu_growth.png",
-    ]
-    for path in written:
-        assert path.read_bytes().startswith(b"\x89PNG")
-    assert write_plots([], tmp_path / "none") == []
 
 
 @pytest.mark.parametrize("module", [growth, plots, step, targets])
