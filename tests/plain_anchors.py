@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stuffinstance.banks import CategoryAnchors
+import stuffinstance as si
 from tests.label_maps import IGNORE, blocks
 
 K, D = 4, 3
@@ -61,7 +61,7 @@ class PlainAnchors:
         return result
 
 
-def check_state(anchors: CategoryAnchors, plain: PlainAnchors, atol: float = 1e-12) -> None:
+def check_state(anchors: si.CategoryAnchors, plain: PlainAnchors, atol: float = 1e-12) -> None:
     assert anchors.count.tolist() == plain.count
     for c in range(len(plain.count)):
         np.testing.assert_allclose(anchors.anchors_in(torch.float64)[c], plain.mean.get(c, np.zeros(D)), atol=atol)
@@ -89,9 +89,9 @@ def plain_loss(features: Array, labels: Array, plain: PlainAnchors, damp_above: 
     return 10 * sum(terms) / n, 10 * sum(slopes, np.zeros_like(features)) / n
 
 
-def filled(min_pixels: int = 4, dtype: torch.dtype = torch.float64) -> tuple[CategoryAnchors, PlainAnchors]:
+def filled(min_pixels: int = 4, dtype: torch.dtype = torch.float64) -> tuple[si.CategoryAnchors, PlainAnchors]:
     """Anchors of three of the four classes."""
-    anchors, plain = CategoryAnchors(K, D, min_pixels=min_pixels), PlainAnchors(K, min_pixels, 3000)
+    anchors, plain = si.CategoryAnchors(K, D, min_pixels=min_pixels), PlainAnchors(K, min_pixels, 3000)
     for seed in range(3):
         features, labels, _ = batch(seed)
         labels = torch.where(labels == 2, IGNORE, labels)
@@ -101,9 +101,9 @@ def filled(min_pixels: int = 4, dtype: torch.dtype = torch.float64) -> tuple[Cat
     return anchors, plain
 
 
-def recorded_anchors(recorded: dict[str, Array]) -> CategoryAnchors:
+def recorded_anchors(recorded: dict[str, Array]) -> si.CategoryAnchors:
     features = torch.from_numpy(recorded["cag_source_features"])
-    anchors = CategoryAnchors(19, features.shape[2])
+    anchors = si.CategoryAnchors(19, features.shape[2])
     for step in range(len(features)):
         labels, logits = (torch.from_numpy(recorded[f"cag_source_{name}"][step]) for name in ("labels", "logits"))
         anchors.update(features[step], labels, logits)

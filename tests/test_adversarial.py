@@ -12,7 +12,6 @@ import pytest
 import torch
 
 import stuffinstance as si
-from stuffinstance.losses import OutputAdversarialLoss, entropy_map
 from stuffinstance.losses.adversarial import SOURCE, TARGET, domain_channels
 from tests import oracles
 
@@ -63,7 +62,7 @@ def test_the_published_size() -> None:
 @pytest.mark.parametrize("objective", ["bce", "least_squares"])
 def test_discriminator_loss_by_image(objective: Any) -> None:
     discriminator = si.OutputDiscriminator(3, width=2)
-    mean, none = (OutputAdversarialLoss(discriminator, objective, reduction=r) for r in ("mean", "none"))
+    mean, none = (si.OutputAdversarialLoss(discriminator, objective, reduction=r) for r in ("mean", "none"))
     source, target = torch.randn(2, 3, 32, 64), torch.randn(2, 3, 64, 32)
     assert none.discriminator_loss(source, target).shape == (2,)
     torch.testing.assert_close(none.discriminator_loss(source, target).mean(), mean.discriminator_loss(source, target))
@@ -94,7 +93,7 @@ def plain_loss(objective: str, of: str, discriminator: torch.nn.Module, logits: 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_every_objective_equals_its_formula(objective: str, of: str) -> None:
     discriminator = si.OutputDiscriminator(4, width=2).double()
-    loss = OutputAdversarialLoss(discriminator, objective, of)
+    loss = si.OutputAdversarialLoss(discriminator, objective, of)
     source, target = torch.randn(2, 4, 40, 70).double(), torch.randn(3, 4, 64, 32).double()
     plain = functools.partial(plain_loss, objective, of, discriminator)
     assert loss.generator_loss(target).item() == pytest.approx(plain(target, 0), rel=1e-12)
@@ -103,7 +102,7 @@ def test_every_objective_equals_its_formula(objective: str, of: str) -> None:
 
 
 def test_least_squares_by_hand() -> None:
-    loss = OutputAdversarialLoss(lambda p: torch.full((p.shape[0], 1, 2, 2), 3.0), "least_squares")
+    loss = si.OutputAdversarialLoss(lambda p: torch.full((p.shape[0], 1, 2, 2), 3.0), "least_squares")
     logits = torch.randn(2, 3, 4, 4)
     assert loss.generator_loss(logits).item() == 9
     assert loss.discriminator_loss(logits, logits).item() == 0.5 * 9 + 0.5 * 4
@@ -111,10 +110,10 @@ def test_least_squares_by_hand() -> None:
 
 def test_the_discriminator_sees_the_entropy_of_each_class() -> None:
     seen = []
-    loss = OutputAdversarialLoss(lambda p: seen.append(p) or p, of="entropy")
+    loss = si.OutputAdversarialLoss(lambda p: seen.append(p) or p, of="entropy")
     logits = torch.randn(1, 5, 3, 3)
     loss.generator_loss(logits)
-    torch.testing.assert_close(seen[0], entropy_map(logits.softmax(1)))
+    torch.testing.assert_close(seen[0], si.entropy_map(logits.softmax(1)))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -123,11 +122,11 @@ def test_half_precision_gives_single_precision_losses(of: str, dtype: torch.dtyp
     logits = torch.randn(1, 3, 32, 64)
     discriminator = si.OutputDiscriminator(3, width=4)
     for objective in OBJECTIVES:
-        loss = OutputAdversarialLoss(discriminator, objective, of)
+        loss = si.OutputAdversarialLoss(discriminator, objective, of)
         expected = loss.generator_loss(logits).item()
         with torch.autocast("cpu", dtype):
             assert loss.generator_loss(logits.to(dtype)).item() == pytest.approx(expected, rel=0.01, abs=1e-4)
-        halved = OutputAdversarialLoss(copy.deepcopy(discriminator).to(dtype), objective, of)
+        halved = si.OutputAdversarialLoss(copy.deepcopy(discriminator).to(dtype), objective, of)
         value = halved.generator_loss(logits.to(dtype))
         assert value.dtype == torch.float32
         assert value.item() == pytest.approx(expected, rel=0.02, abs=1e-3)

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from stuffinstance.banks import CategoryAnchors
-from stuffinstance.losses import AnchorDistanceLoss, anchor_distance_loss
+import stuffinstance as si
 from stuffinstance.losses.anchors import _distance_of_means
 from tests.label_maps import IGNORE
 from tests.plain_anchors import Array, D, K, agreed, batch, filled, plain_loss, recorded_anchors
@@ -17,7 +16,7 @@ from tests.plain_anchors import Array, D, K, agreed, batch, filled, plain_loss, 
 
 def test_loss_and_gradient_are_the_recorded_ones(golden_baselines: dict[str, Array]) -> None:
     """The recording used every default: agreement with the logits, 10 pixels, and the scaled gradient."""
-    loss = AnchorDistanceLoss(recorded_anchors(golden_baselines))
+    loss = si.AnchorDistanceLoss(recorded_anchors(golden_baselines))
     target = torch.from_numpy(golden_baselines["cag_target_features"]).requires_grad_()
     labels = torch.from_numpy(golden_baselines["cag_assignment"])
     value = loss(target, labels, torch.from_numpy(golden_baselines["cag_target_logits"]))
@@ -33,7 +32,7 @@ def test_value_and_scaled_gradient_equal_the_plain_version(scale: float, damp_ab
     anchors, plain = filled()
     features, labels, logits = batch(9)
     features = (scale * features.double()).requires_grad_()
-    value = AnchorDistanceLoss(anchors, damp_above=damp_above)(features, labels, logits)
+    value = si.AnchorDistanceLoss(anchors, damp_above=damp_above)(features, labels, logits)
     expected, slope = plain_loss(features.detach().numpy(), agreed(labels, logits), plain, damp_above)
     assert value.item() == pytest.approx(expected, rel=1e-9)
     assert value.item() > 0
@@ -52,7 +51,7 @@ def test_the_papers_form_equals_the_plain_version() -> None:
     anchors, plain = filled()
     features, labels, logits = batch(9)
     features = features.double().requires_grad_()
-    value = AnchorDistanceLoss(anchors, form="paper")(features, labels, logits)
+    value = si.AnchorDistanceLoss(anchors, form="paper")(features, labels, logits)
     slope, terms = np.zeros(features.shape), []
     for b, y, x in zip(*np.nonzero(agreed(labels, logits) != IGNORE), strict=True):
         anchor = plain.mean.get(int(labels[b, y, x]))
@@ -71,14 +70,14 @@ def test_the_papers_form_equals_the_plain_version() -> None:
 def test_the_function_is_the_module(options: dict[str, Any]) -> None:
     anchors, _ = filled()
     features, labels, logits = batch(9)
-    value = anchor_distance_loss(features, labels, anchors, logits=logits, **options)
+    value = si.anchor_distance_loss(features, labels, anchors, logits=logits, **options)
     assert value > 0
-    assert torch.equal(value, AnchorDistanceLoss(anchors, **options)(features, labels, logits))
+    assert torch.equal(value, si.AnchorDistanceLoss(anchors, **options)(features, labels, logits))
 
 
 @pytest.mark.parametrize("form", ["code", "paper"])
 def test_without_logits_all_labeled_pixels_count(form: Any) -> None:
-    loss = AnchorDistanceLoss(filled()[0], form)
+    loss = si.AnchorDistanceLoss(filled()[0], form)
     features, labels, _ = batch(9)
     sure = torch.nn.functional.one_hot(labels.clamp(max=K - 1), K).movedim(3, 1).float()
     assert torch.equal(loss(features, labels), loss(features, labels, sure))
@@ -87,13 +86,13 @@ def test_without_logits_all_labeled_pixels_count(form: Any) -> None:
 @pytest.mark.parametrize("form", ["code", "paper"])
 @pytest.mark.parametrize("why", ["ignored", "no anchors", "class without anchor", "no image"])
 def test_nothing_to_pull_is_zero_on_the_graph(form: Any, why: str) -> None:
-    anchors = CategoryAnchors(K, D) if why == "no anchors" else filled()[0]
+    anchors = si.CategoryAnchors(K, D) if why == "no anchors" else filled()[0]
     features, labels, logits = batch(9, 0 if why == "no image" else 2)
     labels = {"ignored": torch.full_like(labels, IGNORE), "class without anchor": torch.full_like(labels, 2)}.get(
         why, labels
     )
     features.requires_grad_()
-    value = AnchorDistanceLoss(anchors, form)(features, labels, None if why == "class without anchor" else logits)
+    value = si.AnchorDistanceLoss(anchors, form)(features, labels, None if why == "class without anchor" else logits)
     assert value.item() == 0
     (gradient,) = torch.autograd.grad(value, features)
     assert not gradient.any()

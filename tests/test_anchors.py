@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from stuffinstance.banks import CategoryAnchors
+import stuffinstance as si
 from stuffinstance.banks.class_anchors import running_mean
 from tests.label_maps import IGNORE
 from tests.plain_anchors import Array, D, K, PlainAnchors, agreed, batch, check_state, filled, recorded_anchors
@@ -26,7 +26,7 @@ def test_anchors_and_assignment_are_the_recorded_ones(golden_baselines: dict[str
 @pytest.mark.parametrize("max_count", [1, 2, 5, 3000])
 def test_batches_equal_images_one_by_one(max_count: int) -> None:
     """Through saturation, within a batch and between batches, with classes that come and go."""
-    anchors = CategoryAnchors(K, D, min_pixels=6, max_count=max_count)
+    anchors = si.CategoryAnchors(K, D, min_pixels=6, max_count=max_count)
     plain = PlainAnchors(K, 6, max_count)
     for seed, images in enumerate((3, 1, 0, 4, 2)):
         features, labels, logits = batch(seed, images)
@@ -62,7 +62,7 @@ def test_one_batch_with_the_real_limit_saturates_like_the_loop() -> None:
 
 
 def test_the_least_number_of_pixels_counts_at_feature_resolution() -> None:
-    anchors = CategoryAnchors(2, 1, min_pixels=10)
+    anchors = si.CategoryAnchors(2, 1, min_pixels=10)
     labels = torch.zeros(1, 1, 19, dtype=torch.int64)
     labels[..., 10:] = 1
     anchors.update(torch.ones(1, 1, 1, 19), labels)
@@ -87,7 +87,7 @@ def test_rows_that_are_not_finite_never_enter() -> None:
 
 def test_thousands_of_small_steps_add_up_as_in_float64() -> None:
     """From 1 to 2 in steps that float32 alone would round away or add up to another number."""
-    anchors, plain = CategoryAnchors(1, 1, min_pixels=1, max_count=10**6), 0.0
+    anchors, plain = si.CategoryAnchors(1, 1, min_pixels=1, max_count=10**6), 0.0
     values = 1 + torch.linspace(0, 1, 4000)
     for n, value in enumerate(values):
         anchors.update(value.view(1, 1, 1, 1), torch.zeros(1, 1, 1, dtype=torch.int64))
@@ -107,7 +107,7 @@ def test_assignment_equals_the_plain_version(margin: float) -> None:
 
 def test_nothing_is_assigned_without_two_anchors_or_from_broken_pixels() -> None:
     features = torch.randn(1, D, 4, 5)
-    anchors = CategoryAnchors(K, D, min_pixels=1)
+    anchors = si.CategoryAnchors(K, D, min_pixels=1)
     assert bool((anchors.assign(features, 0) == IGNORE).all())
     anchors.update(features, torch.zeros(1, 4, 5, dtype=torch.int64))
     assert bool((anchors.assign(features, 0) == IGNORE).all())
@@ -115,4 +115,4 @@ def test_nothing_is_assigned_without_two_anchors_or_from_broken_pixels() -> None
     features[0, 0, 0, 0], features[0, 1, 1, 1] = torch.nan, torch.inf
     labels = anchors.assign(features, 0)
     assert torch.equal((labels == IGNORE).nonzero(), torch.tensor([[0, 0, 0], [0, 1, 1]]))
-    assert bool((CategoryAnchors(1, D).assign(features, 0) == IGNORE).all())
+    assert bool((si.CategoryAnchors(1, D).assign(features, 0) == IGNORE).all())

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from stuffinstance.pseudo_labels import CBSTThreshold, mrkld_regularizer, soft_cross_entropy, soft_labels
+import stuffinstance as si
 
 
 def random_case(classes: int = 5, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
     probabilities = (2 * torch.randn(2, classes, 6, 7, dtype=torch.float64)).softmax(1).to(dtype)
-    threshold = CBSTThreshold(classes, 0.3)
+    threshold = si.CBSTThreshold(classes, 0.3)
     threshold.update(probabilities)
     return probabilities, threshold.compute()
 
@@ -53,7 +53,7 @@ def oracle_losses(logits: Tensor, soft: Tensor, mask: Tensor) -> tuple[float, fl
 ])  # fmt: skip
 def test_soft_labels_equal_the_formula_as_printed(alpha: float, dtype: torch.dtype) -> None:
     probabilities, thresholds = random_case(dtype=dtype)
-    soft, mask = soft_labels(probabilities, thresholds, alpha)
+    soft, mask = si.soft_labels(probabilities, thresholds, alpha)
     expected, kept = oracle_soft_labels(probabilities.double(), thresholds, alpha)
     torch.testing.assert_close(soft, expected.to(soft.dtype))
     assert soft.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
@@ -64,8 +64,8 @@ def test_soft_labels_equal_the_formula_as_printed(alpha: float, dtype: torch.dty
 
 def test_little_entropy_leads_to_hard_labels() -> None:
     probabilities, thresholds = random_case()
-    threshold = CBSTThreshold(5)
-    soft, mask = soft_labels(probabilities, thresholds * (1 + 1e-9), alpha=1e-5)  # no ratio of exactly 1
+    threshold = si.CBSTThreshold(5)
+    soft, mask = si.soft_labels(probabilities, thresholds * (1 + 1e-9), alpha=1e-5)  # no ratio of exactly 1
     hard = threshold.pseudo_labels(probabilities, thresholds * (1 + 1e-9))
     assert torch.equal(torch.where(mask, soft.argmax(1), 255), hard)
     assert float(soft.amax(1).min()) > 0.99
@@ -73,19 +73,19 @@ def test_little_entropy_leads_to_hard_labels() -> None:
 
 def test_a_probability_of_zero_stays_zero() -> None:
     probabilities = torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1)
-    soft, mask = soft_labels(probabilities, torch.tensor([0.9, 1e-6, 1.0]))
+    soft, mask = si.soft_labels(probabilities, torch.tensor([0.9, 1e-6, 1.0]))
     assert soft.flatten().tolist() == [1, 0, 0]
     assert bool(mask.all())
 
 
 def test_losses_equal_the_oracles() -> None:
     probabilities, thresholds = random_case()
-    soft, mask = soft_labels(probabilities, thresholds)
+    soft, mask = si.soft_labels(probabilities, thresholds)
     logits = torch.randn(2, 5, 6, 7, dtype=torch.float64)
     entropy, divergence = oracle_losses(logits, soft, mask)
-    assert float(soft_cross_entropy(logits, soft, mask)) == pytest.approx(entropy, rel=1e-12)
-    assert float(mrkld_regularizer(logits, mask)) == pytest.approx(0.1 * divergence, rel=1e-12)
-    assert float(mrkld_regularizer(logits, mask, weight=2)) == pytest.approx(2 * divergence, rel=1e-12)
+    assert float(si.soft_cross_entropy(logits, soft, mask)) == pytest.approx(entropy, rel=1e-12)
+    assert float(si.mrkld_regularizer(logits, mask)) == pytest.approx(0.1 * divergence, rel=1e-12)
+    assert float(si.mrkld_regularizer(logits, mask, weight=2)) == pytest.approx(2 * divergence, rel=1e-12)
 
 
 def test_hard_soft_labels_give_the_usual_cross_entropy() -> None:
@@ -94,11 +94,11 @@ def test_hard_soft_labels_give_the_usual_cross_entropy() -> None:
     logits = torch.randn(2, 5, 6, 7)
     one_hot = torch.nn.functional.one_hot(labels.clamp(max=4), 5).movedim(3, 1).float()
     expected = torch.nn.functional.cross_entropy(logits, labels, ignore_index=255)
-    torch.testing.assert_close(soft_cross_entropy(logits, one_hot, labels != 255), expected)
+    torch.testing.assert_close(si.soft_cross_entropy(logits, one_hot, labels != 255), expected)
 
 
 def test_the_regularizer_is_least_at_the_uniform_prediction() -> None:
     mask = torch.ones(1, 3, 3, dtype=torch.bool)
-    least = mrkld_regularizer(torch.full((1, 4, 3, 3), 7.0), mask)
+    least = si.mrkld_regularizer(torch.full((1, 4, 3, 3), 7.0), mask)
     assert float(least) == pytest.approx(0.1 * math.log(4), rel=1e-6)
-    assert bool(mrkld_regularizer(torch.randn(1, 4, 3, 3), mask) > least)
+    assert bool(si.mrkld_regularizer(torch.randn(1, 4, 3, 3), mask) > least)

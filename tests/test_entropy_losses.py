@@ -12,14 +12,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from stuffinstance.losses import EntropyLoss, MaxSquareLoss, entropy_map
+import stuffinstance as si
 
 Array = NDArray[np.float64]
 LOSSES: dict[str, Callable[..., nn.Module]] = {
-    "entropy": EntropyLoss,
-    "squares": partial(MaxSquareLoss, image_wise=False),
-    "balanced": MaxSquareLoss,
-    "alike": partial(MaxSquareLoss, alpha=1.0),
+    "entropy": si.EntropyLoss,
+    "squares": partial(si.MaxSquareLoss, image_wise=False),
+    "balanced": si.MaxSquareLoss,
+    "alike": partial(si.MaxSquareLoss, alpha=1.0),
 }
 
 
@@ -78,7 +78,7 @@ def logits_and_mask(batch: int = 3, classes: int = 4, height: int = 5, width: in
 def test_entropy_map_equals_the_formula() -> None:
     probabilities = logits_and_mask()[0].softmax(1)
     expected = [-p * math.log2(p) / math.log2(4) for p in probabilities.flatten().tolist()]
-    actual = entropy_map(probabilities)
+    actual = si.entropy_map(probabilities)
     np.testing.assert_allclose(actual.flatten().numpy(), expected, rtol=1e-12)
     assert actual.shape == probabilities.shape
 
@@ -86,7 +86,7 @@ def test_entropy_map_equals_the_formula() -> None:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 def test_certainty_has_no_entropy_and_a_finite_gradient(dtype: torch.dtype) -> None:
     probabilities = torch.tensor([1.0, 0.0, 0.0], dtype=dtype).view(1, 3, 1, 1).requires_grad_()
-    information = entropy_map(probabilities)
+    information = si.entropy_map(probabilities)
     assert information.dtype == dtype
     assert information.flatten().tolist() == [0.0, 0.0, 0.0]
     assert not torch.signbit(information).any()
@@ -97,17 +97,17 @@ def test_certainty_has_no_entropy_and_a_finite_gradient(dtype: torch.dtype) -> N
 
 def test_entropy_is_one_where_nothing_is_known() -> None:
     for classes in (2, 3, 19):
-        assert EntropyLoss()(torch.zeros(2, classes, 3, 3)).item() == pytest.approx(1, rel=1e-6)
+        assert si.EntropyLoss()(torch.zeros(2, classes, 3, 3)).item() == pytest.approx(1, rel=1e-6)
     halves = torch.tensor([50.0, 50.0, -50.0, -50.0]).view(1, 4, 1, 1)  # one bit of two
-    assert EntropyLoss()(halves).item() == pytest.approx(0.5)
+    assert si.EntropyLoss()(halves).item() == pytest.approx(0.5)
 
 
 def test_squares_by_hand() -> None:
     logits = torch.tensor([[60.0, 60, 60, 0], [0, 0, 0, 60]]).view(1, 2, 2, 2)  # three pixels of one class, one other
-    assert MaxSquareLoss(image_wise=False)(logits).item() == pytest.approx(-1 / 4)
+    assert si.MaxSquareLoss(image_wise=False)(logits).item() == pytest.approx(-1 / 4)
     weights = 3 / (3**0.2 * 4**0.8) + 1 / 4**0.8
-    assert MaxSquareLoss()(logits).item() == pytest.approx(-weights / 4)
-    assert MaxSquareLoss(alpha=1.0)(logits).item() == pytest.approx(-2 / 4)
+    assert si.MaxSquareLoss()(logits).item() == pytest.approx(-weights / 4)
+    assert si.MaxSquareLoss(alpha=1.0)(logits).item() == pytest.approx(-2 / 4)
 
 
 def test_losses_equal_the_oracle(kind: str) -> None:
@@ -119,9 +119,9 @@ def test_losses_equal_the_oracle(kind: str) -> None:
 
 def test_no_weighting_is_a_power_of_zero() -> None:
     logits, mask = logits_and_mask()
-    plain = MaxSquareLoss(image_wise=False)(logits, mask)
-    torch.testing.assert_close(MaxSquareLoss(alpha=0.0)(logits, mask), plain)
-    torch.testing.assert_close(MaxSquareLoss(image_wise=False)(logits), -logits.softmax(1).square().mean() / 2)
+    plain = si.MaxSquareLoss(image_wise=False)(logits, mask)
+    torch.testing.assert_close(si.MaxSquareLoss(alpha=0.0)(logits, mask), plain)
+    torch.testing.assert_close(si.MaxSquareLoss(image_wise=False)(logits), -logits.softmax(1).square().mean() / 2)
 
 
 def test_a_small_mask_is_resized_nearest(kind: str) -> None:
@@ -136,7 +136,7 @@ def test_a_small_mask_is_resized_nearest(kind: str) -> None:
 
 def test_gradcheck_of_the_map() -> None:
     probabilities = logits_and_mask(1, 3, 2, 2)[0].softmax(1).requires_grad_()
-    assert torch.autograd.gradcheck(lambda p: entropy_map(p.clamp(0, 1)), (probabilities,))
+    assert torch.autograd.gradcheck(lambda p: si.entropy_map(p.clamp(0, 1)), (probabilities,))
 
 
 def test_saturated_logits_have_finite_gradients(kind: str) -> None:

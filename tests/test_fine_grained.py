@@ -11,15 +11,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stuffinstance.losses import FineGrainedAdversarialLoss, FineGrainedDiscriminator
+import stuffinstance as si
 
 Array = NDArray[np.float64]
 ENCODINGS = ("soft", "hard")
 REFERENCE_NAMES = {"D.0": "conv1", "D.2": "conv2", "cls1": "source", "cls2": "target"}
 
 
-def recorded_discriminator(golden: dict[str, np.ndarray]) -> FineGrainedDiscriminator:
-    discriminator = FineGrainedDiscriminator(16, 19, width=32)
+def recorded_discriminator(golden: dict[str, np.ndarray]) -> si.FineGrainedDiscriminator:
+    discriminator = si.FineGrainedDiscriminator(16, 19, width=32)
     weights = {}
     for name, value in golden.items():
         if name.startswith("fada_D."):
@@ -33,8 +33,8 @@ def recorded(golden: dict[str, np.ndarray], domain: str) -> tuple[Tensor, Tensor
     return torch.from_numpy(golden[f"fada_{domain}_features"]), torch.from_numpy(golden[f"fada_{domain}_logits"])
 
 
-def recorded_loss(golden: dict[str, np.ndarray]) -> FineGrainedAdversarialLoss:
-    loss = FineGrainedAdversarialLoss(recorded_discriminator(golden))
+def recorded_loss(golden: dict[str, np.ndarray]) -> si.FineGrainedAdversarialLoss:
+    loss = si.FineGrainedAdversarialLoss(recorded_discriminator(golden))
     assert loss.temperature == pytest.approx(float(golden["fada_temperature"]))
     assert loss.clip == pytest.approx(float(golden["fada_clip"]))
     return loss
@@ -105,9 +105,9 @@ def oracle(output: Tensor, logits: Tensor, domain: int, encoding: str, temperatu
     return total / pixels
 
 
-def of_outputs(*options: Any, **named: Any) -> FineGrainedAdversarialLoss:
+def of_outputs(*options: Any, **named: Any) -> si.FineGrainedAdversarialLoss:
     """The loss of a discriminator that returns its input, so that a test gives the outputs."""
-    return FineGrainedAdversarialLoss(torch.nn.Identity(), *options, **named)
+    return si.FineGrainedAdversarialLoss(torch.nn.Identity(), *options, **named)
 
 
 def outputs_and_logits(batch: int = 2, size: tuple[int, int] = (7, 9), dtype: torch.dtype = torch.float64) -> Any:
@@ -161,15 +161,15 @@ def test_gradcheck_of_the_discriminator(encoding: Any) -> None:
 
     def of_shift(shift: Tensor) -> Tensor:
         """The discriminator's loss, of its own parameter."""
-        loss = FineGrainedAdversarialLoss(lambda features: features + shift, encoding=encoding)
+        loss = si.FineGrainedAdversarialLoss(lambda features: features + shift, encoding=encoding)
         return loss.discriminator_loss(source, source_logits, target, target_logits)
 
     assert torch.autograd.gradcheck(of_shift, (torch.randn(8, 1, 1, dtype=torch.float64, requires_grad=True),))
 
 
 def test_gradients_reach_the_right_side() -> None:
-    discriminator = FineGrainedDiscriminator(6, 4, width=4)
-    loss = FineGrainedAdversarialLoss(discriminator)
+    discriminator = si.FineGrainedDiscriminator(6, 4, width=4)
+    loss = si.FineGrainedAdversarialLoss(discriminator)
     features = torch.randn(1, 6, 3, 5, requires_grad=True)
     logits = torch.randn(1, 4, 6, 10, requires_grad=True)
     loss.discriminator_loss(features, logits, features, logits).backward()
@@ -186,7 +186,7 @@ def test_gradients_reach_the_right_side() -> None:
 
 
 def test_the_published_size() -> None:
-    shapes = {name: tuple(p.shape) for name, p in FineGrainedDiscriminator(2048, 19).named_parameters()}
+    shapes = {name: tuple(p.shape) for name, p in si.FineGrainedDiscriminator(2048, 19).named_parameters()}
     assert {name: shape for name, shape in shapes.items() if name.endswith("weight")} == {
         "conv1.weight": (256, 2048, 3, 3),
         "conv2.weight": (128, 256, 3, 3),

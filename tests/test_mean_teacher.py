@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from stuffinstance.self_training import MeanTeacher
+import stuffinstance as si
 from tests.distributed.process_groups import group_of_one
 
 
@@ -31,7 +31,7 @@ def trained(student: nn.Sequential, steps: int) -> Iterator[nn.Sequential]:
 @pytest.mark.parametrize("alpha", [0.999, 0.6, 0.0, 1.0])
 def test_the_teacher_is_the_exponential_mean(alpha: float) -> None:
     student = network()
-    teacher = MeanTeacher(student, alpha)
+    teacher = si.MeanTeacher(student, alpha)
     expected = {name: value.detach().double().clone() for name, value in student.named_parameters()}
     for t, student_now in enumerate(trained(student, 6), start=1):
         teacher.update(student_now)
@@ -47,7 +47,7 @@ def test_the_teacher_is_the_exponential_mean(alpha: float) -> None:
 
 def test_an_unchanged_network_leaves_the_teacher_bit_for_bit() -> None:
     student = network()
-    teacher = MeanTeacher(student)
+    teacher = si.MeanTeacher(student)
     for _ in range(50):
         teacher.update(student)
     for own, new in zip(teacher.network.parameters(), student.parameters(), strict=True):
@@ -56,7 +56,7 @@ def test_an_unchanged_network_leaves_the_teacher_bit_for_bit() -> None:
 
 def test_the_teacher_takes_no_gradient_and_gives_none() -> None:
     student = network()
-    teacher = MeanTeacher(student)
+    teacher = si.MeanTeacher(student)
     images = torch.randn(2, 3, 6, 5, requires_grad=True)
     assert not teacher(images).requires_grad
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
@@ -69,7 +69,7 @@ def test_the_teacher_takes_no_gradient_and_gives_none() -> None:
 
 
 def test_the_teacher_stays_in_evaluation_mode() -> None:
-    teacher = MeanTeacher(network().train())
+    teacher = si.MeanTeacher(network().train())
     owner = nn.ModuleDict({"teacher": teacher})
     images = torch.randn(4, 3, 6, 5)
     for mode in (True, False):
@@ -84,10 +84,10 @@ def test_the_teacher_stays_in_evaluation_mode() -> None:
 
 def test_state_and_copies_go_on_as_the_teacher_would() -> None:
     student = network()
-    teacher = MeanTeacher(student)
+    teacher = si.MeanTeacher(student)
     for student_now in trained(student, 3):
         teacher.update(student_now)
-    copied, restored = deepcopy(teacher), MeanTeacher(network())
+    copied, restored = deepcopy(teacher), si.MeanTeacher(network())
     restored.load_state_dict(teacher.state_dict())
     assert int(restored.steps) == int(copied.steps) == 3
     for student_now in trained(student, 2):
@@ -102,7 +102,7 @@ def test_frozen_half_precision_stays_and_whole_numbers_are_copied() -> None:
     frozen, table = nn.Linear(2, 2).to(torch.bfloat16).requires_grad_(False), nn.Module()
     table.ids = nn.Parameter(torch.arange(3), requires_grad=False)
     student = nn.ModuleDict({"frozen": frozen, "table": table, "head": nn.Linear(2, 1)})
-    teacher = MeanTeacher(student)
+    teacher = si.MeanTeacher(student)
     table.ids += 2
     teacher.update(student)
     assert torch.equal(teacher.network["frozen"].weight, frozen.weight)
@@ -110,16 +110,16 @@ def test_frozen_half_precision_stays_and_whole_numbers_are_copied() -> None:
 
 
 def test_a_network_without_parameters_or_buffers_is_one_too() -> None:
-    on_meta = MeanTeacher(network().to("meta"))
+    on_meta = si.MeanTeacher(network().to("meta"))
     on_meta.update(network().to("meta"))
-    teacher = MeanTeacher(nn.ReLU())
+    teacher = si.MeanTeacher(nn.ReLU())
     teacher.update(nn.ReLU())
     assert int(teacher.steps) == 1
     assert teacher(torch.tensor([-1.0, 2.0])).tolist() == [0, 2]
 
 
 def test_another_network_raises_and_changes_nothing() -> None:
-    teacher, wider = MeanTeacher(network()), network()
+    teacher, wider = si.MeanTeacher(network()), network()
     before = deepcopy(teacher.state_dict())
     wider[3] = nn.Conv2d(4, 3, 1)
     for other in (network()[:3], wider, network().to("meta"), nn.ModuleDict({"module": network()})):
@@ -132,9 +132,9 @@ def test_another_network_raises_and_changes_nothing() -> None:
 def test_a_lazy_network_has_to_run_first() -> None:
     student = nn.Sequential(nn.LazyConv2d(4, 1), nn.LazyBatchNorm2d())
     with pytest.raises(ValueError, match="not initialized yet"):
-        MeanTeacher(student)
+        si.MeanTeacher(student)
     student(torch.rand(2, 3, 4, 4))
-    teacher = MeanTeacher(student)
+    teacher = si.MeanTeacher(student)
     teacher.update(student)
     assert teacher(torch.rand(2, 3, 4, 4)).shape == (2, 4, 4, 4)
 
@@ -154,7 +154,7 @@ class Table(nn.Module):
 
 def test_buffers_are_followed_in_any_size() -> None:
     student = nn.ModuleDict({"table": Table()})
-    teacher = MeanTeacher(student)
+    teacher = si.MeanTeacher(student)
     table = student["table"]
     for size in (1, 4, 0, 2):
         table.first, table.second = torch.rand(size), torch.rand(size)
@@ -183,8 +183,8 @@ class Tied(nn.Module):
 
 def test_tied_parameters_are_averaged_once() -> None:
     student, apart = Tied(), Tied(tied=False)
-    teacher = MeanTeacher(student)
-    others = MeanTeacher(student, teacher=apart)
+    teacher = si.MeanTeacher(student)
+    others = si.MeanTeacher(student, teacher=apart)
     before = student.inner.weight.detach().clone()
     nn.init.ones_(student.inner.weight)
     for each in (teacher, others):
@@ -200,7 +200,7 @@ def test_tied_parameters_are_averaged_once() -> None:
 def test_a_compiled_student() -> None:
     student = network()
     compiled = torch.compile(student, backend="aot_eager")
-    teacher, plain = MeanTeacher(compiled), MeanTeacher(student)
+    teacher, plain = si.MeanTeacher(compiled), si.MeanTeacher(student)
     update = torch.compile(teacher.update, backend="aot_eager", fullgraph=True)
     images = torch.randn(2, 3, 6, 5)
     compiled(images)
@@ -223,7 +223,7 @@ def test_students_in_data_parallelism(tmp_path: Path) -> None:
 def _average_a_student_in_data_parallelism() -> None:
     student = network()
     wrapped = nn.parallel.DistributedDataParallel(student)
-    teacher = MeanTeacher(wrapped)
+    teacher = si.MeanTeacher(wrapped)
     nn.init.ones_(student[3].weight)
     before = teacher.network[3].weight.clone()
     wrapped(torch.randn(2, 3, 6, 5)).sum().backward()
@@ -231,4 +231,4 @@ def _average_a_student_in_data_parallelism() -> None:
     torch.testing.assert_close(teacher.network[3].weight, (before + 1) / 2)
     assert list(teacher.network.state_dict()) == list(student.state_dict())
     teacher.update(student)
-    MeanTeacher(nn.DataParallel(student)).update(nn.DataParallel(student))
+    si.MeanTeacher(nn.DataParallel(student)).update(nn.DataParallel(student))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune, spectral_norm
 
-from stuffinstance.self_training import MeanTeacher
+import stuffinstance as si
 from tests.test_mean_teacher import network
 
 
@@ -39,7 +39,7 @@ def test_hooks_from_outside_are_not_run_by_the_teacher() -> None:
     student(images)
     features = kept["features"]
     ran.clear()
-    teacher = MeanTeacher(student)
+    teacher = si.MeanTeacher(student)
     copied = deepcopy(teacher)
     for each in (teacher, copied):
         each(images)
@@ -89,7 +89,7 @@ def test_hooks_of_the_network_itself_are_the_teachers_too() -> None:
     student = WithOwnHooks()
     images = torch.randn(1, 3, 2, 2)
     expected = student(images)
-    teacher = MeanTeacher(student)
+    teacher = si.MeanTeacher(student)
     assert torch.equal(teacher(images), expected)
     assert student.collected.outputs["body"] is expected
     assert teacher.network.collected.outputs["body"] is not expected
@@ -148,7 +148,7 @@ def test_networks_that_hold_tensors_with_history(make: Callable[[], nn.Module], 
     student = make()
     images = torch.randn(2, 3) if isinstance(student, nn.Linear) else torch.randn(2, 3, 6, 5)
     student(images)
-    teacher = MeanTeacher(student, alpha=0, teacher=make() if handed_in else None)
+    teacher = si.MeanTeacher(student, alpha=0, teacher=make() if handed_in else None)
     optimizer = torch.optim.SGD(student.parameters(), 0.1)
     for _ in range(2):
         student.train()
@@ -176,8 +176,8 @@ class Uncopyable(nn.Module):
 def test_what_cannot_be_copied_is_named_and_a_teacher_can_be_handed_in() -> None:
     student, other = Uncopyable(), Uncopyable().train()
     with pytest.raises(TypeError, match=r"got lock in block\.1\.lock \(TypeError: .*\)\. Remove.*pass teacher="):
-        MeanTeacher(student)
-    teacher = MeanTeacher(student, teacher=other)
+        si.MeanTeacher(student)
+    teacher = si.MeanTeacher(student, teacher=other)
     assert teacher.network is other
     assert not any(module.training for module in other.modules())
     assert not any(parameter.requires_grad for parameter in other.parameters())
@@ -194,7 +194,7 @@ def test_a_teacher_that_does_not_fit_is_an_error() -> None:
     tied[3], odd[1] = student[3], nn.GroupNorm(1, 4)
     for teacher in (student, tied, odd, network().double(), network()[:3]):
         with pytest.raises(ValueError, match=r"(teacher|network) must"):
-            MeanTeacher(student, teacher=teacher)
+            si.MeanTeacher(student, teacher=teacher)
     assert all(parameter.requires_grad for parameter in student.parameters())
     with pytest.raises(TypeError, match="teacher must"):
-        MeanTeacher(student, teacher=student.state_dict())
+        si.MeanTeacher(student, teacher=student.state_dict())
