@@ -9,7 +9,7 @@ from torch import Tensor, nn
 import stuffinstance as si
 from tests import oracles
 from tests.label_maps import IGNORE, blocks
-from tests.sim_pair import assert_bank_equals
+from tests.test_sim_oracle import assert_bank_equals
 
 IDS = (0, 2, 5, 13, IGNORE)
 Bank = si.StuffBank | si.InstanceBank
@@ -51,17 +51,6 @@ def test_rows_go_round_the_ring(kind: str, capacity: int, batch: int) -> None:
         fill_oracle(expected, features[part], labels[part], None if kind == "stuff" else 3)
         assert_bank_equals(bank, expected)
     assert max(expected.written.values()) > 5
-
-
-@pytest.mark.parametrize("kind", ["stuff", "instance"])
-def test_a_batch_equals_its_images_one_by_one(kind: str) -> None:
-    features, labels = stream(7, 3)
-    together, single = make_bank(kind, 4), make_bank(kind, 4)
-    together.update(features, labels)
-    for b in range(7):
-        single.update(features[b : b + 1], labels[b : b + 1])
-    assert torch.equal(together.written, single.written)
-    torch.testing.assert_close(together.features, single.features, atol=1e-7, rtol=1e-6)
 
 
 def test_nothing_to_write_changes_nothing() -> None:
@@ -116,16 +105,6 @@ def test_a_row_enters_only_where_the_classifier_agrees() -> None:
     roomy.update(torch.tensor([[[[-1.0, -1.0, 0.0, 1.0]]]]), torch.tensor([[[2, 2, 5, 2]]]), classifier)
     assert roomy.written.tolist() == [1]
     assert roomy.features[0, 0].tolist() == [1.0]
-
-
-def test_half_precision_features_are_pooled_in_single() -> None:
-    features, labels = stream(2, 7)
-    single, half = make_bank("instance", 6), make_bank("instance", 6)
-    single.update(features.bfloat16().float(), labels)
-    with torch.autocast("cpu", torch.bfloat16):
-        half.update(features.bfloat16(), labels)
-    assert half.features.dtype == torch.float32
-    torch.testing.assert_close(half.features, single.features)
 
 
 def test_connectivity_four_parts_what_touches_at_corners() -> None:

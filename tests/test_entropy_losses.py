@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import stuffinstance as si
+from tests import oracles
 
 Array = NDArray[np.float64]
 LOSSES: dict[str, Callable[..., nn.Module]] = {
@@ -31,15 +32,10 @@ def kind(request: pytest.FixtureRequest) -> str:
 # ------------------------------------------------------------------ the formulas, pixel by pixel
 
 
-def softmax(scores: Array) -> Array:
-    odds = np.exp(scores - scores.max())
-    return np.asarray(odds / odds.sum())
-
-
 def pixels_of(logits: Array, mask: NDArray[np.bool_]) -> list[Array]:
     """Probabilities (K,) of the pixels that count in one image (K, H, W)."""
     _, height, width = logits.shape
-    return [softmax(logits[:, i, j]) for i in range(height) for j in range(width) if mask[i, j]]
+    return [oracles.softmax(logits[:, i, j]) for i in range(height) for j in range(width) if mask[i, j]]
 
 
 def entropy_of_image(logits: Array, mask: NDArray[np.bool_]) -> float:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import stuffinstance as si
-from tests.label_maps import IGNORE, street
+from tests.label_maps import IGNORE
 from tests.public_calls import Maps, matching
 
 SMALL = si.LabelSpace(names=("a", "b", "c", "d", "e"), stuff=(0, 3), things=(1, 4))
@@ -66,18 +66,6 @@ def test_a_batch_equals_the_mean_of_its_images(preset: str) -> None:
             torch.autograd.grad(value, features, retain_graph=True)[0] for value in (getattr(together, kind), mean)
         )
         torch.testing.assert_close(one, other)
-
-
-@pytest.mark.parametrize("preset", ["paper", "code"])
-def test_banks_after_a_batch_equal_those_after_its_images(preset: str) -> None:
-    together, single = make(preset), make(preset)
-    source = batch(21, images=5)
-    together.update(*source)
-    for b in range(5):
-        single.update(*(x[b : b + 1] for x in source))
-    for name, value in together.state_dict().items():
-        torch.testing.assert_close(single.state_dict()[name], value)
-    assert bool((together.stuff_bank.written > 2).any())
 
 
 def test_presets_differ_as_stated() -> None:
@@ -154,31 +142,6 @@ def test_a_space_may_lack_stuff_or_things(space: si.LabelSpace) -> None:
     (losses.stuff + losses.instance).backward()
     assert (losses.stuff.item() > 0) == bool(space.stuff)
     assert (losses.instance.item() > 0) == bool(space.things)
-
-
-@pytest.mark.parametrize("preset", ["paper", "code"])
-def test_bfloat16_autocast_is_within_a_hundredth(preset: str) -> None:
-    dim, space = 64, si.CITYSCAPES
-    sim = si.StuffInstanceMatching(space, dim, preset=preset, capacity=1, max_instances=4)
-    for seed in range(4):
-        sim.update(*street_batch(seed, dim))
-    features, _, logits = street_batch(9, dim)
-    expected = sim(features, logits)
-    with torch.autocast("cpu", torch.bfloat16):
-        plain, rounded = sim(features, logits), sim(features.bfloat16(), logits.bfloat16().float())
-    for kind in ("stuff", "instance"):
-        assert getattr(expected, kind).item() > 0
-        assert getattr(plain, kind).item() == pytest.approx(getattr(expected, kind).item(), rel=0.01)
-        assert getattr(rounded, kind).dtype == torch.float32
-    assert rounded.stuff.item() == pytest.approx(expected.stuff.item(), rel=0.01)
-
-
-def street_batch(seed: int, dim: int) -> tuple[Tensor, Tensor, Tensor]:
-    labels = street(30, 54, seed, batch=2)
-    generator = torch.Generator().manual_seed(seed)
-    wanted = torch.where(labels == IGNORE, 0, labels)
-    logits = 9 * torch.nn.functional.one_hot(wanted, 19).movedim(3, 1).float()
-    return torch.randn(2, dim, 30, 54, generator=generator), labels, logits
 
 
 def test_pseudo_labels_change_what_is_matched() -> None:

@@ -1,9 +1,10 @@
-"""Metrics without labels: plain loops, values by hand, streams, ranks, ignored values and errors."""
+"""Mean IoU, class center distance and metrics without labels: recorded numbers, plain loops, values by hand."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +14,158 @@ from torch import Tensor
 
 import stuffinstance as si
 from stuffinstance.metrics.unsupervised import _on_grid
+from tests import oracles
+from tests.label_maps import IGNORE, blocks
 
-Array = NDArray[np.float64]
+
+def test_recorded_scores(golden_baselines: dict[str, np.ndarray]) -> None:
+    predictions = torch.from_numpy(golden_baselines["miou_predictions"])
+    labels = torch.from_numpy(golden_baselines["miou_labels"])
+    score = si.MeanIoU(19)
+    for one, ground_truth in zip(predictions, labels, strict=True):
+        score.update(one[None], ground_truth[None])
+    np.testing.assert_array_equal(score.confusion.numpy(), golden_baselines["miou_confusion"])
+    mean, per_class = score.compute()
+    expected = golden_baselines["miou_per_class"]
+    assert per_class.dtype == torch.float64
+    np.testing.assert_allclose(per_class.numpy(), expected, rtol=1e-12)
+    assert mean == pytest.approx(np.nanmean(expected))
+    subset = score.compute(classes=(0, 13, 16))
+    assert subset.mean == pytest.approx(np.nanmean(expected[[0, 13, 16]]))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32, torch.int64])
+def test_scores_equal_the_oracles(dtype: torch.dtype) -> None:
+    predictions, labels = torch.randint(5, (3, 7, 9)), torch.randint(5, (3, 7, 9))
+    labels[torch.rand(labels.shape) < 0.2] = 255
+    score = si.MeanIoU(5)
+    score.update(predictions.to(dtype), labels.to(dtype))
+    matrix = oracles.confusion(predictions.numpy(), labels.numpy(), 5)
+    np.testing.assert_array_equal(score.confusion.numpy(), matrix)
+    np.testing.assert_allclose(score.compute().per_class.numpy(), oracles.iou(matrix))
+
+
+def test_logits_are_reduced_to_ids() -> None:
+    logits, labels = torch.randn(2, 5, 6, 6), torch.randint(5, (2, 6, 6))
+    by_logits, by_ids = si.MeanIoU(5), si.MeanIoU(5)
+    by_logits.update(logits, labels)
+    by_ids.update(logits.argmax(1), labels)
+    assert torch.equal(by_logits.confusion, by_ids.confusion)
+
+
+def test_mistakes_outside_the_subset_still_count() -> None:
+    score = si.MeanIoU(3)
+    score.update(torch.tensor([[[0, 2]]]), torch.tensor([[[0, 0]]]))
+    assert score.compute(classes=(0, 1)).mean == pytest.approx(0.5)
+
+
+def test_classes_by_name() -> None:
+    metric = si.MeanIoU(3, names=("road", "sky", "car"))
+    metric.update(torch.tensor([[[0, 2, 1, 2]]]), torch.tensor([[[0, 0, 1, 2]]]))
+    assert metric.compute(["car", "sky"]).mean == metric.compute((2, 1)).mean == pytest.approx(0.75)
+
+
+def test_absent_and_ignored_classes() -> None:
+    """Class 0 is right, 1 only predicted (IoU 0, in the mean), 2 absent (NaN, not in the mean)."""
+    metric = si.MeanIoU(3)
+    metric.update(torch.tensor([[[0, 1, 2]]]), torch.tensor([[[0, 0, 255]]]))
+    mean, per_class = metric.compute()
+    np.testing.assert_allclose(per_class.numpy(), [0.5, 0, math.nan])
+    assert mean == 0.25
+
+
+@pytest.mark.usefixtures("unread")
+@pytest.mark.parametrize("strange", [20, 19, -1, 10**6])
+def test_where_values_are_not_read_a_prediction_outside_the_classes_is_a_miss(strange: int) -> None:
+    score = si.MeanIoU(19)
+    score.update(torch.tensor([[[strange, 0]]]), torch.tensor([[[0, 0]]]))
+    assert score.compute().mean == 0.5
+    assert score.confusion.sum() == 1
+    assert score.unclassed[0] == 1
+
+
+K, D = 5, 3
+Array = NDArray[Any]
+
+
+def batch(seed: int, images: int = 2, ids: tuple[int, ...] = (0, 1, 3, 4, IGNORE)) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    features = torch.randn(images, D, 6, 8, generator=generator, dtype=torch.float64)
+    return features, blocks(6, 8, ids, seed, images, cell=2)
+
+
+def plain_distance(features: Array, labels: Array) -> Array:
+    """As the formula is written, in two loops over all pixels; K counts the classes that are present."""
+    pixels = [features[b, :, y, x] for b, y, x in np.ndindex(labels.shape)]
+    members = {
+        i: [x for x, y in zip(pixels, labels.reshape(-1), strict=True) if y == i and np.isfinite(x).all()]
+        for i in range(K)
+    }
+    centers = {i: np.mean(xs, 0) for i, xs in members.items() if xs}
+    result = np.full(K, np.nan)
+    for i, center in centers.items():
+        within = np.mean([((x - center) ** 2).sum() for x in members[i]])
+        terms = [within / np.sqrt(((center - other) ** 2).sum()) for j, other in centers.items() if j != i]
+        if terms:
+            result[i] = sum(terms) / len(terms)
+    return result
+
+
+@pytest.mark.parametrize("ids", [(0, 1, 2, 3, 4), (0, 1, 3, 4, IGNORE), (2, 4), (3, IGNORE), (IGNORE,)])
+def test_equals_the_plain_version(ids: tuple[int, ...]) -> None:
+    features, labels = batch(1, 3, ids)
+    actual = si.class_center_distance(features, labels, K)
+    expected = plain_distance(features.numpy(), labels.numpy())
+    np.testing.assert_allclose(actual, expected, rtol=1e-12)
+    assert np.isfinite(expected).sum() == (len({*ids} - {IGNORE}) if len({*ids} - {IGNORE}) > 1 else 0)
+
+
+def test_by_hand() -> None:
+    """Centers 0, 3 and 4; the spread of class 0 is (1 + 1) / 2, so CCD(0) = (1/3 + 1/4) / 2."""
+    features = torch.tensor([[[[-1.0, 1.0, 3.0, 4.0]]]])
+    actual = si.class_center_distance(features, torch.tensor([[[0, 0, 1, 2]]]), 3)
+    torch.testing.assert_close(actual, torch.tensor([7 / 24, 0, 0]))
+
+
+def test_far_from_the_origin_nothing_is_lost() -> None:
+    """Squares of sums would cancel here."""
+    features, labels = batch(2)
+    moved = features + 1e6
+    expected = si.class_center_distance(features, labels, K)
+    assert expected.isfinite().any()
+    torch.testing.assert_close(si.class_center_distance(moved, labels, K), expected, rtol=1e-7, atol=0, equal_nan=True)
+
+
+def test_labels_are_resized_and_any_layout_and_precision_serves() -> None:
+    features, labels = batch(4)
+    expected = si.class_center_distance(features, labels, K)
+    large = labels.repeat_interleave(4, 1).repeat_interleave(4, 2).to(torch.uint8)
+    torch.testing.assert_close(si.class_center_distance(features, large, K), expected, equal_nan=True)
+    last = features.to(memory_format=torch.channels_last)
+    torch.testing.assert_close(si.class_center_distance(last, labels, K), expected, equal_nan=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = si.class_center_distance(features.bfloat16(), labels, K)
+    torch.testing.assert_close(half, expected.float(), rtol=0.02, atol=0, equal_nan=True)
+    assert half.dtype == torch.float32
+
+
+def test_pixels_that_are_not_finite_are_ignored() -> None:
+    features, labels = batch(5)
+    features[0, 1, 2, 3], features[1, 0, 0, 0] = torch.nan, torch.inf
+    expected = plain_distance(features.numpy(), labels.numpy())
+    np.testing.assert_allclose(si.class_center_distance(features, labels, K), expected, rtol=1e-12)
+    assert np.isfinite(expected).any()
+
+
+def test_nothing_seen_is_nan_and_same_centers_are_infinitely_bad() -> None:
+    distance = si.ClassCenterDistance(K, D)
+    assert distance.compute().isnan().all()
+    distance.update(*batch(0, 0))
+    assert distance.compute().isnan().all()
+    features = torch.tensor([[[[-1.0, 1.0, 0.0]]]])
+    assert si.class_center_distance(features, torch.tensor([[[0, 0, 1]]]), 2)[0] == torch.inf
+
+
 Score = si.PredictionEntropy | si.SoftNeighborhoodDensity
 SCORES: dict[str, Callable[[], Score]] = {
     "entropy": lambda: si.PredictionEntropy(4),
