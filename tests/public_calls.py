@@ -72,13 +72,11 @@ class Call(NamedTuple):
         make: Makes the object of which ``method`` is called.
         arguments: Right arguments of a batch, by name.
         method: Its name; None calls the object itself.
-        inner: What messages may name instead of an argument: that of a part which the caller made.
     """
 
     make: Callable[[], Any]
     arguments: Callable[[Maps], dict[str, Any]]
     method: str | None = None
-    inner: str = "\0"
 
     def bound(self) -> Callable[..., Any]:
         """The function or method of a fresh object."""
@@ -166,227 +164,185 @@ def _symmetric() -> si.SymmetricConsistency:
     return module
 
 
-def _fixed(**arguments: Any) -> Callable[[Maps], dict[str, Any]]:
-    """Settings, which no batch changes."""
-    return lambda m: dict(arguments)
-
-
-def _function(function: Callable[..., Any], arguments: Callable[[Maps], dict[str, Any]]) -> Call:
-    return Call(lambda: function, arguments)
-
-
 _SHARED = {"sync": "auto", "validate_args": False}
 _BANK = {"feature_dim": D, "capacity": 2, **_SHARED}
 _LOSS = {"distance": "l2", "require_full_bank": True}
 _RULE = {"num_classes": K, "ignore_index": IGNORE, **_SHARED}
-CALLS: dict[str, Call] = {
-    # regions and pooling
-    "connected_components": _function(
-        si.connected_components,
-        lambda m: {"labels": m.labels, "classes": (1, 2), "connectivity": 8, "ignore_index": IGNORE, "backend": "auto"},
+# What is made, with settings that no batch changes.
+_SETTINGS: dict[Callable[..., Any], dict[str, Any]] = {
+    si.LabelSpace: {
+        "names": ("a", "b"),
+        "stuff": ("a",),
+        "things": (1,),
+        "ignore_index": IGNORE,
+        "palette": ((0, 0, 0), (1, 2, 3)),
+    },
+    si.StuffBank: {"classes": (0,), **_BANK},
+    si.InstanceBank: {"classes": (0,), "max_instances": 2, "connectivity": 8, **_BANK},
+    si.StuffMatchingLoss: {"bank": si.StuffBank((0,), D), "classifier": None, **_LOSS},
+    si.InstanceMatchingLoss: {"bank": si.InstanceBank((0,), D), **_LOSS},
+    si.head_classifier: {"module": nn.Conv2d(D, K, 1)},
+    si.StuffInstanceMatching: {"space": SPACE, "preset": "code", "max_instances": 2, "classifier": None, **_BANK},
+    si.CategoryAnchors: {"feature_dim": D, "min_pixels": 1, "max_count": 10, **_RULE},
+    si.AnchorDistanceLoss: {"anchors": anchors(), "form": "code", "damp_above": 5.0, "scale_gradient": True},
+    si.MaxSquareLoss: {"image_wise": True, "alpha": 0.2},
+    si.OutputDiscriminator: {"num_classes": K, "width": 1},
+    si.OutputAdversarialLoss: {"discriminator": _discriminator(), "objective": "bce", "of": "probabilities"},
+    si.FineGrainedDiscriminator: {"feature_dim": D, "num_classes": K, "width": 2},
+    si.FineGrainedAdversarialLoss: {
+        "discriminator": _discriminator(),
+        "temperature": 1.8,
+        "clip": 0.9,
+        "encoding": "soft",
+    },
+    si.ClassBalancedThreshold: {"quantile": 0.5, "cap": 0.9, "bins": 100, **_RULE},
+    si.IASTThreshold: {"start": 0.9, "alpha": 0.2, "beta": 0.9, "gamma": 8.0, **_RULE},
+    si.CBSTThreshold: {"portion": 0.2, "step": 0.05, "max_portion": 0.5, "bins": 100, **_RULE},
+    si.SymmetricConsistency: {"rule": si.ClassBalancedThreshold(K, bins=100), "consistency": "l1"},
+    si.MeanTeacher: {"network": network(), "alpha": 0.9},
+    si.MeanIoU: {**_RULE},
+    si.ClassCenterDistance: {"num_classes": K, "feature_dim": D, "ignore_index": IGNORE, "sync": "auto"},
+    si.PredictionEntropy: {"num_classes": K, **_SHARED},
+    si.SoftNeighborhoodDensity: {"temperature": 0.05, "sample": 10, **_SHARED},
+}
+_FUNCTIONS: dict[Callable[..., Any], Callable[[Maps], dict[str, Any]]] = {
+    si.connected_components: lambda m: {
+        "labels": m.labels,
+        "classes": (1, 2),
+        "connectivity": 8,
+        "ignore_index": IGNORE,
+        "backend": "auto",
+    },
+    si.stuff_regions: lambda m: {"labels": m.labels, "classes": (0, 2)},
+    si.instance_regions: lambda m: {
+        **{"labels": m.labels, "classes": (1, 2), "max_regions": 2},
+        **{"connectivity": 4, "ignore_index": IGNORE, "backend": "auto"},
+    },
+    si.region_mean: lambda m: {
+        "features": m.features,
+        "regions": m.labels.clamp(max=K),
+        "num_regions": K,
+        "backend": "auto",
+    },
+    si.resize_labels: lambda m: {"labels": m.labels, "size": (m.size[1] // 2, 3)},
+    si.correct_labels: lambda m: {"labels": m.labels, "logits": m.logits, "ignore_index": IGNORE},
+    si.merge_pseudo_labels: lambda m: {"predicted": m.labels, "pseudo": m.labels, "ignore_index": IGNORE},
+    si.stuff_matching_loss: lambda m: {**_features(m), "bank": matching().stuff_bank, "classifier": None, **_LOSS},
+    si.instance_matching_loss: lambda m: {**_features(m), "bank": matching().instance_bank, **_LOSS},
+    si.anchor_distance_loss: lambda m: {
+        **_with_logits(m),
+        "anchors": anchors(),
+        "form": "code",
+        "damp_above": 5.0,
+        "scale_gradient": True,
+    },
+    si.entropy_map: _probabilities,
+    si.weighted_cross_entropy: lambda m: {
+        **{"logits": m.logits, "labels": m.labels},
+        **{"weights": m.full(*m.size, value=1.0), "ignore_index": IGNORE},
+    },
+    si.soft_cross_entropy: lambda m: {**_masked_logits(m), "soft": m.probabilities},
+    si.mrkld_regularizer: lambda m: {**_masked_logits(m), "weight": 0.1},
+    si.soft_labels: lambda m: {**_probabilities(m), **_halves(m), "alpha": 0.25, "validate_args": False},
+    si.class_mix: lambda m: {
+        **{"source_images": m.images, "source_labels": m.labels, "target_images": m.images / 2},
+        **{"target_labels": m.labels.flip(1), "num_classes": 256, "ignore_index": IGNORE},
+        "generator": torch.Generator(),
+    },
+    si.random_block_mask: lambda m: {
+        **{"images": m.images, "block": 2, "ratio": 0.5, "fill": (0.1, 0.2, 0.3), "generator": torch.Generator()}
+    },
+    si.confident_fraction: lambda m: {**_probabilities(m), "threshold": 0.9},
+    si.fourier_amplitude_transfer: lambda m: {"source": m.images, "target": m.images / 2, "window": 0.1},
+    si.lab_color_transfer: lambda m: {"source": m.images, "target": m.images / 2},
+    si.class_center_distance: lambda m: {**_centers(m), "num_classes": K, "ignore_index": IGNORE},
+}
+# Methods of what is made here; " of ..." in a name tells two calls of one method apart.
+_METHODS: dict[str, tuple[Callable[[], Any], Callable[[Maps], dict[str, Any]]]] = {
+    "LabelSpace.ids": (lambda: SPACE, lambda m: {"names": ("car",)}),
+    "LabelSpace.mapping_from": (lambda: SPACE, lambda m: {"other": si.CITYSCAPES}),
+    "StuffBank.update": (lambda: matching().stuff_bank, lambda m: {**_features(m), "classifier": None}),
+    "InstanceBank.update": (lambda: matching().instance_bank, lambda m: {**_features(m), "classifier": None}),
+    "StuffMatchingLoss.forward": (lambda: matching().stuff_loss, _features),
+    "StuffMatchingLoss.forward of a callable": (
+        lambda: si.StuffMatchingLoss(matching().stuff_bank, lambda a, b: (a - b).abs().mean(-1)),
+        _features,
     ),
-    "stuff_regions": _function(si.stuff_regions, lambda m: {"labels": m.labels, "classes": (0, 2)}),
-    "instance_regions": _function(
-        si.instance_regions,
-        lambda m: {
-            **{"labels": m.labels, "classes": (1, 2), "max_regions": 2},
-            **{"connectivity": 4, "ignore_index": IGNORE, "backend": "auto"},
-        },
-    ),
-    "region_mean": _function(
-        si.region_mean,
-        lambda m: {"features": m.features, "regions": m.labels.clamp(max=K), "num_regions": K, "backend": "auto"},
-    ),
-    "resize_labels": _function(si.resize_labels, lambda m: {"labels": m.labels, "size": (m.size[1] // 2, 3)}),
-    "correct_labels": _function(
-        si.correct_labels, lambda m: {"labels": m.labels, "logits": m.logits, "ignore_index": IGNORE}
-    ),
-    "merge_pseudo_labels": _function(
-        si.merge_pseudo_labels, lambda m: {"predicted": m.labels, "pseudo": m.labels, "ignore_index": IGNORE}
-    ),
-    # banks and matching
-    "LabelSpace": _function(
-        si.LabelSpace,
-        _fixed(names=("a", "b"), stuff=("a",), things=(1,), ignore_index=IGNORE, palette=((0, 0, 0), (1, 2, 3))),
-    ),
-    "LabelSpace.ids": Call(lambda: SPACE, _fixed(names=("car",)), "ids"),
-    "LabelSpace.mapping_from": Call(lambda: SPACE, _fixed(other=si.CITYSCAPES), "mapping_from"),
-    "StuffBank": _function(si.StuffBank, _fixed(classes=(0,), **_BANK)),
-    "StuffBank.update": Call(lambda: matching().stuff_bank, lambda m: {**_features(m), "classifier": None}, "update"),
-    "InstanceBank": _function(si.InstanceBank, _fixed(classes=(0,), max_instances=2, connectivity=8, **_BANK)),
-    "InstanceBank.update": Call(
-        lambda: matching().instance_bank, lambda m: {**_features(m), "classifier": None}, "update"
-    ),
-    "StuffMatchingLoss": _function(si.StuffMatchingLoss, _fixed(bank=si.StuffBank((0,), D), classifier=None, **_LOSS)),
-    "StuffMatchingLoss.forward": Call(lambda: matching().stuff_loss, _features, "forward"),
-    "StuffMatchingLoss.forward of a callable": Call(
-        lambda: si.StuffMatchingLoss(matching().stuff_bank, lambda a, b: (a - b).abs().mean(-1)), _features, "forward"
-    ),
-    "InstanceMatchingLoss": _function(si.InstanceMatchingLoss, _fixed(bank=si.InstanceBank((0,), D), **_LOSS)),
-    "InstanceMatchingLoss.forward": Call(lambda: matching().instance_loss, _features, "forward"),
-    "InstanceMatchingLoss.matches": Call(lambda: matching().instance_loss, _features, "matches"),
-    "stuff_matching_loss": _function(
-        si.stuff_matching_loss, lambda m: {**_features(m), "bank": matching().stuff_bank, "classifier": None, **_LOSS}
-    ),
-    "instance_matching_loss": _function(
-        si.instance_matching_loss, lambda m: {**_features(m), "bank": matching().instance_bank, **_LOSS}
-    ),
-    "head_classifier": _function(si.head_classifier, _fixed(module=nn.Conv2d(D, K, 1))),
-    "StuffInstanceMatching": _function(
-        si.StuffInstanceMatching,
-        _fixed(space=SPACE, preset="code", max_instances=2, classifier=None, **_BANK),
-    ),
-    "StuffInstanceMatching.update": Call(
+    "InstanceMatchingLoss.forward": (lambda: matching().instance_loss, _features),
+    "InstanceMatchingLoss.matches": (lambda: matching().instance_loss, _features),
+    "StuffInstanceMatching.update": (
         matching,
         lambda m: {"source_features": m.features, "source_labels": m.labels, "source_logits": m.logits},
-        "update",
     ),
-    "StuffInstanceMatching.forward": Call(
+    "StuffInstanceMatching.forward": (
         matching,
         lambda m: {"target_features": m.features, "target_logits": m.logits, "pseudo_labels": m.labels},
-        "forward",
     ),
-    "CategoryAnchors": _function(si.CategoryAnchors, _fixed(feature_dim=D, min_pixels=1, max_count=10, **_RULE)),
-    "CategoryAnchors.update": Call(anchors, _with_logits, "update"),
-    "CategoryAnchors.assign": Call(anchors, lambda m: {"features": m.features, "margin": 0.1}, "assign"),
-    # losses
-    "AnchorDistanceLoss": _function(
-        si.AnchorDistanceLoss, _fixed(anchors=anchors(), form="code", damp_above=5.0, scale_gradient=True)
-    ),
-    "AnchorDistanceLoss.forward": Call(lambda: si.AnchorDistanceLoss(anchors()), _with_logits, "forward"),
-    "AnchorDistanceLoss.forward of pixels": Call(
-        lambda: si.AnchorDistanceLoss(anchors(), form="paper"), _with_logits, "forward"
-    ),
-    "anchor_distance_loss": _function(
-        si.anchor_distance_loss,
-        lambda m: {**_with_logits(m), "anchors": anchors(), "form": "code", "damp_above": 5.0, "scale_gradient": True},
-    ),
-    "entropy_map": _function(si.entropy_map, _probabilities),
-    "EntropyLoss.forward": Call(si.EntropyLoss, _masked_logits, "forward"),
-    "MaxSquareLoss": _function(si.MaxSquareLoss, _fixed(image_wise=True, alpha=0.2)),
-    "MaxSquareLoss.forward": Call(si.MaxSquareLoss, _masked_logits, "forward"),
-    "OutputDiscriminator": _function(si.OutputDiscriminator, _fixed(num_classes=K, width=1)),
-    "OutputDiscriminator.forward": Call(
-        _discriminator, lambda m: {"probabilities": m.channels(K, 8).softmax(1)}, "forward"
-    ),
-    "OutputAdversarialLoss": _function(
-        si.OutputAdversarialLoss, _fixed(discriminator=_discriminator(), objective="bce", of="probabilities")
-    ),
-    "OutputAdversarialLoss.generator_loss": Call(
+    "CategoryAnchors.update": (anchors, _with_logits),
+    "CategoryAnchors.assign": (anchors, lambda m: {"features": m.features, "margin": 0.1}),
+    "AnchorDistanceLoss.forward": (lambda: si.AnchorDistanceLoss(anchors()), _with_logits),
+    "AnchorDistanceLoss.forward of pixels": (lambda: si.AnchorDistanceLoss(anchors(), form="paper"), _with_logits),
+    "EntropyLoss.forward": (si.EntropyLoss, _masked_logits),
+    "MaxSquareLoss.forward": (si.MaxSquareLoss, _masked_logits),
+    "OutputDiscriminator.forward": (_discriminator, lambda m: {"probabilities": m.channels(K, 8).softmax(1)}),
+    "OutputAdversarialLoss.generator_loss": (
         lambda: si.OutputAdversarialLoss(_discriminator()),
         lambda m: {"target_logits": m.channels(K, 8)},
-        "generator_loss",
-        "probabilities",
     ),
-    "OutputAdversarialLoss.discriminator_loss": Call(
+    "OutputAdversarialLoss.discriminator_loss": (
         lambda: si.OutputAdversarialLoss(_discriminator(), "least_squares", "entropy"),
         lambda m: {"source_logits": m.channels(K, 8), "target_logits": m.channels(K, 8)},
-        "discriminator_loss",
-        "probabilities",
     ),
-    "FineGrainedDiscriminator": _function(si.FineGrainedDiscriminator, _fixed(feature_dim=D, num_classes=K, width=2)),
-    "FineGrainedDiscriminator.forward": Call(
-        lambda: si.FineGrainedDiscriminator(D, K, 2), lambda m: {"features": m.features}, "forward"
+    "FineGrainedDiscriminator.forward": (
+        lambda: si.FineGrainedDiscriminator(D, K, 2),
+        lambda m: {"features": m.features},
     ),
-    "FineGrainedAdversarialLoss": _function(
-        si.FineGrainedAdversarialLoss,
-        _fixed(discriminator=_discriminator(), temperature=1.8, clip=0.9, encoding="soft"),
-    ),
-    "FineGrainedAdversarialLoss.generator_loss": Call(
-        lambda: si.FineGrainedAdversarialLoss(nn.Identity()), _target, "generator_loss"
-    ),
-    "FineGrainedAdversarialLoss.discriminator_loss": Call(
+    "FineGrainedAdversarialLoss.generator_loss": (lambda: si.FineGrainedAdversarialLoss(nn.Identity()), _target),
+    "FineGrainedAdversarialLoss.discriminator_loss": (
         lambda: si.FineGrainedAdversarialLoss(nn.Identity(), encoding="hard"),
         lambda m: {**_source(m), **_target(m)},
-        "discriminator_loss",
     ),
-    "weighted_cross_entropy": _function(
-        si.weighted_cross_entropy,
-        lambda m: {
-            **{"logits": m.logits, "labels": m.labels},
-            **{"weights": m.full(*m.size, value=1.0), "ignore_index": IGNORE},
-        },
+    "ClassBalancedThreshold.update": (_median, _probabilities),
+    "ClassBalancedThreshold.update_scores": (_median, _scores),
+    "ClassBalancedThreshold.pseudo_labels": (_median, lambda m: {**_probabilities(m), **_halves(m)}),
+    "ClassBalancedThreshold.filter": (_median, lambda m: {**_scores(m), **_halves(m)}),
+    "ClassBalancedThreshold.merge": (_median, lambda m: {"other": si.ClassBalancedThreshold(K, bins=100)}),
+    "IASTThreshold.update": (lambda: si.IASTThreshold(K), _probabilities),
+    "CBSTThreshold.update": (lambda: si.CBSTThreshold(K, bins=100), _probabilities),
+    "CBSTThreshold.compute": (lambda: seen(si.CBSTThreshold, bins=100), lambda m: {"round_number": 1}),
+    "CBSTThreshold.portion_at": (lambda: si.CBSTThreshold(K), lambda m: {"round_number": 1}),
+    "CBSTThreshold.pseudo_labels": (
+        lambda: seen(si.CBSTThreshold, bins=100),
+        lambda m: {**_probabilities(m), **_halves(m)},
     ),
-    "soft_cross_entropy": _function(si.soft_cross_entropy, lambda m: {**_masked_logits(m), "soft": m.probabilities}),
-    "mrkld_regularizer": _function(si.mrkld_regularizer, lambda m: {**_masked_logits(m), "weight": 0.1}),
-    # thresholds
-    "ClassBalancedThreshold": _function(si.ClassBalancedThreshold, _fixed(quantile=0.5, cap=0.9, bins=100, **_RULE)),
-    "ClassBalancedThreshold.update": Call(_median, _probabilities, "update"),
-    "ClassBalancedThreshold.update_scores": Call(_median, _scores, "update_scores"),
-    "ClassBalancedThreshold.pseudo_labels": Call(
-        _median, lambda m: {**_probabilities(m), **_halves(m)}, "pseudo_labels"
+    "SymmetricConsistency.forward": (_symmetric, _two_predictions),
+    "SymmetricConsistency.update": (_symmetric, _two_predictions),
+    "SymmetricConsistency.pseudo_labels": (_symmetric, lambda m: {**_two_predictions(m), **_halves(m)}),
+    "SymmetricConsistency.merge": (_symmetric, lambda m: {"other": _symmetric()}),
+    "MeanTeacher.update": (lambda: si.MeanTeacher(network()), lambda m: {"network": network()}),
+    "MeanIoU.update": (lambda: si.MeanIoU(K), lambda m: {"preds": m.labels % K, "target": m.labels}),
+    "MeanIoU.update of logits": (lambda: si.MeanIoU(K), lambda m: {"preds": m.logits, "target": m.labels}),
+    "MeanIoU.compute": (lambda: si.MeanIoU(K), lambda m: {"classes": (0, 2)}),
+    "MeanIoU.merge": (lambda: si.MeanIoU(K), lambda m: {"other": si.MeanIoU(K)}),
+    "ClassCenterDistance.update": (lambda: si.ClassCenterDistance(K, D), _centers),
+    "ClassCenterDistance.merge": (
+        lambda: si.ClassCenterDistance(K, D),
+        lambda m: {"other": si.ClassCenterDistance(K, D)},
     ),
-    "ClassBalancedThreshold.filter": Call(_median, lambda m: {**_scores(m), **_halves(m)}, "filter"),
-    "ClassBalancedThreshold.merge": Call(_median, _fixed(other=si.ClassBalancedThreshold(K, bins=100)), "merge"),
-    "IASTThreshold": _function(si.IASTThreshold, _fixed(start=0.9, alpha=0.2, beta=0.9, gamma=8.0, **_RULE)),
-    "IASTThreshold.update": Call(lambda: si.IASTThreshold(K), _probabilities, "update"),
-    "CBSTThreshold": _function(si.CBSTThreshold, _fixed(portion=0.2, step=0.05, max_portion=0.5, bins=100, **_RULE)),
-    "CBSTThreshold.update": Call(lambda: si.CBSTThreshold(K, bins=100), _probabilities, "update"),
-    "CBSTThreshold.compute": Call(lambda: seen(si.CBSTThreshold, bins=100), _fixed(round_number=1), "compute"),
-    "CBSTThreshold.portion_at": Call(lambda: si.CBSTThreshold(K), _fixed(round_number=1), "portion_at"),
-    "CBSTThreshold.pseudo_labels": Call(
-        lambda: seen(si.CBSTThreshold, bins=100), lambda m: {**_probabilities(m), **_halves(m)}, "pseudo_labels"
+    "PredictionEntropy.update": (lambda: si.PredictionEntropy(K), lambda m: {"preds": m.probabilities}),
+    "PredictionEntropy.merge": (lambda: si.PredictionEntropy(K), lambda m: {"other": si.PredictionEntropy(K)}),
+    "SoftNeighborhoodDensity.update": (
+        lambda: si.SoftNeighborhoodDensity(sample=10),
+        lambda m: {"preds": m.probabilities},
     ),
-    "SymmetricConsistency": _function(
-        si.SymmetricConsistency, _fixed(rule=si.ClassBalancedThreshold(K, bins=100), consistency="l1")
-    ),
-    "SymmetricConsistency.forward": Call(_symmetric, _two_predictions, "forward"),
-    "SymmetricConsistency.update": Call(_symmetric, _two_predictions, "update"),
-    "SymmetricConsistency.pseudo_labels": Call(
-        _symmetric, lambda m: {**_two_predictions(m), **_halves(m)}, "pseudo_labels"
-    ),
-    "SymmetricConsistency.merge": Call(_symmetric, _fixed(other=_symmetric()), "merge"),
-    "soft_labels": _function(
-        si.soft_labels, lambda m: {**_probabilities(m), **_halves(m), "alpha": 0.25, "validate_args": False}
-    ),
-    # self-training
-    "MeanTeacher": _function(si.MeanTeacher, _fixed(network=network(), alpha=0.9)),
-    "MeanTeacher.update": Call(lambda: si.MeanTeacher(network()), _fixed(network=network()), "update"),
-    "class_mix": _function(
-        si.class_mix,
-        lambda m: {
-            **{"source_images": m.images, "source_labels": m.labels, "target_images": m.images / 2},
-            **{"target_labels": m.labels.flip(1), "num_classes": 256, "ignore_index": IGNORE},
-            "generator": torch.Generator(),
-        },
-    ),
-    "random_block_mask": _function(
-        si.random_block_mask,
-        lambda m: {
-            **{"images": m.images, "block": 2, "ratio": 0.5, "fill": (0.1, 0.2, 0.3), "generator": torch.Generator()}
-        },
-    ),
-    "confident_fraction": _function(si.confident_fraction, lambda m: {**_probabilities(m), "threshold": 0.9}),
-    # style transfer
-    "fourier_amplitude_transfer": _function(
-        si.fourier_amplitude_transfer, lambda m: {"source": m.images, "target": m.images / 2, "window": 0.1}
-    ),
-    "lab_color_transfer": _function(si.lab_color_transfer, lambda m: {"source": m.images, "target": m.images / 2}),
-    # metrics
-    "MeanIoU": _function(si.MeanIoU, _fixed(**_RULE)),
-    "MeanIoU.update": Call(lambda: si.MeanIoU(K), lambda m: {"preds": m.labels % K, "target": m.labels}, "update"),
-    "MeanIoU.update of logits": Call(
-        lambda: si.MeanIoU(K), lambda m: {"preds": m.logits, "target": m.labels}, "update"
-    ),
-    "MeanIoU.compute": Call(lambda: si.MeanIoU(K), _fixed(classes=(0, 2)), "compute"),
-    "MeanIoU.merge": Call(lambda: si.MeanIoU(K), _fixed(other=si.MeanIoU(K)), "merge"),
-    "class_center_distance": _function(
-        si.class_center_distance, lambda m: {**_centers(m), "num_classes": K, "ignore_index": IGNORE}
-    ),
-    "ClassCenterDistance": _function(
-        si.ClassCenterDistance, _fixed(num_classes=K, feature_dim=D, ignore_index=IGNORE, sync="auto")
-    ),
-    "ClassCenterDistance.update": Call(lambda: si.ClassCenterDistance(K, D), _centers, "update"),
-    "ClassCenterDistance.merge": Call(
-        lambda: si.ClassCenterDistance(K, D), _fixed(other=si.ClassCenterDistance(K, D)), "merge"
-    ),
-    "PredictionEntropy": _function(si.PredictionEntropy, _fixed(num_classes=K, **_SHARED)),
-    "PredictionEntropy.update": Call(lambda: si.PredictionEntropy(K), lambda m: {"preds": m.probabilities}, "update"),
-    "PredictionEntropy.merge": Call(lambda: si.PredictionEntropy(K), _fixed(other=si.PredictionEntropy(K)), "merge"),
-    "SoftNeighborhoodDensity": _function(si.SoftNeighborhoodDensity, _fixed(temperature=0.05, sample=10, **_SHARED)),
-    "SoftNeighborhoodDensity.update": Call(
-        lambda: si.SoftNeighborhoodDensity(sample=10), lambda m: {"preds": m.probabilities}, "update"
-    ),
+}
+CALLS: dict[str, Call] = {
+    **{
+        thing.__name__: Call(lambda t=thing: t, lambda m, given=given: dict(given))
+        for thing, given in _SETTINGS.items()
+    },
+    **{thing.__name__: Call(lambda t=thing: t, given) for thing, given in _FUNCTIONS.items()},
+    **{name: Call(make, given, name.split(" of ")[0].split(".")[1]) for name, (make, given) in _METHODS.items()},
 }
 # Results, errors and what is abstract: nobody makes them but the library.
 NOT_CALLED = {
