@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from tests.howto.trainer_page import TrainerPage, check_training, run, weights
-from tests.howto.two_cities import given
+from tests.howto.two_cities import batches, given
 
 transformers = pytest.importorskip("transformers")
 PAGE = TrainerPage("vit_backbone")
@@ -31,15 +31,9 @@ def small_body(kind: str, folder: Path) -> dict[str, Any]:
     return run(BODY.replace("Dinov2Backbone", f"{kind}Backbone"), {"name": save_small_body(kind, folder)})
 
 
-def batches(names: dict[str, Any]) -> list[tuple[Tensor, Tensor, Tensor]]:
-    source, target = names["source_dataset"], names["target_dataset"]
-    picked = [(torch.randint(64, (8,)), torch.randint(24, (8,))) for _ in range(30)]
-    return [(source.images[i], source.labels[i], target.images[j]) for i, j in picked]
-
-
 def trained(code: str, body: nn.Module, width: int) -> dict[str, Any]:
     names = given()
-    return run(code, {**names, "batches": batches(names), "body": body, "width": width})
+    return run(code, {**names, "batches": batches(names, 30), "body": body, "width": width})
 
 
 @pytest.mark.parametrize("kind", KINDS)
