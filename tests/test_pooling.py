@@ -59,18 +59,24 @@ def oracle_rows(features: Tensor, regions: Tensor, count: int) -> Tensor:
     return torch.from_numpy(np.stack([oracles.region_means(f, r, count) for f, r in images]))
 
 
-@pytest.fixture(params=["added_sums", "multiplied_sums"])
-def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pixels added up as on a CPU, and as on a GPU by a product."""
-    monkeypatch.setattr(torch_sums, "added_sums", getattr(torch_sums, request.param))
+@pytest.fixture(params=["added_sums", "multiplied_sums", "triton"])
+def pool(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Tensor]:
+    """Pixels added up as on a CPU, as on a GPU by a product, and by the Triton kernel, on a card if there is one."""
+    if request.param != "triton":
+        monkeypatch.setattr(torch_sums, "added_sums", getattr(torch_sums, request.param))
+        return si.region_mean
+    pytest.importorskip("triton", minversion="3.4", reason="its interpreter runs these kernels from Triton 3.4 on")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return lambda features, regions, count: si.region_mean(
+        features.to(device), regions.to(device), count, backend="triton"
+    ).cpu()
 
 
-@pytest.mark.usefixtures("either_way")
 @pytest.mark.parametrize("size", [(1, 1), (1, 17), (9, 13), (16, 16)])
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32, torch.int64])
-def test_means_equal_the_oracles(size: tuple[int, int], dtype: torch.dtype) -> None:
+def test_means_equal_the_oracles(pool: Callable[..., Tensor], size: tuple[int, int], dtype: torch.dtype) -> None:
     features, regions = features_and_map(3, 4, *size, count=7)
-    rows = si.region_mean(features, regions.to(dtype), num_regions=9)
+    rows = pool(features, regions.to(dtype), 9)
     assert rows.shape == (3, 9, 4)
     torch.testing.assert_close(rows.double(), oracle_rows(features, regions, 9), atol=1e-6, rtol=1e-6)
 
@@ -92,18 +98,18 @@ def test_regions_are_counted_in_dtypes_that_torch_has_no_maximum_of(dtype: torch
     assert torch.equal(si.region_mean(features, regions.to(dtype)), si.region_mean(features, regions))
 
 
-def test_empty_regions_are_zero_and_have_a_zero_gradient() -> None:
+def test_empty_regions_are_zero_and_have_a_zero_gradient(pool: Callable[..., Tensor]) -> None:
     features = torch.randn(1, 3, 4, 4, requires_grad=True)
-    rows = si.region_mean(features, torch.zeros(1, 4, 4, dtype=torch.int32), num_regions=2)
+    rows = pool(features, torch.zeros(1, 4, 4, dtype=torch.int32), 2)
     assert torch.equal(rows, torch.zeros(1, 2, 3))
-    assert si.region_mean(features[:0], torch.zeros(0, 4, 4, dtype=torch.int32), 3).shape == (0, 3, 3)
-    assert si.region_mean(features, torch.zeros(1, 4, 4, dtype=torch.int32), 0).shape == (1, 0, 3)
+    assert pool(features[:0], torch.zeros(0, 4, 4, dtype=torch.int32), 3).shape == (0, 3, 3)
+    assert pool(features, torch.zeros(1, 4, 4, dtype=torch.int32), 0).shape == (1, 0, 3)
     (gradient,) = torch.autograd.grad(rows.sum(), features)
     assert torch.equal(gradient, torch.zeros_like(features))
 
 
 @pytest.mark.parametrize("layout", ["channels_last", "transposed", "strided", "expanded", "sliced"])
-def test_any_memory_layout(layout: str) -> None:
+def test_any_memory_layout(pool: Callable[..., Tensor], layout: str) -> None:
     features, regions = features_and_map(2, 4, 8, 10)
     seen = {
         "channels_last": features.contiguous(memory_format=torch.channels_last),
@@ -112,23 +118,21 @@ def test_any_memory_layout(layout: str) -> None:
         "expanded": features[:, :1].expand(-1, 4, -1, -1),
         "sliced": torch.randn(3, 5, 9, 11)[1:, 1:, 1:, 1:],
     }[layout]
-    torch.testing.assert_close(si.region_mean(seen, regions, 6), si.region_mean(seen.clone().contiguous(), regions, 6))
+    torch.testing.assert_close(pool(seen, regions, 6), pool(seen.clone().contiguous(), regions, 6))
 
 
-@pytest.mark.usefixtures("either_way")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_is_summed_in_single(dtype: torch.dtype) -> None:
+def test_half_precision_is_summed_in_single(pool: Callable[..., Tensor], dtype: torch.dtype) -> None:
     features = (torch.randn(1, 3, 60, 80) + 1).to(dtype)
     regions = torch.randint(3, (1, 60, 80))
-    rows = si.region_mean(features, regions, 2)
+    rows = pool(features, regions, 2)
     assert rows.dtype == torch.float32
     torch.testing.assert_close(rows.double(), oracle_rows(features.float(), regions, 2), atol=1e-6, rtol=1e-5)
 
 
-@pytest.mark.usefixtures("either_way")
-def test_double_precision_is_kept() -> None:
+def test_double_precision_is_kept(pool: Callable[..., Tensor]) -> None:
     features, regions = features_and_map()
-    rows = si.region_mean(features.double(), regions, 6)
+    rows = pool(features.double(), regions, 6)
     assert rows.dtype == torch.float64
     torch.testing.assert_close(rows, oracle_rows(features, regions, 6), atol=1e-14, rtol=1e-14)
 
@@ -235,27 +239,25 @@ def test_the_operator_keeps_torchs_rules(layout: torch.memory_format, dtype: tor
     torch.library.opcheck(torch.ops.stuffinstance.region_sums, (features, regions.flatten(1), 6, "torch"))
 
 
-@pytest.mark.usefixtures("either_way")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_autocast_does_not_reach_the_sums(dtype: torch.dtype) -> None:
+def test_autocast_does_not_reach_the_sums(pool: Callable[..., Tensor], dtype: torch.dtype) -> None:
     features = torch.full((1, 2, 64, 128), 12.0)  # the sum over a region is beyond what fp16 holds
     with torch.autocast("cpu", dtype):
-        rows = si.region_mean(features.to(dtype), torch.ones(1, 64, 128, dtype=torch.int64), 1)
+        rows = pool(features.to(dtype), torch.ones(1, 64, 128, dtype=torch.int64), 1)
     assert rows.dtype == torch.float32
     torch.testing.assert_close(rows, torch.full((1, 1, 2), 12.0))
 
 
-@pytest.mark.usefixtures("either_way")
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_broken_pixel_spoils_its_own_region_alone(value: float) -> None:
+def test_a_broken_pixel_spoils_its_own_region_alone(pool: Callable[..., Tensor], value: float) -> None:
     features = torch.ones(1, 1, 2, 3)
     features[0, 0, 0, 0] = value
     regions = torch.tensor([[[1, 1, 2], [2, 3, 0]]])
-    rows = si.region_mean(features, regions, 3)[0, :, 0]
+    rows = pool(features, regions, 3)[0, :, 0]
     assert not rows[0].isfinite()
     assert rows[1:].tolist() == [1.0, 1.0]
     regions[0, 0, 0] = 0
-    assert si.region_mean(features, regions, 3).isfinite().all()
+    assert pool(features, regions, 3).isfinite().all()
 
 
 FEATURES, REGIONS = torch.randn(2, 3, 4, 5), torch.ones(2, 4, 5, dtype=torch.int64)

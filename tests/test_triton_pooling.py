@@ -54,19 +54,6 @@ def test_regions_around_every_width_of_the_masks(count: int) -> None:
     assert_as_the_oracle(torch.randn(2, 5, 9, 37), torch.randint(count + 1, (2, 9, 37)), count)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-def test_every_dtype_is_summed_in_single(dtype: torch.dtype) -> None:
-    features = (torch.randn(1, 3, 30, 50) + 1).to(dtype)
-    assert_as_the_oracle(features, torch.randint(4, (1, 30, 50)), 3)
-
-
-def test_double_precision_is_kept() -> None:
-    features, regions = torch.randn(2, 3, 9, 13, dtype=torch.float64), torch.randint(4, (2, 9, 13))
-    rows = pooled(features, regions, 3)
-    assert rows.dtype == torch.float64
-    torch.testing.assert_close(rows, oracle_rows(features, regions, 3), atol=1e-14, rtol=1e-14)
-
-
 def test_single_pixels_come_back() -> None:
     """One pixel a region, from tiny to huge values: a sum is as exact as one value's product."""
     exponents = torch.linspace(-100, 120, 120).round()
@@ -78,18 +65,6 @@ def test_single_pixels_come_back() -> None:
 def test_a_large_region_keeps_its_digits() -> None:
     features = 1000.3 + torch.rand(1, 2, 90, 160) / 100
     assert_as_the_oracle(features, torch.ones(1, 90, 160, dtype=torch.int32), 1)
-
-
-@pytest.mark.parametrize("layout", ["channels_last", "strided", "transposed", "expanded"])
-def test_layouts_in_memory_do_not_matter(layout: str) -> None:
-    features, regions = torch.randn(2, 5, 8, 10), torch.randint(7, (2, 8, 10))
-    seen = {
-        "channels_last": features.contiguous(memory_format=torch.channels_last),
-        "strided": torch.randn(2, 10, 16, 20)[:, ::2, ::2, ::2],
-        "transposed": torch.randn(2, 5, 10, 8).transpose(2, 3),
-        "expanded": features[:, :1].expand(-1, 5, -1, -1),
-    }[layout]
-    assert_as_the_oracle(seen, regions, 6)
 
 
 @pytest.mark.parametrize(("dtype", "value"), [
@@ -106,17 +81,6 @@ def test_what_is_not_finite_stays_in_its_region_and_channel(dtype: torch.dtype, 
     assert (~rows.isfinite()).nonzero().tolist() == [[1, 1, 66]]
     rows[1, 1, 66] = expected[1, 1, 66]
     assert torch.equal(rows, expected)
-
-
-def test_no_region_no_image_and_regions_without_pixels() -> None:
-    features, regions = torch.randn(2, 3, 4, 5), torch.zeros(2, 4, 5, dtype=torch.int64)
-    assert pooled(features, regions, 0).shape == (2, 0, 3)
-    assert pooled(features[:0], regions[:0], 3).shape == (0, 3, 3)
-    features.requires_grad_()
-    rows = pooled(features, regions, 3)
-    assert torch.equal(rows, torch.zeros(2, 3, 3))
-    (gradient,) = torch.autograd.grad(rows.sum(), features)
-    assert torch.equal(gradient, torch.zeros_like(features))
 
 
 def test_gradient_is_that_of_the_other_backend() -> None:
