@@ -77,6 +77,13 @@ def test_float64_stays_float64(name: str) -> None:
     assert value_and_gradient(name, Maps(dtype=torch.float64))[0].dtype == torch.float64
 
 
+@taking_maps
+def test_inputs_are_not_changed(name: str) -> None:
+    arguments, expected = CALLS[name].arguments(Maps()), CALLS[name].arguments(Maps())
+    CALLS[name].bound()(**arguments)
+    assert all(torch.equal(value, expected[key]) for key, value in arguments.items() if isinstance(value, Tensor))
+
+
 # ------------------------------------------------------------------ meta and fake tensors
 
 

@@ -65,9 +65,8 @@ def test_one_class_is_pasted_whole_and_nothing_labeled_pastes_nothing() -> None:
     assert mixed.images.flatten(1).tolist() == [[1.0] * 4, [0.0] * 4]
 
 
-def test_an_image_does_not_depend_on_its_batch_and_inputs_stay() -> None:
+def test_an_image_does_not_depend_on_its_batch() -> None:
     inputs = two_domains()
-    kept = [each.clone() for each in inputs]
     mixed = si.class_mix(*inputs, generator=seeded(3))
     first = si.class_mix(*(each[:1] for each in inputs), generator=seeded(3))
     again = si.class_mix(*inputs, generator=seeded(3))
@@ -75,7 +74,6 @@ def test_an_image_does_not_depend_on_its_batch_and_inputs_stay() -> None:
     assert torch.equal(first.mask, mixed.mask[:1])
     assert torch.equal(again.images, mixed.images)
     assert not torch.equal(other.mask, mixed.mask)
-    assert all(torch.equal(each, before) for each, before in zip(inputs, kept, strict=True))
     assert si.class_mix(*(each[:0] for each in inputs)).images.shape == (0, 3, 12, 17)
 
 

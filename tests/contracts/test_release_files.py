@@ -70,13 +70,3 @@ def test_commands_that_the_guide_names_exist() -> None:
     named = set(re.findall(r"`?make ([a-z-]+)", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")))
     assert named
     assert named <= TARGETS
-
-
-@pytest.mark.parametrize("path", sorted((ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml")), ids=lambda path: path.stem)
-def test_issue_forms_can_be_read(path: Path) -> None:
-    form = yaml.safe_load(path.read_text(encoding="utf-8"))
-    assert form["name"]
-    assert form["description"]
-    identifiers = [field["id"] for field in form["body"]]
-    assert len(set(identifiers)) == len(identifiers) > 0
-    assert all(field["attributes"]["label"] for field in form["body"])
