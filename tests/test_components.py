@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 import stuffinstance as si
-from stuffinstance._checks import INTEGER_DTYPES
 from stuffinstance.regions.class_lookup import class_positions, find_runs, searched_positions
 from tests import oracles
-from tests.label_maps import GALLERY, IGNORE, blocks, noise, street
+from tests.label_maps import GALLERY, IGNORE, INTEGER_DTYPES, blocks, noise, street
 
 BACKENDS = ("reference", "torch", "skimage", "cc3d")
 
@@ -83,7 +82,7 @@ def test_any_ids_and_any_ignored_id(ids: tuple[int, ...], ignore: int, backend: 
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("dtype", sorted(INTEGER_DTYPES, key=str))
+@pytest.mark.parametrize("dtype", INTEGER_DTYPES)
 def test_any_integer_type(dtype: torch.dtype, backend: str) -> None:
     ignore = -1 if dtype == torch.int8 else 255  # int8 has no 255
     labels = blocks(14, 19, (0, 1, 100, ignore), seed=4)

@@ -37,12 +37,15 @@ def as_users_run_it() -> None:
 
 
 @pytest.fixture
-def triton_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
+def triton_unasked() -> Iterator[None]:
     """Let ``backend="auto"`` choose Triton on a GPU, whatever the table prefers."""
     pytest.importorskip("triton")
-    preferred = {"triton": BACKENDS["triton"], **BACKENDS}
-    for module in ("components", "extraction"):
-        monkeypatch.setattr(f"stuffinstance.regions.{module}.BACKENDS", preferred)
+    listed = dict(BACKENDS)
+    BACKENDS.clear()
+    BACKENDS.update({"triton": listed["triton"], **listed})
+    yield
+    BACKENDS.clear()
+    BACKENDS.update(listed)
 
 
 @contextmanager

@@ -295,11 +295,8 @@ def test_a_single_pixel_has_no_neighbor() -> None:
     assert math.isnan(score.compute())
 
 
-def test_what_was_not_looked_at_and_is_not_finite_is_ignored(
-    make: Callable[[], Score], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As on a GPU, where values are not read."""
-    monkeypatch.setattr("stuffinstance.pseudo_labels.threshold.may_read", lambda *_: False)
+@pytest.mark.usefixtures("unread")
+def test_where_values_are_not_read_broken_pixels_are_ignored(make: Callable[[], Score]) -> None:
     maps = predictions(2, 3, 4)
     broken = maps.clone()
     broken[0, 1, 0, 0] = torch.nan
@@ -315,6 +312,3 @@ def test_what_was_not_looked_at_and_is_not_finite_is_ignored(
     alone.update(torch.full_like(maps, torch.nan))
     assert math.isnan(alone.compute())
     assert int(alone.count) == 0
-
-
-# ------------------------------------------------------------------ errors

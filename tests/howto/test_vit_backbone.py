@@ -71,16 +71,6 @@ def test_tokens_without_the_first_ones_are_the_map_of_the_backbone(kind: str, tm
     torch.testing.assert_close(patches, expected)
 
 
-def test_transformers_drops_what_does_not_fill_a_patch(tmp_path: Path) -> None:
-    body = small_body("Dinov2", tmp_path)["body"]
-    images = torch.randn(1, 3, 60, 64)
-    other = images.clone()
-    other[:, :, 56:] = 0
-    with torch.no_grad():
-        assert body(images).feature_maps[-1].shape[2:] == (7, 8)
-        assert torch.equal(body(images).feature_maps[-1], body(other).feature_maps[-1])
-
-
 @pytest.mark.parametrize("registers", [0, 4])
 @pytest.mark.filterwarnings("ignore::UserWarning:timm", "ignore::FutureWarning:timm")
 def test_timm(monkeypatch: pytest.MonkeyPatch, registers: int) -> None:
