@@ -31,13 +31,8 @@ def _enter(rank: int, function: Callable[..., Any], folder: str, world: int, arg
         dist.barrier()
 
 
-def on_two_ranks(function: Callable[..., Any], folder: Path, *arguments: Any) -> list[Any]:
-    """``function(rank, *arguments)`` on both ranks; an error or a hang in either is an error here."""
-    return on_ranks(2, function, folder, *arguments)
-
-
 def on_ranks(world: int, function: Callable[..., Any], folder: Path, *arguments: Any) -> list[Any]:
-    """The same on any number of ranks."""
+    """``function(rank, *arguments)`` on every rank; an error or a hang in any is an error here."""
     context = mp.start_processes(
         _enter, args=(function, str(folder), world, arguments), nprocs=world, join=False, start_method="spawn"
     )
