@@ -1,4 +1,7 @@
-"""Start processes that talk through gloo, run one function in each, and bring back what they return."""
+"""Start processes that talk through gloo, run one function in each, and bring back what they return.
+
+An error or a hang in any of them is an error here.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ def _enter(rank: int, function: Callable[..., Any], folder: str, world: int, arg
 
 
 def on_ranks(world: int, function: Callable[..., Any], folder: Path, *arguments: Any) -> list[Any]:
-    """``function(rank, *arguments)`` on every rank; an error or a hang in any is an error here."""
+    """The same on any number of ranks."""
     context = mp.start_processes(
         _enter, args=(function, str(folder), world, arguments), nprocs=world, join=False, start_method="spawn"
     )
