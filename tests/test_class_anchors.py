@@ -255,7 +255,7 @@ def test_the_papers_form_equals_the_plain_version() -> None:
     anchors, plain = filled()
     features, labels, logits = batch(9)
     features = features.double().requires_grad_()
-    value = si.AnchorDistanceLoss(anchors, form="paper")(features, labels, logits)
+    value = si.AnchorDistanceLoss(anchors, preset="paper")(features, labels, logits)
     slope, terms = np.zeros(features.shape), []
     for b, y, x in zip(*np.nonzero(agreed(labels, logits) != IGNORE), strict=True):
         anchor = plain.mean.get(int(labels[b, y, x]))
@@ -269,7 +269,7 @@ def test_the_papers_form_equals_the_plain_version() -> None:
 
 
 @pytest.mark.parametrize("options", [
-    {"scale_gradient": False}, {"scale_gradient": False, "damp_above": 0.1}, {"form": "paper"}
+    {"scale_gradient": False}, {"scale_gradient": False, "damp_above": 0.1}, {"preset": "paper"}
 ])  # fmt: skip
 def test_the_function_is_the_module(options: dict[str, Any]) -> None:
     anchors, _ = filled()

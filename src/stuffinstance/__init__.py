@@ -1,4 +1,14 @@
-"""Stuff and instance matching for domain-adaptive semantic segmentation."""
+"""Stuff and instance matching for domain-adaptive semantic segmentation.
+
+Modules in the order in which data flow through them::
+
+    labels, logits -- label_space, label_maps -+
+                                               +-> regions -> pooling -> banks -> losses -> sim
+    features ----------------------------------+                                    ^
+    target confidences -- pseudo_labels --------------------------------------------+
+
+and beside them ``self_training``, ``style_transfer``, ``metrics`` and ``plotting``.
+"""
 
 import importlib
 from types import ModuleType
@@ -24,9 +34,11 @@ from stuffinstance.losses import (
     anchor_distance_loss,
     entropy_map,
     instance_matching_loss,
+    mrkld_regularizer,
+    soft_cross_entropy,
     stuff_matching_loss,
+    weighted_cross_entropy,
 )
-from stuffinstance.losses.cross_entropy import weighted_cross_entropy
 from stuffinstance.metrics.class_center_distance import ClassCenterDistance, class_center_distance
 from stuffinstance.metrics.mean_iou import IoU, MeanIoU
 from stuffinstance.metrics.unsupervised import PredictionEntropy, SoftNeighborhoodDensity
@@ -38,8 +50,6 @@ from stuffinstance.pseudo_labels import (
     IASTThreshold,
     PseudoLabelThreshold,
     SymmetricConsistency,
-    mrkld_regularizer,
-    soft_cross_entropy,
     soft_labels,
 )
 from stuffinstance.regions import Regions, connected_components, instance_regions, stuff_regions

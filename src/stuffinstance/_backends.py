@@ -1,4 +1,4 @@
-"""Table of backends of an operator, and the error of one that cannot run."""
+"""Operators: the table of backends, the error of one that cannot run, and registration with the compiler."""
 
 import importlib
 import importlib.util
@@ -9,7 +9,8 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tag, Tensor
+from torch.library import define, impl, register_fake
 
 from stuffinstance._checks import check_choice
 
@@ -49,15 +50,11 @@ class Backend:
         function: Callable[..., Tensor] = getattr(importlib.import_module(self.module), self.function)
         return function
 
-    def is_for(self, device: torch.device) -> bool:
-        """Whether it is meant for such tensors."""
-        return self.devices is None or device.type in self.devices
-
     def obstacle(self, what: str, device: torch.device) -> str | None:
         """Why it cannot run on tensors of ``device``, which are called ``what``, or None."""
-        if not self.is_for(device) and not (self.package == "triton" and _interpreting(device)):
-            assert self.devices is not None
-            return f"{what} are on {device.type}, it runs on {' and '.join(self.devices)} tensors"
+        foreign = self.devices is not None and device.type not in self.devices
+        if foreign and not (self.package == "triton" and _interpreting(device)):
+            return f"{what} are on {device.type}, it runs on {' and '.join(self.devices or ())} tensors"
         if not self.installed:
             return f"it needs the package {self.package!r}, which is not installed"
         return None
@@ -96,7 +93,7 @@ def resolve(table: Mapping[str, Backend], backend: Any, what: str, device: torch
     """
     if isinstance(backend, str) and backend == "auto":
         for candidate in table.values():
-            if candidate.installed and (candidate.devices is None or device.type in candidate.devices):
+            if candidate.obstacle(what, device) is None:
                 return candidate
         raise BackendUnavailableError(f"no backend of {sorted(table)} runs on {device} tensors; use {what}.cpu().")
     check_choice("backend", backend, ("auto", *sorted(table)))
@@ -104,3 +101,32 @@ def resolve(table: Mapping[str, Backend], backend: Any, what: str, device: torch
     if obstacle is not None:
         raise BackendUnavailableError(f"backend {backend!r} cannot run here: {obstacle}. Use backend='auto'.")
     return table[backend]
+
+
+def register_operator(schema: str, run: Callable[..., Any], fake: Callable[..., Any]) -> None:
+    """Register an operator of label maps: one node to the compiler, so that ``run`` may be numpy, a loop or a kernel.
+
+    :func:`torch.func.vmap` passes what it maps over as more images; before torch 2.5 there is nowhere to register that,
+    and it calls the operator once for each of them.
+
+    Args:
+        schema: ``"name(Tensor labels, settings) -> results"``; labels and results are (B, ...).
+        run: What computes it.
+        fake: What gives results of the same shapes and dtypes, from the shape of the labels alone.
+    """
+    operator = schema[: schema.index("(")]
+    name = f"stuffinstance::{operator}"
+    define(name, schema[len(operator) :], tags=(Tag.pt2_compliant_tag,))
+    impl(name, "default", run)
+    register_fake(name, fake)
+    if not hasattr(torch.library, "register_vmap"):
+        return
+
+    def rule(info: Any, in_dims: tuple[int | None, ...], labels: Tensor, *settings: Any) -> tuple[Any, Any]:
+        mapped = labels.movedim(in_dims[0] or 0, 0)  # the labels are all there is to map over
+        found = getattr(torch.ops.stuffinstance, operator)(mapped.flatten(0, 1), *settings)
+        if isinstance(found, Tensor):
+            return found.reshape(*mapped.shape[:2], *found.shape[1:]), 0
+        return tuple(each.reshape(*mapped.shape[:2], *each.shape[1:]) for each in found), (0,) * len(found)
+
+    torch.library.register_vmap(name, rule)

@@ -1,4 +1,4 @@
-"""Numeric rules: autocast off, sums in two float32 numbers, max over classes, seeded draws."""
+"""Numeric rules: precision, autocast off, sums in two float32 numbers, max over classes, seeded draws."""
 
 import numpy as np
 import torch
@@ -7,6 +7,21 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from stuffinstance._checks import may_read
+
+
+def float_dtype(tensor: Tensor) -> torch.dtype:
+    """float64 for float64, else float32: half precision would lose the sum of many values."""
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
+def as_float(tensor: Tensor) -> Tensor:
+    """The tensor in :func:`float_dtype`."""
+    return tensor.to(float_dtype(tensor))
+
+
+def cleared(logits: Tensor, mask: Tensor) -> Tensor:
+    """Logits (B, K, H, W) as floats, 0 where the mask (B, H, W) is False: a NaN there then spoils no gradient."""
+    return torch.where(mask[:, None], as_float(logits), 0)
 
 
 def autocast_device(tensor: Tensor) -> str:
@@ -80,16 +95,14 @@ def best_class(maps: Tensor) -> tuple[Tensor, Tensor]:
     are three passes of vector instructions, over bytes for the most part, and take a half to a third of the time.
     """
     classes = maps.shape[1]
-    if not (may_read(maps) and 0 < classes <= _MOST_BYTES and maps.is_floating_point() and maps.numel()):
-        best = maps.max(1)
-        return best.values, best.indices
-    values = maps.amax(1)
-    if not bool(values.isfinite().all()):  # NaN equals nothing, not even itself
-        best = maps.max(1)
-        return best.values, best.indices
-    from_the_end = torch.arange(classes, 0, -1, dtype=torch.uint8)[:, None, None]
-    first = (maps == values[:, None]).view(torch.uint8).mul_(from_the_end).amax(1)
-    return values, classes - first.to(torch.int64)
+    if may_read(maps) and 0 < classes <= _MOST_BYTES and maps.is_floating_point() and maps.numel():
+        values = maps.amax(1)
+        if bool(values.isfinite().all()):  # NaN equals nothing, not even itself
+            from_the_end = torch.arange(classes, 0, -1, dtype=torch.uint8)[:, None, None]
+            first = (maps == values[:, None]).view(torch.uint8).mul_(from_the_end).amax(1)
+            return values, classes - first.to(torch.int64)
+    best = maps.max(1)
+    return best.values, best.indices
 
 
 def uniform(size: tuple[int, ...], device: torch.device, generator: torch.Generator | None) -> Tensor:

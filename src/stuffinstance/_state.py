@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -11,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from stuffinstance._checks import checked_flag
 from stuffinstance.distributed import Sync, check_sync, shared_group
 
 if TYPE_CHECKING:
@@ -46,10 +49,7 @@ class Initial(NamedTuple):
     def put_into(self, tensor: Tensor) -> None:
         """The initial value, in place."""
         with torch.no_grad():
-            if isinstance(self.value, tuple):
-                tensor.copy_(torch.tensor(self.value, dtype=self.dtype))
-            else:
-                tensor.fill_(self.value)
+            tensor.copy_(self.on(tensor.device))
 
 
 class StatefulModule(nn.Module):
@@ -66,14 +66,16 @@ class StatefulModule(nn.Module):
     Args:
         sync: ``"auto"`` or ``"off"``.
         group: The ranks that share; None for all.
+        validate_args: Also check what must be read from the device.
     """
 
     _initial: dict[str, Initial]
 
-    def __init__(self, sync: Sync, group: ProcessGroup | None) -> None:
+    def __init__(self, sync: Sync, group: ProcessGroup | None, validate_args: bool = False) -> None:
         super().__init__()
         check_sync(sync)
         self.sync: Sync = sync
+        self.validate_args = checked_flag("validate_args", validate_args)
         self._group = shared_group(group)
         self._initial = {}
         self._placed = True
@@ -304,6 +306,30 @@ class StatefulModule(nn.Module):
             )
         finally:
             self._loading = False
+
+
+class Metric(StatefulModule, ABC):
+    """Base of the metrics: :meth:`update` counts a batch, :meth:`compute` gives the value of all batches so far.
+
+    Calling a metric counts a batch too, and returns the value of that batch alone, as metrics of torchmetrics do.
+    """
+
+    @abstractmethod
+    def update(self, *batch: Any, **named: Any) -> None:
+        """Count a batch."""
+
+    @abstractmethod
+    def compute(self) -> Any:
+        """The value so far."""
+
+    def _of_batch(self, *batch: Tensor) -> Any:
+        """Count a batch; its own value, of this rank alone."""
+        alone = copy.deepcopy(self)
+        alone.sync = "off"
+        alone.reset()
+        alone.update(*batch)
+        self.update(*batch)
+        return alone.compute()
 
 
 def _unpacked(state: object) -> tuple[dict[str, Any], Tensor]:

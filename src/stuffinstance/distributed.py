@@ -9,9 +9,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from stuffinstance._checks import check_choice
+
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
-from stuffinstance._checks import check_choice
 
 Sync = Literal["auto", "off"]
 

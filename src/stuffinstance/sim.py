@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from stuffinstance._checks import (
-    check_callable,
+    TRAIN_FEATURES,
     check_choice,
     check_class_ids,
     check_feature_size,
@@ -24,6 +24,7 @@ from stuffinstance._checks import (
     checked_positive,
     describe,
     may_read,
+    warn_without_gradient,
 )
 from stuffinstance._numerics import best_class
 from stuffinstance.banks import Classifier, InstanceBank, StuffBank
@@ -32,7 +33,6 @@ from stuffinstance.label_maps import _correct_labels, _merge_pseudo_labels
 from stuffinstance.label_space import LabelSpace
 from stuffinstance.losses import InstanceMatchingLoss, StuffMatchingLoss
 from stuffinstance.losses.distances import Between, DistanceName
-from stuffinstance.losses.gradient_warning import FEATURES, warn_without_gradient
 from stuffinstance.pooling.region_mean import _region_mean
 from stuffinstance.regions.region_table import _stuff_and_instance_regions
 
@@ -143,8 +143,6 @@ class StuffInstanceMatching(nn.Module):
         check_choice("preset", preset, PRESETS)
         capacity = checked_positive("capacity", capacity)
         max_instances = checked_positive("max_instances", max_instances)
-        if classifier is not None:
-            check_callable("classifier", classifier, "rows (N, D)")
         if not space.stuff and not space.things:
             warnings.warn(
                 f"space has neither stuff nor things, so no class of {', '.join(space.names[:5])}"
@@ -156,17 +154,16 @@ class StuffInstanceMatching(nn.Module):
         self.feature_dim = checked_positive("feature_dim", feature_dim)
         self.preset = preset
         self.validate_args = checked_flag("validate_args", validate_args)
-        self._classifier = [classifier]
         self._calls = 0
         distance = PRESETS[preset].distance if distance is None else distance
         full = PRESETS[preset].require_full_bank if require_full_bank is None else require_full_bank
         stuff_names, thing_names = ([space.names[c] for c in classes] for classes in (space.stuff, space.things))
         self.stuff_bank: StuffBank = StuffBank(
-            space.stuff, feature_dim, capacity, sync=sync, group=group, names=stuff_names
+            space.stuff, self.feature_dim, capacity, sync=sync, group=group, names=stuff_names
         )
         self.instance_bank: InstanceBank = InstanceBank(
             space.things,
-            feature_dim,
+            self.feature_dim,
             capacity * max_instances,
             max_instances,
             sync=sync,
@@ -183,7 +180,7 @@ class StuffInstanceMatching(nn.Module):
     @property
     def classifier(self) -> Classifier | None:
         """Rows to logits for the agreement filter, or None."""
-        return self._classifier[0]
+        return self.stuff_loss.classifier
 
     def reset(self) -> None:
         """Back to the state after construction: empty banks."""
@@ -191,9 +188,7 @@ class StuffInstanceMatching(nn.Module):
         for bank in (self.stuff_bank, self.instance_bank):
             bank.reset()
 
-    def reset_parameters(self) -> None:
-        """The same as :meth:`reset`, under the name that deferred initialization calls."""
-        self.reset()
+    reset_parameters = reset  # the name that deferred initialization calls
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], strict: bool, *found: list[str]
@@ -227,8 +222,9 @@ class StuffInstanceMatching(nn.Module):
         correct = _correct_labels(source_labels, source_logits, self.space.ignore_index)
         stuff, instance = self._pool(source_features, correct)
         # Both lists are complete before either bank is written.
-        stuff_rows = self.stuff_bank._candidates(*stuff, self._classifier[0])
-        instance_rows = self.instance_bank._candidates(*instance, self._classifier[0])
+        classifier = self.stuff_loss._classifier[0]
+        stuff_rows = self.stuff_bank._candidates(*stuff, classifier)
+        instance_rows = self.instance_bank._candidates(*instance, classifier)
         self.stuff_bank._write(stuff_rows)
         self.instance_bank._write(instance_rows)
 
@@ -259,7 +255,7 @@ class StuffInstanceMatching(nn.Module):
         if pseudo_labels is not None:
             check_label_map("pseudo_labels", pseudo_labels)
         self._check("target", target_features, target_logits, pseudo_labels, "pseudo_labels")
-        warn_without_gradient("matching loss", "target_features", target_features, FEATURES, self, stacklevel=5)
+        warn_without_gradient("matching loss", "target_features", target_features, TRAIN_FEATURES, self, stacklevel=5)
         labels = best_class(target_logits.detach())[1]
         if pseudo_labels is not None:
             labels = _merge_pseudo_labels(labels, pseudo_labels, self.space.ignore_index)

@@ -5,11 +5,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stuffinstance._checks import FLOATING_DTYPES, check_tensor, checked_number, describe, may_read
+from stuffinstance._numerics import as_float
 
-__all__ = ["fourier_amplitude_transfer", "lab_color_transfer"]
 
-
-def paired_target(source: Tensor, target: Tensor) -> Tensor:
+def _paired_target(source: Tensor, target: Tensor) -> Tensor:
     """The target image whose style each source image takes: image *i* takes that of target *i* mod B'.
 
     Raises:
@@ -40,7 +39,9 @@ def paired_target(source: Tensor, target: Tensor) -> Tensor:
 
 @torch.no_grad()
 def lab_color_transfer(source: Tensor, target: Tensor) -> Tensor:
-    """LAB color transfer: match each channel's mean and standard deviation to a target image.
+    """LAB color transfer (Reinhard et al., 2001): each channel's mean and standard deviation from a target image.
+
+    Paper: https://doi.org/10.1109/38.946629.
 
     .. math:: x^{s \\to t}_c = \\frac{\\sigma^t_c}{\\sigma^s_c} (x^s_c - \\mu^s_c) + \\mu^t_c,
               \\qquad c \\in \\{L, a, b\\}
@@ -64,11 +65,10 @@ def lab_color_transfer(source: Tensor, target: Tensor) -> Tensor:
     # Imported here: kornia takes over a second, and only style transfer by color needs it.
     from kornia.color import lab_to_rgb, rgb_to_lab
 
-    target = paired_target(source, target)
+    target = _paired_target(source, target)
     if source.shape[0] == 0:
         return source.clone()
-    exact = source.dtype if source.dtype == torch.float64 else torch.float32
-    own, style = rgb_to_lab(source.to(exact)), rgb_to_lab(target.to(exact))
+    own, style = rgb_to_lab(as_float(source)), rgb_to_lab(as_float(target))
     own_mean, style_mean = own.mean((2, 3), keepdim=True), style.mean((2, 3), keepdim=True)
     own_spread = own.std((2, 3), keepdim=True, correction=0)
     scale = torch.where(own_spread > 1e-3, style.std((2, 3), keepdim=True, correction=0) / own_spread, 1.0)
@@ -79,6 +79,8 @@ def lab_color_transfer(source: Tensor, target: Tensor) -> Tensor:
 @torch.no_grad()
 def fourier_amplitude_transfer(source: Tensor, target: Tensor, window: float = 0.01) -> Tensor:
     """Fourier amplitude transfer (FDA, Yang and Soatto, CVPR 2020): low-frequency amplitudes of a target image.
+
+    Paper: https://arxiv.org/abs/2004.05498.
 
     .. math:: x^{s \\to t} = \\mathcal{F}^{-1}([M_\\beta \\mathcal{F}^A(x^t) + (1 - M_\\beta) \\mathcal{F}^A(x^s),
               \\mathcal{F}^P(x^s)])
@@ -102,16 +104,15 @@ def fourier_amplitude_transfer(source: Tensor, target: Tensor, window: float = 0
         >>> transferred.mean()
         tensor(0.7500)
     """
-    target = paired_target(source, target)
+    target = _paired_target(source, target)
     window = checked_number("window", window, "between 0 and 0.5 of the short side", least=0, most=0.5)
     if source.shape[0] == 0:
         return source.clone()
     height, width = source.shape[2:]
     if target.shape[2:] != source.shape[2:]:
         target = F.interpolate(target, size=(height, width), mode="bilinear", align_corners=False, antialias=True)
-    # The FFT has no half-precision form on every device.
-    exact = source.dtype if source.dtype == torch.float64 else torch.float32
-    spectrum, style = torch.fft.rfft2(source.to(exact)), torch.fft.rfft2(target.to(exact))
+    # As floats: the FFT has no half-precision form on every device.
+    spectrum, style = torch.fft.rfft2(as_float(source)), torch.fft.rfft2(as_float(target))
     reach = int(min(height, width) * window)
     rows = torch.fft.fftfreq(height, 1 / height, device=source.device).abs() <= reach
     columns = torch.fft.rfftfreq(width, 1 / width, device=source.device) <= reach

@@ -29,7 +29,7 @@ DEPENDENCIES = {"torch", "numpy", "skimage", "kornia"}
 OPTIONAL = {
     "triton_unionfind.py": {"triton"},
     "triton_sums.py": {"triton"},
-    "cc3d_cpu.py": {"cc3d"},
+    "cpu.py": {"cc3d"},
     "plotting": {"matplotlib"},
 }  # backends, and a room, whose package is an extra
 BANNED_NAMES = {"utils", "common", "helpers", "misc"}

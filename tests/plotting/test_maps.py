@@ -15,7 +15,7 @@ from matplotlib.colors import to_rgba
 
 import stuffinstance as si
 from stuffinstance import plotting
-from stuffinstance.plotting.matches import _Row, _uncrossed
+from stuffinstance.plotting.regions import _Row, _uncrossed
 from tests.plotting.drawn import LABELS, PLAIN, REGIONS, SPACE, bank, legend, marks, matched, render, rows, texts
 
 

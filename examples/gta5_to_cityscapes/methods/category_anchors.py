@@ -41,7 +41,7 @@ class AnchorConfig(MethodConfig):
     confidence: Share = 0.95
     label_weight: Weight = 0.5
     distance_weight: Weight = 0.7
-    form: Literal["code", "paper"] = "code"
+    preset: Literal["code", "paper"] = "code"
 
 
 class CategoryAnchoring(Method):
@@ -71,7 +71,7 @@ class CategoryAnchoring(Method):
         self.anchors = si.CategoryAnchors(
             self.space.num_classes, setup.network.feature_dim, min_pixels=config.min_pixels, max_count=config.max_count
         ).to(setup.device)
-        self.distance = si.AnchorDistanceLoss(self.anchors, form=config.form)
+        self.distance = si.AnchorDistanceLoss(self.anchors, preset=config.preset)
 
     @torch.no_grad()
     def prepare(self, labeled: Samples) -> None:

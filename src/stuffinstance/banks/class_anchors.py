@@ -16,13 +16,12 @@ from stuffinstance._checks import (
     check_maps,
     check_on_device,
     check_same_batch,
-    checked_flag,
     checked_ignore_index,
     checked_num_classes,
     checked_number,
     checked_positive,
 )
-from stuffinstance._numerics import add_to_pair, autocast_device, difference, pair_in
+from stuffinstance._numerics import add_to_pair, as_float, autocast_device, difference, pair_in
 from stuffinstance._state import StatefulModule
 from stuffinstance.distributed import Sync, gather_rows
 from stuffinstance.label_maps import _correct_labels, _resize_labels
@@ -74,7 +73,9 @@ def running_mean(
 
 
 class CategoryAnchors(StatefulModule):
-    """Category anchors (CAG-UDA): the mean source feature of every class; target pixels take the class of the nearest.
+    """Category anchors (CAG-UDA, Zhang et al., NeurIPS 2019): the mean source feature of every class.
+
+    Target pixels take the class of the nearest (:meth:`assign`). Paper: https://arxiv.org/abs/1910.13049.
 
     .. math:: A_c \\leftarrow \\frac{n_c A_c + \\mathcal{A}^c(L_C, f)}{n_c + 1}, \\qquad
               n_c \\leftarrow \\min(n_c + 1, 3000)
@@ -134,20 +135,15 @@ class CategoryAnchors(StatefulModule):
         group: ProcessGroup | None = None,
         validate_args: bool = False,
     ) -> None:
-        super().__init__(sync, group)
-        num_classes = checked_num_classes(num_classes)
-        feature_dim = checked_positive("feature_dim", feature_dim)
-        min_pixels = checked_positive("min_pixels", min_pixels)
-        max_count = checked_positive("max_count", max_count)
-        self.num_classes = num_classes
-        self.feature_dim = feature_dim
-        self.min_pixels = min_pixels
-        self.max_count = max_count
-        self.ignore_index: int = checked_ignore_index(ignore_index, num_classes)
-        self.validate_args = checked_flag("validate_args", validate_args)
-        self._hold("anchors", num_classes, feature_dim, dtype=torch.float32, kind="buffer")
-        self._hold("remainder", num_classes, feature_dim, dtype=torch.float32, kind="buffer")
-        self._hold("count", num_classes, kind="buffer")
+        super().__init__(sync, group, validate_args)
+        self.num_classes = checked_num_classes(num_classes)
+        self.feature_dim = checked_positive("feature_dim", feature_dim)
+        self.min_pixels = checked_positive("min_pixels", min_pixels)
+        self.max_count = checked_positive("max_count", max_count)
+        self.ignore_index: int = checked_ignore_index(ignore_index, self.num_classes)
+        self._hold("anchors", self.num_classes, self.feature_dim, dtype=torch.float32, kind="buffer")
+        self._hold("remainder", self.num_classes, self.feature_dim, dtype=torch.float32, kind="buffer")
+        self._hold("count", self.num_classes, kind="buffer")
 
     @property
     def filled(self) -> Tensor:
@@ -206,11 +202,10 @@ class CategoryAnchors(StatefulModule):
         self._check_features(features)
         margin = checked_number("margin", margin, "a distance of 0 or more", least=0)
         with torch.autocast(autocast_device(features), enabled=False):
-            exact = torch.promote_types(features.dtype, torch.float32)
-            pixels = features.to(exact).flatten(2).transpose(1, 2)  # (B, P, D)
+            pixels = as_float(features).flatten(2).transpose(1, 2)  # (B, P, D)
             # Not through a matrix product: its cancellation would move the margin.
             distance = torch.cdist(
-                pixels, self.anchors_in(exact)[None], compute_mode="donot_use_mm_for_euclid_dist"
+                pixels, self.anchors_in(pixels.dtype)[None], compute_mode="donot_use_mm_for_euclid_dist"
             ).masked_fill(~self.filled, torch.inf)  # (B, P, K)
         first, nearest = distance.min(2)
         second = distance.scatter(2, nearest[:, :, None], torch.inf).amin(2)

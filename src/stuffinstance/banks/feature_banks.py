@@ -17,7 +17,6 @@ from stuffinstance._checks import (
     check_on_device,
     check_same_batch,
     checked_classes,
-    checked_flag,
     checked_positive,
     checked_whole,
     describe,
@@ -26,7 +25,6 @@ from stuffinstance._checks import (
 )
 from stuffinstance._state import StatefulModule
 from stuffinstance.banks.classifier import Classifier, agrees
-from stuffinstance.banks.ring import ring_write
 from stuffinstance.distributed import Sync, gather_rows
 from stuffinstance.label_maps import _resize_labels
 from stuffinstance.pooling.region_mean import _region_mean
@@ -46,6 +44,40 @@ class _Candidates(NamedTuple):
     valid: Tensor
 
 
+def ring_write(features: Tensor, written: Tensor, rows: Tensor, position: Tensor, valid: Tensor) -> None:
+    """Write rows into the rings of their classes, in order, in place, without a read from the device.
+
+    The n-th row ever written to a class goes to slot n mod S. Of more than S rows of a class in one call only the last
+    S are written, where they would have ended up one by one.
+
+    Args:
+        features: (C, S, D), contiguous; changed in place.
+        written: (C,) int64, rows ever written; changed in place.
+        rows: (N, D) in the order of writing.
+        position: (N,) int64, the class of each row as its place 0 .. C-1.
+        valid: (N,) bool; other rows are not written and do not count.
+    """
+    classes, slots, channels = features.shape
+    if rows.shape[0] == 0 or classes == 0:
+        return
+    is_of_class = (position[:, None] == torch.arange(classes, device=rows.device)) & valid[:, None]  # (N, C)
+    counted = is_of_class.cumsum(0)
+    rank = counted.gather(1, position[:, None])[:, 0] - 1  # how many valid rows of the class came before
+    count = counted[-1]
+    kept = valid & (rank >= count[position] - slots)
+    target = position * slots + (written[position] + rank.clamp(min=0)) % slots
+    # A fixed-shape scatter has no way to skip a row, so a row that is not kept repeats one that is: the same bits to
+    # the same slot. If none is kept, the first slot gets what it holds.
+    index = torch.arange(rows.shape[0], device=rows.device)
+    repeated = kept.to(torch.uint8).argmax()
+    source = torch.where(kept, index, repeated)
+    target = torch.where(kept.any(), target[source], 0)
+    flat = features.view(classes * slots, channels)
+    values = torch.where(kept.any(), rows[source].to(flat.dtype), flat[target])
+    flat.index_copy_(0, target, values)
+    written += count
+
+
 class MemoryBank(StatefulModule, ABC):
     """Feature bank: per class a ring of S rows. Base class of :class:`StuffBank` and :class:`InstanceBank`.
 
@@ -63,8 +95,7 @@ class MemoryBank(StatefulModule, ABC):
 
     Rings and counters cannot be averaged: where weights are (``torch.optim.swa_utils.AveragedModel``, Lightning's
     ``EMAWeightAveraging``) pass ``use_buffers=False``, which copies buffers, or keep the bank out of the averaged
-    module.
-    A bank that was averaged before it was full raises when it is used (looked at as values are).
+    module. A bank that was averaged before it was full raises when it is used (looked at as values are).
     """
 
     features: Tensor
@@ -75,25 +106,22 @@ class MemoryBank(StatefulModule, ABC):
         self,
         classes: Sequence[int],
         feature_dim: int,
-        capacity: int,
+        capacity: int = 50,
         *,
-        sync: Sync,
-        group: ProcessGroup | None,
-        validate_args: bool,
-        names: Sequence[str] | None,
+        sync: Sync = "auto",
+        group: ProcessGroup | None = None,
+        validate_args: bool = False,
+        names: Sequence[str] | None = None,
     ) -> None:
-        super().__init__(sync, group)
+        super().__init__(sync, group, validate_args)
         self.classes: tuple[int, ...] = checked_classes("classes", classes)
         if any(number < 0 for number in self.classes):
             raise ValueError(f"classes must be class ids of 0 or more, got {self.classes}.")
         self.names: tuple[str, ...] | None = None if names is None else _checked_names(names, self.classes)
-        feature_dim = checked_positive("feature_dim", feature_dim)
-        capacity = checked_positive("capacity", capacity)
-        self.feature_dim = feature_dim
-        self.capacity = capacity
-        self.validate_args = checked_flag("validate_args", validate_args)
+        self.feature_dim = checked_positive("feature_dim", feature_dim)
+        self.capacity = checked_positive("capacity", capacity)
         count = len(self.classes)
-        self._hold("features", count, capacity, feature_dim, dtype=torch.float32, kind="buffer")
+        self._hold("features", count, self.capacity, self.feature_dim, dtype=torch.float32, kind="buffer")
         self._hold("written", count, kind="buffer")
         self._hold("_class_ids", count, value=self.classes, kind="constant")
 
@@ -215,8 +243,7 @@ class MemoryBank(StatefulModule, ABC):
     @torch.no_grad()
     def _write(self, candidates: _Candidates) -> None:
         """Write candidates of all ranks, in rank order."""
-        group = None if self._group is None else self._group.group
-        rows, position, valid = gather_rows(candidates, self.sync, group)
+        rows, position, valid = gather_rows(candidates, self.sync, self.group)
         ring_write(self.features, self.written, rows, position, valid)
 
     def _check_rings(self) -> None:
@@ -289,28 +316,12 @@ class StuffBank(MemoryBank):
         ValueError: If ``classes`` or ``names`` repeat, or ``feature_dim`` or ``capacity`` is below 1.
 
     Example:
-        >>> import torch
         >>> bank = StuffBank(classes=(0,), feature_dim=1, capacity=2)
         >>> bank.update(torch.tensor([[[[1.0, 3.0]]]]), torch.tensor([[[0, 0]]]))
         >>> bank.features, bank.written, bank.filled
         (tensor([[[2.],
                  [0.]]]), tensor([1]), tensor([[ True, False]]))
     """
-
-    def __init__(
-        self,
-        classes: Sequence[int],
-        feature_dim: int,
-        capacity: int = 50,
-        *,
-        sync: Sync = "auto",
-        group: ProcessGroup | None = None,
-        validate_args: bool = False,
-        names: Sequence[str] | None = None,
-    ) -> None:
-        super().__init__(
-            classes, feature_dim, capacity, sync=sync, group=group, validate_args=validate_args, names=names
-        )
 
     def _regions(self, labels: Tensor) -> Regions:
         """One region per class: all of its pixels."""
@@ -339,7 +350,6 @@ class InstanceBank(MemoryBank):
         ValueError: If ``classes`` or ``names`` repeat, a size is below 1, or ``connectivity`` is not 4 or 8.
 
     Example:
-        >>> import torch
         >>> bank = InstanceBank(classes=(5,), feature_dim=1, capacity=4)
         >>> bank.update(torch.tensor([[[[1.0, 0.0, 3.0, 5.0]]]]), torch.tensor([[[5, 0, 5, 5]]]))
         >>> bank.features[0, :, 0], bank.written
@@ -362,10 +372,8 @@ class InstanceBank(MemoryBank):
         super().__init__(
             classes, feature_dim, capacity, sync=sync, group=group, validate_args=validate_args, names=names
         )
-        connectivity = checked_connectivity(connectivity)
-        max_instances = checked_positive("max_instances", max_instances)
-        self.max_instances = max_instances
-        self.connectivity = connectivity
+        self.connectivity = checked_connectivity(connectivity)
+        self.max_instances = checked_positive("max_instances", max_instances)
 
     def _regions(self, labels: Tensor) -> Regions:
         """The largest connected regions of each class."""

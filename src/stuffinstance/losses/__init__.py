@@ -1,7 +1,8 @@
-"""The losses: matching of stuff and instances, distance to anchors, adversaries of output and features, certainty."""
+"""The losses: matching, distance to anchors, adversarial (output and features), entropy minimization, cross-entropy."""
 
 from stuffinstance.losses.adversarial import OutputAdversarialLoss, OutputDiscriminator
 from stuffinstance.losses.anchors import AnchorDistanceLoss, anchor_distance_loss
+from stuffinstance.losses.cross_entropy import mrkld_regularizer, soft_cross_entropy, weighted_cross_entropy
 from stuffinstance.losses.entropy_minimization import EntropyLoss, MaxSquareLoss, entropy_map
 from stuffinstance.losses.fine_grained import FineGrainedAdversarialLoss, FineGrainedDiscriminator
 from stuffinstance.losses.matching import (
@@ -28,5 +29,8 @@ __all__ = [
     "anchor_distance_loss",
     "entropy_map",
     "instance_matching_loss",
+    "mrkld_regularizer",
+    "soft_cross_entropy",
     "stuff_matching_loss",
+    "weighted_cross_entropy",
 ]

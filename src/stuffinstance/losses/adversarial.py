@@ -1,4 +1,4 @@
-"""Adversarial losses on the output space.
+"""Output-space adversarial loss and its discriminator (AdaptSegNet, ADVENT, SIM Eq. 2 and 3).
 
 Everywhere in this package 0 means source and 1 means target, and maps with a channel for each class in each domain have
 their channels in that order: [source K | target K].
@@ -17,14 +17,14 @@ from stuffinstance._checks import (
     check_on_device,
     checked_num_classes,
     checked_positive,
+    warn_without_gradient,
 )
-from stuffinstance._numerics import autocast_device
+from stuffinstance._numerics import as_float, autocast_device
 from stuffinstance.losses.entropy_minimization import Reduction, checked_reduction, entropy_map
-from stuffinstance.losses.gradient_warning import warn_without_gradient
 
 SOURCE, TARGET = 0.0, 1.0
 
-AdversarialForm = Literal["bce", "least_squares"]
+Objective = Literal["bce", "least_squares"]
 Judged = Literal["probabilities", "entropy"]
 
 
@@ -40,12 +40,11 @@ def domain_channels(domain: float, num_classes: int) -> slice:
 
 
 class OutputDiscriminator(nn.Module):
-    """Patch discriminator of the output space (AdaptSegNet, Tsai et al., CVPR 2018).
+    """Patch discriminator of the output space (AdaptSegNet, Tsai et al., CVPR 2018, https://arxiv.org/abs/1802.10349).
 
-    Five 4×4 convolutions of stride 2 that classify the domain of each patch of a class probability map.
-
-    Channels K → w → 2w → 4w → 8w → 1, leaky ReLU of slope 0.2 between, no normalization. The parameters are named
-    ``conv1`` .. ``conv4`` and ``classifier``.
+    Five 4×4 convolutions of stride 2 that classify the domain of each patch of a class probability map. Channels
+    K → w → 2w → 4w → 8w → 1, leaky ReLU of slope 0.2 between, no normalization. The parameters are named ``conv1`` ..
+    ``conv4`` and ``classifier``.
 
     Args:
         num_classes: K, channels of the probability map.
@@ -61,10 +60,9 @@ class OutputDiscriminator(nn.Module):
 
     def __init__(self, num_classes: int, width: int = 64) -> None:
         super().__init__()
-        num_classes = checked_num_classes(num_classes)
+        self.num_classes = checked_num_classes(num_classes)
         width = checked_positive("width", width)
-        self.num_classes = num_classes
-        self.conv1: nn.Conv2d = _halving(num_classes, width)
+        self.conv1: nn.Conv2d = _halving(self.num_classes, width)
         self.conv2: nn.Conv2d = _halving(width, 2 * width)
         self.conv3: nn.Conv2d = _halving(2 * width, 4 * width)
         self.conv4: nn.Conv2d = _halving(4 * width, 8 * width)
@@ -107,10 +105,7 @@ def _halving(channels_in: int, channels_out: int) -> nn.Conv2d:
 
 
 class AdversarialLoss(nn.Module):
-    """Base of the losses of a network and its discriminator: ``generator_loss`` and ``discriminator_loss``.
-
-    The discriminator belongs to the caller, who optimizes it: this module has no parameters of its own.
-    """
+    """Base of the losses of a network and its discriminator: ``generator_loss`` and ``discriminator_loss``."""
 
     def __init__(self, discriminator: nn.Module, inputs: str, reduction: Reduction) -> None:
         super().__init__()
@@ -144,7 +139,9 @@ class OutputAdversarialLoss(AdversarialLoss):
     either objective. Published weights of the first term: 0.001, with least squares 0.01.
 
     AdaptSegNet's two levels are two of these losses, one for each head of the network with a discriminator of its own:
-    0.001 times the generator's loss of the last head plus 0.0002 times that of the auxiliary one.
+    0.001 times the generator's loss of the last head plus 0.0002 times that of the auxiliary one. Papers: SIM
+    (https://arxiv.org/abs/2003.08040), AdaptSegNet (https://arxiv.org/abs/1802.10349), ADVENT
+    (https://arxiv.org/abs/1811.12833).
 
     The discriminator belongs to the caller, who optimizes it: this module has no parameters of its own.
 
@@ -169,15 +166,15 @@ class OutputAdversarialLoss(AdversarialLoss):
     def __init__(
         self,
         discriminator: nn.Module,
-        objective: AdversarialForm = "bce",
+        objective: Objective = "bce",
         of: Judged = "probabilities",
         *,
         reduction: Reduction = "mean",
     ) -> None:
         super().__init__(discriminator, "maps (B, K, H, W)", reduction)
-        check_choice("objective", objective, get_args(AdversarialForm))
+        check_choice("objective", objective, get_args(Objective))
         check_choice("of", of, get_args(Judged))
-        self.objective: AdversarialForm = objective
+        self.objective: Objective = objective
         self.of: Judged = of
 
     def generator_loss(self, target_logits: Tensor) -> Tensor:
@@ -222,7 +219,7 @@ class OutputAdversarialLoss(AdversarialLoss):
         seen = torch.softmax(logits, 1)
         judged: Tensor = self.discriminator(seen if self.of == "probabilities" else entropy_map(seen))
         with torch.autocast(autocast_device(logits), enabled=False):
-            judged = judged if judged.dtype == torch.float64 else judged.float()
+            judged = as_float(judged)
             ground_truth = torch.full_like(judged, domain)
             least_squares = self.objective == "least_squares"
             error_of = F.mse_loss if least_squares else F.binary_cross_entropy_with_logits

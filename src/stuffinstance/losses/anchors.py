@@ -6,11 +6,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stuffinstance._checks import check_choice, check_kind, checked_divisor, checked_flag
+from stuffinstance._checks import (
+    TRAIN_FEATURES,
+    check_choice,
+    check_kind,
+    checked_divisor,
+    checked_flag,
+    warn_without_gradient,
+)
+from stuffinstance._numerics import float_dtype
 from stuffinstance.banks.class_anchors import CategoryAnchors
-from stuffinstance.losses.gradient_warning import FEATURES, warn_without_gradient
 
-Form = Literal["code", "paper"]
+PresetName = Literal["code", "paper"]
 
 _WEIGHT = 10.0  # of the sum, and what a large term is divided by
 
@@ -21,11 +28,11 @@ def anchor_distance_loss(
     anchors: CategoryAnchors,
     *,
     logits: Tensor | None = None,
-    form: Form = "code",
+    preset: PresetName = "code",
     damp_above: float | None = 5.0,
     scale_gradient: bool = True,
 ) -> Tensor:
-    """Anchor distance loss (CAG-UDA), the function of :class:`AnchorDistanceLoss`.
+    """Anchor distance loss (CAG-UDA, https://arxiv.org/abs/1910.13049), the function of :class:`AnchorDistanceLoss`.
 
     Args:
         features: (B, D, h, w).
@@ -33,7 +40,7 @@ def anchor_distance_loss(
             nearest.
         anchors: The :class:`CategoryAnchors`.
         logits: (B, K, h, w): only pixels that they put into the labels' class count. None takes all labeled pixels.
-        form: ``"code"`` or ``"paper"``.
+        preset: ``"code"`` or ``"paper"``.
         damp_above: As for :class:`AnchorDistanceLoss`.
         scale_gradient: As for :class:`AnchorDistanceLoss`.
 
@@ -42,7 +49,7 @@ def anchor_distance_loss(
 
     Raises:
         TypeError: If an argument is not of its kind.
-        ValueError: If ranks, dtypes, sizes, devices or class ids cannot be right, or ``form`` has another value.
+        ValueError: If ranks, dtypes, sizes, devices or class ids cannot be right, or ``preset`` is unknown.
 
     Example:
         >>> anchors = CategoryAnchors(num_classes=1, feature_dim=1, min_pixels=2)
@@ -51,21 +58,21 @@ def anchor_distance_loss(
         >>> anchor_distance_loss(features, labels, anchors)                   # 10 (|5 - 2| - 1/2)
         tensor(25., grad_fn=<DivBackward0>)
     """
-    choices = _choices(anchors, form, damp_above, scale_gradient)
+    choices = _choices(anchors, preset, damp_above, scale_gradient)
     loss = _anchor_distance(features, labels, logits, anchors, *choices)
-    warn_without_gradient("anchor distance loss", "features", features, FEATURES)
+    warn_without_gradient("anchor distance loss", "features", features, TRAIN_FEATURES)
     return loss
 
 
 def _choices(
-    anchors: CategoryAnchors, form: Form, damp_above: float | None, scale_gradient: bool
-) -> tuple[Form, float | None, bool]:
+    anchors: CategoryAnchors, preset: PresetName, damp_above: float | None, scale_gradient: bool
+) -> tuple[PresetName, float | None, bool]:
     """The settings of the loss, checked."""
     check_kind("anchors", anchors, CategoryAnchors)
-    check_choice("form", form, get_args(Form))
+    check_choice("preset", preset, get_args(PresetName))
     if damp_above is not None:
         damp_above = checked_divisor("damp_above", damp_above, "a number above 0, or None for never")
-    return form, damp_above, checked_flag("scale_gradient", scale_gradient)
+    return preset, damp_above, checked_flag("scale_gradient", scale_gradient)
 
 
 def _anchor_distance(
@@ -73,11 +80,11 @@ def _anchor_distance(
     labels: Tensor,
     logits: Tensor | None,
     anchors: CategoryAnchors,
-    form: Form,
+    preset: PresetName,
     damp_above: float | None,
     scale_gradient: bool,
 ) -> Tensor:
-    if form == "paper":
+    if preset == "paper":
         return _of_pixels(features, labels, logits, anchors)
     rows, regions = anchors._pool(features, labels, logits)
     area = regions.area[:, :, 0]
@@ -93,7 +100,7 @@ def _of_pixels(features: Tensor, labels: Tensor, logits: Tensor | None, anchors:
     classes = anchors._labels_at(features, labels, logits).to(torch.int64)
     known = (classes >= 0) & (classes < anchors.num_classes)
     used = known & anchors.filled[torch.where(known, classes, 0)]
-    exact = torch.promote_types(features.dtype, torch.float32)
+    exact = float_dtype(features)
     own = anchors.anchors_in(exact).detach()[torch.where(used, classes, 0)].movedim(3, 1)  # (B, D, h, w)
     apart = torch.where(used[:, None], features.to(exact) - own, 0)
     return apart.square().sum() / used.sum().clamp(min=1)
@@ -114,9 +121,9 @@ def _distance_of_means(rows: Tensor, used: Tensor, anchors: Tensor, damp_above: 
 
 
 class AnchorDistanceLoss(nn.Module):
-    """Anchor distance loss (CAG-UDA): pulls the features of each class to its anchor, in source and target.
+    """Anchor distance loss (CAG-UDA, Zhang et al., NeurIPS 2019): features of each class to the anchor of the class.
 
-    Reference implementation, ``form="code"``:
+    Paper: https://arxiv.org/abs/1910.13049. Reference implementation, ``preset="code"``:
 
     .. math:: \\mathcal{L}_{dist} = \\frac{10}{n} \\sum_{(i, c)} \\frac{1}{D} \\sum_d
               \\mathrm{SmoothL1}(\\mathcal{A}^c(L_i, f_i)_d - A_{c,d})
@@ -125,22 +132,22 @@ class AnchorDistanceLoss(nn.Module):
     anchor. The *n* is that of the whole batch, so a batch is not the mean of its single images. SmoothL1 turns from
     square to line at 1.
 
-    Paper, ``form="paper"``: the squared L2 distance of every pixel to the anchor of its class, whatever the number of
+    Paper, ``preset="paper"``: the squared L2 distance of every pixel to the anchor of its class, whatever the number of
     pixels; the mean over the batch's labeled pixels is this library's choice. (The paper's discriminative loss is
     cross-entropy with the assigned labels.) The code's trainer weighs this loss by 0.7, for the source and for the
     target.
 
     Args:
         anchors: The :class:`CategoryAnchors`; read, never written, and no part of this module's state.
-        form: ``"code"`` or ``"paper"``.
-        damp_above: Of the code's form alone: a term is divided by 10 for as long as it exceeds this, against
+        preset: ``"code"`` or ``"paper"``.
+        damp_above: Of the code alone: a term is divided by 10 for as long as it exceeds this, against
             divergence (5); None never does.
-        scale_gradient: Of the code's form alone: the gradient of a class's mean feature is multiplied by twice the
+        scale_gradient: Of the code alone: the gradient of a class's mean feature is multiplied by twice the
             class's share of the image's pixels. The value stays what it is.
 
     Raises:
         TypeError: If ``anchors`` is not a :class:`CategoryAnchors`.
-        ValueError: If ``form`` has another value, or ``damp_above`` is not above 0.
+        ValueError: If ``preset`` is unknown, or ``damp_above`` is not above 0.
 
     Example:
         >>> anchors = CategoryAnchors(num_classes=1, feature_dim=1, min_pixels=2)
@@ -148,23 +155,23 @@ class AnchorDistanceLoss(nn.Module):
         >>> features, labels = torch.tensor([[[[4.0, 6.0, 9.0]]]], requires_grad=True), torch.tensor([[[0, 0, 255]]])
         >>> AnchorDistanceLoss(anchors)(features, labels)                     # 10 (|5 - 2| - 1/2)
         tensor(25., grad_fn=<DivBackward0>)
-        >>> AnchorDistanceLoss(anchors, form="paper")(features, labels)       # (2² + 4²) / 2
+        >>> AnchorDistanceLoss(anchors, preset="paper")(features, labels)       # (2² + 4²) / 2
         tensor(10., grad_fn=<DivBackward0>)
     """
 
     def __init__(
         self,
         anchors: CategoryAnchors,
-        form: Form = "code",
+        preset: PresetName = "code",
         *,
         damp_above: float | None = 5.0,
         scale_gradient: bool = True,
     ) -> None:
         super().__init__()
-        choices = _choices(anchors, form, damp_above, scale_gradient)
+        choices = _choices(anchors, preset, damp_above, scale_gradient)
         self._anchors = [anchors]  # in a list: not a submodule, its state is saved where it lives
-        self.form: Form
-        self.form, self.damp_above, self.scale_gradient = choices
+        self.preset: PresetName
+        self.preset, self.damp_above, self.scale_gradient = choices
 
     @property
     def anchors(self) -> CategoryAnchors:
@@ -194,9 +201,9 @@ class AnchorDistanceLoss(nn.Module):
             UserWarning: Once, if ``features`` carry no gradient while gradient mode is on and the loss is in training
                 mode: it then trains nothing.
         """
-        choices = self.form, self.damp_above, self.scale_gradient
+        choices = self.preset, self.damp_above, self.scale_gradient
         loss = _anchor_distance(features, labels, logits, self._anchors[0], *choices)
-        warn_without_gradient("anchor distance loss", "features", features, FEATURES, self, stacklevel=5)
+        warn_without_gradient("anchor distance loss", "features", features, TRAIN_FEATURES, self, stacklevel=5)
         return loss
 
     if TYPE_CHECKING:
@@ -205,4 +212,4 @@ class AnchorDistanceLoss(nn.Module):
 
     def extra_repr(self) -> str:
         """The choices, for ``print(module)``."""
-        return f"form={self.form!r}, damp_above={self.damp_above}, scale_gradient={self.scale_gradient}"
+        return f"preset={self.preset!r}, damp_above={self.damp_above}, scale_gradient={self.scale_gradient}"

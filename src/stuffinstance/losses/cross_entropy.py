@@ -1,4 +1,4 @@
-"""Cross-entropy with a weight for each pixel."""
+"""Cross-entropy with pixel weights and of soft labels, and the regularizer of hard ones (DACS, CRST)."""
 
 import torch
 import torch.nn.functional as F
@@ -9,13 +9,15 @@ from stuffinstance._checks import (
     check_class_ids,
     check_label_map,
     check_maps,
+    check_mask,
     check_same_batch,
     check_tensor,
+    checked_number,
     describe,
     may_read,
     optional_ignore_index,
 )
-from stuffinstance._numerics import autocast_device
+from stuffinstance._numerics import as_float, autocast_device, cleared
 from stuffinstance.losses.entropy_minimization import Reduction, checked_reduction
 
 
@@ -31,8 +33,8 @@ def weighted_cross_entropy(
 
     .. math:: \\mathcal{L} = -\\frac{1}{BHW} \\sum_{x} q(x) \\log S(z(x))_{y(x)}
 
-    the loss of mixed images in DACS (Tranheden et al., WACV 2021) and DAFormer (Hoyer et al., CVPR 2022), and of masked
-    images in MIC (Hoyer et al., CVPR 2023). The mean is over all B x H x W pixels, not over the
+    the loss of mixed images in DACS (https://arxiv.org/abs/2007.08702) and DAFormer (https://arxiv.org/abs/2111.14887),
+    and of masked images in MIC (https://arxiv.org/abs/2212.01322). The mean is over all B x H x W pixels, not over the
     sum of the weights, which would cancel a weight that is the same everywhere; an ignored pixel is one of weight 0.
     So a batch is the mean of its images.
 
@@ -70,14 +72,12 @@ def weighted_cross_entropy(
     check_class_ids("labels", labels, logits.shape[1], ignore_index)
     by_pixel = _by_pixel(weights, labels)
     with torch.autocast(autocast_device(logits), enabled=False):
-        exact = logits if logits.dtype == torch.float64 else logits.float()
         ids = labels.to(torch.int64)
         if ignore_index is None:
-            each = F.cross_entropy(exact, ids, reduction="none")
+            each = F.cross_entropy(as_float(logits), ids, reduction="none")
         else:
-            # Ignored logits become 0 before anything is computed, so that a NaN there spoils no gradient.
-            exact = torch.where((ids != ignore_index)[:, None], exact, 0.0)
-            each = F.cross_entropy(exact, ids, ignore_index=ignore_index, reduction="none")
+            labeled = cleared(logits, ids != ignore_index)
+            each = F.cross_entropy(labeled, ids, ignore_index=ignore_index, reduction="none")
         weighted = by_pixel.to(each.dtype) * each
         return weighted.mean((1, 2)) if reduction == "none" else weighted.sum() / max(1, each.numel())
 
@@ -102,3 +102,89 @@ def _by_pixel(weights: Tensor, labels: Tensor) -> Tensor:
             f"weights must be finite and at least 0, got {float(weights.min()):.4g} to {float(weights.max()):.4g}."
         )
     return weights if weights.ndim == 3 else weights[:, None, None]
+
+
+def soft_cross_entropy(logits: Tensor, soft: Tensor, mask: Tensor) -> Tensor:
+    """Soft-label cross-entropy (CRST, label regularized step b), mean over the masked pixels of all images.
+
+    Paper: Zou et al., ICCV 2019, https://arxiv.org/abs/1908.09822.
+
+    .. math:: -\\frac{1}{\\lvert\\text{kept}\\rvert} \\sum_{x\\ \\text{kept}} \\sum_c y_c(x) \\log S_c(z(x))
+
+    Args:
+        logits: z, (B, K, H, W), upsampled to the soft labels.
+        soft: Soft labels y, (B, K, H, W), from :func:`soft_labels`; no gradient flows to them.
+        mask: Pixels that count, (B, H, W) bool.
+
+    Returns:
+        Scalar, float64 for float64 logits and float32 otherwise; exact 0 on the graph where no pixel is kept.
+
+    Raises:
+        ValueError: If shapes, dtypes or devices do not fit.
+
+    Example:
+        >>> probabilities = torch.tensor([[[[0.875, 0.5]], [[0.125, 0.5]]]])
+        >>> soft, mask = soft_labels(probabilities, torch.tensor([0.75, 1.0]))
+        >>> soft_cross_entropy(torch.zeros(1, 2, 1, 2), soft, mask)
+        tensor(0.6931)
+    """
+    check_maps("logits", logits, channel_name="K")
+    check_maps("soft", soft, channels=logits.shape[1], channel_name="K")
+    _check_same_pixels("soft", soft, logits)
+    _check_mask(mask, logits)
+    with torch.autocast(autocast_device(logits), enabled=False):
+        scores = cleared(logits, mask)
+        wanted = torch.where(mask[:, None], soft.detach().to(scores.dtype), 0.0)
+        return _mean_over(mask, F.cross_entropy(scores, wanted, reduction="none"))
+
+
+def mrkld_regularizer(logits: Tensor, mask: Tensor, weight: float = 0.1) -> Tensor:
+    """Model regularizer (CRST-MRKLD): weighted divergence of the prediction from the uniform one, up to a constant.
+
+    .. math:: w \\cdot \\frac{1}{\\lvert\\text{kept}\\rvert} \\sum_{x\\ \\text{kept}} -\\frac1K \\sum_c \\log S_c(z(x))
+
+    Added to the cross-entropy of hard pseudo-labels it keeps the network from becoming too sure of them. Its least
+    value is :math:`w \\log K`, at the uniform prediction. Paper: Zou et al., ICCV 2019, model regularized
+    self-training, https://arxiv.org/abs/1908.09822. The mean is over the pixels with a pseudo-label, like the
+    cross-entropy's.
+
+    Args:
+        logits: z, (B, K, H, W), upsampled to the pseudo-labels.
+        mask: Pixels with a pseudo-label, (B, H, W) bool: ``labels != 255``.
+        weight: w, 0.1 in the paper's runs.
+
+    Returns:
+        Scalar, float64 for float64 logits and float32 otherwise; exact 0 on the graph where no pixel is kept.
+
+    Raises:
+        ValueError: If shapes, dtypes or devices do not fit.
+
+    Example:
+        >>> labels = torch.tensor([[[0, 255]]])
+        >>> mrkld_regularizer(torch.zeros(1, 2, 1, 2), labels != 255)
+        tensor(0.0693)
+    """
+    check_maps("logits", logits, channel_name="K")
+    weight = checked_number("weight", weight, "a finite number")
+    _check_mask(mask, logits)
+    with torch.autocast(autocast_device(logits), enabled=False):
+        scores = cleared(logits, mask)
+        return weight * _mean_over(mask, scores.logsumexp(1) - scores.mean(1))
+
+
+def _mean_over(mask: Tensor, values: Tensor) -> Tensor:
+    return torch.where(mask, values, 0.0).sum() / mask.sum().clamp(min=1)
+
+
+def _check_mask(mask: Tensor, logits: Tensor) -> None:
+    check_mask("mask", mask)
+    _check_same_pixels("mask", mask, logits)
+
+
+def _check_same_pixels(name: str, tensor: Tensor, logits: Tensor) -> None:
+    check_same_batch(name, tensor, "logits", logits)
+    if tensor.shape[-2:] != logits.shape[-2:]:
+        raise ValueError(
+            f"{name} must have the logits' size (H, W) = {tuple(logits.shape[-2:])}, got {tuple(tensor.shape[-2:])}. "
+            "Upsample the logits, not the pseudo-labels."
+        )

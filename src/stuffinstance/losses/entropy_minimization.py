@@ -16,8 +16,8 @@ from stuffinstance._checks import (
     checked_fraction,
     may_read,
 )
-from stuffinstance._numerics import autocast_device, best_class
-from stuffinstance.label_maps import resize_labels
+from stuffinstance._numerics import as_float, autocast_device, best_class, cleared
+from stuffinstance.label_maps import _resize_labels
 
 Reduction = Literal["mean", "none"]
 
@@ -29,9 +29,7 @@ def checked_reduction(reduction: Reduction) -> Reduction:
 
 
 def masked_logits(logits: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Masked logits in single precision or better, and the mask at their size.
-
-    Logits that do not count become 0 before anything is computed from them, so that a NaN there spoils no gradient.
+    """Masked logits in single precision or better, 0 where they do not count, and the mask at their size.
 
     Args:
         logits: (B, K, H, W).
@@ -50,14 +48,13 @@ def masked_logits(logits: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         (tensor([[1., 0.]]), tensor([[[ True, False]]]))
     """
     check_maps("logits", logits, channel_name="K")
-    logits = logits if logits.dtype == torch.float64 else logits.float()
     if mask is None:
-        return logits, torch.ones_like(logits[:, 0], dtype=torch.bool)
+        return as_float(logits), torch.ones_like(logits[:, 0], dtype=torch.bool)
     check_mask("mask", mask)
     check_has_pixels("mask", mask)
     check_same_batch("mask", mask, "logits", logits)
-    mask = resize_labels(mask, (logits.shape[2], logits.shape[3]))
-    return torch.where(mask[:, None], logits, 0), mask
+    mask = _resize_labels(mask, logits.shape[2], logits.shape[3])
+    return cleared(logits, mask), mask
 
 
 def mean_over_pixels(values: Tensor, mask: Tensor, reduction: Reduction = "mean") -> Tensor:
@@ -85,9 +82,9 @@ def entropy_map(probabilities: Tensor) -> Tensor:
 
     .. math:: I_c = -\\frac{p_c \\log_2 p_c}{\\log_2 K}, \\qquad \\sum_c I_c = E \\in [0, 1]
 
-    The paper gives the unscaled map to its discriminator, the reference implementation the scaled one, as here. Where
-    :math:`p_c = 0` the value is exactly 0, and the gradient is 0 where the formula's is infinite; the code adds 1e-30
-    under the logarithm instead.
+    The paper (https://arxiv.org/abs/1811.12833) gives the unscaled map to its discriminator, the reference
+    implementation the scaled one, as here. Where :math:`p_c = 0` the value is exactly 0, and the gradient is 0 where
+    the formula's is infinite; the code adds 1e-30 under the logarithm instead.
 
     Args:
         probabilities: Softmax outputs, (B, K, H, W), K of at least 2. On a CPU their range is checked.
@@ -122,7 +119,7 @@ def self_information(probabilities: Tensor) -> Tensor:
         >>> self_information(torch.full((1, 2, 1, 1), 0.5)).flatten()
         tensor([0.5000, 0.5000])
     """
-    exact = probabilities if probabilities.dtype == torch.float64 else probabilities.float()
+    exact = as_float(probabilities)
     # At 0 the logarithm of 1 is taken, whose value and slope are both 0. The 0 in front leaves a zero without a sign.
     information = 0 - exact * torch.where(exact > 0, exact, 1).log2()
     return (information / math.log2(probabilities.shape[1])).to(probabilities.dtype)
@@ -134,10 +131,10 @@ class EntropyLoss(nn.Module):
     .. math:: \\mathcal{L}_{ent} = \\frac{1}{B} \\sum_i \\frac{1}{|\\Omega_i|} \\sum_{x \\in \\Omega_i} \\sum_c I_c(x)
 
     over the pixels :math:`\\Omega_i` of image *i* that count, with :math:`I_c` of :func:`entropy_map`. The mean is over
-    pixels: classes are summed, and their number is only in the scale of :math:`I_c`. The paper sums over pixels; the
-    reference implementation takes the mean over all pixels of the batch, which equals this one as long as every pixel
-    counts. With a mask the mean over images of each image's mean is this library's choice, so that a batch equals the
-    mean of its single images.
+    pixels: classes are summed, and their number is only in the scale of :math:`I_c`. The paper
+    (https://arxiv.org/abs/1811.12833) sums over pixels; the reference implementation takes the mean over all pixels of
+    the batch, which equals this one as long as every pixel counts. With a mask the mean over images of each image's
+    mean is this library's choice, so that a batch equals the mean of its single images.
 
     Args:
         reduction: ``"mean"`` over the images, or ``"none"`` for one loss per image, (B,).
@@ -193,7 +190,7 @@ def _check_classes(name: str, maps: Tensor) -> None:
 
 
 class MaxSquareLoss(nn.Module):
-    """Maximum squares loss of unlabeled pixels (Chen et al., ICCV 2019), whose gradient is linear in the probability.
+    """Maximum squares loss (MaxSquare, Chen et al., ICCV 2019), whose gradient is linear in the probability.
 
     .. math:: \\mathcal{L} = -\\frac{1}{2BK} \\sum_i \\sum_{x \\in \\Omega_i} w_i(x) \\sum_c p_c(x)^2, \\qquad
               w_i(x) = \\frac{1}{\\max(n_{i, \\hat y(x)}^{\\,a} N_i^{\\,1-a},\\ 1)}
@@ -202,9 +199,10 @@ class MaxSquareLoss(nn.Module):
     :math:`N_i = |\\Omega_i|` pixels count, *a* is ``alpha``. Weights carry no gradient. Without ``image_wise`` (or with
     *a* = 0) all weights are :math:`1/N_i` and this is :math:`-\\operatorname{mean}(p^2)/2` over pixels and classes.
 
-    Paper and reference implementation differ: the paper has no 1/K, and weights each term by its own class *c*, which
-    has no value for classes that are nowhere predicted; the code weights a pixel by the class that is predicted there
-    and takes the mean over classes. This is the code's, to whose scale the published weight of 0.1 belongs.
+    Paper (https://arxiv.org/abs/1909.13589) and reference implementation differ: the paper has no 1/K, and weights each
+    term by its own class *c*, which has no value for classes that are nowhere predicted; the code weights a pixel by
+    the class that is predicted there and takes the mean over classes. This is the code's, to whose scale the published
+    weight of 0.1 belongs.
 
     Args:
         image_wise: Weight the classes of each image by how often they are predicted in it.

@@ -1,4 +1,4 @@
-"""Class-wise adversarial loss on features (FADA, Wang et al., ECCV 2020)."""
+"""Fine-grained adversarial loss and its discriminator (FADA)."""
 
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stuffinstance._checks import (
+    TRAIN_FEATURES,
     check_choice,
     check_maps,
     check_same_batch,
@@ -14,17 +15,17 @@ from stuffinstance._checks import (
     checked_num_classes,
     checked_number,
     checked_positive,
+    warn_without_gradient,
 )
-from stuffinstance._numerics import autocast_device
+from stuffinstance._numerics import as_float, autocast_device
 from stuffinstance.losses.adversarial import SOURCE, TARGET, AdversarialLoss, check_weights_take, domain_channels
 from stuffinstance.losses.entropy_minimization import Reduction
-from stuffinstance.losses.gradient_warning import FEATURES, warn_without_gradient
 
 Encoding = Literal["soft", "hard"]
 
 
 class FineGrainedDiscriminator(nn.Module):
-    """Discriminator of class and domain for every pixel of a feature map (FADA).
+    """Fine-grained discriminator (FADA, https://arxiv.org/abs/2007.09222): class and domain of every feature pixel.
 
     3×3 convolutions D → w → w/2 with leaky ReLU of slope 0.2 after each, then two 3×3 heads of K channels, one for each
     domain; all keep the size. The parameters are named ``conv1``, ``conv2``, ``source`` and ``target``; in the
@@ -45,17 +46,15 @@ class FineGrainedDiscriminator(nn.Module):
 
     def __init__(self, feature_dim: int, num_classes: int, width: int = 256) -> None:
         super().__init__()
-        feature_dim = checked_positive("feature_dim", feature_dim)
-        num_classes = checked_num_classes(num_classes)
+        self.feature_dim = checked_positive("feature_dim", feature_dim)
+        self.num_classes = checked_num_classes(num_classes)
         width = checked_positive("width", width)
         if width % 2:
             raise ValueError(f"width must be even, the second convolution has half of it; got {width}.")
-        self.feature_dim = feature_dim
-        self.num_classes = num_classes
-        self.conv1: nn.Conv2d = _same_size(feature_dim, width)
+        self.conv1: nn.Conv2d = _same_size(self.feature_dim, width)
         self.conv2: nn.Conv2d = _same_size(width, width // 2)
-        self.source: nn.Conv2d = _same_size(width // 2, num_classes)
-        self.target: nn.Conv2d = _same_size(width // 2, num_classes)
+        self.source: nn.Conv2d = _same_size(width // 2, self.num_classes)
+        self.target: nn.Conv2d = _same_size(width // 2, self.num_classes)
 
     def forward(self, features: Tensor) -> Tensor:
         """Features (B, D, h, w) to logits (B, 2K, h, w), channels [source K | target K]."""
@@ -75,7 +74,7 @@ def _same_size(channels_in: int, channels_out: int) -> nn.Conv2d:
 
 
 class FineGrainedAdversarialLoss(AdversarialLoss):
-    """Fine-grained adversarial loss (FADA): cross-entropy over 2K channels, mean over pixels and images.
+    """Fine-grained adversarial loss (FADA, Wang et al., ECCV 2020): cross-entropy over 2K channels, mean over pixels.
 
     .. math:: \\mathcal{L}_{adv} = \\mathrm{SCE}(D(f^t), [a^t, 0]), \\qquad
               \\mathcal{L}_D = \\tfrac12 \\mathrm{SCE}(D(f^s), [a^s, 0]) + \\tfrac12 \\mathrm{SCE}(D(f^t), [0, a^t])
@@ -87,10 +86,10 @@ class FineGrainedAdversarialLoss(AdversarialLoss):
     not normalized again after clipping. *D* is resized bilinearly (corners aligned) to the size of the logits *z*,
     which the reference implementation upsamples to the image first; smaller logits cost less.
 
-    The paper sums over pixels and has no half before the two sides of the discriminator; the reference implementation
-    does as above. Its source cross-entropy also uses *z* / T: divide the logits by ``temperature`` there too. The
-    published weight of the first is 0.001. Hard encodings are one-hot of the argmax (the authors' slides print 0 and 1
-    swapped); that they are not clipped is this library's choice.
+    The paper (https://arxiv.org/abs/2007.09222) sums over pixels and has no half before the two sides of the
+    discriminator; the reference implementation does as above. Its source cross-entropy also uses *z* / T: divide the
+    logits by ``temperature`` there too. The published weight of the first is 0.001. Hard encodings are one-hot of the
+    argmax (the authors' slides print 0 and 1 swapped); that they are not clipped is this library's choice.
 
     The discriminator belongs to the caller, who optimizes it: this module has no parameters of its own.
 
@@ -155,7 +154,7 @@ class FineGrainedAdversarialLoss(AdversarialLoss):
         """
         loss = self._soft_cross_entropy("target", target_features, target_logits, SOURCE)
         loss_name = "adversarial loss of the generator"
-        warn_without_gradient(loss_name, "target_features", target_features, FEATURES, self)
+        warn_without_gradient(loss_name, "target_features", target_features, TRAIN_FEATURES, self)
         return loss
 
     def discriminator_loss(
@@ -190,9 +189,8 @@ class FineGrainedAdversarialLoss(AdversarialLoss):
         output: Tensor = self.discriminator(features.detach() if detach else features)
         check_maps(f"discriminator({name}_features)", output, channels=2 * classes, channel_name="2K")
         with torch.autocast(autocast_device(logits), enabled=False):
-            output = output if output.dtype == torch.float64 else output.float()
             # Before the softmax, as in the code: it does not commute with resizing.
-            output = F.interpolate(output, (height, width), mode="bilinear", align_corners=True)
+            output = F.interpolate(as_float(output), (height, width), mode="bilinear", align_corners=True)
             scores = F.log_softmax(output, 1)[:, domain_channels(domain, classes)]
             weighted = self._encode(logits) * scores
             if self.reduction == "none":
@@ -202,7 +200,7 @@ class FineGrainedAdversarialLoss(AdversarialLoss):
     @torch.no_grad()
     def _encode(self, logits: Tensor) -> Tensor:
         """How much of each class is seen, (B, K, H, W)."""
-        logits = logits if logits.dtype == torch.float64 else logits.float()
+        logits = as_float(logits)
         if self.encoding == "hard":
             return torch.zeros_like(logits).scatter_(1, logits.argmax(1, keepdim=True), 1)
         return torch.softmax(logits / self.temperature, 1).clamp(max=self.clip)

@@ -1,15 +1,13 @@
 """Stuff and instance matching losses (SIM): distance of target regions to the nearest source rows of their class."""
 
-from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from stuffinstance._checks import check_callable, check_kind, checked_flag
+from stuffinstance._checks import TRAIN_FEATURES, check_callable, check_kind, checked_flag, warn_without_gradient
 from stuffinstance.banks import Classifier, InstanceBank, MemoryBank, StuffBank
 from stuffinstance.losses.distances import Between, Distance, DistanceName, nearest_distance, resolve_distance
-from stuffinstance.losses.gradient_warning import FEATURES, warn_without_gradient
 from stuffinstance.regions import Regions
 
 
@@ -37,7 +35,7 @@ class Matches(NamedTuple):
     distance: Tensor
 
 
-class MatchingLoss(nn.Module, ABC):
+class MatchingLoss(nn.Module):
     """Matching loss: distance of target regions to the nearest source rows of their class. Base class of both.
 
     The bank is read, never written, and is not part of this module's state: whoever updates it saves it.
@@ -91,7 +89,7 @@ class MatchingLoss(nn.Module, ABC):
                 mode: it then trains nothing.
         """
         rows, regions = self._pool(features, labels)
-        warn_without_gradient("matching loss", "features", features, FEATURES, self, stacklevel=5)
+        warn_without_gradient("matching loss", "features", features, TRAIN_FEATURES, self, stacklevel=5)
         return self._of_rows(rows, regions.valid)
 
     if TYPE_CHECKING:
@@ -120,9 +118,8 @@ class MatchingLoss(nn.Module, ABC):
         self.bank._check(features, labels)
         return self.bank._pool(features, labels)
 
-    @abstractmethod
     def _of_rows(self, rows: Tensor, exists: Tensor) -> Tensor:
-        """The loss of regions that exist (B, C, Z), whose mean features are (B, C * Z, D)."""
+        return _loss(rows, exists, self._bank[0], self.distance, self.require_full_bank, self._classifier[0])
 
     def extra_repr(self) -> str:
         """The choices, for ``print(module)``."""
@@ -158,6 +155,35 @@ def _used(rows: Tensor, exists: Tensor, bank: MemoryBank, full: bool, classifier
     return used if classifier is None else used & bank._agreeing(rows, exists, classifier)
 
 
+def _loss(
+    rows: Tensor, exists: Tensor, bank: MemoryBank, distance: Distance, full: bool, classifier: Classifier | None
+) -> Tensor:
+    """The loss of regions that exist (B, C, Z), whose mean features are (B, C * Z, D); of stuff Z is 1.
+
+    The mean over images of the sum over classes of the mean over regions, where those that do not count are 0.
+    """
+    found, _ = _nearest(rows, exists, bank, distance)
+    used = _used(rows, exists, bank, full, classifier)
+    per_class = torch.where(used, found, 0).sum(2) / exists.sum(2).clamp(min=1)
+    return per_class.sum() / max(1, exists.shape[0])
+
+
+def _function_form(
+    loss: str,
+    features: Tensor,
+    labels: Tensor,
+    bank: MemoryBank,
+    distance: DistanceName | Between,
+    require_full_bank: bool,
+    classifier: Classifier | None = None,
+) -> Tensor:
+    choices = _choices(bank, distance, require_full_bank, classifier)
+    bank._check(features, labels)
+    warn_without_gradient(loss, "features", features, TRAIN_FEATURES, stacklevel=4)
+    rows, regions = bank._pool(features, labels)
+    return _loss(rows, regions.valid, bank, *choices)
+
+
 def stuff_matching_loss(
     features: Tensor,
     labels: Tensor,
@@ -167,7 +193,7 @@ def stuff_matching_loss(
     require_full_bank: bool = False,
     classifier: Classifier | None = None,
 ) -> Tensor:
-    """Stuff matching loss (SIM, Eq. 6), the function of :class:`StuffMatchingLoss`.
+    """Stuff matching loss (SIM, https://arxiv.org/abs/2003.08040, Eq. 6), the function of :class:`StuffMatchingLoss`.
 
     Args:
         features: Target features, (B, D, h, w).
@@ -192,19 +218,7 @@ def stuff_matching_loss(
         tensor(3., grad_fn=<DivBackward0>)
     """
     check_kind("bank", bank, StuffBank)
-    choices = _choices(bank, distance, require_full_bank, classifier)
-    bank._check(features, labels)
-    warn_without_gradient("stuff matching loss", "features", features, FEATURES)
-    rows, regions = bank._pool(features, labels)
-    return _stuff_loss(rows, regions.valid, bank, *choices)
-
-
-def _stuff_loss(
-    rows: Tensor, exists: Tensor, bank: MemoryBank, distance: Distance, full: bool, classifier: Classifier | None
-) -> Tensor:
-    found, _ = _nearest(rows, exists, bank, distance)
-    used = _used(rows, exists, bank, full, classifier)
-    return torch.where(used[:, :, 0], found[:, :, 0], 0).sum() / max(1, exists.shape[0])
+    return _function_form("stuff matching loss", features, labels, bank, distance, require_full_bank, classifier)
 
 
 class StuffMatchingLoss(MatchingLoss):
@@ -250,9 +264,6 @@ class StuffMatchingLoss(MatchingLoss):
         check_kind("bank", bank, StuffBank)
         super().__init__(bank, distance, require_full_bank=require_full_bank, classifier=classifier)
 
-    def _of_rows(self, rows: Tensor, exists: Tensor) -> Tensor:
-        return _stuff_loss(rows, exists, self._bank[0], self.distance, self.require_full_bank, self._classifier[0])
-
 
 def instance_matching_loss(
     features: Tensor,
@@ -262,14 +273,13 @@ def instance_matching_loss(
     distance: DistanceName | Between = "l1_mean",
     require_full_bank: bool = False,
 ) -> Tensor:
-    """Instance matching loss (SIM, Eq. 8), the function of :class:`InstanceMatchingLoss`.
+    """Instance matching loss (SIM, https://arxiv.org/abs/2003.08040, Eq. 8), function of :class:`InstanceMatchingLoss`.
 
     Args:
         features: Target features, (B, D, h, w).
         labels: Target labels (B, H, W), any integer dtype; resized nearest to (h, w).
         bank: The :class:`InstanceBank` to match against.
-        distance: As for :class:`InstanceMatchingLoss`. A callable is tried on a few small rows in each call; the module
-            does that once.
+        distance: As for :func:`stuff_matching_loss`.
         require_full_bank: Match a class only after more rows were written than the bank holds.
 
     Returns:
@@ -287,20 +297,7 @@ def instance_matching_loss(
         tensor(2., grad_fn=<DivBackward0>)
     """
     check_kind("bank", bank, InstanceBank)
-    choices = _choices(bank, distance, require_full_bank, None)
-    bank._check(features, labels)
-    warn_without_gradient("instance matching loss", "features", features, FEATURES)
-    rows, regions = bank._pool(features, labels)
-    return _instance_loss(rows, regions.valid, bank, *choices)
-
-
-def _instance_loss(
-    rows: Tensor, exists: Tensor, bank: MemoryBank, distance: Distance, full: bool, classifier: Classifier | None
-) -> Tensor:
-    found, _ = _nearest(rows, exists, bank, distance)
-    used = _used(rows, exists, bank, full, classifier)
-    per_class = torch.where(used, found, 0).sum(2) / exists.sum(2).clamp(min=1)
-    return per_class.sum() / max(1, exists.shape[0])
+    return _function_form("instance matching loss", features, labels, bank, distance, require_full_bank)
 
 
 class InstanceMatchingLoss(MatchingLoss):
@@ -311,14 +308,12 @@ class InstanceMatchingLoss(MatchingLoss):
 
     with :math:`R_k` the bank's ``max_instances`` largest connected regions of class *k*, all of them where there are
     fewer. The text of the paper (https://arxiv.org/abs/2003.08040) and the code agree on the largest ten; Eq. 8 as
-    printed has all regions. Distances as in :class:`StuffMatchingLoss`. The reference implementation applies no
-    agreement filter to target things. Function form: :func:`instance_matching_loss`.
+    printed has all regions. The reference implementation applies no agreement filter to target things. Function form:
+    :func:`instance_matching_loss`.
 
     Args:
         bank: The :class:`InstanceBank` to match against.
-        distance: ``"l1_mean"`` (code), ``"l1_squared"`` (paper), ``"l2"``, ``"cosine"``, or a callable of two tensors
-            (..., D) that broadcast, which returns (...), smaller for nearer rows: of a similarity, 1 - similarity. A
-            callable is tried here on a few small rows of the bank's D.
+        distance: As for :class:`StuffMatchingLoss`.
         require_full_bank: Match a class only after more rows were written than the bank holds (code); else from the
             first row on (paper).
 
@@ -340,6 +335,3 @@ class InstanceMatchingLoss(MatchingLoss):
     ) -> None:
         check_kind("bank", bank, InstanceBank)
         super().__init__(bank, distance, require_full_bank=require_full_bank, classifier=None)
-
-    def _of_rows(self, rows: Tensor, exists: Tensor) -> Tensor:
-        return _instance_loss(rows, exists, self._bank[0], self.distance, self.require_full_bank, None)

@@ -23,11 +23,11 @@ from stuffinstance._checks import (
     optional_ignore_index,
 )
 from stuffinstance._numerics import add_to_pair, difference, on_cpu, pair_on_cpu
+from stuffinstance._state import Metric
 from stuffinstance.distributed import Sync, gather_rows
-from stuffinstance.label_maps import resize_labels
-from stuffinstance.metrics.metric import Metric
-from stuffinstance.pooling import region_mean
-from stuffinstance.regions import stuff_regions
+from stuffinstance.label_maps import _resize_labels
+from stuffinstance.pooling.region_mean import _region_mean
+from stuffinstance.regions.region_table import _stuff_regions
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -44,7 +44,7 @@ class _Spread(NamedTuple):
 
 
 def class_center_distance(features: Tensor, target: Tensor, num_classes: int, ignore_index: int | None = 255) -> Tensor:
-    """Class center distance of every class of a batch (FADA, Eq. 9); smaller is better.
+    """Class center distance of a batch (FADA, https://arxiv.org/abs/2007.09222, Eq. 9); smaller is better.
 
     .. math:: CCD(i) = \\frac{1}{K-1} \\sum_{j \\ne i}
               \\frac{\\frac{1}{\\lvert S_i \\rvert} \\sum_{x \\in S_i} \\lVert x - \\mu_i \\rVert^2}
@@ -81,8 +81,9 @@ def class_center_distance(features: Tensor, target: Tensor, num_classes: int, ig
 
 
 class ClassCenterDistance(Metric):
-    """Class center distance over a whole data set, in one pass: module form of :func:`class_center_distance`.
+    """Class center distance of a whole data set, in one pass (FADA, https://arxiv.org/abs/2007.09222, Eq. 9).
 
+    The module form of :func:`class_center_distance`.
     Centers move while images come in, yet no second pass is needed: a part's sum of squared distances to its own
     center becomes that to the common one by adding :math:`n \\lVert \\mu_{part} - \\mu \\rVert^2`. Memory is 2 K·D
     numbers, whatever the size of the data set.
@@ -128,14 +129,12 @@ class ClassCenterDistance(Metric):
         group: ProcessGroup | None = None,
     ) -> None:
         super().__init__(sync, group)
-        num_classes = checked_num_classes(num_classes)
-        feature_dim = checked_positive("feature_dim", feature_dim)
-        self.num_classes = num_classes
-        self.feature_dim = feature_dim
-        self.ignore_index = optional_ignore_index(ignore_index, num_classes)
-        self._hold("pixels", num_classes)
-        self._hold("centers", 2, num_classes, feature_dim, dtype=torch.float32)
-        self._hold("scatter", 2, num_classes, dtype=torch.float32)
+        self.num_classes = checked_num_classes(num_classes)
+        self.feature_dim = checked_positive("feature_dim", feature_dim)
+        self.ignore_index = optional_ignore_index(ignore_index, self.num_classes)
+        self._hold("pixels", self.num_classes)
+        self._hold("centers", 2, self.num_classes, self.feature_dim, dtype=torch.float32)
+        self._hold("scatter", 2, self.num_classes, dtype=torch.float32)
 
     def update(self, features: Tensor, target: Tensor) -> None:
         """Count a batch.
@@ -217,16 +216,16 @@ def _spread_per_image(features: Tensor, target: Tensor, num_classes: int, ignore
     check_has_pixels("target", target)
     check_same_batch("target", target, "features", features)
     check_class_ids("target", target, num_classes, ignore_index)
-    ground_truth = resize_labels(target, (features.shape[2], features.shape[3])).to(torch.int64)
+    ground_truth = _resize_labels(target, features.shape[2], features.shape[3]).to(torch.int64)
     counted = features.isfinite().all(1)  # the ignored id is not one of the classes
-    regions = stuff_regions(torch.where(counted, ground_truth, -1), range(num_classes))
-    centers = region_mean(features, regions)  # (B, K, D)
+    region_map, _, area, _ = _stuff_regions(torch.where(counted, ground_truth, -1), range(num_classes))
+    centers = _region_mean(features, region_map, num_classes)  # (B, K, D)
     with_none = F.pad(centers, (0, 0, 1, 0))  # (B, K + 1, D): row 0 for pixels of no class
-    number = regions.region_map.flatten(1).to(torch.int64)  # (B, P)
+    number = region_map.flatten(1).to(torch.int64)  # (B, P)
     own = with_none.gather(1, number[:, :, None].expand(-1, -1, centers.shape[2])).transpose(1, 2)  # (B, D, P)
     squared = (features.flatten(2).to(centers.dtype) - own).square().sum(1).view(ground_truth.shape)
-    pixels = regions.area[:, :, 0]
-    return _Spread(pixels, centers, region_mean(squared[:, None], regions)[:, :, 0] * pixels)
+    pixels = area[:, :, 0]
+    return _Spread(pixels, centers, _region_mean(squared[:, None], region_map, num_classes)[:, :, 0] * pixels)
 
 
 def _pooled(parts: _Spread) -> _Spread:

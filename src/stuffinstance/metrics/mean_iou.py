@@ -19,15 +19,14 @@ from stuffinstance._checks import (
     check_same_batch,
     check_tensor,
     checked_classes,
-    checked_flag,
     checked_num_classes,
     may_read,
     optional_ignore_index,
 )
 from stuffinstance._numerics import best_class, on_cpu
+from stuffinstance._state import Metric
 from stuffinstance.distributed import Sync, sum_over_ranks
 from stuffinstance.label_space import resolved_ids
-from stuffinstance.metrics.metric import Metric
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -95,14 +94,12 @@ class MeanIoU(Metric):
         group: ProcessGroup | None = None,
         validate_args: bool = False,
     ) -> None:
-        super().__init__(sync, group)
-        num_classes = checked_num_classes(num_classes)
-        self.num_classes = num_classes
-        self.ignore_index = optional_ignore_index(ignore_index, num_classes)
-        self.names = None if names is None else _checked_names(names, num_classes)
-        self.validate_args = checked_flag("validate_args", validate_args)
-        self._hold("confusion", num_classes, num_classes)
-        self._hold("unclassed", num_classes)
+        super().__init__(sync, group, validate_args)
+        self.num_classes = checked_num_classes(num_classes)
+        self.ignore_index = optional_ignore_index(ignore_index, self.num_classes)
+        self.names = None if names is None else _checked_names(names, self.num_classes)
+        self._hold("confusion", self.num_classes, self.num_classes)
+        self._hold("unclassed", self.num_classes)
 
     @torch.no_grad()
     def update(self, preds: Tensor, target: Tensor) -> None:

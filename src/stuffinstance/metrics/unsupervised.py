@@ -15,15 +15,14 @@ from stuffinstance._checks import (
     check_kind,
     check_maps,
     checked_divisor,
-    checked_flag,
     checked_num_classes,
     checked_positive,
 )
-from stuffinstance._numerics import autocast_device
+from stuffinstance._numerics import as_float, autocast_device
+from stuffinstance._state import Metric
 from stuffinstance.distributed import Sync, sum_over_ranks
 from stuffinstance.losses.entropy_minimization import self_information
-from stuffinstance.metrics.metric import Metric
-from stuffinstance.pseudo_labels.threshold import as_float, check_probabilities
+from stuffinstance.pseudo_labels.threshold import check_probabilities
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -38,8 +37,7 @@ class _StreamingMean(Metric):
     count: Tensor
 
     def __init__(self, sync: Sync, group: ProcessGroup | None, validate_args: bool) -> None:
-        super().__init__(sync, group)
-        self.validate_args = checked_flag("validate_args", validate_args)
+        super().__init__(sync, group, validate_args)
         self._hold("sums", 2)
         self._hold("count")
 
@@ -107,10 +105,11 @@ class PredictionEntropy(_StreamingMean):
 
     .. math:: \\frac{1}{N} \\sum_x \\frac{-\\sum_c p_c(x) \\log p_c(x)}{\\log K} \\in [0, 1]
 
-    over all N pixels, with the probabilities *p* of K classes. Every pixel counts alike and no ground truth is needed,
-    so no class is ignored; an absent class still counts in log K. A network
-    that is certain of the wrong class scores well, and one trained to be certain (:class:`EntropyLoss`) scores better
-    than it should. Memory: three numbers, and in :meth:`update` a few copies of the batch's probabilities.
+    over all N pixels, with the probabilities *p* of K classes: the entropy of ADVENT
+    (https://arxiv.org/abs/1811.12833), whose map is :func:`entropy_map`. Every pixel counts alike and no ground truth
+    is needed, so no class is ignored; an absent class still counts in log K. A network that is certain of the wrong
+    class scores well, and one trained to be certain (:class:`EntropyLoss`) scores better than it should. Memory: three
+    numbers, and in :meth:`update` a few copies of the batch's probabilities.
 
     Args:
         num_classes: K, of at least 2.
@@ -143,10 +142,9 @@ class PredictionEntropy(_StreamingMean):
         validate_args: bool = False,
     ) -> None:
         super().__init__(sync, group, validate_args)
-        num_classes = checked_num_classes(num_classes)
-        if num_classes == 1:
+        self.num_classes = checked_num_classes(num_classes)
+        if self.num_classes == 1:
             raise ValueError("num_classes must be at least 2, got 1: one class has no entropy.")
-        self.num_classes = num_classes
 
     @torch.no_grad()
     def update(self, preds: Tensor) -> None:
@@ -182,12 +180,12 @@ class SoftNeighborhoodDensity(_StreamingMean):
     is unsure of in different ways have few. A network that predicts the same everywhere scores highest of all, so look
     at more than this number.
 
-    In the paper all target samples are neighbors of one another, none of itself. The reference implementation for
-    segmentation takes 100 random pixels of each image and the mean over images, a pixel also being its own neighbor.
-    Here as many pixels of each image and the mean over images too, without a pixel's own similarity. This library's
-    choice: the pixels are the centers of the cells of a grid of nearly square cells, so that nothing is random and
-    every checkpoint is evaluated on the same pixels. Compare values of the same ``sample`` and image sizes only. No
-    ground truth is needed, so no class is ignored or absent.
+    In the paper (https://arxiv.org/abs/2108.10860) all target samples are neighbors of one another, none of itself. The
+    reference implementation for segmentation takes 100 random pixels of each image and the mean over images, a pixel
+    also being its own neighbor. Here as many pixels of each image and the mean over images too, without a pixel's own
+    similarity. This library's choice: the pixels are the centers of the cells of a grid of nearly square cells, so that
+    nothing is random and every checkpoint is evaluated on the same pixels. Compare values of the same ``sample`` and
+    image sizes only. No ground truth is needed, so no class is ignored or absent.
 
     Memory: three numbers, and in :meth:`update` a few times B · ``sample²`` numbers, whatever the image size.
 
@@ -225,12 +223,10 @@ class SoftNeighborhoodDensity(_StreamingMean):
         validate_args: bool = False,
     ) -> None:
         super().__init__(sync, group, validate_args)
-        temperature = checked_divisor("temperature", temperature)
-        sample = checked_positive("sample", sample)
-        if sample < 2:
-            raise ValueError(f"sample must be at least 2 pixels, got {sample}: one alone has no neighbor.")
-        self.temperature = temperature
-        self.sample = sample
+        self.temperature = checked_divisor("temperature", temperature)
+        self.sample = checked_positive("sample", sample)
+        if self.sample < 2:
+            raise ValueError(f"sample must be at least 2 pixels, got {self.sample}: one alone has no neighbor.")
 
     @torch.no_grad()
     def update(self, preds: Tensor) -> None:

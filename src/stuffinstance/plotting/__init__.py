@@ -10,8 +10,7 @@ notebook end the cell with ``ax.figure``. Colors of text and lines follow matplo
 from stuffinstance.plotting.banks import plot_bank_fill, plot_bank_rows
 from stuffinstance.plotting.class_charts import plot_confidences, plot_iou, plot_kept_fractions
 from stuffinstance.plotting.label_maps import plot_label_map
-from stuffinstance.plotting.matches import plot_matches
-from stuffinstance.plotting.regions import plot_regions
+from stuffinstance.plotting.regions import plot_matches, plot_regions
 
 __all__ = [
     "plot_bank_fill",

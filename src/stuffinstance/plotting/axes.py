@@ -73,13 +73,6 @@ def ink() -> Ink:
     return Ink(text, rcParams["axes.labelcolor"], to_rgba(text, 0.15))
 
 
-def font_size() -> float:
-    """Points of ordinary text."""
-    from matplotlib import rcParams
-
-    return float(rcParams["font.size"])
-
-
 # Okabe and Ito's palette, distinguishable with every common kind of color blindness.
 _OKABE_ITO = (
     (230, 159, 0),
@@ -132,10 +125,7 @@ def as_hex(color: NDArray[np.uint8]) -> str:
     return f"#{red:02x}{green:02x}{blue:02x}"
 
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-COLUMNS = 6
+COLUMNS = 6  # of a legend, at most
 
 
 def legend_shape(
@@ -162,7 +152,9 @@ def add_legend(ax: Axes, place: Literal["above", "below"], handles: Sequence[Any
     handles = ax.get_legend_handles_labels()[0] if handles is None else handles
     if not handles:
         return
-    figure, fontsize = whole_figure(ax), min(9.0, font_size())
+    from matplotlib import rcParams
+
+    figure, fontsize = whole_figure(ax), min(9.0, float(rcParams["font.size"]))
     figure.draw_without_rendering()  # so that it is known how wide the axes become
     labels = [str(handle.get_label()) for handle in handles]
     columns, _ = legend_shape(labels, inches(ax)[0], COLUMNS, fontsize)
@@ -179,10 +171,6 @@ def add_legend(ax: Axes, place: Literal["above", "below"], handles: Sequence[Any
         handletextpad=0.5,
         columnspacing=1.4,
     )
-
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 
 def check_item(item: int, batch: int) -> None:

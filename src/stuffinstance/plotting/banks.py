@@ -15,6 +15,9 @@ from stuffinstance.label_space import LabelSpace
 from stuffinstance.plotting.axes import STUFF_BAR, THING_BAR, as_hex, axes_on, class_colors, ink, whole_figure
 from stuffinstance.plotting.class_charts import BAR, name_rows, rows_height
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 
 class BankClass(NamedTuple):
     """One class: its filled rows (n, D) float32 on the host, how many were ever written, how many fit."""
@@ -45,10 +48,6 @@ def bank_classes(banks: MemoryBank | Sequence[MemoryBank], space: LabelSpace) ->
             bank.classes, bank.features.detach().float().cpu(), bank.written.tolist(), strict=True
         )
     ]
-
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 
 def plot_bank_fill(banks: MemoryBank | Sequence[MemoryBank], space: LabelSpace, *, ax: Axes | None = None) -> Axes:

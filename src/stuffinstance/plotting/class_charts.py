@@ -17,7 +17,8 @@ from stuffinstance.label_space import LabelSpace, resolved_ids
 from stuffinstance.metrics.mean_iou import IoU
 from stuffinstance.plotting.axes import MARK, STUFF_BAR, THING_BAR, add_legend, axes_on, ink, legend_shape, run_color
 from stuffinstance.pseudo_labels import PseudoLabelThreshold
-from stuffinstance.pseudo_labels.threshold import HistogramRule, check_thresholds
+from stuffinstance.pseudo_labels.class_balanced import HistogramRule
+from stuffinstance.pseudo_labels.threshold import check_thresholds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

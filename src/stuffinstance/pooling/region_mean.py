@@ -9,8 +9,9 @@ from torch import Tensor
 
 from stuffinstance._backends import check_backend, resolve
 from stuffinstance._checks import check_label_map, check_maps, check_same_batch, checked_whole, may_read
+from stuffinstance._numerics import float_dtype
 from stuffinstance.pooling.backends import BACKENDS
-from stuffinstance.pooling.backends.torch_sums import lies_in_rows, sum_dtype
+from stuffinstance.pooling.backends.torch_sums import lies_in_rows
 from stuffinstance.regions import Regions, count_rows, most_regions
 
 
@@ -25,16 +26,11 @@ def region_mean(
     0/0 into 0, and 1 does the same. Sums are float32 for half-precision features, with or without autocast, and
     float64 for float64, and come out the same in every run. A value that is not finite spoils its own region alone.
 
-    How often features are read:
-
-    * on a CPU once, whatever their dtype: 4 MiB of channels at a time, or of pixels where channels lie last. Beside
-      the result that takes a few such blocks, and channels last partial sums, never more numbers than the features;
-    * on an accelerator by ``"torch"``: twice, and a copy without what is not finite is multiplied with the regions'
-      masks (once for R up to D), following torch's float32 matmul precision;
-    * by ``"triton"`` once for up to 128 regions (spans with a value that is not finite twice), without a copy of NCHW
-      or channels_last features; another layout is made contiguous, float64 goes the way of ``"torch"``.
-
-    The gradient is written once, in the features' dtype, and channels last where they were.
+    A CPU reads the features once, 4 MiB at a time, and holds a few such blocks beside the result (with channels last
+    also partial sums, never more numbers than the features). On an accelerator ``"torch"`` reads them twice and
+    multiplies a copy without non-finite values with the regions' masks, following torch's float32 matmul precision;
+    ``"triton"`` reads them once for up to 128 regions, without a copy of NCHW or channels_last features. The gradient
+    is written once, in the features' dtype, and channels last where they were.
 
     Args:
         features: (B, D, h, w), floating; any memory format, contiguous or not.
@@ -127,7 +123,7 @@ def _region_sums(features: Tensor, number: Tensor, num_regions: int, backend: st
 
 @_region_sums.register_fake
 def _(features: Tensor, number: Tensor, num_regions: int, backend: str) -> Tensor:
-    return features.new_empty((features.shape[0], features.shape[1], num_regions), dtype=sum_dtype(features))
+    return features.new_empty((features.shape[0], features.shape[1], num_regions), dtype=float_dtype(features))
 
 
 def _remember(ctx: Any, inputs: tuple[Tensor, Tensor, int, str], output: Tensor) -> None:
@@ -141,9 +137,7 @@ def _remember(ctx: Any, inputs: tuple[Tensor, Tensor, int, str], output: Tensor)
 def _spread(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
     """Each pixel gets its region's gradient: one write, in the features' own dtype and order.
 
-    On a CPU no form is faster than these: they take as long as a fresh copy of that size (index_select on pixels, take
-    and a product with the regions' masks are 1.5 to 3 times slower). A kernel of its own for accelerators would write
-    the same bytes; all it could spare is reading the region numbers anew for each channel, which a cache serves.
+    On a CPU both forms take as long as a fresh copy of that size; others are 1.5 to 3 times slower.
     """
     (number,) = ctx.saved_tensors
     batch, channels = gradient.shape[:2]

@@ -1,8 +1,7 @@
 """Target confidences to pseudo-labels."""
 
-from stuffinstance.pseudo_labels.cbst import CBSTThreshold
+from stuffinstance.pseudo_labels.cbst import CBSTThreshold, soft_labels
 from stuffinstance.pseudo_labels.class_balanced import ClassBalancedThreshold
-from stuffinstance.pseudo_labels.crst import mrkld_regularizer, soft_cross_entropy, soft_labels
 from stuffinstance.pseudo_labels.iast import IASTThreshold
 from stuffinstance.pseudo_labels.symmetric import FusedPrediction, SymmetricConsistency
 from stuffinstance.pseudo_labels.threshold import PseudoLabelThreshold
@@ -14,7 +13,5 @@ __all__ = [
     "IASTThreshold",
     "PseudoLabelThreshold",
     "SymmetricConsistency",
-    "mrkld_regularizer",
-    "soft_cross_entropy",
     "soft_labels",
 ]

@@ -1,4 +1,4 @@
-"""Class-balanced self-training thresholds (CBST, Zou et al., ECCV 2018)."""
+"""Class-balanced self-training: thresholds and ratios (CBST), and the soft labels of its successor (CRST-LRENT)."""
 
 from __future__ import annotations
 
@@ -7,26 +7,33 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from stuffinstance._checks import checked_fraction, checked_whole
-from stuffinstance._numerics import best_class
+from stuffinstance._checks import (
+    check_can_move,
+    check_maps,
+    checked_divisor,
+    checked_flag,
+    checked_fraction,
+    checked_whole,
+)
+from stuffinstance._numerics import as_float, best_class
 from stuffinstance.distributed import Sync
-from stuffinstance.pseudo_labels.threshold import HistogramRule, as_float, check_above_zero, check_probabilities
+from stuffinstance.pseudo_labels.class_balanced import HistogramRule
+from stuffinstance.pseudo_labels.threshold import check_above_zero, check_probabilities, check_thresholds
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 
 class CBSTThreshold(HistogramRule):
-    """Thresholds of class-balanced self-training (CBST): per class the least confidence of its most confident portion.
+    """Class-balanced self-training thresholds (CBST): per class the least confidence of its most confident portion.
 
     .. math:: k_c = \\mathrm{conf}_c[L - 1], \\quad L = \\lfloor n_c\\, p \\rfloor, \\qquad
               \\hat y = \\operatorname*{argmax}_c \\frac{p_c}{k_c} \\ \\text{ where } \\max_c \\frac{p_c}{k_c} \\ge 1
 
     with :math:`\\mathrm{conf}_c` the :math:`n_c` confidences predicted as *c*, descending, counted from 0, and
-    :math:`k_c = 1` where :math:`L = 0`. The portion *p* grows from round to round of self-training. Source: Zou et
-    al., *Unsupervised Domain Adaptation for Semantic Segmentation via Class-Balanced Self-Training*, ECCV 2018,
-    class-balanced self-training and the self-paced policy; the paper writes :math:`\\exp(-k_c)` for what is
-    :math:`k_c` here.
+    :math:`k_c = 1` where :math:`L = 0`. The portion *p* grows from round to round of self-training. Paper: Zou et al.,
+    ECCV 2018, https://arxiv.org/abs/1810.07911, class-balanced self-training and the self-paced policy, which writes
+    :math:`\\exp(-k_c)` for what is :math:`k_c` here.
 
     Unlike :class:`ClassBalancedThreshold` the label is a re-weighted argmax: a pixel may become a class that is not its
     most probable one. The paper keeps a ratio above 1, its reference implementation from 1 on; this is the code's.
@@ -137,3 +144,55 @@ class CBSTThreshold(HistogramRule):
             f"num_classes={self.num_classes}, portion={self.portion}, step={self.step}, "
             f"max_portion={self.max_portion}, bins={self.bins}"
         )
+
+
+@torch.no_grad()
+def soft_labels(
+    probabilities: Tensor, thresholds: Tensor, alpha: float = 0.25, *, validate_args: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Soft pseudo-labels of label entropy regularized self-training (CRST-LRENT), and the mask of pixels with one.
+
+    .. math:: y_c = \\frac{(p_c / k_c)^{1/\\alpha}}{\\sum_j (p_j / k_j)^{1/\\alpha}}, \\qquad
+              \\text{kept where } -\\sum_c y_c \\log p_c + \\alpha \\sum_c y_c \\log y_c < -\\sum_c y_c \\log k_c
+
+    Put *y* into the condition and all of it cancels but
+    :math:`\\sum_c (p_c / k_c)^{1/\\alpha} > 1`, which is what is computed. As :math:`\\alpha` goes to 0 labels and
+    pixels become those of :class:`CBSTThreshold`. Paper: Zou et al., ICCV 2019, https://arxiv.org/abs/1908.09822, label
+    regularized self-training, LRENT.
+
+    Args:
+        probabilities: Softmax outputs, (B, K, H, W).
+        thresholds: k, (K,), above 0, from :meth:`CBSTThreshold.compute`.
+        alpha: Weight of the entropy, 0.25 in the paper's runs: the larger, the softer.
+        validate_args: Check the values on a GPU too; on a CPU they are always checked.
+
+    Returns:
+        Soft labels (B, K, H, W), float64 for float64 and float32 otherwise, of sum 1 at every pixel; and the mask
+        (B, H, W) of the pixels that have one.
+
+    Raises:
+        ValueError: If ``thresholds`` are not (K,) or not above 0, ``alpha`` is not above 0, or ``probabilities`` are
+            not probabilities.
+
+    Example:
+        >>> probabilities = torch.tensor([[[[0.875, 0.5]], [[0.125, 0.5]]]])
+        >>> soft, mask = soft_labels(probabilities, torch.tensor([0.75, 1.0]))
+        >>> soft[0, :, 0].round(decimals=3)
+        tensor([[1.0000, 0.7600],
+                [0.0000, 0.2400]])
+        >>> mask
+        tensor([[[ True, False]]])
+    """
+    alpha = checked_divisor("alpha", alpha)
+    validate_args = checked_flag("validate_args", validate_args)
+    check_maps("probabilities", probabilities, channel_name="K")
+    num_classes = probabilities.shape[1]
+    check_thresholds("thresholds", thresholds, num_classes)
+    check_can_move("thresholds", thresholds, "tensor of probabilities", probabilities)
+    check_above_zero("thresholds", thresholds, validate_args)
+    check_probabilities("probabilities", probabilities, num_classes, validate_args)
+    thresholds = thresholds.to(probabilities.device)
+    # In logarithms a probability of 0 stays a label of 0, and no power overflows.
+    logarithms = as_float(probabilities).log()
+    exponent = (logarithms - thresholds.log().to(logarithms.dtype)[:, None, None]) / alpha
+    return exponent.softmax(1), exponent.logsumexp(1) > 0

@@ -22,14 +22,14 @@ HIGHEST = 0.999  # the reference implementation's: at 1 only a probability that 
 
 
 class IASTThreshold(PseudoLabelThreshold):
-    """Thresholds of instance adaptive self-training (IAST): per class an exponential mean of batch percentiles.
+    """Instance adaptive self-training thresholds (IAST): per class an exponential mean of batch percentiles.
 
     .. math:: q_c = \\operatorname{percentile}\\bigl(\\{\\theta_c\\} \\cup C_c,\\ 100\\,(1 - \\alpha\\,
               \\theta_c^{\\gamma})\\bigr), \\qquad \\theta_c \\leftarrow \\beta\\, \\theta_c + (1 - \\beta)\\, q_c
 
     with :math:`C_c` the confidences of the batch's pixels predicted as *c*, the percentile linear between neighbors. A
-    threshold from 1 on becomes 0.999. Source: Mei et al., *Instance Adaptive Self-Training for Unsupervised Domain
-    Adaptation*, ECCV 2020, the instance adaptive selector; the defaults are those of the paper's runs.
+    threshold from 1 on becomes 0.999. Paper: Mei et al., ECCV 2020, https://arxiv.org/abs/2008.12197, the instance
+    adaptive selector; the defaults are those of the paper's runs.
 
     The rule is online: :meth:`update` moves the thresholds, :meth:`compute` and :meth:`pseudo_labels` use them as they
     are. IAST updates with a batch of the target and then labels the same batch. Each call of :meth:`update` is one

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from stuffinstance._checks import check_choice, check_kind, check_same_batch
-from stuffinstance._numerics import best_class
-from stuffinstance.pseudo_labels.threshold import PseudoLabelThreshold, as_float, check_probabilities
+from stuffinstance._numerics import as_float, best_class
+from stuffinstance.pseudo_labels.threshold import PseudoLabelThreshold, check_probabilities
 
 Consistency = Literal["l1", "agreement"]
 
@@ -54,7 +54,6 @@ class SymmetricConsistency(nn.Module):
         ValueError: If ``consistency`` is neither.
 
     Example:
-        >>> from stuffinstance.pseudo_labels import ClassBalancedThreshold
         >>> symmetric = SymmetricConsistency(ClassBalancedThreshold(num_classes=2))
         >>> probs_a = torch.tensor([[[[0.75, 0.75, 0.875]], [[0.25, 0.25, 0.125]]]])
         >>> probs_b = torch.tensor([[[[0.75, 0.25, 0.875]], [[0.25, 0.75, 0.125]]]])
@@ -167,9 +166,7 @@ class SymmetricConsistency(nn.Module):
         """Forget everything: back to the state after construction."""
         self.rule.reset()
 
-    def reset_parameters(self) -> None:
-        """The same as :meth:`reset`, under the name that deferred initialization calls."""
-        self.reset()
+    reset_parameters = reset  # the name that deferred initialization calls
 
     def extra_repr(self) -> str:
         """The choice, for ``print(module)``."""

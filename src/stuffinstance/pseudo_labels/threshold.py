@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
-from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,16 +17,17 @@ from stuffinstance._checks import (
     check_on_device,
     check_same_batch,
     check_tensor,
-    checked_flag,
     checked_ignore_index,
     checked_num_classes,
-    checked_positive,
     describe,
     may_read,
 )
-from stuffinstance._numerics import best_class
+from stuffinstance._numerics import as_float, best_class
 from stuffinstance._state import StatefulModule
-from stuffinstance.distributed import Sync, sum_over_ranks
+from stuffinstance.distributed import Sync
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 _SAMPLED_PIXELS = 4096
 
@@ -63,11 +62,6 @@ def check_probabilities(name: str, probabilities: Tensor, num_classes: int, vali
     _check_sample(name, probabilities, num_classes, validate_args)
     if may_read(probabilities, validate_args) and probabilities.numel():
         _check_largest(name, probabilities.amax(1), validate_args)
-
-
-def as_float(values: Tensor) -> Tensor:
-    """float64 as it is, every other precision as float32."""
-    return values if values.dtype == torch.float64 else values.float()
 
 
 def _check_sample(name: str, probabilities: Tensor, num_classes: int, validate_args: bool) -> None:
@@ -105,10 +99,6 @@ def _slack(dtype: torch.dtype) -> float:
     return 1e-3 if dtype in (torch.float32, torch.float64) else 2e-2
 
 
-if TYPE_CHECKING:
-    from torch.distributed import ProcessGroup
-
-
 class PseudoLabelThreshold(StatefulModule, ABC):
     """Base of the pseudo-label thresholds: one per class from a stream of target predictions.
 
@@ -127,7 +117,6 @@ class PseudoLabelThreshold(StatefulModule, ABC):
         ValueError: If ``num_classes`` is below 1, or ``ignore_index`` is a class.
 
     Example:
-        >>> from stuffinstance.pseudo_labels import IASTThreshold, ClassBalancedThreshold
         >>> probabilities = torch.tensor([[[[0.75, 0.625, 0.875]], [[0.25, 0.375, 0.125]]]])
         >>> for rule in (ClassBalancedThreshold(num_classes=2), IASTThreshold(num_classes=2, start=0.7)):
         ...     rule.update(probabilities)
@@ -139,11 +128,9 @@ class PseudoLabelThreshold(StatefulModule, ABC):
     def __init__(
         self, num_classes: int, ignore_index: int, sync: Sync, validate_args: bool, group: ProcessGroup | None = None
     ) -> None:
-        super().__init__(sync, group)
-        num_classes = checked_num_classes(num_classes)
-        self.num_classes = num_classes
-        self.ignore_index: int = checked_ignore_index(ignore_index, num_classes)
-        self.validate_args = checked_flag("validate_args", validate_args)
+        super().__init__(sync, group, validate_args)
+        self.num_classes = checked_num_classes(num_classes)
+        self.ignore_index: int = checked_ignore_index(ignore_index, self.num_classes)
 
     @abstractmethod
     def compute(self) -> Tensor:
@@ -233,7 +220,7 @@ class PseudoLabelThreshold(StatefulModule, ABC):
         if thresholds is None:
             return self.compute()
         check_thresholds("thresholds", thresholds, self.num_classes)
-        check_can_move("thresholds", thresholds, "rule", getattr(self, next(iter(self._initial))))
+        check_can_move("thresholds", thresholds, "rule", self._held())
         return thresholds
 
     def _checked_scores(self, scores: Tensor, predicted: Tensor) -> tuple[Tensor, Tensor]:
@@ -265,8 +252,12 @@ class PseudoLabelThreshold(StatefulModule, ABC):
 
     def _check_device(self, name: str, tensor: Tensor) -> None:
         if isinstance(tensor, Tensor):
-            held = [getattr(self, state) for state in self._initial] or list(self.buffers())
-            check_on_device(name, tensor, "rule", held[0])
+            check_on_device(name, tensor, "rule", self._held())
+
+    def _held(self) -> Tensor:
+        """Some state of the rule, which is where the rule is."""
+        held: list[Tensor] = [*(getattr(self, name) for name in self._initial), *self.buffers()]
+        return held[0]
 
     def _settings(self) -> dict[str, Any]:
         return {"num_classes": int(self.num_classes)}
@@ -289,107 +280,3 @@ def check_above_zero(name: str, thresholds: Tensor, validate_args: bool = False)
             f"{name} must all be above 0, got {thresholds.tolist()}. Take them from CBSTThreshold.compute(), where "
             "a class that was never predicted gets 1."
         )
-
-
-_FLOAT32 = 2**24  # up to here float32 has every whole number
-_BITS = 62  # of products of int64
-
-
-def below(value: float) -> float:
-    """The largest multiple of 2^-24 up to a number of 0 .. 1: float32 has it, and is not above the number."""
-    return math.floor(value * _FLOAT32) / _FLOAT32
-
-
-class HistogramRule(PseudoLabelThreshold):
-    """Base of the thresholds that are the confidence at some place of a class's sorted list.
-
-    Confidences are counted in ``bins`` equal bins of [0, 1], so the state is K * bins integers however much streams
-    through. A confidence read back is the lower edge of its bin: at most ``1 / bins`` below the exact one, and never
-    above it (6e-8 more, also downwards, where ``bins`` is not a power of two, for the rounding of float32).
-
-    Args:
-        num_classes: K.
-        ignore_index: What pixels without a pseudo-label become.
-        bins: Resolution of the counts.
-        sync: ``"auto"`` adds the counts of all ranks in :meth:`compute`, ``"off"`` does not.
-        group: The process group whose ranks share; None for all ranks.
-        validate_args: Check on a GPU too that probabilities were passed; on CPU tensors that is always checked.
-
-    Attributes:
-        histogram: (K, bins) int64: a rank's own counts, saved but not a buffer.
-
-    Raises:
-        ValueError: If a size is below 1, or ``ignore_index`` is a class.
-    """
-
-    histogram: Tensor
-
-    def __init__(
-        self,
-        num_classes: int,
-        ignore_index: int,
-        bins: int,
-        sync: Sync,
-        validate_args: bool,
-        group: ProcessGroup | None = None,
-    ) -> None:
-        super().__init__(num_classes, ignore_index, sync, validate_args, group)
-        bins = checked_positive("bins", bins)
-        self.bins = bins
-        self._hold("histogram", self.num_classes, bins)
-
-    def counts(self) -> Tensor:
-        """Pixels predicted as each class so far, (K,) int64."""
-        return self._all_counts().sum(1)
-
-    def _all_counts(self) -> Tensor:
-        """The histogram of all ranks that share."""
-        return sum_over_ranks(self.histogram, self.sync, self.group)
-
-    def _settings(self) -> dict[str, Any]:
-        return {**super()._settings(), "bins": int(self.bins)}
-
-    def merge(self, other: PseudoLabelThreshold) -> None:
-        """Add the counts of another part of the data set.
-
-        Raises:
-            TypeError: If ``other`` is another kind of rule.
-            ValueError: If ``other`` counts other classes or bins.
-        """
-        if not isinstance(other, HistogramRule) or type(other) is not type(self):
-            raise TypeError(f"other must be a {type(self).__name__}, as this one is, got {type(other).__name__}.")
-        if other.histogram.shape != self.histogram.shape:
-            raise ValueError(
-                f"other must count (K, bins) = {tuple(self.histogram.shape)}, got {tuple(other.histogram.shape)}."
-            )
-        self.histogram.add_(other.histogram.to(self.histogram.device))
-
-    def _take(self, scores: Tensor, predicted: Tensor) -> None:
-        finite = scores.isfinite()  # where values are not checked, NaN is not counted
-        place = self._bin(torch.where(finite, scores, 0)).clamp_(0, self.bins - 1) + predicted * self.bins
-        # Counting into a fixed size: bincount would synchronize to learn the size of its result.
-        self.histogram.view(-1).scatter_add_(0, place.flatten(), finite.flatten().to(torch.int64))
-
-    def _bin(self, scores: Tensor) -> Tensor:
-        """The bin of each score: no rounding carries a score up into the next one."""
-        if scores.dtype == torch.float64 or self.bins & (self.bins - 1) == 0:  # times a power of two is exact
-            return (scores * self.bins).to(torch.int64)
-        bits = min(40, _BITS - self.bins.bit_length())
-        place: Tensor = ((scores * 2**bits).to(torch.int64) * self.bins) >> bits
-        return place
-
-    def _confidence_at(self, counts: Tensor, place: Tensor) -> Tensor:
-        """The confidence at a place (K,) of each ascending list, counted from 0; ``counts`` are (K, bins)."""
-        reached = counts.cumsum(1) > place[:, None]  # the first bin that holds the wanted place
-        edge = reached.to(torch.uint8).argmax(1) * _FLOAT32 // self.bins  # rounded down, never above the exact edge
-        return edge.to(torch.float32).div_(_FLOAT32)
-
-    def _part_of(self, total: Tensor, part: float) -> tuple[Tensor, Tensor, int]:
-        """``total * part`` as whole numbers, the rest, and what the rest is a fraction of, without float64.
-
-        The part is the fraction that its decimal number stands for: 0.1 of 30 is 3, although binary has no exact 0.1.
-        """
-        fraction = Fraction(part).limit_denominator(2**20)
-        product = total * fraction.numerator
-        whole = product // fraction.denominator
-        return whole, product - whole * fraction.denominator, fraction.denominator

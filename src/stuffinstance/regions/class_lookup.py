@@ -11,10 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tag, Tensor
-from torch.library import define, impl, register_fake
+from torch import Tensor
 
-from stuffinstance.regions.vmap_rule import register_vmap_rule
+from stuffinstance._backends import register_operator
 
 Integers = NDArray[Any]  # of any integer dtype
 
@@ -101,12 +100,7 @@ def positions_of(ids: Integers, classes: Sequence[int]) -> NDArray[np.int64]:
     return np.where(ordered[found] == wide, places[found], -1)
 
 
-# One operator to the compiler: it would copy the table into every graph, and warn about the cache.
-define("stuffinstance::class_positions", "(Tensor labels, int[] classes) -> Tensor", tags=(Tag.pt2_compliant_tag,))
-
-
-@impl("stuffinstance::class_positions", "default")
-def _(labels: Tensor, classes: list[int]) -> Tensor:
+def _positions(labels: Tensor, classes: list[int]) -> Tensor:
     if labels.device.type != "cpu" or labels.numel() == 0:
         return searched_positions(labels, classes)
     runs = find_runs(labels.numpy().reshape(1, -1))
@@ -123,9 +117,9 @@ def searched_positions(labels: Tensor, classes: Sequence[int]) -> Tensor:
     return torch.where(ordered[found] == ids, places[found], -1)
 
 
-@register_fake("stuffinstance::class_positions")  # type: ignore[untyped-decorator]
-def _(labels: Tensor, classes: list[int]) -> Tensor:
+def _fake_positions(labels: Tensor, classes: list[int]) -> Tensor:
     return torch.empty_like(labels, dtype=torch.int64, memory_format=torch.contiguous_format)
 
 
-register_vmap_rule("stuffinstance::class_positions")
+# An operator: a compiler would copy the table into every graph, and warn about the cache.
+register_operator("class_positions(Tensor labels, int[] classes) -> Tensor", _positions, _fake_positions)

@@ -4,13 +4,11 @@ from collections.abc import Collection, Sequence
 from typing import Literal
 
 import torch
-from torch import Tag, Tensor
-from torch.library import define, impl, register_fake
+from torch import Tensor
 
-from stuffinstance._backends import check_backend, resolve
+from stuffinstance._backends import check_backend, register_operator, resolve
 from stuffinstance._checks import check_label_map, checked_classes, checked_whole, optional_ignore_index
 from stuffinstance.regions.backends import BACKENDS
-from stuffinstance.regions.vmap_rule import register_vmap_rule
 
 _INT32_PIXELS = 2**31
 
@@ -101,24 +99,22 @@ def checked_connectivity(connectivity: int) -> Literal[4, 8]:
     return 4 if number == 4 else 8
 
 
-define(
-    "stuffinstance::connected_components",
-    "(Tensor labels, int[]? classes, int connectivity, int? ignore_index, str backend) -> Tensor",
-    tags=(Tag.pt2_compliant_tag,),
-)
-
-
-@impl("stuffinstance::connected_components", "default")
-def _(labels: Tensor, classes: list[int] | None, connectivity: int, ignore_index: int | None, backend: str) -> Tensor:
-    # One operator to the compiler, so that a backend may be numpy, a loop or a kernel without a graph break.
+def _components(
+    labels: Tensor, classes: list[int] | None, connectivity: int, ignore_index: int | None, backend: str
+) -> Tensor:
     if labels.numel() == 0:
         return torch.zeros_like(labels, dtype=torch.int32)
     return resolve(BACKENDS, backend, "labels", labels.device).run(labels, classes, ignore_index, connectivity)
 
 
-@register_fake("stuffinstance::connected_components")  # type: ignore[untyped-decorator]
-def _(labels: Tensor, classes: list[int] | None, connectivity: int, ignore_index: int | None, backend: str) -> Tensor:
+def _fake_components(
+    labels: Tensor, classes: list[int] | None, connectivity: int, ignore_index: int | None, backend: str
+) -> Tensor:
     return torch.empty_like(labels, dtype=torch.int32, memory_format=torch.contiguous_format)
 
 
-register_vmap_rule("stuffinstance::connected_components")
+register_operator(
+    "connected_components(Tensor labels, int[]? classes, int connectivity, int? ignore_index, str backend) -> Tensor",
+    _components,
+    _fake_components,
+)

@@ -1,19 +1,18 @@
 """Regions of a label map: one per stuff class, the largest connected ones per thing class."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
-from torch import Tag, Tensor
-from torch.library import define, impl, register_fake
+from torch import Tensor
 
-from stuffinstance._backends import check_backend, resolve
+from stuffinstance._backends import check_backend, register_operator, resolve
 from stuffinstance._checks import checked_whole
 from stuffinstance.regions import cpu_table as by_runs
 from stuffinstance.regions import device_table as by_pixels
 from stuffinstance.regions.backends import BACKENDS
 from stuffinstance.regions.connected_components import check_batch, checked_connectivity, checked_ids
-from stuffinstance.regions.vmap_rule import register_vmap_rule
 
 _ROOM = 2**16
 
@@ -170,91 +169,75 @@ def join_regions(first: Regions, second: Regions) -> Tensor:
     return torch.where(second.region_map > 0, second.region_map + count_rows(first), first.region_map)
 
 
-# Operators to the compiler, so that the CPU's way may be numpy without a graph break.
-define(
-    "stuffinstance::class_areas", "(Tensor labels, int[] classes) -> (Tensor, Tensor)", tags=(Tag.pt2_compliant_tag,)
-)
+def _empty(labels: Tensor, *table: int) -> tuple[Tensor, Tensor]:
+    """A map without a region, (B, H, W) int32, and a table (B, ...) int64 of areas of 0."""
+    region_map = labels.new_zeros(labels.shape, dtype=torch.int32)
+    return region_map, labels.new_zeros((labels.shape[0], *table), dtype=torch.int64)
 
 
-@impl("stuffinstance::class_areas", "default")
-def _(labels: Tensor, classes: list[int]) -> tuple[Tensor, Tensor]:
+def _areas(labels: Tensor, classes: list[int]) -> tuple[Tensor, Tensor]:
     if labels.numel() == 0:
-        return _empty(labels, len(classes))
+        return _no_areas(labels, classes)
     class_areas = by_runs.class_areas if labels.device.type == "cpu" else by_pixels.class_areas
     return class_areas(labels, classes)
 
 
-@register_fake("stuffinstance::class_areas")  # type: ignore[untyped-decorator]
-def _(labels: Tensor, classes: list[int]) -> tuple[Tensor, Tensor]:
+def _no_areas(labels: Tensor, classes: list[int]) -> tuple[Tensor, Tensor]:
     return _empty(labels, len(classes))
 
 
-define(
-    "stuffinstance::instance_regions",
-    "(Tensor labels, int[] classes, int max_regions, int connectivity, int? ignore_index, str backend)"
-    " -> (Tensor, Tensor, Tensor)",
-    tags=(Tag.pt2_compliant_tag,),
-)
+register_operator("class_areas(Tensor labels, int[] classes) -> (Tensor, Tensor)", _areas, _no_areas)
 
 
-@impl("stuffinstance::instance_regions", "default")
-def _(
+def _instances(
     labels: Tensor, classes: list[int], max_regions: int, connectivity: int, ignore_index: int | None, backend: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     if labels.numel() == 0:
-        region_map, area = _empty(labels, len(classes), max_regions)
-        return region_map, torch.zeros_like(area, dtype=torch.int32), area
+        return _no_instances(labels, classes, max_regions)
     run = resolve(BACKENDS, backend, "labels", labels.device).run
     if labels.device.type == "cpu":
-        return by_runs.largest_regions(
-            labels, classes, ignore_index, max_regions, lambda values: run(values, None, 0, connectivity)
-        )
+        number = partial(run, classes=None, ignore_index=0, connectivity=connectivity)
+        return by_runs.largest_regions(labels, classes, ignore_index, max_regions, number)
     return by_pixels.largest_regions(labels, run(labels, classes, ignore_index, connectivity), classes, max_regions)
 
 
-@register_fake("stuffinstance::instance_regions")  # type: ignore[untyped-decorator]
-def _(
-    labels: Tensor, classes: list[int], max_regions: int, connectivity: int, ignore_index: int | None, backend: str
+def _no_instances(
+    labels: Tensor, classes: list[int], max_regions: int, *settings: int | str | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     region_map, area = _empty(labels, len(classes), max_regions)
     return region_map, torch.zeros_like(area, dtype=torch.int32), area
 
 
-define(
-    "stuffinstance::stuff_and_instance_regions",
-    "(Tensor labels, int[] stuff, int[] things, int max_regions, int connectivity) -> (Tensor, Tensor, Tensor)",
-    tags=(Tag.pt2_compliant_tag,),
+register_operator(
+    "instance_regions(Tensor labels, int[] classes, int max_regions, int connectivity, int? ignore_index, str backend)"
+    " -> (Tensor, Tensor, Tensor)",
+    _instances,
+    _no_instances,
 )
 
 
-@impl("stuffinstance::stuff_and_instance_regions", "default")
-def _(
+def _stuff_and_instances(
     labels: Tensor, stuff: list[int], things: list[int], max_regions: int, connectivity: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     if labels.numel() == 0:
-        return *_empty(labels, len(stuff), 1), _empty(labels, len(things), max_regions)[1]
+        return _no_stuff_and_instances(labels, stuff, things, max_regions, connectivity)
     run = resolve(BACKENDS, "auto", "labels", labels.device).run
     if labels.device.type == "cpu":
-        return by_runs.stuff_and_largest_regions(
-            labels, stuff, things, max_regions, lambda values: run(values, None, 0, connectivity)
-        )
+        number = partial(run, classes=None, ignore_index=0, connectivity=connectivity)
+        return by_runs.stuff_and_largest_regions(labels, stuff, things, max_regions, number)
     components = run(labels, things, None, connectivity)
     return by_pixels.stuff_and_largest_regions(labels, components, stuff, things, max_regions)
 
 
-@register_fake("stuffinstance::stuff_and_instance_regions")  # type: ignore[untyped-decorator]
-def _(
+def _no_stuff_and_instances(
     labels: Tensor, stuff: list[int], things: list[int], max_regions: int, connectivity: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     return *_empty(labels, len(stuff), 1), _empty(labels, len(things), max_regions)[1]
 
 
-register_vmap_rule("stuffinstance::class_areas")
-register_vmap_rule("stuffinstance::stuff_and_instance_regions")
-register_vmap_rule("stuffinstance::instance_regions")
-
-
-def _empty(labels: Tensor, *table: int) -> tuple[Tensor, Tensor]:
-    """A map without a region, (B, H, W) int32, and a table (B, ...) int64 of areas of 0."""
-    region_map = labels.new_zeros(labels.shape, dtype=torch.int32)
-    return region_map, labels.new_zeros((labels.shape[0], *table), dtype=torch.int64)
+register_operator(
+    "stuff_and_instance_regions(Tensor labels, int[] stuff, int[] things, int max_regions, int connectivity)"
+    " -> (Tensor, Tensor, Tensor)",
+    _stuff_and_instances,
+    _no_stuff_and_instances,
+)

@@ -1,4 +1,4 @@
-"""Mean teacher (Tarvainen and Valpola, NeurIPS 2017)."""
+"""Mean teacher: the moving average of a network."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _Assigned = list[tuple[nn.Module, str, Tensor | None]]  # a teacher's buffer and
 
 
 class MeanTeacher(nn.Module):
-    """Mean teacher: exponential moving average of a network's parameters.
+    """Mean teacher (Tarvainen and Valpola, NeurIPS 2017): exponential moving average of a network's parameters.
 
     .. math:: \\theta'_t = \\alpha_t \\theta'_{t-1} + (1 - \\alpha_t) \\theta_t, \\qquad
               \\alpha_t = \\min(1 - \\tfrac{1}{t + 1},\\ \\alpha)
 
-    (Mean Teacher; the rising :math:`\\alpha_t` as in DACS, DAFormer and MIC). The copy made here is
+    (https://arxiv.org/abs/1703.01780; the rising :math:`\\alpha_t` as in DACS, DAFormer and MIC). The copy made here is
     :math:`t = 0`, the first :meth:`update` is :math:`t = 1` with :math:`\\alpha_1 = 1/2`. Until the rising weight meets
     :math:`\\alpha` the teacher is the plain mean of all networks so far; with ``alpha=1`` it stays that.
 
@@ -45,9 +45,8 @@ class MeanTeacher(nn.Module):
     trained, before the reparametrization.
 
     **Averaging callbacks** (``torch.optim.swa_utils.AveragedModel``, Lightning's ``WeightAveraging``) average all that
-    is in the module they are given. Construct them with ``use_buffers=False``: parameters are then averaged, and
-    buffers copied, as here. With ``use_buffers=True`` they also average this teacher's ``steps``, and the rows of
-    banks, which have no mean. Keep the teacher outside of that module where its parameters shall not be averaged twice.
+    is in the module they are given: construct them with ``use_buffers=False``, which copies ``steps`` and the rows of
+    banks, and keep the teacher outside of that module where its parameters shall not be averaged twice.
 
     Args:
         network: What is taught. Copied, not kept.
@@ -84,10 +83,9 @@ class MeanTeacher(nn.Module):
         check_kind("network", network, nn.Module, "an nn.Module")
         if teacher is not None:
             check_kind("teacher", teacher, nn.Module, "an nn.Module or None")
-        alpha = checked_fraction("alpha", alpha)
+        self.alpha = checked_fraction("alpha", alpha)
         network = _unwrapped(network)
         _check_trained(network)
-        self.alpha = alpha
         if teacher is None:
             self.network = detached_copy(network)
         else:
@@ -202,12 +200,14 @@ def _pairs(teacher: nn.Module, network: nn.Module) -> tuple[_Tensors, _Tensors, 
     """What is averaged, what is copied, and the buffers that have another size now or are set in only one of both."""
     own, new = _parameters(teacher, network)
     own_buffers, new_buffers, assigned = _buffers(teacher, network)
-    for name, here, there in [*_both(own, new), *_both(own_buffers, new_buffers)]:
-        if here.device != there.device:
-            raise ValueError(
-                f"network must be on the teacher's device, got {name} on {there.device} and the teacher's on "
-                f"{here.device}. Move the teacher with .to({str(there.device)!r})."
-            )
+    for teachers, networks in ((own, new), (own_buffers, new_buffers)):
+        for name, here in teachers.items():
+            there = networks[name]
+            if here.device != there.device:
+                raise ValueError(
+                    f"network must be on the teacher's device, got {name} on {there.device} and the teacher's on "
+                    f"{here.device}. Move the teacher with .to({str(there.device)!r})."
+                )
     averaged = [name for name in own if own[name].is_floating_point() or own[name].is_complex()]
     whole = [name for name in own if not own[name].is_floating_point() and not own[name].is_complex()]
     return (
@@ -218,10 +218,6 @@ def _pairs(teacher: nn.Module, network: nn.Module) -> tuple[_Tensors, _Tensors, 
         ),
         assigned,
     )
-
-
-def _both(own: dict[str, Tensor], new: dict[str, Tensor]) -> list[tuple[str, Tensor, Tensor]]:
-    return [(name, own[name], new[name]) for name in own]
 
 
 def _parameters(teacher: nn.Module, network: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

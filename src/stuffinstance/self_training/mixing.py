@@ -19,7 +19,7 @@ from stuffinstance._checks import (
     may_read,
     optional_ignore_index,
 )
-from stuffinstance._numerics import uniform
+from stuffinstance._numerics import as_float, uniform
 
 
 class ClassMixOutput(NamedTuple):
@@ -52,10 +52,10 @@ def class_mix(
     .. math:: x^m = M \\odot x^s + (1 - M) \\odot x^t, \\qquad y^m = M \\odot y^s + (1 - M) \\odot \\hat y^t, \\qquad
               M(x) = [y^s(x) \\in \\mathcal{C}]
 
-    with :math:`\\mathcal{C}` half of the classes in :math:`y^s`, drawn without replacement: ClassMix (Olsson et al.,
-    WACV 2021) across domains as in DACS (Tranheden et al., WACV 2021). An odd number of classes
-    is halved rounding up, so that one class is pasted whole; ignored pixels are never pasted (both this library's
-    choice).
+    with :math:`\\mathcal{C}` half of the classes in :math:`y^s`, drawn without replacement: ClassMix
+    (https://arxiv.org/abs/2007.07936) across domains as in DACS (https://arxiv.org/abs/2007.08702). An odd number of
+    classes is halved rounding up, so that one class is pasted whole; ignored pixels are never pasted (both this
+    library's choice).
 
     Args:
         source_images: (B, C, H, W), floating point.
@@ -150,7 +150,7 @@ def random_block_mask(
 
     .. math:: M_{mb+1:(m+1)b,\\ nb+1:(n+1)b} = [v > r], \\quad v \\sim U(0, 1), \\qquad x^M = M \\odot x
 
-    as in MIC (Hoyer et al., CVPR 2023, masked image consistency). The loss on the masked images is
+    as in MIC (Hoyer et al., CVPR 2023, https://arxiv.org/abs/2212.01322). The loss on the masked images is
     :func:`weighted_cross_entropy` with the teacher's labels of the whole images and their :func:`confident_fraction` as
     weights. Blocks start at the upper left corner; where a side is not a multiple of ``block`` the last ones are cut
     off, so every size is allowed (this library's choice).
@@ -209,13 +209,13 @@ def _channel_values(fill: float | Sequence[float], channels: int) -> tuple[float
 
 @torch.no_grad()
 def confident_fraction(probabilities: Tensor, threshold: float = 0.968) -> Tensor:
-    """Fraction of each image's pixels whose largest probability reaches a threshold: the weight of its pseudo-labels.
+    """Fraction of confident pixels of each image (DACS, DAFormer): the weight of its pseudo-labels.
 
     .. math:: q_b = \\frac{1}{HW} \\sum_x [\\max_k p_k(x) \\ge \\tau]
 
-    as in DACS (Tranheden et al., WACV 2021) and DAFormer (Hoyer et al., CVPR 2022). Their code takes one share over the
-    whole batch: that is this one's ``.mean()``. By image is this library's choice, so that a batch is the mean of its
-    images.
+    the pixels whose largest probability reaches a threshold, as in DACS (https://arxiv.org/abs/2007.08702) and DAFormer
+    (https://arxiv.org/abs/2111.14887). Their code takes one share over the whole batch: that is this one's ``.mean()``.
+    By image is this library's choice, so that a batch is the mean of its images.
 
     Args:
         probabilities: Softmax outputs, (B, K, H, W).
@@ -240,6 +240,5 @@ def confident_fraction(probabilities: Tensor, threshold: float = 0.968) -> Tenso
             f"probabilities must be within 0..1 and sum to 1 over dimension 1 (K), got a largest one per pixel from "
             f"{float(best.min()):.4g} to {float(best.max()):.4g}. For logits pass logits.softmax(1)."
         )
-    exact = best if best.dtype == torch.float64 else best.float()  # a half-precision threshold would be another
-    confident = (exact >= threshold) & best.isfinite()
+    confident = (as_float(best) >= threshold) & best.isfinite()  # a half-precision threshold would be another
     return confident.to(torch.float32).mean((1, 2))

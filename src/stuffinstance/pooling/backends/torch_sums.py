@@ -1,8 +1,7 @@
 """Sums of regions in torch: pixels are added up on a CPU, multiplied with the regions' masks on an accelerator.
 
-Measured on two cores at D = 2048, 90×160: reading the features once takes 4 ms. Adding up takes 11 ms for NCHW features
-however many regions there are; a matrix product takes 9 ms for at most 16 regions, 14 ms for 17 to 32 and 23 ms for 64,
-also when each band of rows has columns for its own regions only. One form therefore serves all maps.
+On a CPU adding up takes the same time however many regions there are (11 ms at D = 2048, 90×160, two cores), a matrix
+product is faster for at most 16 regions only (9 ms; 23 ms for 64): one form therefore serves all maps.
 """
 
 from collections.abc import Iterator
@@ -10,7 +9,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from stuffinstance._numerics import autocast_device
+from stuffinstance._numerics import autocast_device, float_dtype
 
 _TERMS = 256  # most terms of one running sum
 _BLOCK = 2**20  # values added up at a time on a CPU: 4 MiB, which stay in its caches
@@ -20,11 +19,6 @@ def region_sums(features: Tensor, number: Tensor, num_regions: int) -> Tensor:
     """Features (B, D, h, w) and region numbers (B, P) to sums (B, D, R) float32, or float64 for float64 features."""
     sums = added_sums if features.device.type == "cpu" else multiplied_sums
     return sums(features, number, num_regions)
-
-
-def sum_dtype(features: Tensor) -> torch.dtype:
-    """float64 for float64, else float32: half precision would lose the sum of a large region."""
-    return torch.float64 if features.dtype == torch.float64 else torch.float32
 
 
 def lies_in_rows(features: Tensor) -> bool:
@@ -42,7 +36,7 @@ def added_sums(features: Tensor, number: Tensor, num_regions: int) -> Tensor:
     """
     batch, channels = features.shape[:2]
     pixels = number.shape[1]
-    sums = features.new_zeros(batch, channels, num_regions, dtype=sum_dtype(features))
+    sums = features.new_zeros(batch, channels, num_regions, dtype=float_dtype(features))
     present = torch.bincount(number.flatten(), minlength=num_regions + 1) > 0
     used = present.nonzero()[:, 0]
     held = used[used > 0]
@@ -51,12 +45,14 @@ def added_sums(features: Tensor, number: Tensor, num_regions: int) -> Tensor:
     lanes = max(1, min(-(-pixels // _TERMS), pixels // used.numel()))
     first_lane = ((present.cumsum(0) - 1) * lanes).index_select(0, number.flatten()).view_as(number)  # (B, P)
     add = _added_rows if lies_in_rows(features) else _added_channels
-    for channels_done, found in add(features, first_lane, lanes, used.numel()):  # found (B, some of D, used)
-        sums[:, channels_done].index_copy_(2, held - 1, found[:, :, used.numel() - held.numel() :])
+    for some, found in add(features, first_lane, lanes, used.numel(), sums.dtype):  # found (B, some of D, used)
+        sums[:, some].index_copy_(2, held - 1, found[:, :, used.numel() - held.numel() :])
     return sums
 
 
-def _added_channels(features: Tensor, first_lane: Tensor, lanes: int, count: int) -> Iterator[tuple[slice, Tensor]]:
+def _added_channels(
+    features: Tensor, first_lane: Tensor, lanes: int, count: int, dtype: torch.dtype
+) -> Iterator[tuple[slice, Tensor]]:
     """NCHW: a block of channels at a time, so that half precision is converted within the caches.
 
     Neighboring pixels go to different lanes, and need not wait for each other's addition.
@@ -65,16 +61,18 @@ def _added_channels(features: Tensor, first_lane: Tensor, lanes: int, count: int
     lane = torch.arange(lanes).repeat(-(-pixels // lanes))[:pixels]
     index = (first_lane + lane)[:, None]  # (B, 1, P)
     step = min(channels, max(1, _BLOCK // (batch * max(pixels, count * lanes))))
-    partial_sums = features.new_empty(batch, step, count * lanes, dtype=sum_dtype(features))
+    partial_sums = features.new_empty(batch, step, count * lanes, dtype=dtype)
     for start in range(0, channels, step):
         some = slice(start, start + step)
-        block = features[:, some].flatten(2).to(partial_sums.dtype)
+        block = features[:, some].flatten(2).to(dtype)
         here = partial_sums[:, : block.shape[1]].zero_()
         here.scatter_add_(2, index.expand(-1, block.shape[1], -1), block)
         yield some, here.view(*block.shape[:2], count, lanes).sum(3)
 
 
-def _added_rows(features: Tensor, first_lane: Tensor, lanes: int, count: int) -> Iterator[tuple[slice, Tensor]]:
+def _added_rows(
+    features: Tensor, first_lane: Tensor, lanes: int, count: int, dtype: torch.dtype
+) -> Iterator[tuple[slice, Tensor]]:
     """Channels last: whole rows are added, a block of pixels at a time. Lanes are spans of pixels, for the caches.
 
     The partial sums of all channels exist together: adding parts of rows takes several times as long.
@@ -84,11 +82,11 @@ def _added_rows(features: Tensor, first_lane: Tensor, lanes: int, count: int) ->
     lane = torch.arange(lanes).repeat_interleave(-(-pixels // lanes))[:pixels]
     index = (image + first_lane + lane).flatten()  # (B * P,)
     rows = features.permute(0, 2, 3, 1).reshape(batch * pixels, channels)
-    partial_sums = features.new_zeros(batch * count * lanes, channels, dtype=sum_dtype(features))
+    partial_sums = features.new_zeros(batch * count * lanes, channels, dtype=dtype)
     step = max(1, _BLOCK // channels)
     for start in range(0, batch * pixels, step):
         block = slice(start, start + step)
-        partial_sums.index_add_(0, index[block], rows[block].to(partial_sums.dtype))
+        partial_sums.index_add_(0, index[block], rows[block].to(dtype))
     step = max(1, _BLOCK // (batch * count * lanes))
     for start in range(0, channels, step):
         some = slice(start, start + step)
@@ -103,7 +101,7 @@ def multiplied_sums(features: Tensor, number: Tensor, num_regions: int) -> Tenso
     copy cannot be spared. So the features are read twice (lowest and highest of each pixel, which are finite where all
     of it is; the copy), and the copy once per D regions, so that the masks take no more memory than it.
     """
-    exact = sum_dtype(features)
+    exact = float_dtype(features)
     flat = features.flatten(2)
     sums = flat.new_zeros(flat.shape[0], flat.shape[1], num_regions, dtype=exact)
     if sums.numel() == 0:

@@ -12,12 +12,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from stuffinstance.regions.backends.image_by_image import one_based
+from stuffinstance.regions.class_lookup import class_positions
+
+_INT32_VALUES = 2**31
 
 
 def label(labels: Tensor, classes: Sequence[int] | None, ignore_index: int | None, connectivity: int) -> Tensor:
     """Number regions in raster order of their first pixel."""
-    values = one_based(labels, classes, ignore_index)
+    values = _one_based(labels, classes, ignore_index)
     flat = values.reshape(-1)
     first, second = _neighbor_pairs(values, connectivity)
     parent = torch.arange(flat.numel(), device=values.device)
@@ -30,6 +32,26 @@ def label(labels: Tensor, classes: Sequence[int] | None, ignore_index: int | Non
     roots = (parent == torch.arange(flat.numel(), device=values.device)) & (flat != 0)
     ranks = roots.view(values.shape[0], -1).cumsum(1, dtype=torch.int32).view(-1)
     return torch.where(flat != 0, ranks[parent], 0).view(values.shape)
+
+
+def _one_based(labels: Tensor, classes: Sequence[int] | None, ignore_index: int | None) -> Tensor:
+    """(B, H, W) int32, contiguous: 0 for what is not to be numbered, different from 1 on where the ids differ.
+
+    No id can be taken for the background, whatever the dtype and the ignored id.
+    """
+    ids = labels.to(torch.int64).contiguous()
+    shifted = _above_zero(ids) if classes is None else class_positions(ids, classes) + 1
+    if ignore_index is not None:
+        shifted = torch.where(ids != ignore_index, shifted, 0)
+    return shifted.to(torch.int32)
+
+
+def _above_zero(ids: Tensor) -> Tensor:
+    lowest, highest = (int(bound) for bound in torch.aminmax(ids))
+    if highest - lowest < _INT32_VALUES - 1:
+        return ids - (lowest - 1)
+    inverse: Tensor = torch.unique(ids, return_inverse=True)[1]
+    return inverse + 1
 
 
 def _neighbor_pairs(values: Tensor, connectivity: int) -> tuple[Tensor, Tensor]:
