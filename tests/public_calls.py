@@ -257,7 +257,7 @@ _FUNCTIONS: dict[Callable[..., Any], Callable[[Maps], dict[str, Any]]] = {
     si.lab_color_transfer: lambda m: {"source": m.images, "target": m.images / 2},
     si.class_center_distance: lambda m: {**_centers(m), "num_classes": K, "ignore_index": IGNORE},
 }
-# Methods of what is made here; " of ..." in a name tells two calls of one method apart.
+# Methods of what is made here; a name with " of ..." is another call of the same method.
 _METHODS: dict[str, tuple[Callable[[], Any], Callable[[Maps], dict[str, Any]]]] = {
     "LabelSpace.ids": (lambda: SPACE, lambda m: {"names": ("car",)}),
     "LabelSpace.mapping_from": (lambda: SPACE, lambda m: {"other": si.CITYSCAPES}),
