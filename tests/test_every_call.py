@@ -166,13 +166,18 @@ DEFAULT_OPTIONS = {"random_block_mask", "class_mix", "SoftNeighborhoodDensity.up
 SIZES = (Maps(2, 6, 8), Maps(3, 9, 7), Maps(4, 5, 11))
 
 
+def made(call: Call) -> Any:
+    torch.manual_seed(0)
+    return call.make()
+
+
 @pytest.mark.usefixtures("compiling")
 @pytest.mark.parametrize("name", [name for name in WITH_MAPS if name not in COMPILED_ELSEWHERE])
 def test_sizes_vary_in_one_compiled_function(name: str) -> None:
     if OLD and name == "fourier_amplitude_transfer":
         pytest.skip("this torch compiles no Fourier transform of a size that varies")
     call = CALLS[name]
-    plain, other = (torch.manual_seed(0) and call.make() for _ in range(2))
+    plain, other = made(call), made(call)
     run = plain if call.method is None else getattr(plain, call.method)
     traced = other if call.method is None else getattr(other, call.method)
     fixed = {key: value for key, value in call.arguments(SIZES[0]).items() if not isinstance(value, Tensor)}

@@ -6,6 +6,7 @@ import math
 import resource
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -76,36 +77,29 @@ class Rule(NamedTuple):
     oracle: Callable[[list[Tensor]], Thresholds]
     labels: Callable[..., Tensor]
     unseen: float
-    above: float = SINGLE  # how far thresholds may be above the exact ones; below, by a bin
 
 
-def rule(
-    kind: Any, oracle: Any, labels: Any, unseen: float, renamed: dict[str, str] | None = None, **options: Any
-) -> Rule:
-    def make(num_classes: int = K, **more: Any) -> Any:
-        return kind(num_classes, **options, **more)
-
-    named = {(renamed or {}).get(name, name): value for name, value in options.items() if name != "max_portion"}
-    return Rule(make, lambda batches: oracle(batches, **named), labels, unseen)
-
-
-SHARE = {"portion": "share"}
+FAST, FORGETFUL = {"alpha": 0.5, "beta": 0.5, "gamma": 1.0}, {"alpha": 1.0, "beta": 0.0}
 RULES = {
     **{
-        f"ClassBalancedThreshold, {q}, {cap}": rule(
-            si.ClassBalancedThreshold, median, confident, 0.0, quantile=q, cap=cap
+        f"ClassBalancedThreshold, {q}, {cap}": Rule(
+            partial(si.ClassBalancedThreshold, quantile=q, cap=cap),
+            partial(median, quantile=q, cap=cap),
+            confident,
+            0.0,
         )
         for q, cap in ((0.5, 0.9), (0.0, 0.3), (0.2, 1.0), (0.8, 1.0), (1.0, 0.9))
     },
     **{
-        f"CBSTThreshold, {share}": rule(
-            si.CBSTThreshold, portion, largest_ratio, 1.0, SHARE, portion=share, max_portion=1.0
+        f"CBSTThreshold, {share}": Rule(
+            partial(si.CBSTThreshold, portion=share, max_portion=1.0), partial(portion, share=share), largest_ratio, 1.0
         )
         for share in (0.2, 0.0, 0.05, 1.0)
     },
-    "IASTThreshold": rule(si.IASTThreshold, online, confident, 0.9),
-    "IASTThreshold, fast": rule(si.IASTThreshold, online, confident, 0.9, alpha=0.5, beta=0.5, gamma=1.0),
-    "IASTThreshold, forgetful": rule(si.IASTThreshold, online, confident, 0.9, alpha=1.0, beta=0.0),
+    **{
+        f"IASTThreshold{name}": Rule(partial(si.IASTThreshold, **options), partial(online, **options), confident, 0.9)
+        for name, options in (("", {}), (", fast", FAST), (", forgetful", FORGETFUL))
+    },
 }
 ONE_OF_EACH = ("ClassBalancedThreshold, 0.5, 0.9", "CBSTThreshold, 0.2", "IASTThreshold")
 every = pytest.mark.parametrize("name", RULES)
@@ -118,7 +112,7 @@ def predictions(batch: int = 2, height: int = 9, width: int = 17, scale: float =
 
 
 def fed(name: str, *batches: Tensor) -> Any:
-    made = RULES[name].make()
+    made = RULES[name].make(K)
     for batch in batches:
         made.update(batch)
     return made
@@ -202,7 +196,7 @@ def test_a_stream_in_parts_equals_one_batch(name: str) -> None:
 @each
 def test_memory_is_flat_while_images_stream_through(name: str) -> None:
     """State of fixed size, and no growth of the process once the first images have gone through."""
-    made, image = RULES[name].make(), predictions(1, 128, 256)
+    made, image = RULES[name].make(K), predictions(1, 128, 256)
     size = state_size(made)
     for _ in range(10):
         made.update(image)
@@ -243,7 +237,7 @@ def test_a_class_without_pixels_and_no_image(name: str) -> None:
 def test_scores_of_ones_own_are_thresholded_too(name: str) -> None:
     probabilities = predictions(2, 8, 8)
     scores, predicted = probabilities.max(1)
-    made, by_scores = fed(name, probabilities), RULES[name].make()
+    made, by_scores = fed(name, probabilities), RULES[name].make(K)
     by_scores.update_scores(scores.mT.contiguous().mT, predicted.mT.contiguous().mT.to(torch.uint8))
     assert torch.equal(made.compute(), by_scores.compute())
     assert torch.equal(by_scores.filter(scores, predicted), confident(probabilities, made.compute().tolist()))
@@ -256,7 +250,7 @@ def test_scores_of_ones_own_are_thresholded_too(name: str) -> None:
 
 @each
 def test_a_map_of_ignored_classes_counts_nothing_and_stays_ignored(name: str) -> None:
-    made = RULES[name].make(ignore_index=-1)
+    made = RULES[name].make(K, ignore_index=-1)
     scores, predicted = torch.rand(1, 4, 5), torch.full((1, 4, 5), -1)
     before = made.compute()
     made.update_scores(scores, predicted)
@@ -292,12 +286,12 @@ def test_one_nan_among_many_pixels_raises(name: str, method: str) -> None:
     probabilities = torch.full((1, K, 240, 240), 1 / K)
     probabilities[0, 2, 101, 77] = float("nan")
     with pytest.raises(ValueError, match="probabilities must be finite"):
-        getattr(RULES[name].make(), method)(probabilities)
+        getattr(RULES[name].make(K), method)(probabilities)
 
 
 @each
 def test_what_was_read_does_not_move_later(name: str) -> None:
-    made = RULES[name].make()
+    made = RULES[name].make(K)
     read, seen = made.compute(), made.counts()
     kept = read.clone()
     made.update(predictions(scale=4.0))
