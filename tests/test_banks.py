@@ -47,10 +47,11 @@ def test_rows_go_round_the_ring(kind: str, capacity: int, batch: int) -> None:
     features, labels = stream(16, capacity)
     for first in range(0, 16, batch):
         part = slice(first, first + batch)
-        bank.update(features[part], labels[part])
+        bank.update(features[part].clone().requires_grad_(), labels[part])
         fill_oracle(expected, features[part], labels[part], None if kind == "stuff" else 3)
         assert_bank_equals(bank, expected)
     assert max(expected.written.values()) > 5
+    assert not bank.features.requires_grad
 
 
 def test_nothing_to_write_changes_nothing() -> None:

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tests.public_calls import CALLS, LOSSES, Call, Maps, tensors_in, total
+from tests.wrong_arguments import changed, state_of
 
 OLD = not hasattr(torch.compiler, "set_stance")  # before torch 2.6
 WITH_MAPS = [
@@ -78,10 +79,15 @@ def test_float64_stays_float64(name: str) -> None:
 
 
 @taking_maps
-def test_inputs_are_not_changed(name: str) -> None:
-    arguments, expected = CALLS[name].arguments(Maps()), CALLS[name].arguments(Maps())
-    CALLS[name].bound()(**arguments)
+def test_inputs_are_not_changed_and_only_updates_write(name: str) -> None:
+    call = CALLS[name]
+    thing, arguments, expected = call.make(), call.arguments(Maps()), call.arguments(Maps())
+    held = [thing, *(getattr(thing, part, None) for part in ("bank", "anchors")), *arguments.values()]
+    before = [state_of(each) for each in held]
+    (thing if call.method is None else getattr(thing, call.method))(**arguments)
     assert all(torch.equal(value, expected[key]) for key, value in arguments.items() if isinstance(value, Tensor))
+    if not str(call.method).startswith("update"):
+        assert not any(changed(each, state) for each, state in zip(held, before, strict=True))
 
 
 # ------------------------------------------------------------------ meta and fake tensors

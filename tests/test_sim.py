@@ -90,15 +90,6 @@ def test_losses_of_a_copy_read_its_own_banks(copied: Callable[[object], si.Stuff
     assert not torch.equal(other.stuff_bank.written, sim.stuff_bank.written)
 
 
-def test_forward_reads_and_only_update_writes() -> None:
-    sim = filled()
-    before = state(sim)
-    features, _, logits = batch(31)
-    losses = sim(features.requires_grad_(), logits)
-    (losses.stuff + losses.instance).backward()
-    assert unchanged(sim, before)
-
-
 def test_an_update_after_forward_does_not_disturb_backward() -> None:
     """The bank may be written between a loss and its gradient."""
     sim = filled()
