@@ -215,8 +215,12 @@ _FUNCTIONS: dict[Callable[..., Any], Callable[[Maps], dict[str, Any]]] = {
     },
     si.stuff_regions: lambda m: {"labels": m.labels, "classes": (0, 2)},
     si.instance_regions: lambda m: {
-        **{"labels": m.labels, "classes": (1, 2), "max_regions": 2},
-        **{"connectivity": 4, "ignore_index": IGNORE, "backend": "auto"},
+        "labels": m.labels,
+        "classes": (1, 2),
+        "max_regions": 2,
+        "connectivity": 4,
+        "ignore_index": IGNORE,
+        "backend": "auto",
     },
     si.region_mean: lambda m: {
         "features": m.features,
@@ -238,19 +242,29 @@ _FUNCTIONS: dict[Callable[..., Any], Callable[[Maps], dict[str, Any]]] = {
     },
     si.entropy_map: _probabilities,
     si.weighted_cross_entropy: lambda m: {
-        **{"logits": m.logits, "labels": m.labels},
-        **{"weights": m.full(*m.size, value=1.0), "ignore_index": IGNORE},
+        "logits": m.logits,
+        "labels": m.labels,
+        "weights": m.full(*m.size, value=1.0),
+        "ignore_index": IGNORE,
     },
     si.soft_cross_entropy: lambda m: {**_masked_logits(m), "soft": m.probabilities},
     si.mrkld_regularizer: lambda m: {**_masked_logits(m), "weight": 0.1},
     si.soft_labels: lambda m: {**_probabilities(m), **_halves(m), "alpha": 0.25, "validate_args": False},
     si.class_mix: lambda m: {
-        **{"source_images": m.images, "source_labels": m.labels, "target_images": m.images / 2},
-        **{"target_labels": m.labels.flip(1), "num_classes": 256, "ignore_index": IGNORE},
+        "source_images": m.images,
+        "source_labels": m.labels,
+        "target_images": m.images / 2,
+        "target_labels": m.labels.flip(1),
+        "num_classes": 256,
+        "ignore_index": IGNORE,
         "generator": torch.Generator(),
     },
     si.random_block_mask: lambda m: {
-        **{"images": m.images, "block": 2, "ratio": 0.5, "fill": (0.1, 0.2, 0.3), "generator": torch.Generator()}
+        "images": m.images,
+        "block": 2,
+        "ratio": 0.5,
+        "fill": (0.1, 0.2, 0.3),
+        "generator": torch.Generator(),
     },
     si.confident_fraction: lambda m: {**_probabilities(m), "threshold": 0.9},
     si.fourier_amplitude_transfer: lambda m: {"source": m.images, "target": m.images / 2, "window": 0.1},
@@ -346,9 +360,9 @@ CALLS: dict[str, Call] = {
 }
 # Results, errors and what is abstract: nobody makes them but the library.
 NOT_CALLED = {
-    *("BackendUnavailableError", "CITYSCAPES", "IoU", "Matches", "MatchingLosses", "ClassMixOutput", "Regions"),
-    *("SYNTHIA_13", "SYNTHIA_16", "FusedPrediction", "PseudoLabelThreshold"),
-}
+    "BackendUnavailableError", "CITYSCAPES", "IoU", "Matches", "MatchingLosses", "ClassMixOutput", "Regions",
+    "SYNTHIA_13", "SYNTHIA_16", "FusedPrediction", "PseudoLabelThreshold",
+}  # fmt: skip
 # A right result may hold NaN or infinity, as the documentation says.
 UNDEFINED = {"MeanIoU.compute", "class_center_distance"}
 # What is differentiated, and its argument that carries the gradient.
@@ -356,17 +370,16 @@ LOSSES = {
     "StuffInstanceMatching.forward": "target_features",
     "FineGrainedAdversarialLoss.generator_loss": "target_features",
     "OutputAdversarialLoss.generator_loss": "target_logits",
-    **{"OutputDiscriminator.forward": "probabilities", "entropy_map": "probabilities", "random_block_mask": "images"},
-    **dict.fromkeys(("region_mean", "FineGrainedDiscriminator.forward", "stuff_matching_loss"), "features"),
-    **dict.fromkeys(
-        ("StuffMatchingLoss.forward", "InstanceMatchingLoss.forward", "instance_matching_loss"), "features"
-    ),
-    **dict.fromkeys(
-        ("AnchorDistanceLoss.forward", "AnchorDistanceLoss.forward of pixels", "anchor_distance_loss"), "features"
-    ),
-    **dict.fromkeys(("EntropyLoss.forward", "MaxSquareLoss.forward", "weighted_cross_entropy"), "logits"),
-    **dict.fromkeys(("soft_cross_entropy", "mrkld_regularizer"), "logits"),
-}
+    "OutputDiscriminator.forward": "probabilities",
+    "entropy_map": "probabilities",
+    "random_block_mask": "images",
+} | dict.fromkeys((
+    "region_mean", "FineGrainedDiscriminator.forward", "StuffMatchingLoss.forward", "InstanceMatchingLoss.forward",
+    "stuff_matching_loss", "instance_matching_loss", "anchor_distance_loss", "AnchorDistanceLoss.forward",
+    "AnchorDistanceLoss.forward of pixels",
+), "features") | dict.fromkeys((
+    "EntropyLoss.forward", "MaxSquareLoss.forward", "weighted_cross_entropy", "soft_cross_entropy", "mrkld_regularizer",
+), "logits")  # fmt: skip
 
 
 def total(values: Any) -> Tensor:

@@ -80,8 +80,10 @@ def test_the_published_sizes() -> None:
     output = [(64, 19, 4, 4), (128, 64, 4, 4), (256, 128, 4, 4), (512, 256, 4, 4), (1, 512, 4, 4)]
     assert [*weights(si.OutputDiscriminator(19)).values()] == output
     assert weights(si.FineGrainedDiscriminator(2048, 19)) == {
-        **{"conv1": (256, 2048, 3, 3), "conv2": (128, 256, 3, 3)},
-        **{"source": (19, 128, 3, 3), "target": (19, 128, 3, 3)},
+        "conv1": (256, 2048, 3, 3),
+        "conv2": (128, 256, 3, 3),
+        "source": (19, 128, 3, 3),
+        "target": (19, 128, 3, 3),
     }
 
 

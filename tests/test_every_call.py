@@ -161,12 +161,12 @@ def test_func_grad_equals_autograd_for_one_and_several_inputs(name: str) -> None
 
 # Compiled within another call.
 COMPILED_ELSEWHERE = {
-    *("StuffBank.update", "InstanceBank.update", "InstanceMatchingLoss.matches", "FineGrainedDiscriminator.forward"),
-    *("OutputDiscriminator.forward", "AnchorDistanceLoss.forward", "StuffMatchingLoss.forward of a callable"),
-    *("StuffMatchingLoss.forward", "InstanceMatchingLoss.forward", "CBSTThreshold.update"),
-    *("ClassBalancedThreshold.update_scores", "ClassBalancedThreshold.filter", "class_center_distance"),
-    *("OutputAdversarialLoss.discriminator_loss", "FineGrainedAdversarialLoss.discriminator_loss"),
-}
+    "StuffBank.update", "InstanceBank.update", "InstanceMatchingLoss.matches", "FineGrainedDiscriminator.forward",
+    "OutputDiscriminator.forward", "AnchorDistanceLoss.forward", "StuffMatchingLoss.forward of a callable",
+    "StuffMatchingLoss.forward", "InstanceMatchingLoss.forward", "CBSTThreshold.update",
+    "ClassBalancedThreshold.update_scores", "ClassBalancedThreshold.filter", "class_center_distance",
+    "OutputAdversarialLoss.discriminator_loss", "FineGrainedAdversarialLoss.discriminator_loss",
+}  # fmt: skip
 # With torch's default options: a second size makes a second graph, in which sizes vary.
 DEFAULT_OPTIONS = {"random_block_mask", "class_mix", "SoftNeighborhoodDensity.update"}
 SIZES = (Maps(2, 6, 8), Maps(3, 9, 7), Maps(4, 5, 11))

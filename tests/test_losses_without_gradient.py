@@ -14,11 +14,11 @@ from tests.public_calls import CALLS, LOSSES, D, Maps, matching, total
 
 # Of features and of an output's adversary; losses of logits are what a validation loop logs.
 WARNING = [
-    *("StuffInstanceMatching.forward", "StuffMatchingLoss.forward", "InstanceMatchingLoss.forward"),
-    *("AnchorDistanceLoss.forward", "AnchorDistanceLoss.forward of pixels", "OutputAdversarialLoss.generator_loss"),
-    *("FineGrainedAdversarialLoss.generator_loss", "stuff_matching_loss", "instance_matching_loss"),
+    "StuffInstanceMatching.forward", "StuffMatchingLoss.forward", "InstanceMatchingLoss.forward",
+    "AnchorDistanceLoss.forward", "AnchorDistanceLoss.forward of pixels", "OutputAdversarialLoss.generator_loss",
+    "FineGrainedAdversarialLoss.generator_loss", "stuff_matching_loss", "instance_matching_loss",
     "anchor_distance_loss",
-]
+]  # fmt: skip
 MESSAGE = r"without a gradient came while gradient mode is on, so the .* trains nothing: .*torch\.no_grad\(\)"
 losses = pytest.mark.parametrize("name", WARNING)
 

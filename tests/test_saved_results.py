@@ -33,9 +33,9 @@ def iou() -> si.IoU:
 
 
 RESULTS = (
-    *("instance_regions", "StuffInstanceMatching.forward", "InstanceMatchingLoss.matches"),
-    *("class_mix", "SymmetricConsistency.forward", "MeanIoU.compute"),
-)
+    "instance_regions", "StuffInstanceMatching.forward", "InstanceMatchingLoss.matches",
+    "class_mix", "SymmetricConsistency.forward", "MeanIoU.compute",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", RESULTS)

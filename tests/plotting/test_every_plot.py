@@ -51,11 +51,17 @@ PLOTS: dict[str, Callable[[], dict[str, Any]]] = {
     ),
     "plot_bank_fill": lambda: {"banks": bank({0: torch.randn(3, 2)}), "space": SPACE},
     "plot_bank_rows": lambda: {
-        **{"banks": bank({0: torch.randn(3, 2)}), "space": SPACE, "projection": "pca", "rows_per_class": 3}
+        "banks": bank({0: torch.randn(3, 2)}),
+        "space": SPACE,
+        "projection": "pca",
+        "rows_per_class": 3,
     },
     "plot_iou": lambda: {"scores": SCORE, "space": SPACE, "classes": (0, "car"), "styles": None},
     "plot_confidences": lambda: {
-        **{"rule": seen_rule()[0], "space": SPACE, "thresholds": torch.full((4,), 0.5), "classes": (0, "car")}
+        "rule": seen_rule()[0],
+        "space": SPACE,
+        "thresholds": torch.full((4,), 0.5),
+        "classes": (0, "car"),
     },
     "plot_kept_fractions": lambda: {
         "thresholds": torch.rand(4),
