@@ -48,9 +48,9 @@ def open_domains(args: argparse.Namespace) -> tuple[Dataset[Any], Dataset[Any], 
     Each item has ``image`` (3, H, W) uint8, ``labels`` (H, W) uint8 with 255 where unlabeled, and ``name``.
     """
     size = (args.height, args.width)
-    source = open_dataset("gta5", args.source, space=SPACE, size=size)
-    target = open_dataset("cityscapes", args.target, split="train", space=SPACE, size=size, labels=False)
-    validation = open_dataset("cityscapes", args.target, split="val", space=SPACE, size=size)
+    source = open_dataset("gta5", args.source, size=size)
+    target = open_dataset("cityscapes", args.target, split="train", size=size, labels=False)
+    validation = open_dataset("cityscapes", args.target, split="val", size=size)
     return source, target, validation
 
 

@@ -37,7 +37,7 @@ def reproducible(request: pytest.FixtureRequest) -> Iterator[None]:
 @pytest.fixture
 def unread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Read no value of a tensor that ``validate_args`` does not ask for, as on a GPU."""
-    monkeypatch.setattr("stuffinstance._checks.READ_FREELY", ())
+    monkeypatch.setattr("stuffinstance._checks.READ_ON", ())
 
 
 @pytest.fixture

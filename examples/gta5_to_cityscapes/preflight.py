@@ -163,7 +163,7 @@ def _check_files(findings: Findings, what: str, dataset: SegmentationDataset) ->
     what = f"{what}, labels"
     if summary.unknown_ids:
         first, file = next(iter(summary.unknown_in.items()))
-        text = f"ids that the layout does not define, ignored (id: pixels): {summary.unknown_ids}; {first} in {file}"
+        text = f"ids without a row in the class file, ignored (id: pixels): {summary.unknown_ids}; {first} in {file}"
         findings.add("note", what, text)
     before = len(findings)
     findings.attempt(what, partial(require_labels, what.removesuffix(", labels"), dataset))

@@ -6,10 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import stuffinstance as si
 from examples.generated_city import DomainStatistics
 from examples.generated_city.rendering import render_scene
-from examples.gta5_to_cityscapes.data.dataset import CITYSCAPES_IDS, build_label_table
+from examples.gta5_to_cityscapes.data import read_classes
 
 SIZE = (240, 120)  # width, height
 
@@ -28,7 +27,7 @@ def draw_streets(
         Images (B, 3, 120, 240) in 0 .. 1, and class ids of ``si.CITYSCAPES``
         (B, 120, 240), 255 where ignored.
     """
-    table = build_label_table(CITYSCAPES_IDS, si.CITYSCAPES).ids.astype(np.int64)
+    table = read_classes("cityscapes").table("target").ids.astype(np.int64)
     scenes = [
         render_scene((seed, domain.seed_key, 0, number), domain, SIZE)
         for number in range(count)

@@ -48,10 +48,10 @@ INTEGER_DTYPES = frozenset(
     {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32, torch.uint64}
 )
 FLOATING_DTYPES = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
+READ_ON = ("cpu",)  # devices whose values are read without validate_args
 MOST_CLASSES = 2**16
 _INT64 = 2**63
-_LARGEST = sys.float_info.max
-_SMALLEST = 1e-30
+_SMALLEST, _LARGEST = 1e-30, sys.float_info.max
 
 
 def describe(value: object) -> str:
@@ -82,16 +82,11 @@ def _is_array(value: object) -> bool:
     return not isinstance(value, Tensor) and hasattr(value, "dtype") and bool(getattr(value, "shape", ()))
 
 
-# Devices whose values are read without validate_args.
-READ_FREELY: tuple[str, ...] = ("cpu",)
-
-
 def may_read(tensor: Tensor, validate_args: bool = False) -> bool:
     """Whether values of ``tensor`` may be read: on a CPU, elsewhere with ``validate_args``; never of fake tensors."""
     if torch.compiler.is_compiling() or tensor.device.type == "meta":
         return False
-    freely = validate_args or tensor.device.type in READ_FREELY
-    if not freely or torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+    if not (validate_args or tensor.device.type in READ_ON) or torch._C._functorch.is_functorch_wrapped_tensor(tensor):
         return False  # a tensor that a transform of torch.func has wrapped has no values of its own
     plain = type(tensor) is Tensor or type(tensor) is torch.nn.Parameter
     if plain and torch._C._len_torch_dispatch_stack() == 0 and TracingContext.try_get() is None:
@@ -125,7 +120,11 @@ def check_label_map(name: str, labels: Tensor, *, masks: bool = False) -> None:
     is_mask = labels.dtype == torch.bool
     if (labels.dtype not in INTEGER_DTYPES and not (masks and is_mask)) or labels.ndim != 3:
         advice = f"For one image pass {name}[None]; for logits pass logits.argmax(1)."
-        if is_mask and not masks:
+        if labels.ndim == 4 and labels.shape[1] == 1:
+            advice = f"Pass {name}[:, 0].long()."
+        elif labels.ndim == 3 and labels.dtype in FLOATING_DTYPES:
+            advice = f"Pass {name}.long(), or for logits of one image logits.argmax(0)[None]."
+        elif is_mask and not masks:
             advice = f"For a mask whose False is class 0 and whose True is class 1 pass {name}.long()."
         raise ValueError(f"{name} must be {wanted}, got {describe(labels)}. {advice}")
 
@@ -224,7 +223,7 @@ def check_class_ids(
         ignored = "" if ignore_index is None else f" or the ignored id {ignore_index}"
         raise ValueError(
             f"{name} must hold class ids 0..{num_classes - 1}{ignored}, got also {strange}. "
-            "Map the data set's own ids to train ids first, or ignore what has no class."
+            "Map the data set's own ids to train ids first; ignore_index is the id of pixels without a class."
         )
 
 
@@ -263,6 +262,8 @@ def checked_positive(name: str, value: Any) -> int:
 
 def checked_num_classes(num_classes: Any) -> int:
     """K: a whole number of at least 1 that tables of K and K x K entries can be made for."""
+    if _is_label_space(num_classes):
+        raise TypeError(f"num_classes must be a whole number, got {_came(num_classes)}. Pass space.num_classes.")
     return checked_whole("num_classes", num_classes, 1, MOST_CLASSES)
 
 

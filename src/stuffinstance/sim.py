@@ -69,10 +69,9 @@ class StuffInstanceMatching(nn.Module):
     """Stuff and instance matching (SIM, CVPR 2020, https://arxiv.org/abs/2003.08040), any backbone, one GPU or many.
 
     Call :meth:`update` with the source batch, then the module with the target batch of the same step: the bank already
-    holds this step's rows, as in the reference implementation.
-
-    The losses can be differentiated by ``torch.func`` (``grad``, ``vmap`` of it for gradients per image, ``jvp``,
-    ``hessian``) and run on fake tensors; what torch cannot do is compile such a transform: compile the call itself.
+    holds this step's rows, as in the reference implementation. Add both losses to your own with weight 0.01. With
+    ``preset="code"`` a loss is exactly 0 until the bank of a class has been filled once. Sizes of source, target,
+    features and labels may all differ.
 
     Args:
         space: Which class ids are stuff and which are things; at least one class should be either.
@@ -84,11 +83,11 @@ class StuffInstanceMatching(nn.Module):
         require_full_bank: Match a class only after more rows were written than its bank holds. None: by preset.
         capacity: w, rows per stuff class; an instance bank holds ``capacity * max_instances``.
         max_instances: z, regions per class and image.
-        classifier: Rows (N, D) to logits (N, K), usually :func:`head_classifier` of the segmentation head. Given,
-            pooled source features and target stuff count only where it agrees on their class (the reference
-            implementation; target things are not filtered). It stays the caller's: its parameters are not part of this
-            module. A ``deepcopy`` of this module alone copies it too; copy the network and this module together to keep
-            the two joined.
+        classifier: Agreement filter: rows (N, D) to logits (N, K), usually :func:`head_classifier` of the segmentation
+            head. A mean feature of a source region, or of a target stuff class, is then ignored where this classifier
+            gives it another class (the reference implementation; target things are not filtered). It stays the
+            caller's: its parameters are not part of this module. A ``deepcopy`` of this module alone copies it too;
+            copy the network and this module together to keep the two joined.
         sync: ``"auto"`` shares bank rows across the ranks of a running process group, ``"off"`` does not.
         group: The process group whose ranks share; None for all ranks.
         validate_args: Also check what must be read from the device: class ids and finite features. On CPU tensors ids
@@ -104,6 +103,9 @@ class StuffInstanceMatching(nn.Module):
     The banks are equal on all ranks and keep their dtypes. They cannot be averaged as weights are: pass
     ``use_buffers=False`` to ``AveragedModel`` or ``EMAWeightAveraging``, which then copy buffers. ``load_state_dict``
     puts rows by class id, and raises, with both banks unchanged, where classes, their split or a size differ.
+
+    The losses can be differentiated by ``torch.func`` (``grad``, ``vmap`` of it for gradients per image, ``jvp``,
+    ``hessian``) and run on fake tensors; what torch cannot do is compile such a transform: compile the call itself.
 
     Raises:
         ValueError: If ``preset`` is unknown or a size is below 1.

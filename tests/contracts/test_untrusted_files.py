@@ -188,6 +188,9 @@ def test_a_recipe_in_a_checkpoint_opens_no_weights(tmp_path: Path) -> None:
     content["recipe"]["network"]["options"]["weights"] = str(bomb)  # as if build_network took it from there
     with pytest.raises(ValueError, match="options of small must be among"):
         Recipe.model_validate(content["recipe"])
+    content["recipe"] |= {"network": {"name": "small"}, "space": str(bomb)}
+    with pytest.raises(ValueError, match="must be the content of a class file or the name of one"):
+        Recipe.model_validate(content["recipe"])
     assert not (tmp_path / "mark").exists()
 
 
@@ -223,7 +226,7 @@ def test_images_are_bounded_before_they_are_decoded(tmp_path: Path, what: str, m
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", decoded)
     monkeypatch.setattr("cv2.imdecode", decoded)
     for read in (read_image, read_id_map, read_first_channel, image_size):
-        with pytest.raises(DatasetError, match=r"00001\.png: expected (at most 67108864 pixels|a PNG or JPEG image)"):
+        with pytest.raises(DatasetError, match=r"00001\.png: expected (at most 67108864 pixels|a PNG, JPEG)"):
             read(file)
 
 

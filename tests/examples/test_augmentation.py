@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import max_pool2d
 
 from examples.gta5_to_cityscapes.config import AugmentationConfig
-from examples.gta5_to_cityscapes.data.transforms import TrainingAugmentation
+from examples.gta5_to_cityscapes.data.augmentation import TrainingAugmentation
 from examples.gta5_to_cityscapes.recipes import compose_recipe
 
 CLASSES = (0, 3, 7, 11, 18, 255)
@@ -41,7 +41,7 @@ def shown(images: Tensor) -> Tensor:
 def test_labels_stay_under_their_pixels(name: str) -> None:
     images, labels = blocks()
     torch.manual_seed(1)
-    moved, moved_labels = TrainingAugmentation(AugmentationConfig(**GEOMETRY[name]))(images, labels, "labeled")
+    moved, moved_labels, _ = TrainingAugmentation(AugmentationConfig(**GEOMETRY[name]))(images, labels, "labeled")
     height, width = GEOMETRY[name].get("crop") or images.shape[-2:]
     assert moved.shape == (8, 3, height, width)
     assert moved_labels.shape == (8, height, width)
@@ -58,7 +58,7 @@ def test_labels_stay_under_their_pixels(name: str) -> None:
 
 def test_a_flip_is_exact() -> None:
     images, labels = blocks()
-    moved, moved_labels = TrainingAugmentation(AugmentationConfig(flip=1.0))(images, labels, "target")
+    moved, moved_labels, _ = TrainingAugmentation(AugmentationConfig(flip=1.0))(images, labels, "target")
     assert torch.equal(moved, images.flip(-1))
     assert torch.equal(moved_labels, labels.flip(-1))
 
@@ -68,7 +68,7 @@ def test_the_same_seed_gives_the_same_images(size: str) -> None:
     images, labels = blocks(4, 128, 240) if size == "small" else blocks(4, 48, 96)
     settings = compose_recipe("source", size).augmentation
 
-    def draw(seed: int) -> tuple[Tensor, Tensor]:
+    def draw(seed: int) -> tuple[Tensor, Tensor, Tensor]:
         torch.manual_seed(seed)
         return TrainingAugmentation(settings)(images, labels, "labeled")
 
@@ -84,15 +84,16 @@ def test_the_same_seed_gives_the_same_images(size: str) -> None:
 def test_how_far_the_target_is_changed_is_a_setting(target: str) -> None:
     images, labels = blocks()
     settings = AugmentationConfig(flip=1.0, noise=1.0, target=target)  # type: ignore[arg-type]
-    moved, moved_labels = TrainingAugmentation(settings)(images, labels, "target")
+    moved, moved_labels, plain = TrainingAugmentation(settings)(images, labels, "target")
     assert torch.equal(moved_labels, labels if target == "none" else labels.flip(-1))
     assert torch.equal(moved, images) == (target == "none")
     assert torch.equal(moved, images.flip(-1)) == (target == "geometry")
+    assert torch.equal(plain, images if target == "none" else images.flip(-1))
 
 
 def test_the_authors_change_nothing() -> None:
     images, labels = blocks()
     settings = compose_recipe("aa", "full").augmentation
-    moved, moved_labels = TrainingAugmentation(settings)(images, labels, "labeled")
+    moved, moved_labels, _ = TrainingAugmentation(settings)(images, labels, "labeled")
     assert torch.equal(moved, images)
     assert torch.equal(moved_labels, labels)

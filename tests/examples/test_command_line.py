@@ -142,7 +142,7 @@ def test_check_names_every_file_that_cannot_be_read_and_goes_on(
     first = shown.index("source: 13 cannot be read:")
     named = [source / "images" / "00007.png", *(source / "labels" / f"{i:05}.png" for i in range(7, 16))]
     for line, path in zip(shown[first + 1 : first + 11], named, strict=True):
-        assert line.startswith(f"  {path}: expected a PNG or JPEG image")
+        assert line.startswith(f"  {path}: expected a PNG, JPEG, TIFF or WebP image")
     assert shown[first + 10].endswith(" and 3 more")
     decoded = shown.index("source, of 6 decoded: 1 cannot be read:")
     assert shown[decoded + 1].startswith(f"  {torn}: expected a complete image")

@@ -499,8 +499,8 @@ def test_lists_stand_in_the_command_of_the_page(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", PAPER_EXPERIMENTS)
 def test_an_unknown_size_is_rejected_with_those_there_are(name: str) -> None:
-    with pytest.raises(RecipeError, match=r"preset must be one of full, full-vgg16, small, smoke, got 'tiny'"):
-        plan_paper_experiment(record_of(name, "tiny"), Path("out"))
+    with pytest.raises(RecipeError, match=r"preset must be one of full, full-vgg16, small, tiny, smoke, got 'large'"):
+        plan_paper_experiment(record_of(name, "large"), Path("out"))
 
 
 def test_an_unknown_experiment_is_rejected_with_those_there_are(tmp_path: Path) -> None:

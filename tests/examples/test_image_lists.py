@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from examples.gta5_to_cityscapes.cli.app import app
 from examples.gta5_to_cityscapes.data import DatasetError, SegmentationDataset, open_dataset
-from examples.gta5_to_cityscapes.data.layouts import MAX_BYTES
+from examples.gta5_to_cityscapes.data.image_lists import MAX_BYTES
 from examples.gta5_to_cityscapes.data.training_data import Folders, open_training_data
 from examples.gta5_to_cityscapes.recipes import compose_recipe
 
@@ -146,7 +146,7 @@ def test_links_that_the_owner_of_a_folder_made_are_followed(streets: Folders, tm
     (by_file / "images" / "00001.png").symlink_to(streets.source / "images" / "00001.png")
     assert len(open_dataset("gta5", by_file, labels=False, listed=file)[0].image) == 3
     (by_file / "images" / "00004.png").symlink_to(by_file / "images" / "00004.png")
-    with pytest.raises(DatasetError, match=r"00004\.png: expected a PNG or JPEG image"):
+    with pytest.raises(DatasetError, match=r"00004\.png: expected a PNG, JPEG, TIFF or WebP image"):
         open_dataset("gta5", by_file, labels=False, listed=written(file, "00004"))[0]
 
 

@@ -1,22 +1,23 @@
-"""Networks: shapes, stride, dilation, the linear head, and weights of every style checked by name and shape."""
+"""Networks: the interface of all of them, and the structure of DeepLab and the small one."""
 
-import pickle
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from examples.gta5_to_cityscapes.models import SegmentationNetwork, WeightsError, build_network
+from examples.gta5_to_cityscapes.data.training_data import Folders, open_training_data
+from examples.gta5_to_cityscapes.models import build_network
+from examples.gta5_to_cityscapes.recipes import compose_recipe
+from examples.gta5_to_cityscapes.run_dir import RunFolder
+from examples.gta5_to_cityscapes.signals import Stopped
+from examples.gta5_to_cityscapes.training.loop import train
+from examples.gta5_to_cityscapes.training.recipe_network import start_network, trained_network
 
-# Two-block relatives of the full-size networks: the same names and structure in milliseconds.
-TINY_RESNET = {"blocks": (1, 1, 2, 1), "width": 8}
-TINY_VGG = {"divide": 16}
-CASES = [("deeplabv2_resnet101", TINY_RESNET), ("deeplabv2_vgg16", TINY_VGG), ("small", {"width": 16})]
+from .tiny_networks import CASES, TINY, tiny
 
-
-def tiny(name: str, num_classes: int = 19, **options: object) -> SegmentationNetwork:
-    return build_network(name, num_classes, **{**dict(CASES)[name], **options})  # type: ignore[arg-type]
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
@@ -24,18 +25,32 @@ def _seeded() -> None:
     torch.manual_seed(0)
 
 
-@pytest.mark.parametrize("name", [name for name, _ in CASES])
+@pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize(("height", "width"), [(64, 128), (65, 127), (50, 33)])
 def test_shapes_at_any_size(name: str, height: int, width: int) -> None:
     network = tiny(name, num_classes=13)
-    features, logits, _ = network(torch.rand(2, 3, height, width))
+    features, logits, auxiliary = network(torch.rand(2, 3, height, width))
+    assert auxiliary is None
     assert features.shape[:2] == (2, network.feature_dim)
     assert logits.shape == (2, 13, *features.shape[2:])
     for image, cells in zip((height, width), features.shape[2:], strict=True):
         assert image // network.stride <= cells <= image // network.stride + 2
 
 
-@pytest.mark.parametrize("name", [name for name, _ in CASES])
+@pytest.mark.parametrize("name", ["deeplabv2_resnet101", "small", "efficientnet_lite"])
+def test_an_auxiliary_head_is_trained_like_the_other(name: str) -> None:
+    network = tiny(name, num_classes=7, auxiliary=True)
+    _, logits, auxiliary = network(torch.rand(2, 3, 64, 96))
+    assert auxiliary is not None
+    assert auxiliary.shape == logits.shape
+    auxiliary.square().sum().backward()
+    heads = network.parameter_groups(0.1)[1]["params"]
+    for parameter in network.auxiliary_head.parameters():
+        assert parameter.grad is not None
+        assert any(parameter is each for each in heads)
+
+
+@pytest.mark.parametrize("name", ["deeplabv2_resnet101", "deeplabv2_vgg16", "small"])
 def test_stride_is_what_it_says(name: str) -> None:
     """Moving the image by one stride moves the features by one cell, away from the border."""
     network = tiny(name).eval()
@@ -51,8 +66,8 @@ def test_stride_is_what_it_says(name: str) -> None:
     assert features.std((2, 3)).max() > 1e-3
 
 
-@pytest.mark.parametrize("name", [name for name, _ in CASES])
-def test_classify_is_the_head_on_one_pixel(name: str) -> None:
+@pytest.mark.parametrize("name", CASES)
+def test_rows_are_classified_as_maps_of_one_pixel(name: str) -> None:
     network = tiny(name, num_classes=7)
     for parameter in network.head.parameters():
         nn.init.normal_(parameter)
@@ -64,7 +79,7 @@ def test_classify_is_the_head_on_one_pixel(name: str) -> None:
         network.classify(rows[:, 1:])
 
 
-@pytest.mark.parametrize("name", [name for name, _ in CASES])
+@pytest.mark.parametrize("name", CASES)
 def test_gradient_reaches_all_that_trains_and_nothing_else(name: str) -> None:
     network = tiny(name)
     network(torch.rand(2, 3, 64, 64)).logits.square().sum().backward()
@@ -75,13 +90,14 @@ def test_gradient_reaches_all_that_trains_and_nothing_else(name: str) -> None:
             assert key.startswith("backbone.") or parameter.grad.abs().sum() > 0, key
 
 
-@pytest.mark.parametrize("name", [name for name, _ in CASES])
-def test_parameter_groups_hold_what_trains_once_head_ten_times_faster(name: str) -> None:
+@pytest.mark.parametrize("name", CASES)
+def test_parameter_groups_hold_what_trains_once_and_what_is_new_learns_faster(name: str) -> None:
     network = tiny(name)
-    backbone, head = network.parameter_groups(2.5e-4)
-    assert (backbone["lr"], head["lr"]) == (2.5e-4, 2.5e-3)
-    assert {id(p) for p in head["params"]} == {id(p) for p in network.head.parameters()}
-    listed = [id(p) for group in (backbone, head) for p in group["params"]]
+    old, new = network.parameter_groups(2.5e-4)
+    assert (old["lr"], new["lr"]) == (2.5e-4, 2.5e-3)
+    fresh = [network.head, *([network.backbone.fusion] if hasattr(network.backbone, "fusion") else [])]
+    assert {id(p) for p in new["params"]} == {id(p) for module in fresh for p in module.parameters()}
+    listed = [id(p) for group in (old, new) for p in group["params"]]
     assert sorted(listed) == sorted(id(p) for p in network.parameters() if p.requires_grad)
     torch.optim.SGD(network.parameter_groups(0.1), lr=0.1, momentum=0.9)
 
@@ -220,167 +236,41 @@ def test_group_norm_treats_an_image_the_same_in_any_batch() -> None:
         tiny("small", norm="layer")
 
 
-# --- weights ---
+# --- training ---
 
 
-def backbone_tensors(network: SegmentationNetwork) -> dict[str, Tensor]:
-    return {
-        key: torch.randn_like(value.float()).to(value.dtype) for key, value in network.backbone.state_dict().items()
-    }
-
-
-def saved(path: Path, content: object) -> Path:
-    torch.save(content, path)
-    return path
-
-
-def caffe_dict(num_classes: int = 21, *, prefix: str = "Scale.") -> dict[str, Tensor]:
-    network = tiny("deeplabv2_resnet101")
-    tensors = {f"{prefix}{key}": value for key, value in backbone_tensors(network).items() if "num_batches" not in key}
-    for index in range(4):
-        shape = (num_classes, network.feature_dim, 3, 3)
-        tensors[f"{prefix}layer5.conv2d_list.{index}.weight"] = torch.randn(shape)
-        tensors[f"{prefix}layer5.conv2d_list.{index}.bias"] = torch.randn(num_classes)
-    return tensors
-
-
-def torchvision_dict() -> dict[str, Tensor]:
-    tensors = backbone_tensors(tiny("deeplabv2_resnet101"))
-    return {**tensors, "fc.weight": torch.randn(1000, 256), "fc.bias": torch.randn(1000)}
-
-
-def assert_backbone_equals(network: SegmentationNetwork, tensors: dict[str, Tensor], prefix: str = "") -> None:
-    own = network.backbone.state_dict()
-    for key, value in own.items():
-        if not key.endswith("num_batches_tracked"):
-            assert torch.equal(value, tensors[f"{prefix}{key}"]), key
-
-
-@pytest.mark.parametrize("prefix", ["Scale.", "", "module.Scale."])
-def test_caffe_style_weights_set_style_and_backbone_and_skip_a_foreign_head(tmp_path: Path, prefix: str) -> None:
-    tensors = caffe_dict(21, prefix=prefix)
-    network = tiny("deeplabv2_resnet101", weights=saved(tmp_path / "init.pth", tensors))
-    assert network.style == "caffe"
-    assert network.backbone.layer2[0].conv1.stride == (2, 2)
-    assert_backbone_equals(network, tensors, prefix)
-    report = network.weights_report
-    assert report is not None
-    assert report.origin == "caffe"
-    assert "21" in report.skipped["head.branches.0.weight"]
-    assert "head.branches.0.weight" in report.missing
-    assert report.unexpected == ()
-
-
-def test_caffe_style_head_of_the_same_classes_is_loaded(tmp_path: Path) -> None:
-    tensors = caffe_dict(19, prefix="")
-    network = tiny("deeplabv2_resnet101", weights=saved(tmp_path / "trained.pth", tensors))
-    for index in range(4):
-        assert torch.equal(network.head.branches[index].weight, tensors[f"layer5.conv2d_list.{index}.weight"])
-
-
-def test_the_deeper_of_two_classifiers_is_taken(tmp_path: Path) -> None:
-    """Two-level models hang layer5 on res4 and layer6 on res5, which is where this head sits."""
-    tensors = caffe_dict(19, prefix="")
-    deep = {key.replace("layer5", "layer6"): value + 1 for key, value in tensors.items() if "layer5" in key}
-    network = tiny("deeplabv2_resnet101", weights=saved(tmp_path / "multi.pth", {**tensors, **deep}))
-    assert torch.equal(network.head.branches[2].weight, deep["layer6.conv2d_list.2.weight"])
-    assert "layer5.conv2d_list.0.weight" in network.weights_report.skipped
-
-
-def test_torchvision_weights_keep_their_style(tmp_path: Path) -> None:
-    tensors = torchvision_dict()
-    network = tiny("deeplabv2_resnet101", weights=saved(tmp_path / "resnet.pth", {"state_dict": tensors}))
-    assert network.style == "torchvision"
-    assert_backbone_equals(network, tensors)
-    assert set(network.weights_report.skipped) == {"fc.weight", "fc.bias"}
-    forced = tiny("deeplabv2_resnet101", weights=tmp_path / "resnet.pth", style="caffe")
-    assert forced.style == "caffe"
-
-
-def test_torchvision_vgg_has_no_fc6_of_this_shape(tmp_path: Path) -> None:
-    tensors = {key: value for key, value in backbone_tensors(tiny("deeplabv2_vgg16")).items() if "fc" not in key}
-    full = {**tensors, "classifier.0.weight": torch.randn(8, 8), "classifier.0.bias": torch.randn(8)}
-    network = tiny("deeplabv2_vgg16", weights=saved(tmp_path / "vgg.pth", full))
-    assert torch.equal(network.backbone.features[28].weight, tensors["features.28.weight"])
-    report = network.weights_report
-    assert set(report.skipped) == {"classifier.0.weight", "classifier.0.bias"}
-    assert {"backbone.fc6.weight", "backbone.fc7.bias"} <= set(report.missing)
-    assert "2 skipped" in str(report)
-
-
-@pytest.mark.parametrize("name", [name for name, _ in CASES])
-def test_own_checkpoints_come_back_whole(tmp_path: Path, name: str) -> None:
-    options = {} if name == "small" else {"style": "caffe"}
-    first = tiny(name, **options).eval()
-    path = saved(tmp_path / "last.pt", {"network": first.state_dict(), "step": 7})
-    again = tiny(name, weights=path).eval()
-    assert again.style == first.style
-    assert again.weights_report.missing == ()
-    image = torch.rand(1, 3, 64, 96)
-    assert torch.equal(first(image).logits, again(image).logits)
-    fewer = tiny(name, num_classes=13, weights=path)
-    assert set(fewer.weights_report.skipped) == {key for key in first.state_dict() if key.startswith("head.")}
-    assert_backbone_equals(fewer, first.backbone.state_dict())
-
-
-def test_safetensors_are_read_where_the_package_is(tmp_path: Path) -> None:
-    safetensors = pytest.importorskip("safetensors.torch")
-    tensors = torchvision_dict()
-    safetensors.save_file(tensors, tmp_path / "resnet.safetensors")
-    assert_backbone_equals(tiny("deeplabv2_resnet101", weights=tmp_path / "resnet.safetensors"), tensors)
-    (tmp_path / "broken.safetensors").write_bytes(b"nothing of the kind")
-    with pytest.raises(WeightsError, match=r"broken\.safetensors: expected"):
-        tiny("deeplabv2_resnet101", weights=tmp_path / "broken.safetensors")
-
-
-def test_weights_that_do_not_fit_are_rejected_by_name(tmp_path: Path) -> None:
-    tensors = torchvision_dict()
-    tensors["layer3.1.conv2.weight"] = torch.randn(4, 4, 3, 3)
-    del tensors["layer4.0.bn3.running_var"]
-    with pytest.raises(
-        WeightsError,
-        match=r"wrong\.pth.*conv2\.weight is \(4, 4, 3, 3\) in the file, \(32, 32, 3, 3\).*bn3\.running_var",
-    ):
-        tiny("deeplabv2_resnet101", weights=saved(tmp_path / "wrong.pth", tensors))
-    with pytest.raises(WeightsError, match="Choose the network these weights belong to"):
-        tiny("deeplabv2_vgg16", weights=saved(tmp_path / "resnet.pth", torchvision_dict()))
-
-
-class _Intruder:
-    def __init__(self, target: Path) -> None:
-        self.target = target
-
-    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
-        return Path.write_text, (self.target, "ran")
-
-
-@pytest.mark.parametrize("how", ["torch", "pickle"])
-def test_code_in_a_weights_file_is_not_run(tmp_path: Path, how: str) -> None:
-    mark, path = tmp_path / "mark", tmp_path / "evil.pth"
-    content = {"state_dict": _Intruder(mark)}
-    if how == "torch":
-        torch.save(content, path)
-    else:
-        path.write_bytes(pickle.dumps(content))
-    with pytest.raises(WeightsError, match=r"evil\.pth: expected tensors only"):
-        tiny("deeplabv2_resnet101", weights=path)
-    assert not mark.exists()
-
-
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize(
-    ("content", "message"),
-    [(b"", "expected"), (b"PK\x03\x04 broken", "expected"), (None, "expected a weights file, found none")],
+    ("name", "recipe", "settings"),
+    [
+        ("segformer", "aa+it+sim", ["network.options.drop_path=0.5"]),
+        ("efficientnet_lite", "asn+it+sim", ["runtime.channels_last=true", "network.options.freeze_stages=1"]),
+    ],
 )
-def test_damaged_or_absent_files_are_named(tmp_path: Path, content: bytes | None, message: str) -> None:
-    path = tmp_path / "weights.pth"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(WeightsError, match=message):
-        tiny("small", weights=path)
-
-
-def test_a_file_without_tensors_is_named(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="expected a state dict, got list"):
-        tiny("small", weights=saved(tmp_path / "a.pth", [1, 2]))
-    with pytest.raises(WeightsError, match="expected tensors by name"):
-        tiny("small", weights=saved(tmp_path / "b.pth", {"step": 3}))
+def test_networks_train_with_every_part_and_resume_to_the_same_weights(
+    name: str, recipe: str, settings: list[str], streets: Folders, tmp_path: Path
+) -> None:
+    """The state of stochastic depth, and optimizer states of any memory format, are part of a checkpoint."""
+    tiny(name)
+    overrides = [f"network.name={name}", "schedule.max_steps=2", "schedule.log_every=1", "runtime.tensorboard=false"]
+    overrides += [f"network.options.{key}={json.dumps(value)}" for key, value in TINY[name].items()]
+    overrides += ["evaluation.previews=0", "matching.preset=paper", *settings]
+    composed = compose_recipe(recipe, "smoke", overrides=overrides)
+    whole, parts = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "parts")
+    train(composed, whole, open_training_data(composed, streets), device=CPU)
+    with pytest.raises(Stopped):
+        train(composed, parts, open_training_data(composed, streets), device=CPU, stop_after=1)
+    torch.manual_seed(99)
+    train(composed, parts, open_training_data(composed, streets), device=CPU)
+    lines = [json.loads(line) for line in whole.metrics.read_text().splitlines()]
+    losses = [line for line in lines if line["kind"] == "train"]
+    assert [line["step"] for line in losses] == [1, 2]
+    assert all(0 < line["loss/segmentation"] < 10 for line in losses)
+    _, first, step = trained_network(whole.checkpoint, CPU)
+    _, second, _ = trained_network(parts.checkpoint, CPU)
+    start = start_network(composed, CPU).state_dict()
+    assert (step, first.feature_dim) == (2, 16)
+    for key, value in first.state_dict().items():
+        assert value.isfinite().all(), key
+        assert torch.equal(value, second.state_dict()[key]), key
+    assert not torch.equal(first.state_dict()["backbone.fusion.fuse.weight"], start["backbone.fusion.fuse.weight"])

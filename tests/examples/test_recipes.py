@@ -11,7 +11,7 @@ from examples.gta5_to_cityscapes.run_dir import differences
 from examples.gta5_to_cityscapes.training.step import learning_rate_factor
 
 
-@pytest.mark.parametrize("size", ["full", "full-vgg16", "small", "smoke"])
+@pytest.mark.parametrize("size", ["full", "full-vgg16", "small", "tiny", "smoke"])
 @pytest.mark.parametrize("name", [*ABLATION, "it", "sim", "ssl", "aa+sim"])
 def test_a_name_switches_on_its_parts_and_nothing_else(name: str, size: str) -> None:
     recipe = compose_recipe(name, size)
@@ -96,7 +96,7 @@ def test_overrides_reach_their_setting_and_serve_recipes_without_it() -> None:
         ("data.batch=0", "data.batch"),
         ("schedule.max_steps=99999999", "schedule.decay_steps"),
         ("nothing.at=1", r"nothing\.at"),
-        ("network.options.depth=3", "options of small must be among width, feature_dim, .*, got depth"),
+        ("network.options.depth=3", "options of efficientnet_lite must be among variant, fused_dim, .*, got depth"),
         ("precision.x=1", "has no settings of its own"),
     ],
 )
@@ -108,18 +108,19 @@ def test_a_wrong_override_says_what_is_wrong(override: str, words: str) -> None:
 @pytest.mark.parametrize("name", ["deeplabv2_resnet101", "deeplabv2_vgg16"])
 def test_another_network_leaves_the_options_of_the_sizes_own_behind(name: str) -> None:
     other = f"network.name={name}"
-    assert compose_recipe("aa", "small", overrides=[other]).network.options == {}
-    assert compose_recipe("aa", "small", overrides=["network.name=small"]).network.options == {"norm": "batch"}
+    assert compose_recipe("aa", "tiny", overrides=[other]).network.options == {}
+    assert compose_recipe("aa", "tiny", overrides=["network.name=small"]).network.options == {"norm": "batch"}
     for overrides in ([other, "network.options.style=caffe"], ["network.options.style=caffe", other]):
-        assert compose_recipe("aa", "small", overrides=overrides).network.options == {"style": "caffe"}
+        assert compose_recipe("aa", "tiny", overrides=overrides).network.options == {"style": "caffe"}
     with pytest.raises(RecipeError, match=rf"options of {name} must be among style.*, got norm"):
-        compose_recipe("aa", "small", overrides=[other, "network.options.norm=batch"])
+        compose_recipe("aa", "tiny", overrides=[other, "network.options.norm=batch"])
+    assert compose_recipe("aa", "small", overrides=[other]).network.weights is None
     with pytest.raises(RecipeError, match=r"network\.name"):
-        compose_recipe("aa", "small", overrides=["network.name=resnet"])
+        compose_recipe("aa", "tiny", overrides=["network.name=resnet"])
 
 
 def test_unknown_size() -> None:
-    with pytest.raises(RecipeError, match="full, full-vgg16, small, smoke"):
+    with pytest.raises(RecipeError, match="full, full-vgg16, small, tiny, smoke"):
         compose_recipe("aa", "huge")
 
 

@@ -1,8 +1,7 @@
-"""SegFormer: the interface of the other networks, the encoder's own features, weights of ``transformers``, training."""
+"""SegFormer: the published network's logits, and weights of ``transformers``."""
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
@@ -11,13 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from examples.gta5_to_cityscapes import __main__ as program
-from examples.gta5_to_cityscapes.data.training_data import Folders, open_training_data
+from examples.gta5_to_cityscapes.data.training_data import Folders
 from examples.gta5_to_cityscapes.models import SegmentationNetwork, WeightsError, build_network
 from examples.gta5_to_cityscapes.recipes import RecipeError, compose_recipe
-from examples.gta5_to_cityscapes.run_dir import RunFolder
-from examples.gta5_to_cityscapes.signals import Stopped
-from examples.gta5_to_cityscapes.training.loop import train
-from examples.gta5_to_cityscapes.training.recipe_network import start_network, trained_network
 
 transformers = pytest.importorskip("transformers")
 CPU = torch.device("cpu")
@@ -27,16 +22,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def tiny(num_classes: int = 19, **options: object) -> SegmentationNetwork:
     return build_network("segformer", num_classes, **{**TINY, **options})  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("stride", [4, 8])
-@pytest.mark.parametrize(("height", "width"), [(64, 128), (65, 127), (50, 33), (32, 32)])
-def test_shapes_at_any_size(height: int, width: int, stride: int) -> None:
-    network = tiny(13, stride=stride)
-    features, logits, _ = network(torch.rand(2, 3, height, width))
-    assert network.stride == stride
-    assert features.shape == (2, 16, -(-height // stride), -(-width // stride))
-    assert logits.shape == (2, 13, *features.shape[2:])
 
 
 def test_the_default_is_the_published_b0() -> None:
@@ -72,30 +57,6 @@ def test_the_whole_network_computes_what_the_published_one_does() -> None:
         expected = published(network.normalization(images)).logits
         torch.testing.assert_close(network(images).logits, expected, rtol=1e-4, atol=1e-4)
     assert expected.std() > 0.1
-
-
-def test_rows_are_classified_as_their_pixels() -> None:
-    network = tiny(7).train()
-    nn.init.normal_(network.head.branches[0].weight)
-    features, logits, _ = network(torch.rand(2, 3, 48, 64))
-    rows = features.permute(0, 2, 3, 1).flatten(0, 2)
-    expected = logits.permute(0, 2, 3, 1).flatten(0, 2)
-    torch.testing.assert_close(network.classify(rows), expected, rtol=1e-4, atol=1e-5)
-    assert network.classify(rows[:0]).shape == (0, 7)
-
-
-def test_gradient_reaches_all_and_what_is_new_learns_faster() -> None:
-    network = tiny(drop_path=0.0)
-    nn.init.normal_(network.head.branches[0].weight)
-    network(torch.rand(2, 3, 64, 96)).logits.square().sum().backward()
-    for name, parameter in network.named_parameters():
-        assert parameter.grad is not None, name
-        assert parameter.grad.isfinite().all(), name
-    old, new = network.parameter_groups(6e-5)
-    assert (old["lr"], new["lr"]) == (6e-5, pytest.approx(6e-4))
-    assert {id(p) for p in old["params"]} == {id(p) for p in network.backbone.encoder.parameters()}
-    listed = [id(p) for group in (old, new) for p in group["params"]]
-    assert sorted(listed) == sorted(id(p) for p in network.parameters())
 
 
 def test_only_training_leaves_branches_out() -> None:
@@ -166,16 +127,6 @@ def test_other_weights_are_rejected(tmp_path: Path) -> None:
         tiny(weights=tmp_path)
 
 
-def test_own_checkpoints_come_back_whole(tmp_path: Path) -> None:
-    first = tiny().eval()
-    torch.save({"network": first.state_dict(), "step": 7}, tmp_path / "last.pt")
-    again = tiny(weights=tmp_path / "last.pt").eval()
-    assert again.weights_report is not None
-    assert (again.weights_report.origin, again.weights_report.missing) == ("checkpoint", ())
-    images = torch.rand(1, 3, 64, 96)
-    assert torch.equal(first(images).logits, again(images).logits)
-
-
 # --- what cannot be ---
 
 
@@ -206,33 +157,3 @@ def test_without_the_package_it_is_named(
         program.start()
     assert left.value.code == 1
     assert "pip install -e '.[examples,transformers]'" in capsys.readouterr().err
-
-
-# --- training ---
-
-
-def test_it_trains_with_every_part_and_resumes_to_the_same_weights(streets: Folders, tmp_path: Path) -> None:
-    """The state of stochastic depth is part of what a checkpoint takes up again."""
-    options = {key: list(value) if isinstance(value, tuple) else value for key, value in TINY.items()}
-    overrides = ["network.name=segformer", "schedule.max_steps=2", "schedule.log_every=1", "runtime.tensorboard=false"]
-    overrides += [f"network.options.{key}={json.dumps(value)}" for key, value in options.items()]
-    overrides += ["network.options.drop_path=0.5", "evaluation.previews=0", "matching.preset=paper"]
-    recipe = compose_recipe("aa+it+sim", "smoke", overrides=overrides)
-    whole, parts = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "parts")
-    train(recipe, whole, open_training_data(recipe, streets), device=CPU)
-    with pytest.raises(Stopped):
-        train(recipe, parts, open_training_data(recipe, streets), device=CPU, stop_after=1)
-    torch.manual_seed(99)
-    train(recipe, parts, open_training_data(recipe, streets), device=CPU)
-    lines = [json.loads(line) for line in whole.metrics.read_text().splitlines()]
-    losses = [line for line in lines if line["kind"] == "train"]
-    assert [line["step"] for line in losses] == [1, 2]
-    assert all(0 < line["loss/segmentation"] < 10 for line in losses)
-    _, first, step = trained_network(whole.checkpoint, CPU)
-    _, second, _ = trained_network(parts.checkpoint, CPU)
-    start = start_network(recipe, CPU).state_dict()
-    assert (step, first.feature_dim) == (2, 16)
-    for name, value in first.state_dict().items():
-        assert value.isfinite().all(), name
-        assert torch.equal(value, second.state_dict()[name]), name
-    assert not torch.equal(first.state_dict()["backbone.fusion.fuse.weight"], start["backbone.fusion.fuse.weight"])

@@ -217,7 +217,7 @@ def test_animations_are_rejected_and_previews_in_a_jpeg_are_not(tmp_path: Path) 
     first, second = Image.fromarray(scene()), Image.fromarray(scene()[::-1].copy())
     first.save(tmp_path / "a.png", save_all=True, append_images=[second])
     for read in (read_image, read_id_map, read_first_channel, image_size):
-        with pytest.raises(DatasetError, match=r"a\.png: expected a single image, it is animated and holds 2"):
+        with pytest.raises(DatasetError, match=r"a\.png: expected a single image, it holds 2"):
             read(tmp_path / "a.png")
     first.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[second], quality=95)
     assert np.abs(read_image(tmp_path / "a.jpg")[0].astype(int) - scene()).mean() < 10
@@ -235,7 +235,7 @@ def test_empty_files_say_so_and_one_pixel_is_an_image(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "images/a.png").touch()
     dataset = open_dataset("gta5", tmp_path, labels=False)
-    with pytest.raises(DatasetError, match=r"a\.png: expected a PNG or JPEG image.*\(the file is empty\)"):
+    with pytest.raises(DatasetError, match=r"a\.png: expected a PNG, JPEG.*\(the file is empty\)"):
         dataset[0]
     Image.new("RGB", (1, 1), (7, 8, 9)).save(tmp_path / "images/a.png")
     assert dataset[0].image.flatten().tolist() == [7, 8, 9]
@@ -317,7 +317,6 @@ def test_names_in_two_unicode_forms_are_one_name(copies: Folders, tmp_path: Path
     for line in (image, label, f"{label}.png", f"images/{label}.png"):
         (tmp_path / "list.txt").write_text(line, encoding="utf-8")
         assert open_dataset("gta5", copies.source, listed=tmp_path / "list.txt").names == [COMPOSED]
-    assert COMPOSED not in open_dataset("gta5", copies.source, exclude=[DECOMPOSED]).names
     transferred = shutil.copytree(copies.source / "images", tmp_path / "transferred")
     (transferred / f"{image}.png").rename(transferred / f"{label}.png")
     assert torch.equal(TransferredImages(dataset, transferred)[5].image, dataset[5].image)

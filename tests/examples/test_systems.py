@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 import stuffinstance as si
 from examples.gta5_to_cityscapes.checkpoint import load_checkpoint
 from examples.gta5_to_cityscapes.data.training_data import Folders, open_training_data
 from examples.gta5_to_cityscapes.experiments.experiment import carry_out, plan
+from examples.gta5_to_cityscapes.methods import Domain
 from examples.gta5_to_cityscapes.methods.category_anchors import CategoryAnchoring
 from examples.gta5_to_cityscapes.methods.mean_teacher import TargetTeacher
 from examples.gta5_to_cityscapes.recipes import RecipeError, compose_recipe, depends_on, parts
@@ -56,6 +58,54 @@ def test_a_part_adds_its_losses_and_nothing_else(name: str, quiet: list[str]) ->
     record = step([context])
     assert set(record) == {"segmentation"} | LOSSES[name]
     assert all(math.isfinite(float(value)) for value in record.values())
+
+
+@pytest.mark.parametrize(("name", "passes"), {"mix": 2, "mask": 2, "mix+mask": 3, "sim+mix": 3}.items())
+def test_the_clean_target_passes_the_network_only_where_a_loss_needs_it(
+    name: str, passes: int, quiet: list[str]
+) -> None:
+    step, context = made_step(compose_recipe(name, "smoke", overrides=quiet), same_size=True)
+    seen: list[Tensor] = []
+    step.network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    step([context])
+    assert len(seen) == passes
+    clean = [torch.equal(images, context.unlabeled.images) for images in seen]
+    assert any(clean) == ("sim" in name)
+
+
+def test_mixed_images_have_one_appearance(quiet: list[str]) -> None:
+    """Images are mixed as they were before their colors were changed, and the mixed image is changed instead."""
+    still = [f"class_mixing.appearance.{change}=0" for change in ("color_jitter", "blur")]
+    seen: list[Tensor] = []
+    for overrides in (still, []):
+        step, context = made_step(compose_recipe("mix", "smoke", overrides=[*quiet, *overrides]), same_size=True)
+        context.labeled.plain, context.unlabeled.plain = (
+            torch.full((2, 3, 48, 96), 0.25),
+            torch.full((2, 3, 48, 96), 0.5),
+        )
+        step.network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+        step([context])
+    mixed, changed = seen[1], seen[3]
+    assert set(mixed.unique().tolist()) == {0.25, 0.5}
+    assert len(changed.unique()) > 2
+    assert 0 <= float(changed.min()) <= float(changed.max()) <= 1
+
+
+@pytest.mark.parametrize("batch_norm", ["running", "batch"])
+def test_a_teacher_normalizes_by_running_statistics_or_the_batch(batch_norm: str, quiet: list[str]) -> None:
+    recipe = compose_recipe("mask", "smoke", overrides=[*quiet, f"teacher.batch_norm={batch_norm}"])
+    step, context = made_step(recipe)
+    (teacher,) = (method for method in step.methods if isinstance(method, TargetTeacher))
+    statistics = {name: value.clone() for name, value in teacher.teacher.named_buffers() if "running" in name}
+    teacher.before(context)
+    alone = made_step(recipe)[1]
+    alone.target = Domain(context.unlabeled.images[:1], context.unlabeled.labels[:1])
+    together = context.found["teacher"].labels[:1]
+    teacher.before(alone)
+    assert torch.equal(alone.found["teacher"].labels, together) == (batch_norm == "running")
+    assert all(
+        torch.equal(value, statistics[name]) for name, value in teacher.teacher.named_buffers() if name in statistics
+    )
 
 
 @pytest.mark.parametrize("name", [name for name, (_, part) in parts().items() if part.kind != "fusion"])

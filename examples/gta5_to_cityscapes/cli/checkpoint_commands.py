@@ -30,6 +30,7 @@ from .options import (
     AtLabelSize,
     Cap,
     Checkpoint,
+    ClassFile,
     Device,
     Flip,
     LabelsOut,
@@ -108,7 +109,7 @@ def pseudo_label(
 def evaluate(
     checkpoint: Checkpoint,
     target: Target,
-    target_layout: TargetLayout = "cityscapes",
+    target_layout: TrainedTargetLayout = None,
     source: SourceOfStyle = None,
     source_list: SourceList = None,
     classes: TrainedClasses = None,
@@ -127,7 +128,10 @@ def evaluate(
     names = recipe.classes if classes is None else class_names(classes, space)
     size = recipe.data.target_size
     whole = recipe.evaluation.at == "labels" if at_label_size is None else at_label_size
-    opened = open_dataset(target_layout, target, split=split, space=space, size=None if whole else size)
+    table = recipe.space.table("target")
+    opened = open_dataset(
+        target_layout or recipe.layouts.target, target, split=split, table=table, size=None if whole else size
+    )
     require_labels(f"target, {split}", opened, names)
     folders = _folders_for(recipe, source, target, source_list)
     dataset = seen_by(recipe, opened, folders)
@@ -154,16 +158,18 @@ def check(
     target_layout: TargetLayout = "cityscapes",
     source_list: SourceList = None,
     target_list: TargetList = None,
+    class_file: ClassFile = None,
     sample: Sample = 20,
 ) -> None:
     """Check both folders before training: images, unreadable files, pairs that do not fit, sizes, classes, ids."""
-    recipe = compose_recipe("aa", "full", layouts=LayoutConfig(source=source_layout, target=target_layout))
-    space = recipe.label_space
+    layouts = LayoutConfig(source=source_layout, target=target_layout)
+    recipe = compose_recipe("aa", "full", layouts=layouts, class_file=class_file)
+    source_table, target_table = recipe.space.table("source"), recipe.space.table("target")
     faults, unusable = 0, []
     for title, opened in {
         "target, training": lambda: open_target(recipe, Folders(source, target, source_list, target_list)),
-        "source": lambda: open_dataset(source_layout, source, space=space, listed=source_list),
-        "target, validation": lambda: open_dataset(target_layout, target, split="val", space=space),
+        "source": lambda: open_dataset(source_layout, source, table=source_table, listed=source_list),
+        "target, validation": lambda: open_dataset(target_layout, target, split="val", table=target_table),
     }.items():
         dataset = opened()
         faults += _check_set(title, dataset, sample)
@@ -198,12 +204,13 @@ def _check_set(title: str, dataset: SegmentationDataset, sample: int) -> int:
     if summary is not None and summary.sampled and not unlabeled:
         sizes = ", ".join(f"{width}x{height}" for height, width in summary.sizes)
         typer.echo(f"{title}: {total} images ({sizes}), {summary.sampled} of them read:")
+        width = max(14, *map(len, summary.pixels))
         for name, pixels in summary.pixels.items():
             amount = f"{summary.share(name):7.2%} of labeled pixels" if pixels else "absent"
-            typer.echo(f"  {name:<14} {amount}")
+            typer.echo(f"  {name:<{width}} {amount}")
         if summary.unknown_ids:
             first, file = next(iter(summary.unknown_in.items()))
-            typer.echo(f"  ids that the layout does not define, ignored (id: pixels): {summary.unknown_ids}")
+            typer.echo(f"  ids without a row in the class file, ignored (id: pixels): {summary.unknown_ids}")
             typer.echo(f"  the first of them, {first}, in {file}")
     return len(found.unreadable) + len(found.misfits) + len(damaged)
 

@@ -43,6 +43,13 @@ StyleTransfer = Annotated[
 Seed = Annotated[int, typer.Option(min=0, help="Seed of weights, order and augmentation.")]
 Seeds = Annotated[str, typer.Option(help="Seeds separated by commas.")]
 Classes = Annotated[str, typer.Option(help="Classes to score: all, 16, 13, or names separated by commas.")]
+ClassFile = Annotated[
+    str | None,
+    typer.Option(
+        help="YAML file of classes and their ids in both data sets, or the name of one in classes/. "
+        "Default: those of the source layout's data set."
+    ),
+]
 From = Annotated[
     Path | None,
     typer.Option("--from", help="A checkpoint or run folder in place of the run that the recipe depends on."),

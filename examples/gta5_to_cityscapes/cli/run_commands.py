@@ -30,6 +30,7 @@ from .options import (
     CheckSteps,
     CitySeed,
     Classes,
+    ClassFile,
     DemoJobs,
     DemoOut,
     Device,
@@ -85,6 +86,7 @@ def train(
     preset: PresetName = "small",
     seed: Seed = 0,
     classes: Classes = "all",
+    class_file: ClassFile = None,
     settings: Settings = None,
     style_transfer: StyleTransfer = None,
     device: Device = "auto",
@@ -104,6 +106,7 @@ def train(
         out,
         layouts=LayoutConfig(source=source_layout, target=target_layout),
         classes=classes,
+        class_file=class_file,
         overrides=overrides_of(settings, style_transfer),
     )
     require_style_transfer(style_transfer, [each.recipe for each in jobs])
@@ -139,6 +142,7 @@ def ablation(
     target_list: TargetList = None,
     preset: PresetName = "small",
     classes: Classes = "all",
+    class_file: ClassFile = None,
     settings: Settings = None,
     style_transfer: StyleTransfer = None,
     generate_city: GenerateCity = False,
@@ -156,6 +160,7 @@ def ablation(
         out,
         layouts=LayoutConfig(source=source_layout, target=target_layout),
         classes=classes,
+        class_file=class_file,
         overrides=overrides_of(settings, style_transfer),
     )
     require_style_transfer(style_transfer, [job.recipe for job in planned])

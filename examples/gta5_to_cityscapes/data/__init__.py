@@ -1,5 +1,6 @@
 """Data sets of a run, endless batches of them, style transfer and augmentation."""
 
+from .classes import Classes, default_class_file, read_classes
 from .dataset import Sample, SegmentationDataset, image_tensor
 from .image_files import DatasetError, read_id_map, read_image
 from .inspection import (
@@ -15,16 +16,19 @@ from .layouts import Layout, open_dataset
 
 __all__ = [
     "PUBLISHED_IMAGES",
+    "Classes",
     "DatasetError",
     "DatasetSummary",
     "Layout",
     "Sample",
     "SegmentationDataset",
     "UnreadableFile",
+    "default_class_file",
     "describe",
     "image_tensor",
     "mismatched_pairs",
     "open_dataset",
+    "read_classes",
     "read_id_map",
     "read_image",
     "require_labels",

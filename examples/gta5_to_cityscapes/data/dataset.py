@@ -1,14 +1,10 @@
-"""Data set of one domain: images with label maps in the ids of a label space.
-
-Raw ids are translated by name, so the same Cityscapes image can be read in the 19, 16 or 13 class space; a name that
-the space does not have is ignored.
-"""
+"""Data set of one domain: images with label maps in class ids."""
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,14 +15,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from stuffinstance import CITYSCAPES, LabelSpace
+from stuffinstance import CITYSCAPES
 
+from .classes import LabelTable
 from .image_files import MAX_PIXELS, DatasetError, read_image, resize_ids
 
 logger = logging.getLogger(__name__)
 
-ReadIds = Callable[[Path, int], npt.NDArray[Any]]
-MapSize = Callable[[Path, int], tuple[int, int]]
+ReadIds = Callable[[Path], npt.NDArray[Any]]
+MapSize = Callable[[Path], tuple[int, int]]
 
 
 class Sample(NamedTuple):
@@ -58,12 +55,12 @@ def image_tensor(pixels: npt.NDArray[np.uint8]) -> Tensor:
 
 
 class SegmentationDataset(Dataset[Sample]):
-    """Data set of one domain, with label maps in the ids of a label space.
+    """Data set of one domain, with label maps in class ids.
 
     Attributes:
         names: Names of the samples, in the order of their index.
-        table: From raw ids to those of the space.
-        unknown_ids: Pixels read so far per raw id that the data set does not define; they are ignored. The
+        table: From raw ids to class ids.
+        unknown_ids: Pixels read so far per raw id without a row in the table; they are ignored. The
             count belongs to the process that reads: each worker process keeps, and reports, its own.
     """
 
@@ -72,22 +69,19 @@ class SegmentationDataset(Dataset[Sample]):
         files: Sequence[ImageFiles],
         *,
         table: LabelTable,
-        space: LabelSpace,
         read_ids: ReadIds,
         map_size: MapSize,
         size: tuple[int, int] | None = None,
-        max_pixels: int = MAX_PIXELS,
     ) -> None:
-        if size is not None and (len(size) != 2 or min(size) < 1 or size[0] * size[1] > max_pixels):
+        if size is not None and (len(size) != 2 or min(size) < 1 or size[0] * size[1] > MAX_PIXELS):
             raise ValueError(
-                f"size must be (height, width), both at least 1 and together at most {max_pixels} pixels, got {size}. "
+                f"size must be (height, width), both at least 1 and together at most {MAX_PIXELS} pixels, got {size}. "
                 "Use None to keep sizes."
             )
         self.files = list(files)
         self.names = [entry.name for entry in self.files]
-        self.space = space
+        self.space = table.space
         self.size = size
-        self.max_pixels = max_pixels
         self.unknown_ids: Counter[int] = Counter()
         self.table = table
         self._read_ids = read_ids
@@ -105,7 +99,7 @@ class SegmentationDataset(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         entry = self.files[index]
-        pixels, stored = read_image(entry.image, self.size, self.max_pixels)
+        pixels, stored = read_image(entry.image, self.size)
         if entry.labels is None:
             labels = np.full(pixels.shape[:2], self.space.ignore_index, dtype=np.uint8)
         else:
@@ -114,7 +108,7 @@ class SegmentationDataset(Dataset[Sample]):
 
     def label_map_size(self, path: Path) -> tuple[int, int]:
         """(height, width) of a label map from its header; a file of another kind than the layout's is an error."""
-        return self._map_size(path, self.max_pixels)
+        return self._map_size(path)
 
     def raw_id_pixels(self, index: int) -> npt.NDArray[np.int64]:
         """Pixels ``(256,)`` per raw id of one label map as stored; the image is not read.
@@ -124,10 +118,10 @@ class SegmentationDataset(Dataset[Sample]):
         path = self.files[index].labels
         if path is None:
             return np.zeros(256, dtype=np.int64)
-        return np.bincount(self._read_ids(path, self.max_pixels).ravel(), minlength=256)[:256]
+        return np.bincount(self._read_ids(path).ravel(), minlength=256)[:256]
 
     def _read_labels(self, image: Path, path: Path, stored: tuple[int, int]) -> npt.NDArray[np.uint8]:
-        raw = self._read_ids(path, self.max_pixels)
+        raw = self._read_ids(path)
         if raw.shape != stored:
             raise DatasetError(
                 f"{path}: expected the size of {image}, {stored[1]}x{stored[0]}, "
@@ -151,9 +145,9 @@ class SegmentationDataset(Dataset[Sample]):
         fresh = set(unknown) - self._reported
         if fresh and not self._reported:
             logger.warning(
-                "%s: %d pixels have label ids that this data set does not define: %s. They are ignored, here and in "
-                "every other image, without a further message. Check that the folder is of the layout you named, or "
-                "export the labels again with the ids of the data set.",
+                "%s: %d pixels have label ids without a row in the class file: %s. They are ignored, here and in every "
+                "other image, without a further message. Check that the folder is of the layout you named, or give "
+                "these ids a class, or list them under ignore, in the class file (--class-file).",
                 path,
                 sum(int(counts[i]) for i in fresh),
                 ", ".join(map(str, sorted(fresh))),
@@ -161,128 +155,20 @@ class SegmentationDataset(Dataset[Sample]):
         self._reported |= fresh
 
 
-CITYSCAPES_IDS: Mapping[int, str] = {
-    0: "unlabeled",
-    1: "ego vehicle",
-    2: "rectification border",
-    3: "out of roi",
-    4: "static",
-    5: "dynamic",
-    6: "ground",
-    7: "road",
-    8: "sidewalk",
-    9: "parking",
-    10: "rail track",
-    11: "building",
-    12: "wall",
-    13: "fence",
-    14: "guard rail",
-    15: "bridge",
-    16: "tunnel",
-    17: "pole",
-    18: "polegroup",
-    19: "traffic light",
-    20: "traffic sign",
-    21: "vegetation",
-    22: "terrain",
-    23: "sky",
-    24: "person",
-    25: "rider",
-    26: "car",
-    27: "truck",
-    28: "bus",
-    29: "caravan",
-    30: "trailer",
-    31: "train",
-    32: "motorcycle",
-    33: "bicycle",
-    255: "license plate",  # published as -1, which one byte stores as 255
-}
+def look_like_train_ids(pixels: npt.NDArray[np.int64], table: LabelTable) -> bool:
+    """Whether label maps hold train ids of Cityscapes (0..18, and 255 for unlabeled) instead of the table's label ids.
 
-# GTA5 uses the ids of Cityscapes, but its palette has an entry for the plates that Cityscapes calls -1.
-GTA5_IDS: Mapping[int, str] = {**{i: name for i, name in CITYSCAPES_IDS.items() if i != 255}, 34: "license plate"}
-
-# Names are those of Cityscapes where the class is the same thing ("pedestrian" is "person").
-SYNTHIA_IDS: Mapping[int, str] = {
-    0: "void",
-    1: "sky",
-    2: "building",
-    3: "road",
-    4: "sidewalk",
-    5: "fence",
-    6: "vegetation",
-    7: "pole",
-    8: "car",
-    9: "traffic sign",
-    10: "person",
-    11: "bicycle",
-    12: "motorcycle",
-    13: "parking slot",
-    14: "road work",
-    15: "traffic light",
-    16: "terrain",
-    17: "rider",
-    18: "truck",
-    19: "bus",
-    20: "train",
-    21: "wall",
-    22: "lane marking",
-}
-
-
-@dataclass(frozen=True)
-class LabelTable:
-    """Lookup from a raw id to an id of the label space.
-
-    Attributes:
-        ids: ``(256,)`` uint8, the id of the space or its ``ignore_index``.
-        known: ``(256,)`` bool, False for raw ids that the data set does not define.
-        names: Names of the raw ids that the data set defines.
-    """
-
-    ids: npt.NDArray[np.uint8]
-    known: npt.NDArray[np.bool_]
-    names: Mapping[int, str]
-
-
-def build_label_table(raw_ids: Mapping[int, str], space: LabelSpace) -> LabelTable:
-    """Lookup table from a data set's raw ids to a label space, matched by name.
-
-    Raises:
-        ValueError: If no name of the space occurs in the data set, or if the space does not fit in one byte.
-    """
-    if not 0 <= space.ignore_index <= 255 or space.num_classes > 255:
-        raise ValueError(
-            "space must fit in one byte per pixel: at most 255 classes and an ignore_index in 0..255, got "
-            f"{space.num_classes} classes and ignore_index {space.ignore_index}. Use a smaller space."
-        )
-    target = {name: index for index, name in enumerate(space.names)}
-    if not target.keys() & set(raw_ids.values()):
-        raise ValueError(
-            f"space has none of the classes of this data set: it names {sorted(target)}, the data set "
-            f"{sorted(set(raw_ids.values()))}. Name the classes of the space as Cityscapes does."
-        )
-    ids = np.full(256, space.ignore_index, dtype=np.uint8)
-    known = np.zeros(256, dtype=np.bool_)
-    for raw, name in raw_ids.items():
-        known[raw] = True
-        ids[raw] = target.get(name, space.ignore_index)
-    return LabelTable(ids, known, raw_ids)
-
-
-def look_like_train_ids(pixels: npt.NDArray[np.int64], raw_ids: Mapping[int, str]) -> bool:
-    """Whether label maps hold train ids (0..18, and 255 for unlabeled) instead of the data set's label ids.
-
-    They do where they hold three ids or more, all of them below 19 or 255, and as label ids would leave too much
-    without a class: half of the pixels, or a tenth of them where 255, of which the published files have none, marks
-    what has no class already.
+    They may where the table has classes beyond 18. They do where they hold three ids or more, all of them below 19 or
+    255, and the table would leave too much without a class: half of the pixels, or a tenth of them where 255, of which
+    published label ids have none, marks what has no class already.
 
     Args:
         pixels: ``(256,)`` pixels per raw id, over label maps that together show many classes.
-        raw_ids: Names of the raw ids that the data set defines.
+        table: The lookup of their data set.
     """
+    has_class = table.ids != table.space.ignore_index
     ids = np.flatnonzero(pixels[:255])
-    if len(ids) < 3 or ids[-1] >= CITYSCAPES.num_classes:
+    if not has_class[CITYSCAPES.num_classes :].any() or len(ids) < 3 or ids[-1] >= CITYSCAPES.num_classes:
         return False
-    without_class = sum(int(pixels[i]) for i in ids if raw_ids.get(int(i)) not in CITYSCAPES.names)
+    without_class = int(pixels[:255][~has_class[:255]].sum())
     return without_class > (0.1 if pixels[255] else 0.5) * int(pixels[:255].sum())

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 
 class DatasetError(ValueError):
@@ -20,9 +21,15 @@ class DatasetError(ValueError):
     """
 
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp")
+LABEL_SUFFIXES = (".png", ".tif", ".tiff")
 MAX_PIXELS = 2**26  # four times the largest street image in use; a hostile header asks for far more
-_FORMATS = ("PNG", "JPEG")  # by content: Pillow would also start programs for other formats that end in .png
+_FORMATS = (
+    "PNG",
+    "JPEG",
+    "TIFF",
+    "WEBP",
+)  # by content: for others, Pillow would start programs
 _DEEP_MODES = {"I;16", "I"}  # 16-bit gray; Pillow's conversion to RGB would clip it to white
 _COLOR_MODES = {"RGB", "RGBA", "L", "LA", "P", "1", "CMYK", *_DEEP_MODES}
 _ID_MODES = {"L", "P"}
@@ -52,7 +59,7 @@ def _without_warnings() -> Iterator[None]:
         yield
 
 
-def _open(path: Path, max_pixels: int) -> Image.Image:
+def _open(path: Path) -> Image.Image:
     """Read the header only, so that the size is checked before any memory is spent on pixels."""
     try:
         with _without_warnings():
@@ -60,27 +67,29 @@ def _open(path: Path, max_pixels: int) -> Image.Image:
     except FileNotFoundError as error:
         raise DatasetError(f"{path}: expected an image, found no file. Check the data set folder.") from error
     except Image.DecompressionBombError as error:
-        raise DatasetError(f"{path}: expected at most {max_pixels} pixels, {error}. Replace the file.") from error
+        raise DatasetError(f"{path}: expected at most {MAX_PIXELS} pixels, {error}. Replace the file.") from error
     except (OSError, SyntaxError, ValueError) as error:
         reason = "the file is empty" if path.is_file() and not path.stat().st_size else error
         raise DatasetError(
-            f"{path}: expected a PNG or JPEG image, could not read its header ({reason}). "
+            f"{path}: expected a PNG, JPEG, TIFF or WebP image, could not read its header ({reason}). "
             "The file is damaged or of another kind: copy it again from its source."
         ) from error
     width, height = image.size
-    if width * height > max_pixels:
+    if width * height > MAX_PIXELS:
         image.close()
         raise DatasetError(
-            f"{path}: expected at most {max_pixels} pixels, its header says {width}x{height}. "
-            "Replace the file, or raise max_pixels if the image is meant to be that large."
+            f"{path}: expected at most {MAX_PIXELS} pixels, its header says {width}x{height}. "
+            "Replace the file by a smaller one."
         )
     frames = getattr(image, "n_frames", 1)
-    if image.format == "PNG" and frames > 1:  # a JPEG's further frames are previews and depth maps of cameras
+    if image.format in ("PNG", "TIFF", "WEBP") and frames > 1:  # those of a JPEG are previews and depth maps
         image.close()
         raise DatasetError(
-            f"{path}: expected a single image, it is animated and holds {frames}. Save the one that is meant as a "
-            "PNG of its own."
+            f"{path}: expected a single image, it holds {frames}. Save the one that is meant as a PNG of its own."
         )
+    if isinstance(image, TiffImageFile) and image.tag_v2.get(ExifTags.Base.Orientation, 1) != 1:
+        image.close()  # releases of Pillow differ in whether they turn it
+        raise DatasetError(f"{path}: expected an upright TIFF, its orientation tag turns it. Save it upright.")
     return image
 
 
@@ -141,15 +150,13 @@ def _metadata_behind_pixels(path: Path) -> bool:
     return not {b"eXIf", b"iTXt", b"zTXt"}.isdisjoint(kinds[pixels:])
 
 
-def image_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+def image_size(path: Path) -> tuple[int, int]:
     """(height, width) as shown, from the header."""
-    with _open(path, max_pixels) as image:
+    with _open(path) as image:
         return _shown_size(image, path)
 
 
-def read_image(
-    path: Path, size: tuple[int, int] | None = None, max_pixels: int = MAX_PIXELS
-) -> tuple[npt.NDArray[np.uint8], tuple[int, int]]:
+def read_image(path: Path, size: tuple[int, int] | None = None) -> tuple[npt.NDArray[np.uint8], tuple[int, int]]:
     """Decode an image as it is shown, as 8-bit RGB, and resize it.
 
     An orientation in its metadata is applied. Gray, palette and CMYK images become RGB, of 16 bits the upper 8 are
@@ -158,7 +165,7 @@ def read_image(
     Returns:
         The image ``(H, W, 3)`` at ``size`` (height, width), bicubic and antialiased, and the size it is shown in.
     """
-    with _open(path, max_pixels) as image:
+    with _open(path) as image:
         if image.mode not in _COLOR_MODES:
             raise DatasetError(
                 f"{path}: expected a color, gray or palette image, got mode {image.mode!r}. Convert it to 8-bit RGB."
@@ -174,9 +181,9 @@ def read_image(
 
 
 def _require_ids(image: Image.Image, path: Path) -> None:
-    if image.mode not in _ID_MODES or image.format != "PNG":
+    if image.mode not in _ID_MODES or image.format not in ("PNG", "TIFF"):
         raise DatasetError(
-            f"{path}: expected label ids as an 8-bit gray or palette PNG, got {image.format} of mode "
+            f"{path}: expected label ids as an 8-bit gray or palette PNG or TIFF, got {image.format} of mode "
             f"{image.mode!r}. Color renderings and instance ids cannot be read: take the label ids."
         )
     _require_whole_bytes(image, path)
@@ -190,24 +197,24 @@ def _require_whole_bytes(image: Image.Image, path: Path) -> None:
         )
 
 
-def id_map_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+def id_map_size(path: Path) -> tuple[int, int]:
     """(height, width) as :func:`read_id_map` gives it, from the header; another kind of file is an error."""
-    with _open(path, max_pixels) as image:
+    with _open(path) as image:
         _require_ids(image, path)
         return _shown_size(image, path)
 
 
-def read_id_map(path: Path, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
+def read_id_map(path: Path) -> npt.NDArray[np.uint8]:
     """Raw ids ``(H, W)`` of a gray or palette PNG; of a palette the indices are the ids."""
-    with _open(path, max_pixels) as image:
+    with _open(path) as image:
         _require_ids(image, path)
         _load(image, path)
         return np.array(_turned(image, _orientation(image)), dtype=np.uint8)
 
 
-def first_channel_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+def first_channel_size(path: Path) -> tuple[int, int]:
     """(height, width) as :func:`read_first_channel` gives it, from the header; another kind of file is an error."""
-    with _open(path, max_pixels) as image:
+    with _open(path) as image:
         _require_channels(image, path)
         return _shown_size(image, path)
 
@@ -218,16 +225,16 @@ def _require_channels(image: Image.Image, path: Path) -> None:
     _require_whole_bytes(image, path)
 
 
-def read_first_channel(path: Path, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint16]:
+def read_first_channel(path: Path) -> npt.NDArray[np.uint16]:
     """First (red) channel ``(H, W)`` of an 8- or 16-bit PNG of one or three channels; alpha is ignored.
 
     Pillow halves 16-bit color to its high byte, which is 0 for every class id, so OpenCV decodes here.
     OpenCV in turn fills up a truncated file in silence, so Pillow checks the chunks first.
     """
-    with _open(path, max_pixels) as image:
+    with _open(path) as image:
         _require_channels(image, path)
         if image.mode == "P":
-            return read_id_map(path, max_pixels).astype(np.uint16)
+            return read_id_map(path).astype(np.uint16)
         if _metadata_behind_pixels(path):
             _load(image, path)
         else:

@@ -32,24 +32,18 @@ class DatasetSummary:
     """Counts over a sample of a data set.
 
     Attributes:
-        images: Number of images in the data set.
         sampled: Number of images read.
         unreadable: Images of the sample that could not be read.
         sizes: (height, width) of the sampled images as they are shown.
         pixels: Pixels per class name; classes never seen are listed with 0.
-        images_with: Sampled images per class name that hold the class.
-        ignored: Pixels that belong to no class of the space.
-        unknown_ids: Pixels per raw id that the data set does not define (part of ``ignored``).
+        unknown_ids: Pixels per raw id without a row in the class file; they are ignored.
         unknown_in: The first label map that holds each of these ids.
     """
 
-    images: int
     sampled: int
     unreadable: list[UnreadableFile]
     sizes: dict[tuple[int, int], int]
     pixels: dict[str, int]
-    images_with: dict[str, int]
-    ignored: int
     unknown_ids: dict[int, int]
     unknown_in: dict[int, Path]
 
@@ -70,35 +64,27 @@ def describe(dataset: SegmentationDataset, sample: int = 50) -> DatasetSummary:
     if sample < 1:
         raise ValueError(f"sample must be at least 1, got {sample}. Pass len(dataset) to read everything.")
     count = min(sample, len(dataset))
-    indices = [int(i) for i in np.linspace(0, len(dataset) - 1, count).round()]
     pixels = np.zeros(256, dtype=np.int64)
-    images_with = np.zeros(256, dtype=np.int64)
     sizes: Counter[tuple[int, int]] = Counter()
     unreadable: list[UnreadableFile] = []
     before = Counter(dataset.unknown_ids)
     unknown_in: dict[int, Path] = {}
-    for index in indices:
+    for index in np.linspace(0, len(dataset) - 1, count).round().astype(int).tolist():
         try:
-            histogram = np.bincount(dataset[index].labels.numpy().ravel(), minlength=256)
+            pixels += np.bincount(dataset[index].labels.numpy().ravel(), minlength=256)
         except DatasetError as error:
             unreadable.append(UnreadableFile(dataset.names[index], str(error)))
             continue
         if (path := dataset.files[index].labels) is not None:
             unknown_in |= dict.fromkeys((dataset.unknown_ids - before).keys() - unknown_in.keys(), path)
-        pixels += histogram
-        images_with += histogram > 0
-        sizes[image_size(dataset.files[index].image, dataset.max_pixels)] += 1
+        sizes[image_size(dataset.files[index].image)] += 1
     unknown = dataset.unknown_ids - before
     dataset.unknown_ids = before
-    names = dataset.space.names
     return DatasetSummary(
-        images=len(dataset),
         sampled=count - len(unreadable),
         unreadable=unreadable,
         sizes=dict(sizes.most_common()),
-        pixels={name: int(pixels[i]) for i, name in enumerate(names)},
-        images_with={name: int(images_with[i]) for i, name in enumerate(names)},
-        ignored=int(pixels[dataset.space.ignore_index]),
+        pixels=dict(zip(dataset.space.names, pixels.tolist(), strict=False)),
         unknown_ids=dict(sorted(unknown.items())),
         unknown_in=unknown_in,
     )
@@ -112,7 +98,7 @@ def unreadable_files(dataset: SegmentationDataset) -> list[UnreadableFile]:
     found = []
     for entry in dataset.files:
         try:
-            image_size(entry.image, dataset.max_pixels)
+            image_size(entry.image)
         except DatasetError as error:
             found.append(UnreadableFile(entry.name, str(error)))
         try:
@@ -131,8 +117,7 @@ def mismatched_pairs(dataset: SegmentationDataset) -> list[str]:
     return [
         entry.name
         for entry in dataset.files
-        if entry.labels is not None
-        and image_size(entry.image, dataset.max_pixels) != dataset.label_map_size(entry.labels)
+        if entry.labels is not None and image_size(entry.image) != dataset.label_map_size(entry.labels)
     ]
 
 
@@ -167,7 +152,7 @@ def require_labels(what: str, dataset: SegmentationDataset, classes: Collection[
         return
     ids = ", ".join(map(str, np.flatnonzero(pixels))) or "none below 256"
     held = f"{ids} in {len(read)} label maps, one of them {read[0]}"
-    if look_like_train_ids(pixels, dataset.table.names):
+    if look_like_train_ids(pixels, dataset.table):
         raise DatasetError(
             f"{what}: expected label ids as the data set publishes them, got ids that look like train ids: {held}. "
             "Read as label ids they would be other classes: give the published files (of Cityscapes "

@@ -1,39 +1,180 @@
-"""Published folder layouts of GTA5, SYNTHIA and Cityscapes, and lists that choose images of them."""
+"""Folder layouts of GTA5, SYNTHIA, Cityscapes and one's own images."""
 
-import re
-import unicodedata
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Literal
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Literal, NamedTuple
 
-from stuffinstance import CITYSCAPES, LabelSpace
-
-from .dataset import (
-    CITYSCAPES_IDS,
-    GTA5_IDS,
-    SYNTHIA_IDS,
-    ImageFiles,
-    MapSize,
-    ReadIds,
-    SegmentationDataset,
-    build_label_table,
-)
+from .classes import LabelTable, default_class_file, read_classes
+from .dataset import ImageFiles, MapSize, ReadIds, SegmentationDataset
 from .image_files import (
     IMAGE_SUFFIXES,
-    MAX_PIXELS,
+    LABEL_SUFFIXES,
     DatasetError,
     first_channel_size,
     id_map_size,
     read_first_channel,
     read_id_map,
 )
+from .image_lists import listed_names, one_form
 
+Layout = Literal["gta5", "synthia", "cityscapes", "folder"]
+
+
+class _Places(NamedTuple):
+    """Where a layout has its images and label maps.
+
+    Attributes:
+        images: Folder of the images.
+        labels: Folder of the label maps.
+        image_ending: Of the names of image files; the rest is the image's name.
+        label_ending: The same of label maps.
+        below: What lies between these folders and the files.
+        read_ids: Reader of a label map.
+        map_size: Its size from the header.
+    """
+
+    images: str
+    labels: str
+    image_ending: str = ""
+    label_ending: str = ""
+    below: str = ""
+    read_ids: ReadIds = read_id_map
+    map_size: MapSize = id_map_size
+
+    @property
+    def expected(self) -> str:
+        """The layout in words."""
+        return (
+            f"{self.images}/{self.below}<name>{self.image_ending}.png|jpg|tif|webp and, for labels, "
+            f"{self.labels}/{self.below}<name>{self.label_ending}.png"
+        )
+
+
+_LAYOUTS: Mapping[str, _Places] = {
+    "gta5": _Places("images", "labels"),
+    "synthia": _Places("RGB", "GT/LABELS", read_ids=read_first_channel, map_size=first_channel_size),
+    "cityscapes": _Places("leftImg8bit", "gtFine", "_leftImg8bit", "_gtFine_labelIds", "<split>/<city>/"),
+    "folder": _Places("images", "labels", below="[<split>/]**/"),
+}
 # What systems and programs leave in folders; names that start with a dot are hidden in any case.
 _LEFT_BY_SYSTEMS = {
     "__macosx", "@eadir", "@recycle", "@tmp", "#recycle", "$recycle.bin", "system volume information", "lost+found",
     "desktop.ini", "ehthumbs.db", "thumbs.db",
 }  # fmt: skip
+
+
+def open_dataset(
+    layout: Layout,
+    root: Path,
+    *,
+    split: str = "train",
+    table: LabelTable | None = None,
+    size: tuple[int, int] | None = None,
+    labels: bool = True,
+    listed: Path | None = None,
+) -> SegmentationDataset:
+    """Open a data set in one of the folder layouts, its images sorted by name.
+
+    Args:
+        layout: The layout of ``root``. In ``"folder"``, a split is a folder directly in ``images`` and ``labels``;
+            where there are no ``train`` and ``val``, all images are the training split.
+        root: The folder that holds the whole data set.
+        split: A split of Cityscapes or of ``"folder"``; the game data sets have only ``"train"``.
+        table: Classes of the ids in the label maps; None for those that the layout's data set is published with.
+        size: (height, width) of the samples, or None to keep each as stored.
+        labels: False reads no label file, needs none, and returns label maps that are all ignored.
+        listed: Text file that names the images to keep, as :func:`~.image_lists.listed_names` reads it; None for
+            all. Images that are not listed need no label map.
+
+    Raises:
+        DatasetError: If the folder is not of that layout, an image has no label map, or two share a name,
+            or if ``listed`` does not name images of this folder.
+            Damaged files and pairs of unequal size raise it when they are read.
+    """
+    if layout not in _LAYOUTS:
+        raise ValueError(f"layout must be one of {sorted(_LAYOUTS)}, got {layout!r}.")
+    root, places = Path(root), _LAYOUTS[layout]
+    if table is None:
+        table = read_classes(default_class_file(layout)).table("target" if layout == "cityscapes" else "source")
+    below = _folder_of_split(layout, places, root / places.images, split)
+    images = _found(layout, places, root / places.images / below, places.image_ending, IMAGE_SUFFIXES, "image")
+    if not images:
+        raise DatasetError(
+            f"{root / places.images / below}: expected images named <name>{places.image_ending}.png (or jpg, tif, "
+            "webp), found none. Unpack the image archive of the data set here."
+        )
+    if listed is not None:
+        chosen = listed_names(Path(listed), root, images)
+        images = {name: path for name, path in images.items() if name in chosen}
+    files = [ImageFiles(name, path, None) for name, path in sorted(images.items())]
+    if labels:
+        folder = root / places.labels / below
+        label_maps = _found(layout, places, folder, places.label_ending, LABEL_SUFFIXES, "label map")
+        files = _paired(images, label_maps, places, folder)
+    return SegmentationDataset(files, table=table, read_ids=places.read_ids, map_size=places.map_size, size=size)
+
+
+def _folder_of_split(layout: Layout, places: _Places, images: Path, split: str) -> str:
+    """The folder of a split, relative to those of images and label maps."""
+    if "<split>" not in places.below:
+        if split != "train":
+            raise DatasetError(f"split must be 'train' for the {layout} layout, which has no other, got {split!r}.")
+        return ""
+    if layout == "folder" and split == "train" and not {"train", "val"} & {*_splits(images)}:
+        return ""
+    return split
+
+
+def _splits(folder: Path) -> list[str]:
+    return [each.name for each in visible_entries(folder) if each.is_dir()] if folder.is_dir() else []
+
+
+def _found(
+    layout: Layout, places: _Places, folder: Path, ending: str, suffixes: Collection[str], what: str
+) -> dict[str, Path]:
+    """Files by the names of their images; folders below are searched where the layout has any."""
+    parent = folder.parent
+    if "<split>" in places.below and (splits := _splits(parent)) and folder.name not in splits:
+        raise DatasetError(
+            f"{folder}: split must be one that exists, got {folder.name!r}; {parent} has {', '.join(splits)}."
+        )
+    if not folder.is_dir():
+        found = [entry.name for entry in visible_entries(parent)][:8] if parent.is_dir() else None
+        seen = f"{parent} holds {found or 'nothing'}" if found is not None else f"{parent} does not exist either"
+        raise DatasetError(
+            f"{folder}: expected a folder of the {layout} layout ({places.expected}), found none; {seen}. "
+            f"Pass the folder that holds the whole {layout} data set."
+        )
+    files = [path for path in _files_in(folder, deep=bool(places.below)) if path.suffix.lower() in suffixes]
+    named = [(path.stem.removesuffix(ending), path) for path in files if path.stem.endswith(ending)]
+    converted = [path for path in files if path.stem.endswith("_gtFine_labelTrainIds")]
+    if converted and not named:
+        raise DatasetError(
+            f"{converted[0]}: expected label maps named <name>_gtFine_labelIds.png, found only train ids, into which "
+            "these were converted. Unpack the archive gtFine_trainvaltest again, which holds them."
+        )
+    return unique_by_name(named, what)
+
+
+def _paired(
+    images: Mapping[str, Path], label_maps: Mapping[str, Path], places: _Places, folder: Path
+) -> list[ImageFiles]:
+    missing = [name for name in sorted(images) if name not in label_maps]
+    if missing:
+        between = places.below.removeprefix("<split>/").removeprefix("[<split>/]")
+        raise DatasetError(
+            f"{images[missing[0]]}: expected its label map at {folder}/{between}{missing[0]}{places.label_ending}.png, "
+            f"found none ({len(missing)} of {len(images)} images have none{_alike(missing[0], label_maps)}). Add the "
+            "labels, or take the images out of the folder."
+        )
+    return [ImageFiles(name, path, label_maps[name]) for name, path in sorted(images.items())]
+
+
+def _alike(name: str, labels: Mapping[str, Path]) -> str:
+    """A label map whose name differs only in case or spaces, for the error message."""
+    wanted = name.strip().casefold()
+    found = next((path for other, path in labels.items() if other.strip().casefold() == wanted), None)
+    return "" if found is None else f"; {found.name!r} differs in upper and lower case or in spaces"
 
 
 def visible_entries(folder: Path) -> list[Path]:
@@ -45,63 +186,17 @@ def visible_entries(folder: Path) -> list[Path]:
     )
 
 
-def one_form(text: str) -> str:
-    """A name in Unicode form NFC, in which names are compared: macOS may store an umlaut as two characters."""
-    return unicodedata.normalize("NFC", text)
-
-
-def require_folder(folder: Path, layout: str, expected: str) -> Path:
-    """The folder, or an error that shows the expected layout."""
-    if not folder.is_dir():
-        parent = folder.parent
-        found = [entry.name for entry in visible_entries(parent)][:8] if parent.is_dir() else None
-        seen = f"{parent} holds {found or 'nothing'}" if found is not None else f"{parent} does not exist either"
-        raise DatasetError(
-            f"{folder}: expected a folder of the {layout} layout ({expected}), found none; {seen}. "
-            f"Pass the folder that holds the whole {layout} data set."
-        )
-    return folder
+def _files_in(folder: Path, *, deep: bool) -> Iterator[Path]:
+    for entry in visible_entries(folder):
+        if not entry.is_dir():
+            yield entry
+        elif deep:
+            yield from _files_in(entry, deep=True)
 
 
 def images_in(folder: Path) -> list[Path]:
     """Images directly in a folder, sorted by name; hidden files are not images."""
-    return [path for path in visible_entries(folder) if path.suffix.lower() in IMAGE_SUFFIXES]
-
-
-def pair_files(
-    images: Mapping[str, Path],
-    labels: Mapping[str, Path] | None,
-    *,
-    expected_label: str,
-    exclude: Collection[str],
-) -> list[ImageFiles]:
-    """Join images with their labels by name, in sorted order of the names.
-
-    Raises:
-        DatasetError: If an image has no label, or an excluded name does not exist.
-    """
-    excluded = {one_form(name) for name in exclude}
-    strangers = sorted(excluded - images.keys())
-    if strangers:
-        raise DatasetError(f"exclude must name images of the data set, got {strangers[:5]}. Check the spelling.")
-    names = [name for name in sorted(images) if name not in excluded]
-    if labels is None:
-        return [ImageFiles(name, images[name], None) for name in names]
-    missing = [name for name in names if name not in labels]
-    if missing:
-        raise DatasetError(
-            f"{images[missing[0]]}: expected its label map at {expected_label.format(name=missing[0])}, "
-            f"found none ({len(missing)} of {len(names)} images have none{_alike(missing[0], labels)}). Add the "
-            "labels, or take the images out of the folder."
-        )
-    return [ImageFiles(name, images[name], labels[name]) for name in names]
-
-
-def _alike(name: str, labels: Mapping[str, Path]) -> str:
-    """A label map whose name differs only in case or spaces, for the error message."""
-    wanted = name.strip().casefold()
-    found = next((path for other, path in labels.items() if other.strip().casefold() == wanted), None)
-    return "" if found is None else f"; {found.name!r} differs in upper and lower case or in spaces"
+    return [path for path in _files_in(folder, deep=False) if path.suffix.lower() in IMAGE_SUFFIXES]
 
 
 def unique_by_name(named: list[tuple[str, Path]], what: str) -> dict[str, Path]:
@@ -120,268 +215,3 @@ def unique_by_name(named: list[tuple[str, Path]], what: str) -> dict[str, Path]:
             )
         files[name] = path
     return files
-
-
-def require_images(images: Mapping[str, Path], folder: Path, pattern: str) -> None:
-    """Raise, showing the pattern, if no image was found."""
-    if not images:
-        raise DatasetError(
-            f"{folder}: expected images named {pattern} (png or jpg), found none. "
-            "Unpack the image archive of the data set here."
-        )
-
-
-MAX_BYTES = 2**24  # ten times a list of all of GTA5 with long paths
-
-
-def listed_names(file: Path, root: Path, images: Sequence[ImageFiles]) -> set[str]:
-    """Names of the ``images`` that a list file chooses.
-
-    A line is an image's path in the data folder (``images/00001.png``), the end of it from any folder on
-    (``aachen/aachen_000000_000019_leftImg8bit.png``, ``00001.png``), or the image's name (``00001``). Lines are
-    compared with the files that were found there, in either Unicode form, and never opened as paths, so a list leads
-    nowhere that the owner of the folder, with links to where the images lie, has not led. Empty lines are
-    ignored.
-
-    Args:
-        file: The list, UTF-8.
-        root: The data folder.
-        images: What was found in it.
-
-    Raises:
-        DatasetError: If the list is not text or too large, is empty, names an image twice or one that is not there,
-            or a line leads out of the data folder.
-    """
-    places = _places(root, images)
-    lines: dict[str, int] = {}
-    absent: list[str] = []
-    twice: list[str] = []
-    for number, text in _lines(file):
-        where = f"line {number}, {_short(text)}"
-        if reason := _leads_out(text):
-            raise DatasetError(
-                f"{file}, {where}: expected a path relative to {root}, with / between folders, or an image's name; "
-                f"it {reason}. Correct the line, or take it out."
-            )
-        image = places.get(PurePosixPath(one_form(text)).parts)
-        if image is None:
-            absent.append(where)
-        elif image.name in lines:
-            twice.append(f"{where}, the same image as line {lines[image.name]}")
-        else:
-            lines[image.name] = number
-    if absent:
-        raise DatasetError(
-            f"{file}: expected names of the {len(images)} images found in {root}, {len(absent)} lines name none of "
-            f"them, the first is {absent[0]}. Write them as {images[0].image.relative_to(root).as_posix()!r} or "
-            f"{images[0].name!r}, and give the list of this data set and split."
-        )
-    if twice:
-        raise DatasetError(
-            f"{file}: expected each image once, {len(twice)} lines name one again, the first is {twice[0]}. "
-            "Take these lines out."
-        )
-    if not lines:
-        raise DatasetError(
-            f"{file}: expected an image's path or name on each line, found no line. Give another list, or none for "
-            "all images."
-        )
-    return set(lines)
-
-
-def _places(root: Path, images: Sequence[ImageFiles]) -> Mapping[tuple[str, ...], ImageFiles]:
-    """Every way to name an image. File names are unique in a data set, so the ends of paths are."""
-    places = {}
-    for image in images:
-        parts = tuple(map(one_form, image.image.relative_to(root).parts))
-        places.update({parts[first:]: image for first in range(len(parts))})
-    for image in images:
-        places.setdefault((image.name,), image)
-    return places
-
-
-def _lines(file: Path) -> Iterator[tuple[int, str]]:
-    """Numbered lines that are not empty, from a file of bounded size."""
-    if not file.is_file():  # nor a device or a pipe, which may have no end
-        raise DatasetError(f"{file}: expected a text file that names images, found none. Check the path.")
-    with file.open("rb") as stream:
-        content = stream.read(MAX_BYTES + 1)
-    if len(content) > MAX_BYTES:
-        raise DatasetError(f"{file}: expected a list of at most {MAX_BYTES} bytes, it is longer. Check the path.")
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DatasetError(
-            f"{file}: expected UTF-8 text that names images, could not read it ({error.reason} at byte "
-            f"{error.start}). Check the path, or save the list as UTF-8."
-        ) from error
-    stripped = ((number, line.strip(" \t\r")) for number, line in enumerate(text.split("\n"), 1))
-    return ((number, line) for number, line in stripped if line)
-
-
-def _leads_out(text: str) -> str | None:
-    """Why a line is not a path within a folder on every system; None if it is."""
-    if any(ord(sign) < 32 or ord(sign) == 127 for sign in text):
-        return "holds a control character"
-    if "\\" in text:
-        return "holds a backslash"
-    if text.startswith("/"):
-        return "is an absolute path"
-    if re.match("[A-Za-z]:", text):
-        return "starts with a drive letter"
-    return "holds '..'" if ".." in PurePosixPath(text).parts else None
-
-
-def _short(text: str) -> str:
-    return repr(text if len(text) <= 80 else f"{text[:80]}…")
-
-
-GTA5_FILES = "images/*.png|jpg and labels/*.png"
-
-
-def list_gta5(root: Path, split: str, *, labels: bool, exclude: Collection[str]) -> list[ImageFiles]:
-    """Pairs sorted by name. The whole data set is one training split."""
-    return list_flat_pairs(root, split, "gta5", GTA5_FILES, ("images", "labels"), labels=labels, exclude=exclude)
-
-
-def list_flat_pairs(
-    root: Path,
-    split: str,
-    layout: str,
-    expected: str,
-    folders: tuple[str, str],
-    *,
-    labels: bool,
-    exclude: Collection[str],
-) -> list[ImageFiles]:
-    """Pairs of equal stems in two flat folders, as in GTA5 and SYNTHIA."""
-    if split != "train":
-        raise DatasetError(f"split must be 'train' for the {layout} layout, which has no other, got {split!r}.")
-    image_folder = require_folder(root / folders[0], layout, expected)
-    images = unique_by_name([(path.stem, path) for path in images_in(image_folder)], "image")
-    require_images(images, image_folder, "<name>.png")
-    label_files = None
-    if labels:
-        label_folder = require_folder(root / folders[1], layout, expected)
-        label_maps = [path for path in images_in(label_folder) if path.suffix.lower() == ".png"]
-        label_files = unique_by_name([(path.stem, path) for path in label_maps], "label map")
-    return pair_files(images, label_files, expected_label=f"{root / folders[1]}/{{name}}.png", exclude=exclude)
-
-
-SYNTHIA_FILES = "RGB/*.png|jpg and GT/LABELS/*.png"
-
-
-def list_synthia(root: Path, split: str, *, labels: bool, exclude: Collection[str]) -> list[ImageFiles]:
-    """Pairs sorted by name. The whole data set is one training split."""
-    return list_flat_pairs(root, split, "synthia", SYNTHIA_FILES, ("RGB", "GT/LABELS"), labels=labels, exclude=exclude)
-
-
-CITYSCAPES_FILES = (
-    "leftImg8bit/<split>/<city>/*_leftImg8bit.png|jpg and, for labels, gtFine/<split>/<city>/*_gtFine_labelIds.png"
-)
-
-
-def list_cityscapes(root: Path, split: str, *, labels: bool, exclude: Collection[str]) -> list[ImageFiles]:
-    """Pairs sorted by name, which starts with the city; gtFine is only read for labels."""
-    images = _files_of_cities(root / "leftImg8bit" / split, "_leftImg8bit", "image")
-    require_images(images, root / "leftImg8bit" / split, "<city>/<name>_leftImg8bit.png")
-    label_files = _label_maps(root / "gtFine" / split) if labels else None
-    where = f"{root / 'gtFine' / split}/<city>/{{name}}_gtFine_labelIds.png"
-    return pair_files(images, label_files, expected_label=where, exclude=exclude)
-
-
-def _label_maps(folder: Path) -> dict[str, Path]:
-    found = _files_of_cities(folder, "_gtFine_labelIds", "label map")
-    if not found and (converted := _files_of_cities(folder, "_gtFine_labelTrainIds", "label map")):
-        raise DatasetError(
-            f"{next(iter(converted.values()))}: expected label maps named <name>_gtFine_labelIds.png, found only train "
-            "ids, into which these were converted. Unpack the archive gtFine_trainvaltest again, which holds them."
-        )
-    return found
-
-
-def _files_of_cities(folder: Path, ending: str, what: str) -> dict[str, Path]:
-    beside = visible_entries(folder.parent) if folder.parent.is_dir() else []
-    splits = [entry.name for entry in beside if entry.is_dir()]
-    if splits and folder.name not in splits:
-        raise DatasetError(
-            f"{folder}: split must be one that exists, got {folder.name!r}; {folder.parent} has {', '.join(splits)}."
-        )
-    require_folder(folder, "cityscapes", CITYSCAPES_FILES)
-    cities = [city for city in visible_entries(folder) if city.is_dir()]
-    named = [
-        (path.stem.removesuffix(ending), path)
-        for city in cities
-        for path in images_in(city)
-        if path.stem.endswith(ending)
-    ]
-    return unique_by_name(named, what)
-
-
-Layout = Literal["gta5", "synthia", "cityscapes"]
-
-
-@dataclass(frozen=True)
-class _Reader:
-    list_files: Callable[..., list[ImageFiles]]
-    read_ids: ReadIds
-    map_size: MapSize
-    raw_ids: Mapping[int, str]
-
-
-_READERS: Mapping[str, _Reader] = {
-    "gta5": _Reader(list_gta5, read_id_map, id_map_size, GTA5_IDS),
-    "synthia": _Reader(list_synthia, read_first_channel, first_channel_size, SYNTHIA_IDS),
-    "cityscapes": _Reader(list_cityscapes, read_id_map, id_map_size, CITYSCAPES_IDS),
-}
-
-
-def open_dataset(
-    layout: Layout,
-    root: Path,
-    *,
-    split: str = "train",
-    space: LabelSpace = CITYSCAPES,
-    size: tuple[int, int] | None = None,
-    labels: bool = True,
-    exclude: Collection[str] = (),
-    listed: Path | None = None,
-    max_pixels: int = MAX_PIXELS,
-) -> SegmentationDataset:
-    """Open a data set in its published folder layout.
-
-    Args:
-        layout: Whose layout ``root`` has.
-        root: The folder that holds the whole data set.
-        split: A split of Cityscapes; the game data sets have only ``"train"``.
-        space: Classes to read. Names decide: a class that the space does not have is ignored.
-        size: (height, width) of the samples, or None to keep each as stored.
-        labels: False reads no label file, needs none, and returns label maps that are all ignored.
-        exclude: Names of images to exclude.
-        listed: Text file that names the images to keep, as :func:`listed_names` reads it; None for
-            all. Images that are not listed need no label map.
-        max_pixels: Larger images are rejected before they are decoded.
-
-    Raises:
-        DatasetError: If the folder is not of that layout, an image has no label map, or two share a name,
-            or if ``listed`` does not name images of this folder.
-            Damaged files and pairs of unequal size raise it when they are read.
-    """
-    if layout not in _READERS:
-        raise ValueError(f"layout must be one of {sorted(_READERS)}, got {layout!r}.")
-    reader = _READERS[layout]
-    root = Path(root)
-    if listed is not None:
-        images = reader.list_files(root, split, labels=False, exclude=exclude)
-        exclude = {*exclude, *(each.name for each in images)} - listed_names(Path(listed), root, images)
-    files = reader.list_files(root, split, labels=labels, exclude=exclude)
-    table = build_label_table(reader.raw_ids, space)
-    return SegmentationDataset(
-        files,
-        table=table,
-        space=space,
-        read_ids=reader.read_ids,
-        map_size=reader.map_size,
-        size=size,
-        max_pixels=max_pixels,
-    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -19,7 +20,7 @@ class Batch(NamedTuple):
 
     images: Tensor  # (B, 3, H, W) uint8
     labels: Tensor  # (B, H, W) uint8, 255 where unlabeled
-    names: tuple[str, ...]
+    names: list[str]
 
 
 class Samples(Protocol):
@@ -43,60 +44,45 @@ def collate(samples: Sequence[Sample]) -> Batch:
     return Batch(
         torch.stack([sample.image for sample in samples]),
         torch.stack([sample.labels for sample in samples]),
-        tuple(sample.name for sample in samples),
+        [sample.name for sample in samples],
     )
 
 
-class _OrError(Dataset["Sample | DatasetError"]):
-    """Returns a DatasetError as a sample: raised in a worker process it would come as a traceback."""
+class _Batches(Dataset["Batch | DatasetError"]):
+    """Whole batches of a data set; a DatasetError is returned, as raising it in a worker would print a traceback."""
 
     def __init__(self, dataset: Samples) -> None:
         self.dataset = dataset
 
-    def __getitem__(self, index: int) -> Sample | DatasetError:
+    def __getitem__(self, places: list[int]) -> Batch | DatasetError:
         try:
-            return self.dataset[index]
+            return collate([self.dataset[place] for place in places])
         except DatasetError as error:
             return error
 
 
-def _collate_or_error(samples: Sequence[Sample | DatasetError]) -> Batch | DatasetError:
-    whole: list[Sample] = []
-    for sample in samples:
-        if isinstance(sample, DatasetError):
-            return sample
-        whole.append(sample)
-    return collate(whole)
+class EndlessSteps(Sampler["list[int]"]):
+    """Sampler of this rank's share of each step, one list of places for each part.
 
+    Epochs do not end; each is shuffled by (seed, epoch) alone, from any position on.
+    """
 
-class EndlessOrder(Sampler[int]):
-    """Sampler of endless epochs, each shuffled by (seed, epoch) alone, from any position on."""
-
-    def __init__(self, length: int, seed: int, start: int) -> None:
+    def __init__(self, length: int, batch: int, seed: int, start: int, share: Share) -> None:
         if length < 1:
             raise ValueError("a data set to train on must hold at least one image, got none.")
-        self.length = length
-        self.seed = seed
-        self.start = start
+        self.length, self.batch, self.seed, self.start, self.share = length, batch, seed, start, share
 
-    def __iter__(self) -> Iterator[int]:
+    def _order(self) -> Iterator[int]:
         epoch, place = divmod(self.start, self.length)
         while True:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
             yield from torch.randperm(self.length, generator=generator)[place:].tolist()
             epoch, place = epoch + 1, 0
 
-
-class StepPlaces(Sampler[list[int]]):
-    """Batch sampler of this rank's share of each step, one list for each part."""
-
-    def __init__(self, order: EndlessOrder, batch: int, share: Share) -> None:
-        self.order, self.batch, self.share = order, batch, share
-
     def __iter__(self) -> Iterator[list[int]]:
-        order = iter(self.order)
+        order = self._order()
         while True:
-            step = [next(order) for _ in range(self.batch)]
+            step = list(islice(order, self.batch))
             for places in self.share.places(self.batch):
                 yield [step[place] for place in places]
 
@@ -130,12 +116,11 @@ class BatchStream:
         self.batch = batch
         self.share = share or Share()
         self.position = position
-        order = EndlessOrder(len(dataset), seed, position)
         loader: DataLoader[Any] = DataLoader(
-            _OrError(dataset),
-            batch_sampler=StepPlaces(order, batch, self.share),
+            _Batches(dataset),
+            batch_size=None,
+            sampler=EndlessSteps(len(dataset), batch, seed, position, self.share),
             num_workers=workers,
-            collate_fn=_collate_or_error,
             pin_memory=pinned,
             persistent_workers=workers > 0,
             worker_init_fn=_leave_signals_to_the_run,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
@@ -19,10 +19,10 @@ from ..methods.style_transfer import StyleTransferConfig, TargetStyleTransferCon
 from ..models import weights_file
 from ..recipes import Recipe
 from . import DatasetError, Sample, SegmentationDataset, open_dataset, read_id_map, require_labels
+from .augmentation import TrainingAugmentation
 from .loader import Batch, BatchStream, Samples, as_unit_floats
 from .transforms import (
     BatchStyleTransfer,
-    TrainingAugmentation,
     TransferredImages,
     TransferredTowards,
     chosen_images,
@@ -38,7 +38,7 @@ class Folders:
         source: The labeled data set.
         target: The data set to adapt to.
         source_list: Text file that names the source images to use, as
-            :func:`~.layouts.listed_names` reads it; None for all.
+            :func:`~.image_lists.listed_names` reads it; None for all.
         target_list: The same of the target's training images; those that are scored are always all.
     """
 
@@ -77,7 +77,7 @@ def open_labeled(recipe: Recipe, folders: Folders) -> SegmentationDataset:
         recipe.layouts.target if target else recipe.layouts.source,
         folders.target if target else folders.source,
         split="train",
-        space=recipe.label_space,
+        table=recipe.space.table("target" if target else "source"),
         size=recipe.data.target_size if target else recipe.data.source_size,
         listed=folders.target_list if target else folders.source_list,
     )
@@ -89,7 +89,7 @@ def open_target(recipe: Recipe, folders: Folders) -> SegmentationDataset:
         recipe.layouts.target,
         folders.target,
         split="train",
-        space=recipe.label_space,
+        table=recipe.space.table("target"),
         size=recipe.data.target_size,
         labels=False,
         listed=folders.target_list,
@@ -102,7 +102,7 @@ def open_validation(recipe: Recipe, folders: Folders) -> SegmentationDataset:
         recipe.layouts.target,
         folders.target,
         split="val",
-        space=recipe.label_space,
+        table=recipe.space.table("target"),
         size=recipe.data.target_size if recipe.evaluation.at == "images" else None,
     )
 
@@ -142,13 +142,16 @@ def open_training_data(
     also = {} if first_stage_weights is None else {FIRST_STAGE: first_stage_weights}
     if pseudo_labels is not None and second is not None:
         second = PseudoLabeled(second, pseudo_labels)
-    keep = recipe.runtime.cache
+
+    def kept(samples: Samples | None) -> Any:
+        return DecodedImages(samples) if recipe.runtime.cache and samples is not None else samples
+
     return TrainingData(
-        DecodedImages(labeled) if keep else labeled,
-        DecodedImages(second) if keep and second is not None else second,
-        DecodedImages(scored) if keep else scored,
+        kept(labeled),
+        kept(second),
+        kept(scored),
         InputFiles(sets, known or {}, also),
-        DecodedImages(transferred) if keep and transferred is not None else transferred,
+        kept(transferred),
         {
             "labeled images": (labeled, recipe.label_space.names),
             "validation images": (validation, recipe.classes),
@@ -210,9 +213,13 @@ def _start_weights(recipe: Recipe) -> Path | None:
 
     A run that has ended does not need it; one that goes on or begins reports its absence when it builds the network.
     """
-    if recipe.network.weights is None:
+    network = recipe.network
+    if network.weights is None:
         return None
-    file = weights_file(Path(recipe.network.weights))
+    try:
+        file = weights_file(network.weights, network.name, network.options)
+    except ModuleNotFoundError:
+        return None
     return file if file.is_file() else None
 
 
@@ -269,6 +276,7 @@ class Drawn(NamedTuple):
 
     images: Tensor  # (B, 3, H, W) float in [0, 1]
     labels: Tensor  # (B, H, W) int64, 255 where unlabeled
+    plain: Tensor | None = None  # the images before their colors and sharpness were changed
 
 
 class Pair(NamedTuple):
@@ -326,9 +334,9 @@ class StepImages:
                 labeled = labeled._replace(images=self.transfer(labeled.images, target.images))
             if self.transfer_target is not None:
                 target = target._replace(images=self.transfer_target(target.images, as_drawn))
-        labeled = Drawn(*self.augment(*labeled, "labeled"))
+        labeled = Drawn(*self.augment(labeled.images, labeled.labels, "labeled"))
         if target is not None:
-            target = Drawn(*self.augment(*target, "target"))
+            target = Drawn(*self.augment(target.images, target.labels, "target"))
         return Pair(labeled, target)
 
     @property

@@ -1,4 +1,4 @@
-"""Transforms of training images: augmentation, and style transfer towards the other domain.
+"""Style transfer of training images towards the other domain.
 
 All randomness is torch's global generator in the training process, which a checkpoint keeps, so a resumed run sees the
 same images.
@@ -7,86 +7,17 @@ same images.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
 
-import kornia.augmentation as K
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Dataset
 
 import stuffinstance as si
 
-from ..config import AugmentationConfig
 from ..methods.style_transfer import IN_STEP, StyleTransferConfig
 from . import Sample, SegmentationDataset, image_tensor, read_image
 from .layouts import images_in, unique_by_name
 from .loader import Samples, as_unit_floats
-
-
-class TrainingAugmentation:
-    """Random augmentation of images and labels of one domain."""
-
-    def __init__(self, settings: AugmentationConfig) -> None:
-        self.settings = settings
-        self._geometry: dict[tuple[int, int], K.AugmentationSequential | None] = {}
-        self._appearance = appearance(settings)
-
-    def __call__(self, images: Tensor, labels: Tensor, domain: Literal["labeled", "target"]) -> tuple[Tensor, Tensor]:
-        """Images (B, 3, H, W) in [0, 1] and labels (B, H, W) int64, cut and changed together."""
-        extent = self.settings.target if domain == "target" else "all"
-        if extent == "none":
-            return images, labels
-        height, width = images.shape[-2:]
-        if (height, width) not in self._geometry:
-            self._geometry[height, width] = geometry(self.settings, (height, width))
-        change = self._geometry[height, width]
-        if change is not None:
-            images, moved = change(images, labels[:, None].to(images.dtype))
-            labels = moved[:, 0].round().long()
-        if self._appearance is not None and extent == "all":
-            images = self._appearance(images).clamp(0, 1)
-        return images, labels
-
-
-def geometry(settings: AugmentationConfig, size: tuple[int, int]) -> K.AugmentationSequential | None:
-    """Geometric augmentations of images and labels; labels are sampled nearest and nothing is padded."""
-    steps: list[Any] = []
-    crop = settings.crop or size
-    if crop != size or settings.scale != (1.0, 1.0):
-        ratio = crop[1] / crop[0]
-        steps.append(
-            K.RandomResizedCrop(
-                crop,
-                scale=settings.scale,
-                ratio=(ratio / settings.ratio_jitter, ratio * settings.ratio_jitter),
-                cropping_mode="slice",
-            )
-        )
-    if settings.flip:
-        steps.append(K.RandomHorizontalFlip(p=settings.flip))
-    return K.AugmentationSequential(*steps, data_keys=["input", "mask"]) if steps else None
-
-
-def appearance(settings: AugmentationConfig) -> nn.Sequential | None:
-    """Photometric augmentations of the images."""
-    steps: list[nn.Module] = []
-    if settings.color_jitter:
-        steps.append(
-            K.ColorJiggle(
-                settings.brightness,
-                settings.contrast,
-                settings.saturation,
-                settings.hue,
-                p=settings.color_jitter,
-            )
-        )
-    if settings.grayscale:
-        steps.append(K.RandomGrayscale(p=settings.grayscale))
-    if settings.blur:
-        steps.append(K.RandomGaussianBlur((5, 5), settings.blur_sigma, p=settings.blur))
-    if settings.noise:
-        steps.append(K.RandomGaussianNoise(std=settings.noise_deviation, p=settings.noise))
-    return nn.Sequential(*steps) if steps else None
 
 
 class BatchStyleTransfer:
@@ -179,7 +110,7 @@ class TransferredImages(Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         path = self.files[index]
         assert path is not None  # the constructor saw to it
-        pixels, _ = read_image(path, self.source.size, self.source.max_pixels)
+        pixels, _ = read_image(path, self.source.size)
         if self.labels:
             return self.source[index]._replace(image=image_tensor(pixels))
         labels = torch.full(pixels.shape[:2], self.source.space.ignore_index, dtype=torch.uint8)

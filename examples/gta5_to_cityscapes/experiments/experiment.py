@@ -74,6 +74,7 @@ def plan(
     *,
     layouts: LayoutConfig | None = None,
     classes: str = "all",
+    class_file: str | None = None,
     overrides: Sequence[str] = (),
 ) -> list[Job]:
     """Every recipe with every seed, and the runs that they depend on.
@@ -87,24 +88,24 @@ def plan(
         experiment: The folder of all their runs, ``<recipe>/seed<k>/``.
         layouts: How the data sets are laid out.
         classes: What is scored.
+        class_file: What there is to score.
         overrides: Settings of the preset.
 
     Raises:
         RecipeError: If a recipe cannot be.
     """
 
+    of_data: dict[str, Any] = {"layouts": layouts, "classes": classes, "class_file": class_file}
+
     def composed(names: Sequence[str]) -> list[Recipe]:
         return [
-            compose_recipe(name, preset, seed=seed, layouts=layouts, classes=classes, overrides=overrides)
-            for seed in seeds
-            for name in names
+            compose_recipe(name, preset, seed=seed, overrides=overrides, **of_data) for seed in seeds for name in names
         ]
 
     wanted: dict[str, None] = {}  # in an order in which what is needed comes first
     for name in names:
         for needed in (*_needed(name), canonical(name)):
             wanted.setdefault(needed)
-    # Their order keeps a pair of workers busy: what others wait for goes first.
     depth = {name: max((_height(other, name) for other in wanted), default=0) for name in wanted}
     recipes = sorted(
         composed(list(wanted)), key=lambda recipe: (-depth[recipe.name], not depends_on(recipe.name).names)
@@ -265,10 +266,10 @@ def _checkpoints(job: Job, checkpoint: Path | None) -> list[Path]:
 
 def _require_same_network(recipe: Recipe, other: Recipe, file: Path) -> None:
     """A run takes classes from those that it depends on, and one that begins with their weights the network too."""
-    if other.space != recipe.space:
+    if other.space.names != recipe.space.names:
         raise CheckpointError(
-            f"checkpoint {file}: expected a network of the classes {recipe.space} that {recipe.name} is to have, got "
-            f"one of {other.space} (recipe {other.name}). Give a checkpoint of the same --source-layout."
+            f"checkpoint {file}: expected a network of the classes {recipe.space.name} that {recipe.name} is to have, "
+            f"got one of {other.space.name} (recipe {other.name}). Give a checkpoint of the same classes."
         )
     asked, found = ({"name": one.network.name, **one.network.options} for one in (recipe, other))
     if recipe.start and asked != found:

@@ -8,7 +8,8 @@ import torch
 
 import stuffinstance as si
 
-from ..config import Weight
+from ..config import AppearanceConfig, Weight
+from ..data.augmentation import appearance
 from .mean_teacher import TEACHER
 from .method import Loss, Method, MethodConfig, Part, Setup, StepContext
 
@@ -17,9 +18,17 @@ if TYPE_CHECKING:
 
 
 class ClassMixConfig(MethodConfig):
-    """Half of a source image's classes pasted into a target image (ClassMix, DACS)."""
+    """Half of a source image's classes pasted into a target image (ClassMix, DACS).
+
+    The images are mixed as they were before ``augmentation`` changed their colors and sharpness, and ``appearance``
+    changes the mixed image instead, so that what is pasted does not differ by its augmentation. The defaults are those
+    of DACS.
+    """
 
     weight: Weight = 1.0
+    appearance: AppearanceConfig = AppearanceConfig(
+        color_jitter=0.8, brightness=0.25, contrast=0.25, saturation=0.25, hue=0.25, blur=0.5, blur_sigma=(0.15, 1.15)
+    )
 
     def check(self, recipe: Recipe) -> None:
         data, augmentation = recipe.data, recipe.augmentation
@@ -38,20 +47,20 @@ class ClassMixing(Method):
     parts = (Part("mix", "ClassMix", "class mixing with a mean teacher's labels (DACS)"),)
     losses = {"mixed": "ClassMix: cross-entropy"}
     requires = ("teacher",)
-    needs_forward = True
     cost = 1.5
 
     def __init__(self, config: ClassMixConfig, setup: Setup) -> None:
         self.weight = config.weight
+        self.appearance = appearance(config.appearance)
         self.network = setup.network
         self.ignore_index = setup.space.ignore_index
 
     def on_target(self, context: StepContext) -> list[Loss]:
         source, target, teacher = context.labeled, context.unlabeled, context.found[TEACHER]
-        mixed = si.class_mix(
-            source.images, source.labels, target.images, teacher.labels, ignore_index=self.ignore_index
-        )
+        pasted, background = (each.images if each.plain is None else each.plain for each in (source, target))
+        mixed = si.class_mix(pasted, source.labels, background, teacher.labels, ignore_index=self.ignore_index)
         weights = torch.where(mixed.mask, 1.0, teacher.weights[:, None, None])
-        logits = target.at_scale(self.network(mixed.images).logits)
+        images = mixed.images if self.appearance is None else self.appearance(mixed.images).clamp(0, 1)
+        logits = target.at_scale(self.network(images).logits)
         value = si.weighted_cross_entropy(logits, mixed.labels, weights, self.ignore_index)
         return [Loss("mixed", value, self.weight)]

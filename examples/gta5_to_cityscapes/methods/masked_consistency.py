@@ -29,7 +29,6 @@ class MaskedConsistency(Method):
     presets = {"small": MaskedConsistencyConfig(block=16)}
     losses = {"masked": "Masking: cross-entropy"}
     requires = ("teacher",)
-    needs_forward = True
     cost = 1.2
 
     def __init__(self, config: MaskedConsistencyConfig, setup: Setup) -> None:
@@ -39,7 +38,7 @@ class MaskedConsistency(Method):
 
     def on_target(self, context: StepContext) -> list[Loss]:
         domain, teacher = context.unlabeled, context.found[TEACHER]
-        # In the mean color of natural images, which the network's normalization turns into 0.
+        # In the mean color of natural images, which normalization turns into 0 (for EfficientNet-Lite nearly so).
         masked = si.random_block_mask(
             domain.images, block=self.settings.block, ratio=self.settings.ratio, fill=IMAGENET_MEAN_RGB
         )

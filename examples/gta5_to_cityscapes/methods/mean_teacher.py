@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 import stuffinstance as si
 
@@ -23,10 +24,14 @@ class TeacherLabels(NamedTuple):
 
 
 class TeacherConfig(MethodConfig):
-    """The mean teacher: decay of its weights, and the confidence above which a pixel counts."""
+    """The mean teacher: decay of its weights, and the confidence above which a pixel counts.
+
+    ``batch_norm``: normalization by the network's running statistics, or by those of the batch as in DAFormer's code.
+    """
 
     alpha: Decay = 0.999
     confidence: Share = 0.968
+    batch_norm: Literal["running", "batch"] = "running"
 
 
 class TargetTeacher(Method):
@@ -40,9 +45,15 @@ class TargetTeacher(Method):
         self.settings = config
         self.student = setup.network
         self.teacher = si.MeanTeacher(setup.network, alpha=config.alpha)
+        normalizing = [module for module in self.teacher.modules() if isinstance(module, _BatchNorm)]
+        self.by_batch = normalizing if config.batch_norm == "batch" else []
+        for module in self.by_batch:
+            module.momentum = 0.0  # its running statistics stay those of the network
 
     @torch.no_grad()
     def before(self, context: StepContext) -> None:
+        for module in self.by_batch:
+            module.train()
         domain = context.unlabeled
         probabilities = domain.at_scale(self.teacher(domain.images).logits).softmax(1)
         weights = si.confident_fraction(probabilities, self.settings.confidence)

@@ -98,6 +98,7 @@ class Domain:
 
     images: Tensor  # (B, 3, H, W) float in [0, 1]
     labels: Tensor  # (B, H, W) int64; of the target these are pseudo-labels, 255 everywhere without
+    plain: Tensor | None = None  # the images before their colors and sharpness were changed; None if they were not
     output: NetworkOutput | None = None
     _upsampled: dict[float, Tensor] = field(default_factory=dict)
 
@@ -183,7 +184,8 @@ class Method:
         parts: The words that switch it on; none for a method that only others require.
         rank: Its place among the methods: in recipe names and in tables.
         step_rank: Its place in a step, where the order decides what is summed first.
-        presets: Its settings in a preset where they are not the defaults. ``smoke`` falls back to ``small``.
+        presets: Its settings in a preset where they are not the defaults. ``tiny`` and ``smoke`` fall back to
+            ``small``.
         losses: Title of each loss that it logs.
         requires: Groups of other methods that it needs.
         needs_forward: Whether it needs the network's output for the target images.
@@ -212,7 +214,7 @@ class Method:
     @classmethod
     def default_config(cls, preset: str) -> MethodConfig:
         """The settings in a preset."""
-        for name in (preset, *(("small",) if preset == "smoke" else ())):
+        for name in (preset, *(("small",) if preset in ("tiny", "smoke") else ())):
             if name in cls.presets:
                 return cls.presets[name]
         return cls.config()

@@ -103,25 +103,8 @@ class VGG16Backbone(nn.Module):
     """
 
     plan = (
-        64,
-        64,
-        "pool",
-        128,
-        128,
-        "pool",
-        256,
-        256,
-        256,
-        "pool",
-        512,
-        512,
-        512,
-        "keep",
-        512,
-        512,
-        512,
-        "keep",
-    )
+        64, 64, "pool", 128, 128, "pool", 256, 256, 256, "pool", 512, 512, 512, "keep", 512, 512, 512, "keep",
+    )  # fmt: skip
 
     def __init__(self, divide: int = 1) -> None:
         super().__init__()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from .weights import WeightsReport
 
-Style = Literal["caffe", "torchvision"]
+Style = Literal["caffe", "torchvision", "tensorflow"]
 
 CAFFE_MEAN_BGR = (104.00698793, 116.66876762, 122.67891434)
 IMAGENET_MEAN_RGB = (0.485, 0.456, 0.406)
@@ -53,8 +53,10 @@ class PixelNormalization(nn.Module):
             order, mean, deviation, scale = (2, 1, 0), CAFFE_MEAN_BGR, (1.0, 1.0, 1.0), 255.0
         elif style == "torchvision":
             order, mean, deviation, scale = (0, 1, 2), IMAGENET_MEAN_RGB, IMAGENET_DEVIATION_RGB, 1.0
+        elif style == "tensorflow":
+            order, mean, deviation, scale = (0, 1, 2), (127.0,) * 3, (128.0,) * 3, 255.0
         else:
-            raise ValueError(f"style must be 'caffe' or 'torchvision', got {style!r}.")
+            raise ValueError(f"style must be 'caffe', 'torchvision' or 'tensorflow', got {style!r}.")
         spread = torch.tensor(deviation).view(1, 3, 1, 1)
         self.register_buffer("order", torch.tensor(order))
         self.register_buffer("multiplier", scale / spread)

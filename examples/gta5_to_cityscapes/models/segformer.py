@@ -1,81 +1,34 @@
 """SegFormer: a hierarchical transformer and its all-MLP decoder (Xie et al., NeurIPS 2021).
 
-Its features are the decoder's fused map, one linear layer before the classes: (B, D, H/4, W/4), all stages in it. The
-transformer is that of the package ``transformers``, built from a configuration; nothing is ever downloaded.
+The transformer is that of the package ``transformers``, built from a configuration; nothing is ever downloaded.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from .all_mlp import AllMlpFusion, FusedBackbone, FusedNetwork, Stride
 from .network import DilatedHead, SegmentationNetwork
-from .small import Norm, normalize
-from .weights import FoundWeights, WeightsError
+from .small import Norm
+from .weights import FoundWeights, WeightsError, encoder_tensors
 
 SMALLEST_SIDE = 32  # the first stage's keys are taken from 8×8 of its cells, 4 pixels each
-_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
-class AllMlpFusion(nn.Module):
-    """The decoder up to its last layer: each stage linearly to D, upsampled, put side by side, linearly to D.
+class SegformerBackbone(FusedBackbone):
+    """The transformer and the fusion of its four stages."""
 
-    Eq. 4 of the paper, with the normalization and ReLU of its code after the second linear layer, and without its last
-    line, the classifier, which is the network's head. The code's dropout between the two is omitted: rows of features
-    must give the logits of their pixels.
-    """
-
-    def __init__(self, channels: Sequence[int], fused_dim: int, norm: Norm) -> None:
-        super().__init__()
-        self.projections = nn.ModuleList(nn.Conv2d(each, fused_dim, 1) for each in channels)
-        self.fuse = nn.Conv2d(len(channels) * fused_dim, fused_dim, 1, bias=False)
-        self.norm = normalize(fused_dim, norm)
-        nn.init.kaiming_normal_(self.fuse.weight, nonlinearity="relu")
-
-    def forward(self, stages: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
-        """Stages (B, C_i, h_i, w_i) to (B, D, h, w) of the given size."""
-        pairs = zip(self.projections, stages, strict=True)
-        maps = [F.interpolate(project(stage), size, mode="bilinear", align_corners=False) for project, stage in pairs]
-        fused: Tensor = F.relu(self.norm(self.fuse(torch.cat(maps, 1))))
-        return fused
-
-
-class SegformerBackbone(nn.Module):
-    """The transformer and the fusion of its four stages, at the size of one of the first two."""
-
-    def __init__(self, encoder: nn.Module, fusion: AllMlpFusion, stride: Literal[4, 8]) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.fusion = fusion
-        self.size_of_stage = {4: 0, 8: 1}[stride]
-
-    def forward(self, x: Tensor) -> Tensor:
+    def stages(self, x: Tensor) -> Sequence[Tensor]:
         if min(x.shape[2:]) < SMALLEST_SIDE:
             raise ValueError(
                 f"images must be at least {SMALLEST_SIDE} by {SMALLEST_SIDE} pixels for a SegFormer, got "
                 f"{tuple(x.shape)}."
             )
-        stages = self.encoder(x, output_hidden_states=True).hidden_states
-        height, width = stages[self.size_of_stage].shape[2:]
-        fused: Tensor = self.fusion(stages, (height, width))
-        return fused
-
-
-class SegformerNetwork(SegmentationNetwork):
-    """A SegFormer, whose fusion starts from random weights and trains as fast as the head."""
-
-    def parameter_groups(self, lr: float, head_lr_mult: float = 10.0) -> list[dict[str, Any]]:
-        """Transformer at ``lr``, fusion and head at ``head_lr_mult`` times that."""
-        fresh = [*self.backbone.fusion.parameters(), *self.head.parameters()]
-        return [
-            {"params": [p for p in self.backbone.encoder.parameters() if p.requires_grad], "lr": lr},
-            {"params": [p for p in fresh if p.requires_grad], "lr": head_lr_mult * lr},
-        ]
+        stages: Sequence[Tensor] = self.encoder(x, output_hidden_states=True).hidden_states
+        return stages
 
 
 def segformer(
@@ -85,7 +38,7 @@ def segformer(
     hidden_sizes: Sequence[int] = (32, 64, 160, 256),
     heads: Sequence[int] = (1, 2, 5, 8),
     fused_dim: int = 256,
-    stride: Literal[4, 8] = 4,
+    stride: Stride = 4,
     norm: Norm = "batch",
     drop_path: float = 0.1,
 ) -> SegmentationNetwork:
@@ -114,8 +67,6 @@ def segformer(
             raise ValueError(f"{name} must be four numbers of at least 1, got {list(sizes)}.")
     if any(size % count for size, count in zip(hidden_sizes, heads, strict=True)):
         raise ValueError(f"hidden_sizes must be multiples of heads {list(heads)}, got {list(hidden_sizes)}.")
-    if stride not in (4, 8):
-        raise ValueError(f"stride must be 4 or 8, got {stride!r}.")
     configuration, model = _transformers_parts()
     encoder = model(
         configuration(
@@ -125,16 +76,11 @@ def segformer(
             drop_path_rate=drop_path,
         )
     )
-    backbone = SegformerBackbone(encoder, AllMlpFusion(hidden_sizes, fused_dim, norm), stride)
+    backbone = SegformerBackbone(encoder, AllMlpFusion(hidden_sizes, fused_dim, norm), hidden_sizes, stride)
     head = DilatedHead(fused_dim, num_classes, dilations=(0,))
-    return SegformerNetwork(
+    return FusedNetwork(
         backbone, head, feature_dim=fused_dim, num_classes=num_classes, stride=stride, style="torchvision"
     )
-
-
-def weights_file(path: Path) -> Path:
-    """The file of weights in a folder as the package ``transformers`` writes them; a file is itself."""
-    return next((path / name for name in _FILES if (path / name).is_file()), path)
 
 
 def as_encoder_weights(found: FoundWeights, network: SegmentationNetwork) -> FoundWeights:
@@ -148,13 +94,7 @@ def as_encoder_weights(found: FoundWeights, network: SegmentationNetwork) -> Fou
     """
     if found.origin == "checkpoint":
         return found
-    plain = {name.removeprefix("backbone.").removeprefix("segformer."): value for name, value in found.tensors.items()}
-    tensors = {name: value for name, value in plain.items() if name.startswith(("encoder.", "stages."))}
-    if not tensors:
-        raise WeightsError(
-            f"{found.path}: expected weights of a SegFormer encoder (MiT), found none among {list(plain)[:3]}. "
-            "Choose the network these weights belong to, or other weights."
-        )
+    tensors, skipped = encoder_tensors(found, ("encoder.", "stages."), "a SegFormer encoder (MiT)")
     encoder = network.backbone.encoder
     loaded, faults = _read_by_transformers(type(encoder), encoder.config, tensors)
     if faults:
@@ -163,9 +103,8 @@ def as_encoder_weights(found: FoundWeights, network: SegmentationNetwork) -> Fou
             f"{list(encoder.config.hidden_sizes)}; {len(faults)} tensors differ, first: {'; '.join(faults[:3])}. "
             "Set network.options.depths, .hidden_sizes and .heads to those of the weights."
         )
-    left_aside = {name: "a head that this network does not have" for name in plain if name not in tensors}
     renamed = {f"backbone.encoder.{name}": value for name, value in loaded.items()}
-    return FoundWeights(found.path, "transformers", "torchvision", renamed, found.ignored | left_aside)
+    return FoundWeights(found.path, "transformers", "torchvision", renamed, skipped)
 
 
 def _read_by_transformers(

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from .network import PixelNormalization, SegmentationNetwork, Style
 
 logger = logging.getLogger(__name__)
 
-Origin = Literal["caffe", "torchvision", "transformers", "checkpoint"]
+Origin = Literal["caffe", "torchvision", "transformers", "efficientnet", "checkpoint"]
 
 _CONTAINERS = ("network", "state_dict", "model", "model_state", "net")  # where trainers put the state dict
 _ADVICE = "Pass a state dict of tensors: Caffe-style DeepLab, torchvision, or a checkpoint of this trainer."
@@ -93,12 +94,31 @@ def read_weights(path: Path) -> FoundWeights:
     )
 
 
+def encoder_tensors(
+    found: FoundWeights, prefixes: tuple[str, ...], what: str
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a published encoder, under names that start with one of ``prefixes``, and the others' reason.
+
+    Raises:
+        WeightsError: If there is not one.
+    """
+    plain = {name.removeprefix("backbone.").removeprefix("segformer."): value for name, value in found.tensors.items()}
+    tensors = {name: value for name, value in plain.items() if name.startswith(prefixes)}
+    if not tensors:
+        raise WeightsError(
+            f"{found.path}: expected weights of {what}, found none among {list(plain)[:3]}. "
+            "Choose the network these weights belong to, or other weights."
+        )
+    skipped = {name: "a classifier that this network does not have" for name in plain if name not in tensors}
+    return tensors, found.ignored | skipped
+
+
 def load_weights(network: SegmentationNetwork, found: FoundWeights) -> WeightsReport:
     """Copy the tensors that fit into the network.
 
     The backbone must fit whole, except fc6 and fc7 of VGG16, which ImageNet weights have in another shape, and the
-    fusion of a SegFormer, which encoders come without.
-    The head may be missing or of another number of classes.
+    all-MLP fusion, which encoders come without.
+    Heads may be missing or of another number of classes.
 
     Raises:
         WeightsError: If a tensor of the backbone is missing or of another shape. The network stays as it was.
@@ -130,10 +150,9 @@ def load_weights(network: SegmentationNetwork, found: FoundWeights) -> WeightsRe
 
 
 def _optional(name: str) -> bool:
-    return (
-        name.startswith(("head.", "normalization.", "backbone.fc6.", "backbone.fc7.", "backbone.fusion."))
-        or name.endswith("num_batches_tracked")
-    )  # fmt: skip
+    heads = ("head.", "auxiliary_head.", "normalization.")
+    layers = ("backbone.fc6.", "backbone.fc7.", "backbone.fusion.")
+    return name.startswith((*heads, *layers)) or name.endswith("num_batches_tracked")
 
 
 def _misfit(found: FoundWeights, wrong: list[str], absent: list[str], unexpected: tuple[str, ...]) -> str:
@@ -168,10 +187,6 @@ def _read(path: Path) -> Any:
     if not path.is_file():
         raise WeightsError(f"{path}: expected a weights file, found none. Nothing is downloaded: place it there.")
     if path.suffix == ".safetensors":
-        try:
-            from safetensors.torch import load_file  # an optional package
-        except ImportError as error:
-            raise WeightsError(f"{path}: reading this format needs a package: pip install safetensors.") from error
         try:
             return load_file(path)
         except Exception as error:  # the package has its own exception, not a subclass of a usual one

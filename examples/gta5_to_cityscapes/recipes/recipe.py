@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
 
 import stuffinstance as si
 
-from ..config import LayoutConfig, ModelConfig, SpaceName
+from ..config import LayoutConfig, ModelConfig
+from ..data import Classes, default_class_file, read_classes
 from ..data.image_files import MAX_PIXELS
 from ..methods import MethodConfig, registered_methods
 from ..models import network_options
@@ -22,11 +24,6 @@ from .parts import Chosen, RecipeError, canonical, depends_on, parts_of
 from .presets import PRESETS, Shared
 
 ABLATION = ("source", "aa", "aa+it", "aa+it+sim", "aa+it+sim+ssl", "target-only")
-SPACES: dict[SpaceName, si.LabelSpace] = {
-    "cityscapes": si.CITYSCAPES,
-    "synthia16": si.SYNTHIA_16,
-    "synthia13": si.SYNTHIA_13,
-}
 SMALLEST_BLURRED = 3  # the blur's kernel of 5 reflects two pixels at each border
 C = TypeVar("C", bound=MethodConfig)
 
@@ -63,7 +60,7 @@ class Recipe(Preset):
     preset: str
     seed: int = Field(default=0, ge=0, lt=2**32)  # numpy's generators take no larger one
     layouts: LayoutConfig = LayoutConfig()
-    space: SpaceName = "cityscapes"
+    space: Classes = Field(default_factory=partial(read_classes, "cityscapes"))
     classes: tuple[str, ...] = si.CITYSCAPES.names
     labeled: Literal["source", "target"] = "source"
     start: str | None = (
@@ -133,7 +130,7 @@ class Recipe(Preset):
     @property
     def label_space(self) -> si.LabelSpace:
         """The classes that the network predicts."""
-        return SPACES[self.space]
+        return self.space.space
 
     @property
     def needs_target(self) -> bool:
@@ -160,18 +157,20 @@ def compose_recipe(
     seed: int = 0,
     layouts: LayoutConfig | None = None,
     classes: str = "all",
+    class_file: str | None = None,
     overrides: Sequence[str] = (),
 ) -> Recipe:
     """Build a recipe from its name, a preset and ``group.setting=value`` overrides of that preset.
 
     Overrides change the preset, which all recipes share; a setting of a method that this recipe does not use is
-    therefore allowed and without effect, so one list serves a whole ablation.
+    therefore allowed and without effect, so one list serves a whole ablation. ``class_file`` is the path or the name of
+    the file that defines the classes, None for that of the source's layout; ``classes`` are those of them to score.
     """
     chosen = parts_of(name)
     needed = depends_on(name)
     settings = preset_named(preset, overrides)
     layouts = layouts or LayoutConfig()
-    space: SpaceName = "synthia16" if layouts.source == "synthia" else "cityscapes"
+    space = read_classes(class_file or default_class_file(layouts.source))
     shared = {field: getattr(settings, field) for field in Shared.model_fields}
     try:
         return Recipe(
@@ -181,7 +180,7 @@ def compose_recipe(
             seed=seed,
             layouts=layouts,
             space=space,
-            classes=class_names(classes, SPACES[space]),
+            classes=class_names(classes, space.space),
             labeled="target" if name == "target-only" else "source",
             start=needed.start,
             labeled_by=needed.labeled_by,
@@ -223,13 +222,13 @@ def _methods(chosen: Sequence[Chosen], preset: Preset) -> dict[str, MethodConfig
 def override(preset: Preset, overrides: Sequence[str]) -> Preset:
     """``preset`` with each ``group.setting=value`` put in; values are JSON, or plain text where that fails.
 
-    The network options of a preset are those of its own network: with another one they are dropped.
+    The network options and start weights of a preset are those of its own network: with another one they are dropped.
     """
     settings: dict[str, Any] = preset.model_dump()
     methods = settings.pop("methods")
     settings |= methods  # one level of groups: matching.weight, as schedule.max_steps
     if _another_network(preset, overrides):
-        settings["network"]["options"] = {}
+        settings["network"] |= {"options": {}, "weights": None}
     for item in overrides:
         key, equals, text = item.partition("=")
         *groups, last = key.strip().split(".")

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 import stuffinstance as si
 from stuffinstance import plotting
+from stuffinstance.plotting.axes import class_colors
 
 from ..data.image_files import MAX_PIXELS
 from .charts import Chart, add_legend, draw, legend_shape
@@ -89,7 +90,8 @@ def draw_previews(runs: Sequence[Run], space: si.LabelSpace) -> Chart | None:
         for ground_truth, *others in maps
     ]
     present = sorted(set(torch.cat([each.unique() for row in maps for each in row]).tolist()))
-    colors = {space.names[k]: [c / 255 for c in space.palette[k]] for k in present if k != space.ignore_index}
+    palette = (class_colors(space) / 255).tolist()
+    colors = {space.names[k]: palette[k] for k in present if k != space.ignore_index}
     colors |= {"ignored": [0, 0, 0]} if space.ignore_index in present else {}
 
     def paint(figure: Figure) -> None:

@@ -14,7 +14,7 @@ import torch
 
 import stuffinstance as si
 
-from ..recipes.recipe import SPACES
+from ..data import Classes
 from .recipe_names import LADDER, in_order
 
 Bank = TypeVar("Bank", si.StuffBank, si.InstanceBank)
@@ -127,14 +127,8 @@ class Experiment:
     def space(self) -> si.LabelSpace:
         """The label space that the runs were trained in; Cityscapes where no run names one."""
         for run in self.runs:
-            if name := run.settings.get("space"):
-                key = str(name).lower().replace("_", "")
-                if key not in SPACES:
-                    raise ValueError(
-                        f"{run.folder / 'recipe.json'}: space must be one of {', '.join(SPACES)}, got {name!r}. "
-                        "Add the space to SPACES of recipes/recipe.py to draw its images."
-                    )
-                return SPACES[key]
+            if found := run.settings.get("space"):
+                return Classes.model_validate(found).space
         return si.CITYSCAPES
 
 

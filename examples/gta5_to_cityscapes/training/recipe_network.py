@@ -12,7 +12,7 @@ from torch import nn
 
 from ..checkpoint import CheckpointError, load_checkpoint, restore_network
 from ..distributed import world_size
-from ..models import NetworkName, SegmentationNetwork, build_network
+from ..models import IMAGENET, NetworkName, SegmentationNetwork, build_network
 from ..recipes import Recipe, RecipeError
 from .determinism import seed_everything
 
@@ -99,6 +99,8 @@ def start_network(recipe: Recipe, device: torch.device, start: Path | None = Non
         restore_network(network, load_checkpoint(start), start)
     if recipe.network.sync_bn and world_size() > 1:
         network = convert_sync_batchnorm(network, device)
+    if recipe.runtime.channels_last:
+        network = network.to(memory_format=torch.channels_last)
     return network.to(device)
 
 
@@ -132,11 +134,10 @@ def trained_network(file: Path, device: torch.device) -> tuple[Recipe, Segmentat
     return recipe, network.to(device), step
 
 
-def _existing(weights: str) -> Path:
-    path = Path(weights)
-    if not path.exists():
+def _existing(weights: str) -> str:
+    if weights != IMAGENET and not Path(weights).exists():
         raise FileNotFoundError(
-            f"network.weights: expected a file or folder of start weights, found none at {path}. Nothing is "
+            f"network.weights: expected a file or folder of start weights, found none at {weights}. Nothing is "
             "downloaded: fetch it yourself and give its path, or omit the setting to start from random weights."
         )
-    return path
+    return weights

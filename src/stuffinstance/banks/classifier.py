@@ -121,7 +121,8 @@ def _logits_of(rows: Tensor, classifier: Classifier) -> Tensor:
     except torch.cuda.OutOfMemoryError:  # a RuntimeError too, but not about the rows
         raise
     except (RuntimeError, ValueError, TypeError) as error:
+        advice = "" if isinstance(classifier, HeadClassifier) else f" {_CONVOLUTIONS}"
         raise ValueError(
             f"classifier must map rows (N, D) to logits (N, K); calling it with (N, D) = {tuple(rows.shape)} failed, "
-            f"got {type(error).__name__}: {error}. {_CONVOLUTIONS}"
+            f"got {type(error).__name__}: {str(error).rstrip('.')}.{advice}"
         ) from error

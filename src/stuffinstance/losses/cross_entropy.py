@@ -1,4 +1,4 @@
-"""Cross-entropy with pixel weights and of soft labels, and the regularizer of hard ones (DACS, CRST)."""
+"""Pixel-weighted cross-entropy (DACS), soft-label cross-entropy (CRST-LRENT), and the MRKLD regularizer (CRST)."""
 
 import torch
 import torch.nn.functional as F

@@ -158,7 +158,9 @@ def _used(rows: Tensor, exists: Tensor, bank: MemoryBank, full: bool, classifier
 def _loss(
     rows: Tensor, exists: Tensor, bank: MemoryBank, distance: Distance, full: bool, classifier: Classifier | None
 ) -> Tensor:
-    """The loss of regions that exist (B, C, Z), whose mean features are (B, C * Z, D); of stuff Z is 1.
+    """SIM's Eq. 6 and 8: the loss of regions that exist (B, C, Z), whose mean features are (B, C * Z, D).
+
+    Of stuff (Eq. 6) Z is 1.
 
     The mean over images of the sum over classes of the mean over regions, where those that do not count are 0.
     """

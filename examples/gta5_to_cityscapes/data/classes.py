@@ -1,0 +1,136 @@
+"""Class files: the classes that a network predicts, and which ids they have in the label maps of each data set.
+
+A file is YAML: ``names`` in the order of their class ids, which of them are ``stuff`` and which are ``things``, and for
+``source`` and ``target`` a table from class to the id, or list of ids, in the label maps. ``ignore`` lists the ids of a
+data set that have no class.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from stuffinstance import CITYSCAPES, LabelSpace
+
+from .image_files import DatasetError
+
+CLASS_FILES = Path(__file__).parents[1] / "classes"
+IGNORE = "ignore"
+Domain = Literal["source", "target"]
+Ids = Annotated[
+    tuple[Annotated[int, Field(ge=0, le=255, strict=True)], ...],
+    BeforeValidator(lambda value: [value] if isinstance(value, int) else value),
+]
+
+
+@dataclass(frozen=True)
+class LabelTable:
+    """Lookup from a raw id to a class id.
+
+    Attributes:
+        space: The classes.
+        ids: ``(256,)`` uint8, the class id or the space's ``ignore_index``.
+        known: ``(256,)`` bool, False for raw ids without a row.
+    """
+
+    space: LabelSpace
+    ids: npt.NDArray[np.uint8]
+    known: npt.NDArray[np.bool_]
+
+
+class Classes(BaseModel):
+    """Content of a class file; ``name`` is the file's. A string is the name of a file in ``classes/``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    names: tuple[str, ...] = Field(min_length=1, max_length=255)
+    stuff: tuple[str, ...] = ()
+    things: tuple[str, ...] = ()
+    source: dict[str, Ids]
+    target: dict[str, Ids]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_file_is_read(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        if value not in class_file_names():  # a checkpoint from elsewhere may hold any path
+            known = ", ".join(class_file_names())
+            raise ValueError(f"must be the content of a class file or the name of one ({known}), got {value!r}")
+        return read_classes(value).model_dump()
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Classes:
+        if IGNORE in self.names:
+            raise ValueError(f"names must not include {IGNORE!r}, which is for ids without a class")
+        _ = self.space
+        for domain, table in (("source", self.source), ("target", self.target)):
+            if unknown := sorted(table.keys() - {*self.names, IGNORE}):
+                raise ValueError(f"{domain} must have a row for classes of names or {IGNORE}, got {unknown}")
+            counts = Counter(each for ids in table.values() for each in ids)
+            if twice := sorted(each for each, count in counts.items() if count > 1):
+                raise ValueError(f"{domain} must give each id one class, got {twice} more than once")
+            if not counts - Counter(table.get(IGNORE, ())):
+                raise ValueError(f"{domain} must have an id for at least one class, got none")
+        return self
+
+    @property
+    def space(self) -> LabelSpace:
+        """The classes without their ids; those that Cityscapes names have its colors where all are."""
+        colors = dict(zip(CITYSCAPES.names, CITYSCAPES.palette or (), strict=True))
+        palette = [colors[name] for name in self.names] if colors.keys() >= set(self.names) else None
+        return LabelSpace(self.names, self.stuff, self.things, palette=palette)
+
+    def table(self, domain: Domain) -> LabelTable:
+        """The lookup of a data set."""
+        space = self.space
+        ids = np.full(256, space.ignore_index, dtype=np.uint8)
+        known = np.zeros(256, dtype=np.bool_)
+        for name, raw in getattr(self, domain).items():
+            ids[list(raw)] = space.ignore_index if name == IGNORE else space.names.index(name)
+            known[list(raw)] = True
+        return LabelTable(space, ids, known)
+
+
+def class_file_names() -> list[str]:
+    """Names of the files in ``classes/``."""
+    return sorted(path.stem for path in CLASS_FILES.glob("*.yaml"))
+
+
+def read_classes(file: str | Path) -> Classes:
+    """Read a class file, given by its path or by the name of one in ``classes/``.
+
+    Raises:
+        DatasetError: If the file is not there, or its content is not what a class file has.
+    """
+    path = CLASS_FILES / f"{file}.yaml" if str(file) in class_file_names() else Path(file)
+    try:
+        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        known = ", ".join(class_file_names())
+        raise DatasetError(f"class file {file}: expected a YAML file or one of {known}, found none.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise DatasetError(f"class file {file}: expected YAML, could not read it ({error}).") from error
+    if not isinstance(content, Mapping):
+        raise DatasetError(f"class file {file}: expected names, stuff, things, source and target, got {content!r}.")
+    try:
+        return Classes.model_validate({"name": path.stem, **content})
+    except ValidationError as error:
+        reasons = "; ".join(
+            f"{'.'.join(map(str, each['loc']))}: {each['msg']}".removeprefix(": ") for each in error.errors()
+        )
+        raise DatasetError(f"class file {file}: {reasons}. Correct the file.") from error
+
+
+def default_class_file(layout: str) -> str:
+    """The class file for a source of this layout, where none is given."""
+    return "synthia16" if layout == "synthia" else "cityscapes"
