@@ -61,7 +61,7 @@ test-oldest: ## run the library's tests with the lower bounds of pyproject.toml 
 	$(OLDEST)/bin/python -m pip install --quiet --requirement requirements-oldest.txt --editable .
 	$(OLDEST)/bin/python -m pytest -n 2 -W 'ignore:`torch.cuda.amp:FutureWarning' \
 		-W 'ignore:You are using `torch.load`:FutureWarning' tests/plotting \
-		$(filter-out tests/test_benchmark% tests/test_loader_benchmark.py,$(wildcard tests/test_*.py)) \
+		$(filter-out tests/test_benchmark%,$(wildcard tests/test_*.py)) \
 		--deselect tests/test_compile.py::test_region_mean_through_the_whole_compiler \
 		tests/contracts/test_docstrings.py tests/contracts/test_imports.py tests/contracts/test_public_names.py
 
@@ -79,8 +79,9 @@ build: $(READY) ## build sdist and wheel in dist and check their metadata
 check-install: $(READY) ## build both from committed files and use them in an empty environment
 	$(BIN)/python .ci/check_install.py
 
-signatures: $(READY) ## write the list of public names and arguments anew
+signatures: $(READY) ## write the lists of public names, arguments and error messages anew
 	$(BIN)/python -m tests.contracts.public_signatures
+	$(BIN)/python -m tests.contracts.error_messages
 
 clean: ## delete what the others made, the environment and all runs among it
 	rm -rf $(VENV) $(OLDEST) $(TRAINERS) runs dist docs/_build docs/tutorials .pytest_cache .mypy_cache .ruff_cache

@@ -34,6 +34,21 @@ def reproducible(request: pytest.FixtureRequest) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+@pytest.fixture
+def unread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read no value of a tensor that ``validate_args`` does not ask for, as on a GPU."""
+    monkeypatch.setattr("stuffinstance._checks.READ_ON", ())
+
+
+@pytest.fixture
+def compiling() -> Iterator[None]:
+    """Nothing compiled before or left behind."""
+    torch.compiler.reset()
+    torch.use_deterministic_algorithms(False)  # the compiler's own buffers need no poison
+    yield
+    torch.compiler.reset()
+
+
 @pytest.fixture(scope="session")
 def golden_sim() -> dict[str, np.ndarray]:
     """40 recorded training iterations of the authors' code."""

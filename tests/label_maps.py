@@ -10,6 +10,9 @@ import torch
 from torch import Tensor
 
 IGNORE = 255
+INTEGER_DTYPES = (
+    torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32, torch.uint64
+)  # fmt: skip
 
 
 def snake(height: int, width: int) -> Tensor:

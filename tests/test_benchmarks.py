@@ -16,12 +16,11 @@ import stuffinstance as si
 from benchmarks import thresholds, timing
 from benchmarks.__main__ import PARTS, app, measure
 from benchmarks.components import THINGS, cases, compare
-from benchmarks.label_maps import city_labels, comb, spiral
+from benchmarks.label_maps import city_labels
 from benchmarks.labeling_ways import WAYS, Found
 from benchmarks.measurement import Floor, Measurement, Settings, Timing, WrongResult, read_measurements
 from benchmarks.measurement import write_measurements as write
 from benchmarks.region_oracle import expected_regions, fault, fault_of_largest, fault_of_numbers
-from benchmarks.results_page import results_page
 from benchmarks.targets import TARGETS
 from benchmarks.timing import peak_memory, time_in_turn
 from tests import oracles
@@ -64,26 +63,8 @@ def test_every_target_has_a_row_on_the_page(quick_run: Path) -> None:
     page = (quick_run / "cpu.md").read_text()
     for target in TARGETS.values():
         assert f"| {target.description}" in page
-    assert "# Benchmarks on a CPU\n\nOf a quick run, these times mean nothing: components, thresholds." in page
-    headings = [line for line in page.splitlines() if line.startswith("## ")]
-    assert headings == ["## Targets", "## components", "## thresholds", "## Where"]
-    assert page.index("## Targets") < page.index("![cpu_components.png]") < page.index("## components")
-    assert page.count(f"torch {torch.__version__}") == 1  # of both parts the same
-    assert "| unmeasured | asked for on a GPU |" in page
-    assert "![cpu_components.png](cpu_components.png)" in page
+    assert f"torch {torch.__version__}" in page
     assert (quick_run / "cpu_components.png").stat().st_size > 1000
-
-
-def test_versions_that_differ_stand_beside_their_part() -> None:
-    where = {"commit": "1" * 40, "dirty": False, "device": "NVIDIA H100", "cpu": "Xeon", "cores": 2, "threads": 1}
-    where |= {"quick": False, "date": "2026-01-01"}
-    one = where | {"versions": {"torch": "2.5", "numpy": "2.0"}}
-    other = where | {"versions": {"torch": "2.6", "numpy": "2.0", "pillow": "13"}}
-    page = results_page({"step": (one, []), "loader": (other, [])}, [], [])
-    assert page.startswith("# Benchmarks on NVIDIA H100\n\n## Targets")
-    assert "| step | 1111111111 | 2026-01-01 | Xeon, 2 cores | 1 | torch 2.5 |" in page
-    assert "| loader | 1111111111 | 2026-01-01 | Xeon, 2 cores | 1 | torch 2.6, pillow 13 |" in page
-    assert page.endswith("\n\nAll parts: numpy 2.0.\n")
 
 
 def test_a_second_run_replaces_its_part_alone(quick_run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -182,27 +163,15 @@ def test_every_kind_of_fault_is_found() -> None:
     split[0, 0] = 9
     assert fault(Found([split], None), expected) == "image 0: 6 regions where there are 5"
     assert fault_of_numbers(torch.from_numpy(split)[None], expected) == "1 pixels have another number"
-
-
-@pytest.mark.parametrize("field", ["region_map", "ids", "area"])
-def test_every_fault_of_the_largest_regions_is_found(field: str) -> None:
-    expected = [expected_regions(image, THINGS) for image in SMALL.numpy()]
     regions = si.instance_regions(SMALL, THINGS)
     assert fault_of_largest(regions, THINGS, expected) is None
-    changed = getattr(regions, field).clone()
-    changed[changed > 0] += 1
-    assert fault_of_largest(regions._replace(**{field: changed}), THINGS, expected) is not None
+    for field in ("region_map", "ids", "area"):
+        changed = getattr(regions, field).clone()
+        changed[changed > 0] += 1
+        assert fault_of_largest(regions._replace(**{field: changed}), THINGS, expected) is not None
 
 
 # ------------------------------------------------------------------ inputs, times, memory, files
-
-
-def test_long_paths_are_single_and_long() -> None:
-    for height, width in ((13, 25), (12, 17), (30, 7), (9, 9)):
-        for draw in (spiral, comb):
-            path = draw(height, width).numpy()
-            assert oracles.components(path.astype(np.int64), connectivity=4, ignore=0).max() == 1
-            assert path.sum() > 0.4 * height * width
 
 
 def test_streets_are_resized_as_features_are_and_repeat_mirrored() -> None:

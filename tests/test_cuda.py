@@ -18,7 +18,7 @@ from torch.profiler import ProfilerActivity, profile
 import stuffinstance as si
 from stuffinstance.regions.backends import BACKENDS
 from tests.label_maps import GALLERY, IGNORE, blocks, noise, street
-from tests.test_adaptation import batch, make
+from tests.test_sim import batch, make
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
@@ -37,12 +37,15 @@ def as_users_run_it() -> None:
 
 
 @pytest.fixture
-def triton_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
+def triton_unasked() -> Iterator[None]:
     """Let ``backend="auto"`` choose Triton on a GPU, whatever the table prefers."""
     pytest.importorskip("triton")
-    preferred = {"triton": BACKENDS["triton"], **BACKENDS}
-    for module in ("components", "extraction"):
-        monkeypatch.setattr(f"stuffinstance.regions.{module}.BACKENDS", preferred)
+    listed = dict(BACKENDS)
+    BACKENDS.clear()
+    BACKENDS.update({"triton": listed["triton"], **listed})
+    yield
+    BACKENDS.clear()
+    BACKENDS.update(listed)
 
 
 @contextmanager
@@ -57,14 +60,14 @@ def no_waiting() -> Iterator[None]:
 
 
 def components(labels: Tensor, **options: object) -> Tensor:
-    return si.connected_components(labels, backend="triton", **options)  # type: ignore[arg-type]
+    return si.connected_components(labels, backend="triton", **options)
 
 
 @pytest.mark.parametrize("connectivity", [4, 8])
 @pytest.mark.parametrize("name", GALLERY)
 def test_triton_numbers_the_gallery_as_scikit_image_does(name: str, connectivity: int) -> None:
     pytest.importorskip("triton")
-    expected = si.connected_components(GALLERY[name], connectivity=connectivity, backend="skimage")  # type: ignore[arg-type]
+    expected = si.connected_components(GALLERY[name], connectivity=connectivity, backend="skimage")
     assert torch.equal(components(GALLERY[name].to(DEVICE), connectivity=connectivity).cpu(), expected)
 
 
@@ -94,7 +97,7 @@ def test_a_step_of_matching_never_waits_and_equals_that_of_a_cpu(preset: str) ->
         pseudo = torch.where(pseudo == 2, pseudo, IGNORE)
         for source in sources[:-1]:  # kernels are compiled, tables copied
             sim.update(*source)
-        sum(sim(features.clone().requires_grad_(), logits, pseudo)).backward()  # type: ignore[union-attr]
+        sum(sim(features.clone().requires_grad_(), logits, pseudo)).backward()
         features.requires_grad_()
         if device.type == "cpu":
             sim.update(*sources[-1])

@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 import stuffinstance as si
-from stuffinstance.self_training import MeanTeacher
 from tests.distributed.process_groups import group_of_one
 
 
@@ -32,7 +31,7 @@ def trained(student: nn.Sequential, steps: int) -> Iterator[nn.Sequential]:
 @pytest.mark.parametrize("alpha", [0.999, 0.6, 0.0, 1.0])
 def test_the_teacher_is_the_exponential_mean(alpha: float) -> None:
     student = network()
-    teacher = MeanTeacher(student, alpha)
+    teacher = si.MeanTeacher(student, alpha)
     expected = {name: value.detach().double().clone() for name, value in student.named_parameters()}
     for t, student_now in enumerate(trained(student, 6), start=1):
         teacher.update(student_now)
@@ -46,19 +45,9 @@ def test_the_teacher_is_the_exponential_mean(alpha: float) -> None:
     assert int(teacher.steps) == 6
 
 
-def test_early_the_teacher_is_the_plain_mean_of_all_networks() -> None:
-    student = network()
-    weights = [student[0].weight.detach().clone()]
-    teacher = MeanTeacher(student)
-    for student_now in trained(student, 9):
-        teacher.update(student_now)
-        weights.append(student_now[0].weight.detach().clone())
-    torch.testing.assert_close(teacher.network[0].weight, torch.stack(weights).mean(0), rtol=0, atol=1e-6)
-
-
 def test_an_unchanged_network_leaves_the_teacher_bit_for_bit() -> None:
     student = network()
-    teacher = MeanTeacher(student)
+    teacher = si.MeanTeacher(student)
     for _ in range(50):
         teacher.update(student)
     for own, new in zip(teacher.network.parameters(), student.parameters(), strict=True):
@@ -67,7 +56,7 @@ def test_an_unchanged_network_leaves_the_teacher_bit_for_bit() -> None:
 
 def test_the_teacher_takes_no_gradient_and_gives_none() -> None:
     student = network()
-    teacher = MeanTeacher(student)
+    teacher = si.MeanTeacher(student)
     images = torch.randn(2, 3, 6, 5, requires_grad=True)
     assert not teacher(images).requires_grad
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
@@ -80,7 +69,7 @@ def test_the_teacher_takes_no_gradient_and_gives_none() -> None:
 
 
 def test_the_teacher_stays_in_evaluation_mode() -> None:
-    teacher = MeanTeacher(network().train())
+    teacher = si.MeanTeacher(network().train())
     owner = nn.ModuleDict({"teacher": teacher})
     images = torch.randn(4, 3, 6, 5)
     for mode in (True, False):
@@ -95,10 +84,10 @@ def test_the_teacher_stays_in_evaluation_mode() -> None:
 
 def test_state_and_copies_go_on_as_the_teacher_would() -> None:
     student = network()
-    teacher = MeanTeacher(student)
+    teacher = si.MeanTeacher(student)
     for student_now in trained(student, 3):
         teacher.update(student_now)
-    copied, restored = deepcopy(teacher), MeanTeacher(network())
+    copied, restored = deepcopy(teacher), si.MeanTeacher(network())
     restored.load_state_dict(teacher.state_dict())
     assert int(restored.steps) == int(copied.steps) == 3
     for student_now in trained(student, 2):
@@ -109,65 +98,43 @@ def test_state_and_copies_go_on_as_the_teacher_would() -> None:
         assert torch.equal(restored.state_dict()[name], value), name
 
 
-def test_frozen_half_precision_is_copied_and_trained_half_precision_raises() -> None:
-    frozen = nn.Linear(2, 2).to(torch.bfloat16).requires_grad_(False)
-    student = nn.ModuleDict({"frozen": frozen, "head": nn.Linear(2, 1)})
-    teacher = MeanTeacher(student)
+def test_frozen_half_precision_stays_and_whole_numbers_are_copied() -> None:
+    frozen, table = nn.Linear(2, 2).to(torch.bfloat16).requires_grad_(False), nn.Module()
+    table.ids = nn.Parameter(torch.arange(3), requires_grad=False)
+    student = nn.ModuleDict({"frozen": frozen, "table": table, "head": nn.Linear(2, 1)})
+    teacher = si.MeanTeacher(student)
+    table.ids += 2
     teacher.update(student)
     assert torch.equal(teacher.network["frozen"].weight, frozen.weight)
-    with pytest.raises(ValueError, match=r"network must train in float32 .*bfloat16 for weight.*autocast"):
-        MeanTeacher(nn.Linear(2, 2).to(torch.bfloat16))
+    assert torch.equal(teacher.network["table"].ids, table.ids)
 
 
 def test_a_network_without_parameters_or_buffers_is_one_too() -> None:
-    teacher = MeanTeacher(nn.ReLU())
+    on_meta = si.MeanTeacher(network().to("meta"))
+    on_meta.update(network().to("meta"))
+    teacher = si.MeanTeacher(nn.ReLU())
     teacher.update(nn.ReLU())
     assert int(teacher.steps) == 1
     assert teacher(torch.tensor([-1.0, 2.0])).tolist() == [0, 2]
 
 
 def test_another_network_raises_and_changes_nothing() -> None:
-    teacher = MeanTeacher(network())
+    teacher, wider = si.MeanTeacher(network()), network()
     before = deepcopy(teacher.state_dict())
-    wider = network()
     wider[3] = nn.Conv2d(4, 3, 1)
-    others: tuple[tuple[nn.Module, str], ...] = (
-        (nn.Sequential(*network()[:3]), r"parameters.*3\.bias"),
-        (wider, r"parameters.*3\.weight \(3, 4, 1, 1\) and the teacher's \(2, 4, 1, 1\)\. Make a new MeanTeacher"),
-        (network().to("meta"), r"device, got 0\.weight on meta and the teacher's on cpu"),
-        (nn.ModuleDict({"module": network()}), r"parameters.*0\.bias, which only the teacher has.*not what wraps it"),
-    )
-    for other, message in others:
-        with pytest.raises(ValueError, match=f"network must (have|be on) the teacher's {message}"):
+    for other in (network()[:3], wider, network().to("meta"), nn.ModuleDict({"module": network()})):
+        with pytest.raises(ValueError, match=r"network must (have|be on) the teacher's"):
             teacher.update(other)
     for name, value in teacher.state_dict().items():
         assert torch.equal(value, before[name])
-    with pytest.raises(ValueError, match=r"alpha must be between 0 and 1, got 1\.5"):
-        MeanTeacher(network(), alpha=1.5)
-    with pytest.raises(TypeError, match=r"network must be an nn\.Module, got int"):
-        MeanTeacher(3)  # type: ignore[arg-type]
-
-
-def test_the_update_compiles_to_one_graph_for_all_steps() -> None:
-    torch.compiler.reset()
-    torch.use_deterministic_algorithms(False)  # the compiler's own buffers need no poison
-    student = network()
-    teacher = MeanTeacher(student)
-    plain = deepcopy(teacher)
-    update = torch.compile(teacher.update, fullgraph=True, backend="aot_eager")
-    for student_now in trained(student, 3):
-        update(student_now)
-        plain.update(student_now)
-    for name, value in plain.state_dict().items():
-        torch.testing.assert_close(teacher.state_dict()[name], value)
 
 
 def test_a_lazy_network_has_to_run_first() -> None:
     student = nn.Sequential(nn.LazyConv2d(4, 1), nn.LazyBatchNorm2d())
-    with pytest.raises(ValueError, match=r"got 0\.weight that is not initialized yet\. Run the network once"):
-        MeanTeacher(student)
+    with pytest.raises(ValueError, match="not initialized yet"):
+        si.MeanTeacher(student)
     student(torch.rand(2, 3, 4, 4))
-    teacher = MeanTeacher(student)
+    teacher = si.MeanTeacher(student)
     teacher.update(student)
     assert teacher(torch.rand(2, 3, 4, 4)).shape == (2, 4, 4, 4)
 
@@ -187,7 +154,7 @@ class Table(nn.Module):
 
 def test_buffers_are_followed_in_any_size() -> None:
     student = nn.ModuleDict({"table": Table()})
-    teacher = MeanTeacher(student)
+    teacher = si.MeanTeacher(student)
     table = student["table"]
     for size in (1, 4, 0, 2):
         table.first, table.second = torch.rand(size), torch.rand(size)
@@ -216,8 +183,8 @@ class Tied(nn.Module):
 
 def test_tied_parameters_are_averaged_once() -> None:
     student, apart = Tied(), Tied(tied=False)
-    teacher = MeanTeacher(student)
-    others = MeanTeacher(student, teacher=apart)
+    teacher = si.MeanTeacher(student)
+    others = si.MeanTeacher(student, teacher=apart)
     before = student.inner.weight.detach().clone()
     nn.init.ones_(student.inner.weight)
     for each in (teacher, others):
@@ -229,21 +196,11 @@ def test_tied_parameters_are_averaged_once() -> None:
         teacher.update(Tied(tied=False))
 
 
-def test_parameters_of_whole_numbers_are_copied() -> None:
-    student = nn.Module()
-    student.table = nn.Parameter(torch.arange(3), requires_grad=False)
-    teacher = MeanTeacher(student)
-    student.table += 2
-    teacher.update(student)
-    assert torch.equal(teacher.network.table, student.table)
-
-
+@pytest.mark.usefixtures("compiling")
 def test_a_compiled_student() -> None:
-    torch.compiler.reset()
-    torch.use_deterministic_algorithms(False)  # the compiler's own buffers need no poison
     student = network()
     compiled = torch.compile(student, backend="aot_eager")
-    teacher, plain = MeanTeacher(compiled), MeanTeacher(student)
+    teacher, plain = si.MeanTeacher(compiled), si.MeanTeacher(student)
     update = torch.compile(teacher.update, backend="aot_eager", fullgraph=True)
     images = torch.randn(2, 3, 6, 5)
     compiled(images)
@@ -266,7 +223,7 @@ def test_students_in_data_parallelism(tmp_path: Path) -> None:
 def _average_a_student_in_data_parallelism() -> None:
     student = network()
     wrapped = nn.parallel.DistributedDataParallel(student)
-    teacher = MeanTeacher(wrapped)
+    teacher = si.MeanTeacher(wrapped)
     nn.init.ones_(student[3].weight)
     before = teacher.network[3].weight.clone()
     wrapped(torch.randn(2, 3, 6, 5)).sum().backward()
@@ -274,16 +231,4 @@ def _average_a_student_in_data_parallelism() -> None:
     torch.testing.assert_close(teacher.network[3].weight, (before + 1) / 2)
     assert list(teacher.network.state_dict()) == list(student.state_dict())
     teacher.update(student)
-    MeanTeacher(nn.DataParallel(student)).update(nn.DataParallel(student))
-
-
-def test_averaged_models_leave_banks_and_steps_as_they_are() -> None:
-    owner = nn.ModuleDict({"network": network(), "sim": si.StuffInstanceMatching(si.CITYSCAPES, 4)})
-    owner["teacher"] = MeanTeacher(owner["network"])
-    averaged = torch.optim.swa_utils.AveragedModel(owner, use_buffers=False)
-    for _ in range(3):
-        owner["teacher"].update(owner["network"])
-        owner["sim"].update(torch.randn(1, 4, 6, 5), torch.randint(0, 19, (1, 6, 5)), torch.randn(1, 19, 6, 5))
-        averaged.update_parameters(owner)
-    for name, value in owner.named_buffers():
-        assert torch.equal(averaged.module.get_buffer(name), value), name
+    si.MeanTeacher(nn.DataParallel(student)).update(nn.DataParallel(student))

@@ -48,10 +48,10 @@ INTEGER_DTYPES = frozenset(
     {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32, torch.uint64}
 )
 FLOATING_DTYPES = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
+READ_ON = ("cpu",)  # devices whose values are read without validate_args
 MOST_CLASSES = 2**16
 _INT64 = 2**63
-_LARGEST = sys.float_info.max
-_SMALLEST = 1e-30
+_SMALLEST, _LARGEST = 1e-30, sys.float_info.max
 
 
 def describe(value: object) -> str:
@@ -86,7 +86,7 @@ def may_read(tensor: Tensor, validate_args: bool = False) -> bool:
     """Whether values of ``tensor`` may be read: on a CPU, elsewhere with ``validate_args``; never of fake tensors."""
     if torch.compiler.is_compiling() or tensor.device.type == "meta":
         return False
-    if not (validate_args or tensor.device.type == "cpu") or torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+    if not (validate_args or tensor.device.type in READ_ON) or torch._C._functorch.is_functorch_wrapped_tensor(tensor):
         return False  # a tensor that a transform of torch.func has wrapped has no values of its own
     plain = type(tensor) is Tensor or type(tensor) is torch.nn.Parameter
     if plain and torch._C._len_torch_dispatch_stack() == 0 and TracingContext.try_get() is None:

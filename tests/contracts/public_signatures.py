@@ -20,7 +20,7 @@ ROOMS = (stuffinstance, plotting)
 
 def call(thing: object) -> str:
     """The arguments of something that can be called, with kinds and defaults, without types."""
-    signature = inspect.signature(thing)  # type: ignore[arg-type]
+    signature = inspect.signature(thing)
     bare = [parameter.replace(annotation=inspect.Parameter.empty) for parameter in signature.parameters.values()]
     return str(signature.replace(parameters=bare, return_annotation=inspect.Signature.empty))
 

@@ -86,6 +86,6 @@ def test_public_methods_are_documented(name: str) -> None:
 ])  # fmt: skip
 def test_equations_are_cited(name: str, equations: tuple[str, ...]) -> None:
     thing = getattr(stuffinstance, name)
-    text = (inspect.getdoc(thing) or "") + (inspect.getmodule(thing).__doc__ or "")  # type: ignore[union-attr]
+    text = (inspect.getdoc(thing) or "") + (inspect.getmodule(thing).__doc__ or "")
     for equation in equations:
         assert equation in text

@@ -1,4 +1,7 @@
-"""Start processes that talk through gloo, run one function in each, and bring back what they return."""
+"""Start processes that talk through gloo, run one function in each, and bring back what they return.
+
+An error or a hang in any of them is an error here.
+"""
 
 from __future__ import annotations
 
@@ -32,11 +35,6 @@ def _enter(rank: int, function: Callable[..., Any], folder: str, world: int, arg
         result = function(rank, *arguments)
         (Path(folder) / f"{rank}.pickle").write_bytes(pickle.dumps(result))
         dist.barrier()
-
-
-def on_two_ranks(function: Callable[..., Any], folder: Path, *arguments: Any) -> list[Any]:
-    """``function(rank, *arguments)`` on both ranks; an error or a hang in either is an error here."""
-    return on_ranks(2, function, folder, *arguments)
 
 
 def on_ranks(world: int, function: Callable[..., Any], folder: Path, *arguments: Any) -> list[Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -10,29 +9,25 @@ import pytest
 import torch
 
 from tests.howto.trainer_page import TrainerPage, banks, check_training, run, weights
-from tests.howto.two_cities import given
+from tests.howto.two_cities import batches, given
 
 # The compiler asks every tensor for its gradient.
-pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor"),
+    pytest.mark.usefixtures("compiling"),
+]
 PAGE = TrainerPage("compile")
 
 
 @pytest.fixture(autouse=True)
-def without_code_generation(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def without_code_generation(monkeypatch: pytest.MonkeyPatch) -> None:
     """Graphs are captured and differentiated as always, and then run by PyTorch itself: no C++ compiler is needed."""
-    torch.compiler.reset()
-    torch.use_deterministic_algorithms(False)  # the compiler's own buffers need no poison
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
-    yield
-    torch.compiler.reset()
 
 
 def trained(code: str) -> dict[str, Any]:
     names = given()
-    source, target = names["source_dataset"], names["target_dataset"]
-    picked = [(torch.randint(64, (8,)), torch.randint(24, (8,))) for _ in range(16)]
-    batches = [(source.images[i], source.labels[i], target.images[j]) for i, j in picked]
-    return run(code, {**names, "batches": batches})
+    return run(code, {**names, "batches": batches(names)})
 
 
 def test_it_trains_with_the_lines_and_without() -> None:

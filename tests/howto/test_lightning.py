@@ -35,7 +35,7 @@ def test_a_resumed_run_has_its_banks(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert not torch.equal(weights(names["network"]), learned)
     found, loaded = {}, []
 
-    class Seen(names["L"].Callback):  # type: ignore[name-defined, misc]
+    class Seen(names["L"].Callback):
         def on_train_start(self, trainer: object, module: torch.nn.Module) -> None:
             found.update(banks(module.sim))
             loaded.append(weights(module.network))
@@ -68,7 +68,7 @@ def test_a_label_space_among_the_hyperparameters_is_loaded(tmp_path: Path) -> No
     names = run(PAGE.trainer, {**given(), "folder": tmp_path})
     lightning, file = names["L"], tmp_path / "last.ckpt"
 
-    class Segmenter(names["Segmenter"]):  # type: ignore[name-defined, misc]
+    class Segmenter(names["Segmenter"]):
         def __init__(self, network: torch.nn.Module, space: si.LabelSpace) -> None:
             super().__init__(network, space)
             self.save_hyperparameters(ignore="network")

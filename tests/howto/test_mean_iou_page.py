@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-import stuffinstance as si
 from tests.code_blocks import code_blocks
 from tests.howto.trainer_page import HOWTO, run
 from tests.howto.two_cities import given
@@ -41,7 +40,7 @@ def test_lightning_logs_the_score(names: dict[str, Any], monkeypatch: pytest.Mon
         assert float(logged[f"val_iou/{name}"]) == pytest.approx(float(value))
     assert math.isnan(after["model"].score.compute().mean)
 
-    class LogsTheModule(after["Segmenter"]):  # type: ignore[name-defined, misc]
+    class LogsTheModule(after["Segmenter"]):
         def on_validation_epoch_end(self) -> None:
             self.log("val_miou", self.score)
 
@@ -58,16 +57,3 @@ def test_beside_torchmetrics_it_is_the_same_number(names: dict[str, Any]) -> Non
     assert float(results["jaccard"]) == pytest.approx(results["miou"], rel=1e-5)
     with pytest.raises(ValueError, match="instance"):
         torchmetrics.MetricCollection({"miou": names["score"]})
-
-
-def test_absent_and_ignored_classes_count_as_in_the_table() -> None:
-    score = si.MeanIoU(5)
-    labels = torch.tensor([[[0, 0, 1, 255, 255]]])
-    predictions = torch.tensor([[[0, 2, 0, 3, 1]]])
-    score.update(predictions, labels)
-    iou = score.compute()
-    assert iou.per_class.nan_to_num(nan=-1).tolist() == pytest.approx([1 / 3, 0, 0, -1, -1])
-    assert iou.mean == pytest.approx(1 / 9)
-    assert score.compute(classes=(0,)).mean == pytest.approx(1 / 3)
-    score.reset()
-    assert math.isnan(score.compute().mean)

@@ -6,20 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 import stuffinstance as si
 from tests.howto.trainer_page import TrainerPage, check_training, run, weights
-from tests.howto.two_cities import SPACE, given
+from tests.howto.two_cities import SPACE, batches, given
 
 PAGE = TrainerPage("mixed_precision")
 HALVES = [torch.bfloat16, torch.float16]
-
-
-def batches(names: dict[str, Any], count: int = 16) -> list[tuple[Tensor, Tensor, Tensor]]:
-    source, target = names["source_dataset"], names["target_dataset"]
-    picked = [(torch.randint(64, (8,)), torch.randint(24, (8,))) for _ in range(count)]
-    return [(source.images[i], source.labels[i], target.images[j]) for i, j in picked]
 
 
 def trained(code: str, dtype: torch.dtype, **words: Any) -> dict[str, Any]:

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from tests.howto.trainer_page import TrainerPage, check_training, run, weights
-from tests.howto.two_cities import given
+from tests.howto.two_cities import batches, given
 
 transformers = pytest.importorskip("transformers")
 PAGE = TrainerPage("vit_backbone")
@@ -31,15 +31,9 @@ def small_body(kind: str, folder: Path) -> dict[str, Any]:
     return run(BODY.replace("Dinov2Backbone", f"{kind}Backbone"), {"name": save_small_body(kind, folder)})
 
 
-def batches(names: dict[str, Any]) -> list[tuple[Tensor, Tensor, Tensor]]:
-    source, target = names["source_dataset"], names["target_dataset"]
-    picked = [(torch.randint(64, (8,)), torch.randint(24, (8,))) for _ in range(30)]
-    return [(source.images[i], source.labels[i], target.images[j]) for i, j in picked]
-
-
 def trained(code: str, body: nn.Module, width: int) -> dict[str, Any]:
     names = given()
-    return run(code, {**names, "batches": batches(names), "body": body, "width": width})
+    return run(code, {**names, "batches": batches(names, 30), "body": body, "width": width})
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -75,16 +69,6 @@ def test_tokens_without_the_first_ones_are_the_map_of_the_backbone(kind: str, tm
         expected = made["body"](images).feature_maps[-1]
         patches = run(TOKENS, {"name": made["name"], "images": images})["patches"]
     torch.testing.assert_close(patches, expected)
-
-
-def test_transformers_drops_what_does_not_fill_a_patch(tmp_path: Path) -> None:
-    body = small_body("Dinov2", tmp_path)["body"]
-    images = torch.randn(1, 3, 60, 64)
-    other = images.clone()
-    other[:, :, 56:] = 0
-    with torch.no_grad():
-        assert body(images).feature_maps[-1].shape[2:] == (7, 8)
-        assert torch.equal(body(images).feature_maps[-1], body(other).feature_maps[-1])
 
 
 @pytest.mark.parametrize("registers", [0, 4])

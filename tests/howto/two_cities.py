@@ -50,6 +50,13 @@ class Network(nn.Module):
         return features, self.head(features)
 
 
+def batches(names: dict[str, Any], count: int = 16) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Images and labels of the source and images of the target, drawn at random."""
+    source, target = names["source_dataset"], names["target_dataset"]
+    picked = [(torch.randint(64, (8,)), torch.randint(24, (8,))) for _ in range(count)]
+    return [(source.images[i], source.labels[i], target.images[j]) for i, j in picked]
+
+
 def given() -> dict[str, Any]:
     """The names that the pages say a trainer has; 64 images of the source in batches of 8, fewer of the target."""
     torch.manual_seed(0)

@@ -1,6 +1,6 @@
-"""Run one trainer of a page in this process of ``torchrun``, and leave weights and banks of this rank behind.
+"""Run trainers of a page one after the other in this process of ``torchrun``; leave weights and banks of this rank.
 
-Arguments: the file with the code, the folder to write to, and how many epochs.
+Arguments: files with code, each followed by the number of its epochs. What they save lies beside them.
 """
 
 from __future__ import annotations
@@ -17,9 +17,12 @@ from tests.howto.two_cities import given
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    code, folder, epochs = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
     with ending_the_group():
-        names = run(code.read_text(encoding="utf-8"), {**given(), "folder": folder, "epochs": epochs})
-        left = {"weights": weights(names["network"]), "banks": banks(names["sim"]) if "sim" in names else {}}
-        torch.save(left, folder / f"rank{dist.get_rank()}.pt")
-        del names  # which hold the group
+        for name, epochs in zip(sys.argv[1::2], sys.argv[2::2], strict=True):
+            file = Path(name)
+            names = run(file.read_text(encoding="utf-8"), {**given(), "folder": file.parent, "epochs": int(epochs)})
+            left = {"weights": weights(names["network"]), "banks": banks(names["sim"]) if "sim" in names else {}}
+            torch.save(left, file.with_suffix(f".rank{dist.get_rank()}.pt"))
+            dist.barrier()
+            dist.init_process_group = lambda backend: None  # which is there from the first trainer on
+            del names  # which hold the group

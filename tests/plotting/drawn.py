@@ -11,7 +11,6 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 
 import stuffinstance as si
-from stuffinstance.losses.matching import Matches
 
 SPACE = si.LabelSpace(
     names=("road", "sky", "car", "person"),
@@ -68,7 +67,7 @@ def seen_rule(**choices: Any) -> tuple[si.ClassBalancedThreshold, torch.Tensor]:
     return rule, probabilities
 
 
-def matched() -> tuple[Matches, si.InstanceBank]:
+def matched() -> tuple[si.Matches, si.InstanceBank]:
     """The matches of two cars, and the bank that they were matched with."""
     source = si.InstanceBank(SPACE.things, feature_dim=3, capacity=5, max_instances=3)
     source.update(torch.randn(1, 3, 4, 5), LABELS)

@@ -1,8 +1,8 @@
-"""Resizing, Eq. 4 and Eq. 11 against the oracles, in every integer type."""
+"""Label spaces, and resizing, Eq. 4 and Eq. 11 against the oracles, in every integer type."""
 
 from __future__ import annotations
 
-import re
+import dataclasses
 
 import numpy as np
 import pytest
@@ -10,6 +10,56 @@ import torch
 
 import stuffinstance as si
 from tests import oracles
+
+CITYSCAPES_NAMES = (
+    "road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign", "vegetation",
+    "terrain", "sky", "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle",
+)  # fmt: skip
+STUFF = ("road", "sidewalk", "building", "wall", "fence", "vegetation", "terrain", "sky")
+MISSING_16 = ("terrain", "truck", "train")
+MISSING_13 = (*MISSING_16, "wall", "fence", "pole")
+
+
+def test_cityscapes_is_the_published_one() -> None:
+    space = si.CITYSCAPES
+    assert space.names == CITYSCAPES_NAMES
+    assert space.num_classes == 19
+    assert space.stuff == (0, 1, 2, 3, 4, 8, 9, 10)
+    assert space.things == (5, 6, 7, 11, 12, 13, 14, 15, 16, 17, 18)
+    assert space.ignore_index == 255
+    assert space.palette is not None
+    assert space.palette[0] == (128, 64, 128)
+    assert space.palette[13] == (0, 0, 142)
+    assert space.palette[18] == (119, 11, 32)
+
+
+@pytest.mark.parametrize(
+    ("space", "missing"), [(si.SYNTHIA_16, MISSING_16), (si.SYNTHIA_13, MISSING_13)], ids=["16", "13"]
+)
+def test_synthia_is_cityscapes_without_some_classes(space: si.LabelSpace, missing: tuple[str, ...]) -> None:
+    assert space.names == tuple(name for name in CITYSCAPES_NAMES if name not in missing)
+    assert space.num_classes == 19 - len(missing)
+    assert {space.names[k] for k in space.stuff} == set(STUFF) - set(missing)
+    assert {space.names[k] for k in space.things} == set(CITYSCAPES_NAMES) - set(STUFF) - set(missing)
+    assert space.palette is not None
+    assert si.CITYSCAPES.palette is not None
+    for name, color in zip(space.names, space.palette, strict=True):
+        assert color == si.CITYSCAPES.palette[CITYSCAPES_NAMES.index(name)]
+
+
+def test_a_custom_space_of_any_size() -> None:
+    space = si.LabelSpace(names=("floor", "cup", "other"), stuff=(0,), things=(1,), ignore_index=-1)
+    assert (space.num_classes, space.stuff, space.things, space.palette) == (3, (0,), (1,), None)
+    assert space.ids(("cup", "floor")) == (1, 0)
+
+
+def test_spaces_are_frozen_and_compare_by_value() -> None:
+    space = si.LabelSpace(names=("a", "b"), stuff=(0,), things=(1,))
+    assert space == si.LabelSpace(names=("a", "b"), stuff=(0,), things=(1,))
+    assert hash(space) == hash(si.LabelSpace(names=("a", "b"), stuff=(0,), things=(1,)))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        space.stuff = (1,)
+
 
 INTEGERS = [torch.uint8, torch.int16, torch.int32, torch.int64]
 
@@ -34,12 +84,6 @@ def test_resizing_takes_whole_number_steps(size: tuple[int, int], into: tuple[in
     resized = si.resize_labels(labels.to(dtype), into)
     assert resized.dtype == dtype
     np.testing.assert_array_equal(resized[0].numpy(), oracles.resize_nearest(labels[0].numpy(), *into))
-
-
-def test_resizing_agrees_with_torch_where_float_steps_are_exact() -> None:
-    labels = torch.randint(19, (2, 48, 80))
-    expected = torch.nn.functional.interpolate(labels[:, None].double(), (12, 20), mode="nearest")[:, 0].long()
-    assert torch.equal(si.resize_labels(labels, (12, 20)), expected)
 
 
 @pytest.mark.parametrize("dtype", INTEGERS)
@@ -69,52 +113,3 @@ def test_pseudo_labels_replace_predictions_where_they_exist(dtype: torch.dtype) 
     assert merged.dtype == torch.int64
     for image, guess, label in zip(merged, predicted, pseudo, strict=True):
         np.testing.assert_array_equal(image.numpy(), oracles.merge_pseudo_labels(guess.numpy(), label.numpy()))
-
-
-def test_inputs_are_not_changed() -> None:
-    labels, logits = labels_of((1, 8, 8)), torch.randn(1, 6, 4, 4)
-    before = labels.clone(), logits.clone()
-    si.correct_labels(labels, logits)
-    si.merge_pseudo_labels(logits.argmax(1), labels)
-    si.resize_labels(labels, (3, 3))
-    assert torch.equal(labels, before[0])
-    assert torch.equal(logits, before[1])
-
-
-LABELS, LOGITS = torch.zeros(1, 4, 4, dtype=torch.int64), torch.zeros(1, 3, 2, 2)
-
-
-@pytest.mark.parametrize(("labels", "logits", "message"), [
-    (LABELS[0], LOGITS, r"labels must be .*\(B, H, W\).*\(4, 4\)"),
-    (LABELS.float(), LOGITS, r"labels must be .*integer.*float32"),
-    (LABELS.bool(), LOGITS, r"labels must be .*integer.*bool"),
-    (LABELS, LOGITS[0], r"logits must be .*\(3, 2, 2\)"),
-    (LABELS, LOGITS.long(), r"logits must be .*int64"),
-    (LABELS.expand(2, 4, 4), LOGITS, r"labels.*logits.*B = 2.*B = 1"),
-    (LABELS.to("meta"), LOGITS, r"device.*meta"),
-    (LABELS[:, :0], LOGITS, r"labels must have H and W of at least 1"),
-])  # fmt: skip
-def test_wrong_label_maps_raise(labels: torch.Tensor, logits: torch.Tensor, message: str) -> None:
-    with pytest.raises((ValueError, TypeError), match=message):
-        si.correct_labels(labels, logits)
-
-
-def test_pseudo_labels_of_another_batch_raise() -> None:
-    with pytest.raises(ValueError, match=r"pseudo.*predicted"):
-        si.merge_pseudo_labels(torch.zeros(1, 2, 2, dtype=torch.int64), torch.zeros(2, 2, 2, dtype=torch.int64))
-
-
-@pytest.mark.parametrize(
-    ("labels", "advice"),
-    [
-        (torch.zeros(2, 1, 4, 4, dtype=torch.uint8), "labels[:, 0].long()"),
-        (torch.zeros(2, 1, 4, 4), "labels[:, 0].long()"),
-        (torch.zeros(2, 4, 4), "labels.long()"),
-        (torch.zeros(4, 4, dtype=torch.long), "labels[None]"),
-        (torch.zeros(2, 5, 4, 4), "logits.argmax(1)"),
-    ],
-    ids=["one channel", "one channel of floats", "floats", "one image", "logits"],
-)
-def test_the_error_of_label_maps_in_another_form_has_the_conversion(labels: torch.Tensor, advice: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(advice)):
-        si.stuff_regions(labels, (0,))

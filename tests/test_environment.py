@@ -1,7 +1,8 @@
-"""``python -m stuffinstance``: what it finds, in text and in JSON."""
+"""The table of backends, and what python -m stuffinstance reports of it."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import platform
@@ -15,9 +16,27 @@ import torch
 
 import stuffinstance as si
 from stuffinstance import __main__ as report
-from stuffinstance._backends import Backend
+from stuffinstance._backends import Backend, BackendUnavailableError, resolve
 from stuffinstance.pooling.backends import BACKENDS as POOLING
 from stuffinstance.regions.backends import BACKENDS as COMPONENTS
+
+CPU = torch.device("cpu")
+TABLE = {"fast": Backend("nowhere", "run", ("cpu",), "no_such_package"), "plain": Backend("nowhere", "run")}
+
+
+def test_a_missing_package_is_named_and_skipped() -> None:
+    with pytest.raises(BackendUnavailableError, match=r"'fast' .* needs the package 'no_such_package'"):
+        resolve(TABLE, "fast", "labels", CPU)
+    assert resolve(TABLE, "auto", "labels", CPU) is TABLE["plain"]
+
+
+def test_choosing_searches_for_no_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    searched: list[str] = []
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: searched.append(name))
+    resolve(TABLE, "auto", "labels", CPU)
+    assert not searched
+    assert not Backend("nowhere", "run", package="torch").installed
+    assert searched == ["torch"]
 
 
 def run(*arguments: str, **environment: str) -> str:

@@ -1,9 +1,8 @@
-"""StuffInstanceMatching: batches, saved state, copies, precisions, options, and how many calls a step makes."""
+"""StuffInstanceMatching: batches, copies, presets, precisions, broken input, and how many calls a step makes."""
 
 from __future__ import annotations
 
 import copy
-import io
 import pickle
 import sys
 from collections.abc import Callable
@@ -14,12 +13,13 @@ import torch
 from torch import Tensor
 
 import stuffinstance as si
-from tests.label_maps import IGNORE, street
+from tests.label_maps import IGNORE
+from tests.public_calls import Maps, matching
 
 SMALL = si.LabelSpace(names=("a", "b", "c", "d", "e"), stuff=(0, 3), things=(1, 4))
 
 
-def batch(seed: int, images: int = 3, size: tuple[int, int] = (9, 14), space: si.LabelSpace = SMALL, dim: int = 6):  # type: ignore[no-untyped-def]
+def batch(seed: int, images: int = 3, size: tuple[int, int] = (9, 14), space: si.LabelSpace = SMALL, dim: int = 6):
     """Source features, labels and logits, or target features and logits: (B, D, h, w), (B, 2H, 3W), (B, K, h, w)."""
     generator = torch.Generator().manual_seed(seed)
     k = space.num_classes
@@ -32,7 +32,15 @@ def batch(seed: int, images: int = 3, size: tuple[int, int] = (9, 14), space: si
 
 
 def make(preset: str = "paper", **options: object) -> si.StuffInstanceMatching:
-    return si.StuffInstanceMatching(SMALL, 6, preset=preset, capacity=2, max_instances=3, **options)  # type: ignore[arg-type]
+    return si.StuffInstanceMatching(SMALL, 6, preset=preset, capacity=2, max_instances=3, **options)
+
+
+def state(sim: si.StuffInstanceMatching) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in sim.state_dict().items()}
+
+
+def unchanged(sim: si.StuffInstanceMatching, before: dict[str, Tensor]) -> bool:
+    return all(torch.equal(before[name], value) for name, value in sim.state_dict().items())
 
 
 def filled(preset: str = "paper", **options: object) -> si.StuffInstanceMatching:
@@ -60,35 +68,6 @@ def test_a_batch_equals_the_mean_of_its_images(preset: str) -> None:
         torch.testing.assert_close(one, other)
 
 
-@pytest.mark.parametrize("preset", ["paper", "code"])
-def test_banks_after_a_batch_equal_those_after_its_images(preset: str) -> None:
-    together, single = make(preset), make(preset)
-    source = batch(21, images=5)
-    together.update(*source)
-    for b in range(5):
-        single.update(*(x[b : b + 1] for x in source))
-    for name, value in together.state_dict().items():
-        torch.testing.assert_close(single.state_dict()[name], value)
-    assert bool((together.stuff_bank.written > 2).any())
-
-
-def test_names_sizes_and_defaults_of_the_contract() -> None:
-    sim = si.StuffInstanceMatching(si.CITYSCAPES, feature_dim=8)
-    assert isinstance(sim.stuff_bank, si.StuffBank)
-    assert isinstance(sim.instance_bank, si.InstanceBank)
-    assert isinstance(sim.stuff_loss, si.StuffMatchingLoss)
-    assert isinstance(sim.instance_loss, si.InstanceMatchingLoss)
-    assert {name: tuple(value.shape) for name, value in sim.named_buffers()} == {
-        "stuff_bank.features": (8, 50, 8),
-        "stuff_bank.written": (8,),
-        "instance_bank.features": (11, 500, 8),
-        "instance_bank.written": (11,),
-    }
-    losses = sim(torch.randn(1, 8, 4, 4), torch.randn(1, 19, 4, 4))
-    assert losses._fields == ("stuff", "instance")
-    assert not list(sim.parameters())
-
-
 def test_presets_differ_as_stated() -> None:
     code, paper = make("code"), make("paper")
     source = batch(22, images=1)
@@ -97,61 +76,18 @@ def test_presets_differ_as_stated() -> None:
     features, _, logits = batch(22, images=1)
     assert sum(code(features + 1, logits)).item() == 0  # still warming up
     assert sum(paper(features + 1, logits)).item() > 0
-    with pytest.raises(ValueError, match=r"preset must be one of 'code', 'paper'.*'both'"):
-        make("both")
 
 
-@pytest.mark.parametrize("preset", ["paper", "code"])
-def test_saved_state_and_copies_continue_identically(preset: str) -> None:
-    head = torch.nn.Linear(6, 5)
-    sim = make(preset, classifier=head)
-    for seed in range(4):
-        sim.update(*batch(seed))
-    file = io.BytesIO()
-    torch.save(sim.state_dict(), file)
-    file.seek(0)
-    loaded = make(preset, classifier=head)
-    loaded.load_state_dict(torch.load(file, weights_only=True))
-    copied = copy.deepcopy(sim)
-    history = []
-    for one in (sim, loaded, copied):
-        values: list[Tensor] = []
-        for seed in range(4, 9):
-            one.update(*batch(seed))
-            features, _, logits = batch(seed + 50)
-            values += [*one(features, logits)]
-        history.append(torch.stack([*values]))
-        assert one.stuff_loss.bank is one.stuff_bank
-        assert one.instance_loss.bank is one.instance_bank
-    assert torch.equal(history[0], history[1])
-    assert torch.equal(history[0], history[2])
-    assert bool(history[0].any())
-
-
-def test_the_module_can_be_sent_to_another_process() -> None:
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda sim: pickle.loads(pickle.dumps(sim))])
+def test_losses_of_a_copy_read_its_own_banks(copied: Callable[[object], si.StuffInstanceMatching]) -> None:
     sim = filled()
-    sent = pickle.loads(pickle.dumps(sim))
-    features, _, logits = batch(29)
-    assert torch.equal(torch.stack([*sent(features, logits)]), torch.stack([*sim(features, logits)]))
-    assert sent.stuff_loss.bank is sent.stuff_bank
-
-
-def test_a_copy_is_apart_from_its_original() -> None:
-    sim = filled()
-    copied = copy.deepcopy(sim)
-    before = {name: value.clone() for name, value in sim.state_dict().items()}
-    copied.update(*batch(30))
-    assert all(torch.equal(before[name], value) for name, value in sim.state_dict().items())
-    assert not torch.equal(copied.stuff_bank.written, sim.stuff_bank.written)
-
-
-def test_forward_reads_and_only_update_writes() -> None:
-    sim = filled()
-    before = {name: value.clone() for name, value in sim.state_dict().items()}
-    features, _, logits = batch(31)
-    losses = sim(features.requires_grad_(), logits)
-    (losses.stuff + losses.instance).backward()
-    assert all(torch.equal(before[name], value) for name, value in sim.state_dict().items())
+    other, before, (features, _, logits) = copied(sim), state(sim), batch(29)
+    assert torch.equal(torch.stack(other(features, logits)), torch.stack(sim(features, logits)))
+    other.update(*batch(30))
+    assert unchanged(sim, before)
+    assert other.stuff_loss.bank is other.stuff_bank
+    assert other.instance_loss.bank is other.instance_bank
+    assert not torch.equal(other.stuff_bank.written, sim.stuff_bank.written)
 
 
 def test_an_update_after_forward_does_not_disturb_backward() -> None:
@@ -178,9 +114,9 @@ def test_empty_banks_and_no_images_are_an_attached_zero(preset: str, images: int
     assert features.grad is not None
     assert not features.grad.any()
     if not images:
-        before = {name: value.clone() for name, value in sim.state_dict().items()}
+        before = state(sim)
         sim.update(features.detach(), labels, logits)
-        assert all(torch.equal(before[name], value) for name, value in sim.state_dict().items())
+        assert unchanged(sim, before)
 
 
 @pytest.mark.filterwarnings("ignore:space has neither stuff nor things:UserWarning")
@@ -199,41 +135,6 @@ def test_a_space_may_lack_stuff_or_things(space: si.LabelSpace) -> None:
     assert (losses.instance.item() > 0) == bool(space.things)
 
 
-@pytest.mark.parametrize("preset", ["paper", "code"])
-def test_bfloat16_autocast_is_within_a_hundredth(preset: str) -> None:
-    dim, space = 64, si.CITYSCAPES
-    sim = si.StuffInstanceMatching(space, dim, preset=preset, capacity=1, max_instances=4)  # type: ignore[arg-type]
-    for seed in range(4):
-        sim.update(*street_batch(seed, dim))
-    features, _, logits = street_batch(9, dim)
-    expected = sim(features, logits)
-    with torch.autocast("cpu", torch.bfloat16):
-        plain, rounded = sim(features, logits), sim(features.bfloat16(), logits.bfloat16().float())
-    for kind in ("stuff", "instance"):
-        assert getattr(expected, kind).item() > 0
-        assert getattr(plain, kind).item() == pytest.approx(getattr(expected, kind).item(), rel=0.01)
-        assert getattr(rounded, kind).dtype == torch.float32
-    assert rounded.stuff.item() == pytest.approx(expected.stuff.item(), rel=0.01)
-
-
-def street_batch(seed: int, dim: int) -> tuple[Tensor, Tensor, Tensor]:
-    labels = street(30, 54, seed, batch=2)
-    generator = torch.Generator().manual_seed(seed)
-    wanted = torch.where(labels == IGNORE, 0, labels)
-    logits = 9 * torch.nn.functional.one_hot(wanted, 19).movedim(3, 1).float()
-    return torch.randn(2, dim, 30, 54, generator=generator), labels, logits
-
-
-def test_double_precision_all_through() -> None:
-    sim = filled().double()
-    features, _, logits = batch(37)
-    features = features.double().requires_grad_()
-    losses = sim(features, logits.double())
-    assert losses.stuff.dtype == torch.float64
-    crop, scores = features[:, :, :4, :5].detach().requires_grad_(), logits[:, :, :4, :5]
-    assert torch.autograd.gradcheck(lambda f: tuple(sim(f, scores)), (crop,))
-
-
 def test_pseudo_labels_change_what_is_matched() -> None:
     sim = filled()
     features, labels, logits = batch(38)
@@ -243,12 +144,6 @@ def test_pseudo_labels_change_what_is_matched() -> None:
     relabeled = sim(features, logits, torch.full_like(labels, 3))
     assert relabeled.instance.item() == 0
     assert relabeled.stuff.item() > 0
-
-
-def test_classifier_weights_are_not_saved_with_the_banks() -> None:
-    sim = make(classifier=torch.nn.Linear(6, 5))
-    assert set(sim.state_dict()) == set(make().state_dict())
-    assert not list(sim.parameters())
 
 
 @pytest.mark.parametrize("preset", ["code", "paper"])
@@ -299,19 +194,13 @@ def test_distance_and_full_bank_override_the_preset() -> None:
     assert not make("paper").stuff_loss.require_full_bank
 
 
-def test_banks_of_the_facade_know_the_names_of_the_space() -> None:
-    sim = filled()
-    assert torch.equal(sim.stuff_bank.rows("d"), sim.stuff_bank.rows(3))
-    assert "d: 2" in repr(sim)
-
-
 def own_calls(call: Callable[[], object]) -> int:
     """How many calls of functions of the library one call makes."""
     own, count = str(Path(si.__file__).parent), 0
 
     def profile(frame: object, event: str, _: object) -> None:
         nonlocal count
-        count += event == "call" and frame.f_code.co_filename.startswith(own)  # type: ignore[attr-defined]
+        count += event == "call" and frame.f_code.co_filename.startswith(own)
 
     sys.setprofile(profile)
     try:
@@ -327,3 +216,66 @@ def test_a_step_checks_its_arguments_once() -> None:
     source, (features, labels, logits) = batch(41, images=1), batch(42, images=1)
     assert own_calls(lambda: sim.update(*source)) <= 62
     assert own_calls(lambda: sim(features, logits, labels)) <= 80
+
+
+# ------------------------------------------------------------------ broken input
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_features_that_are_not_finite_lose_only_their_own_row_or_raise(value: float) -> None:
+    def poisoned(maps: Tensor) -> Tensor:
+        maps[1, 0, 0, 3] = value  # a pixel of road, the only stuff
+        return maps
+
+    maps = Maps()
+    sim, clean, before = matching(), matching(), state(matching())
+    sim.update(poisoned(maps.features), maps.labels, maps.logits)
+    clean.update(maps.features, maps.labels, maps.logits)
+    assert all(bank.features.isfinite().all() for bank in (sim.stuff_bank, sim.instance_bank))
+    assert (sim.stuff_bank.written - before["stuff_bank.written"]).tolist() == [1]
+    assert torch.equal(sim.instance_bank.written, clean.instance_bank.written)
+    careful = matching(validate_args=True)
+    for name, call in {
+        "source_features": lambda: careful.update(poisoned(maps.features), maps.labels, maps.logits),
+        "source_logits": lambda: careful.update(maps.features, maps.labels, poisoned(maps.logits)),
+        "target_features": lambda: careful(poisoned(maps.features), maps.logits),
+    }.items():
+        with pytest.raises(ValueError, match=f"{name} must be finite"):
+            call()
+    assert unchanged(careful, before)
+
+
+def test_nothing_right_changes_nothing() -> None:
+    sim, (features, labels, logits) = filled(), batch(44)
+    before = state(sim)
+    sim.update(features, torch.full_like(labels, IGNORE), logits)
+    sim.update(features, logits.argmax(1), logits.roll(1, 1))
+    assert unchanged(sim, before)
+
+
+def test_a_classifier_that_fails_leaves_both_banks_alone() -> None:
+    calls: list[int] = []
+
+    def only_stuff(rows: Tensor) -> Tensor:
+        calls.append(len(rows))
+        if len(calls) > 1:
+            raise torch.cuda.OutOfMemoryError("out of memory")
+        return torch.zeros(len(rows), 5)
+
+    sim = make(classifier=only_stuff)
+    before = state(sim)
+    with pytest.raises(torch.cuda.OutOfMemoryError, match=r"^out of memory$"):
+        sim.update(*batch(45))
+    assert len(calls) == 2
+    assert unchanged(sim, before)
+
+
+@pytest.mark.parametrize("head", [
+    torch.nn.Conv2d(6, 5, 1), torch.nn.Linear(7, 5), torch.nn.Linear(6, 1), lambda rows: int(rows)
+])  # fmt: skip
+def test_a_classifier_that_cannot_take_rows_raises_and_changes_nothing(head: Callable[[Tensor], Tensor]) -> None:
+    sim = make(classifier=head)
+    before = state(sim)
+    with pytest.raises(ValueError, match="classifier must"):
+        sim.update(*batch(46))
+    assert unchanged(sim, before)
