@@ -9,7 +9,7 @@ from torch import Tensor
 import stuffinstance as si
 from examples.generated_city.rendering import render_scene
 from examples.generated_city.statistics import CAMERA_CITY
-from examples.gta5_to_cityscapes.data.dataset import CITYSCAPES_IDS, build_label_table
+from examples.gta5_to_cityscapes.data import read_classes
 
 STRIDE = 8
 """Of the feature map that SIM resizes labels to."""
@@ -81,5 +81,5 @@ def checkerboard(height: int, width: int) -> Tensor:
 @lru_cache(maxsize=32)
 def _street(number: int, height: int, width: int) -> Tensor:
     _, ids = render_scene((0, CAMERA_CITY.seed_key, 1, number), CAMERA_CITY, (width, height))
-    table = build_label_table(CITYSCAPES_IDS, si.CITYSCAPES).ids
+    table = read_classes("cityscapes").table("target").ids
     return torch.from_numpy(table[ids].astype(np.int64))

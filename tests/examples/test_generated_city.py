@@ -18,8 +18,6 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-import stuffinstance as si
-
 cv2 = pytest.importorskip("cv2")
 
 from skimage.measure import label as connected_regions  # noqa: E402
@@ -37,9 +35,7 @@ from examples.generated_city.rendering import render_scene  # noqa: E402
 from examples.generated_city.roadside import Tree  # noqa: E402
 from examples.generated_city.scene import Scene, sample_scene  # noqa: E402
 from examples.generated_city.vehicles import Vehicle  # noqa: E402
-from examples.gta5_to_cityscapes.data import open_dataset  # noqa: E402
-from examples.gta5_to_cityscapes.data.dataset import CITYSCAPES_IDS  # noqa: E402
-from examples.gta5_to_cityscapes.data.dataset import SYNTHIA_IDS as READ_SYNTHIA_IDS  # noqa: E402
+from examples.gta5_to_cityscapes.data import open_dataset, read_classes  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 DOMAINS = {"game": GAME_CITY, "camera": CAMERA_CITY}
@@ -95,25 +91,22 @@ def test_the_source_in_synthias_layout_is_the_same_scenes_in_other_files(city: P
     assert (drawn.dtype, drawn.shape) == (np.uint16, (48, 64, 3))
     assert set(SYNTHIA_IDS.values()) >= set(np.unique(drawn[..., 2])) - {0}  # red is the first channel
     assert not drawn[..., :2].any()
-    for space in (si.SYNTHIA_16, si.SYNTHIA_13):
-        gta5 = open_dataset("gta5", city / "gta5", space=space)
-        synthia = open_dataset("synthia", root, space=space)
-        assert len(gta5) == len(synthia) == 3
-        for one, other in zip(gta5, synthia, strict=True):
-            assert torch.equal(one.image, other.image)
-            assert torch.equal(one.labels, other.labels)
-            assert one.labels.unique().numel() > 3
+    classes = read_classes("synthia16")
+    gta5 = open_dataset("gta5", city / "gta5", table=classes.table("target"))  # whose ids are those of Cityscapes
+    synthia = open_dataset("synthia", root, table=classes.table("source"))
+    assert len(gta5) == len(synthia) == 3
+    for one, other in zip(gta5, synthia, strict=True):
+        assert torch.equal(one.image, other.image)
+        assert torch.equal(one.labels, other.labels)
+        assert one.labels.unique().numel() > 3
 
 
 def test_the_numbers_of_synthia_are_those_that_its_reader_knows() -> None:
-    same = {"parking": "parking slot"}  # by another name; anything else is void there
-    expected = {
-        i: number
-        for i, name in CITYSCAPES_IDS.items()
-        for number, other in READ_SYNTHIA_IDS.items()
-        if i in COLORS and other == same.get(name, name)
-    }
-    assert expected == SYNTHIA_IDS
+    classes = read_classes("synthia16")
+    expected = {classes.target[name][0]: classes.source[name][0] for name in classes.names}
+    assert expected.items() <= SYNTHIA_IDS.items()
+    others = {number for drawn, number in SYNTHIA_IDS.items() if drawn not in expected}
+    assert others <= set(classes.source["ignore"])
 
 
 def test_files_lie_as_the_published_data_sets_have_them(city: Path) -> None:
