@@ -36,7 +36,7 @@ smoke: DEMO := runs/smoke
 smoke: $(READY) ## the same in a minute, on images too few and small to learn from
 	$(BIN)/python -m examples.gta5_to_cityscapes demo --budget smoke --out $(DEMO)
 
-test: $(READY) ## run all tests (11 minutes on 2 cores)
+test: $(READY) ## run all tests (4 minutes on 2 cores)
 	$(BIN)/python -m pytest -n 2
 
 lint: $(READY) ## check formatting, lint, types, words

@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import stuffinstance as si
+from examples.gta5_to_cityscapes.data import read_classes
 from examples.gta5_to_cityscapes.methods import loss_titles
 from examples.gta5_to_cityscapes.recipes import ABLATION, depends_on, parts
 from examples.gta5_to_cityscapes.report import write_report
@@ -504,3 +505,13 @@ def test_recipes_are_printed_as_the_sum_of_their_parts() -> None:
         *("AdaptSegNet", "FADA + distillation", "CBST round 2", "AA + IT + symmetric + fused"),
         *("+ IT", "unheard-of", "aa+unheard"),
     ]
+
+
+def test_only_the_papers_classes_stand_beside_its_scores(tmp_path: Path) -> None:
+    spaces = ("cityscapes", *(read_classes(name).model_dump(mode="json") for name in ("synthia16", "idd7")))
+    for place, space in enumerate(spaces):
+        folder = tmp_path / str(place)
+        make_run(folder, "source", 0, 20.0, space=space)
+        page = write_report(folder).read_text(encoding="utf-8")
+        assert ("mIoU, paper" in page) == (place < 2)
+        assert ("In the paper" in page) == (place < 2)

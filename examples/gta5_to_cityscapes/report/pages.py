@@ -124,17 +124,24 @@ def _ablation(experiment: Experiment, table: ScoreTable) -> list[Block]:
             "notes": [_meaning(key, table.runs[key]) for key in table.titles],
         },
         {
-            "note": f"In the paper: Table 2, {'SYNTHIA-13' if tables.is_synthia(experiment) else 'GTA5'} → Cityscapes."
-            " Its numbers come from other data, a larger network and a far longer training: compare the direction of "
-            "the steps, not the values. A gain is taken seed by seed over the row above or the one named, from seeds "
-            "that both have; one smaller than its ± may be seed variance. In all: with the runs that a recipe depends "
-            "on, each counted once."
+            "note": f"{_paper_note(tables.published_source(experiment))}A gain is taken seed by seed over the row "
+            "above or the one named, from seeds that both have; one smaller than its ± may be seed variance. In all: "
+            "with the runs that a recipe depends on, each counted once."
         },
         chart_block(
             draw_scores("ablation", table.scores, table.titles),
             "No run has finished yet.",
         ),
     ]
+
+
+def _paper_note(source: str) -> str:
+    if not source:
+        return ""
+    return (
+        f"In the paper: Table 2, {source} → Cityscapes. Its numbers come from other data, a larger network and a far "
+        "longer training: compare the direction of the steps, not the values. "
+    )
 
 
 def _meaning(recipe: str, runs: Sequence[Run]) -> str:

@@ -13,10 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from ..data import default_class_file
 from ..recipes.paper_experiments import PAPER_GTA5, PAPER_SYNTHIA_13
 from .results import LADDER, SOURCE, TARGET_ONLY, Experiment, Run, in_order, mapping, numeric, title
 
 DASH = "–"
+PUBLISHED = {"GTA5": PAPER_GTA5, "SYNTHIA-13": PAPER_SYNTHIA_13}
+BUILT_IN = {default_class_file(layout) for layout in ("gta5", "synthia")}
 ONE_SEED = "one seed: a difference of a point or two may be seed variance"
 BINS = 60  # training losses are noisy: a point of a curve is the mean of what was logged in a sixtieth of the run
 IN_ALL = ("steps in all", "minutes in all")  # with the runs that a run depends on, each counted once
@@ -103,7 +106,8 @@ class ScoreTable:
                 }
             )
             above = key
-        return pd.DataFrame(rows)
+        frame = pd.DataFrame(rows)
+        return frame if self.published.count() else frame.drop(columns=["mIoU, paper", "gain, paper"])
 
     def unfinished(self, *, begun: bool = False) -> pd.DataFrame:
         """What does not count in the table yet; with ``begun`` only of rows that have a run."""
@@ -176,12 +180,14 @@ def ablation(experiment: Experiment) -> ScoreTable:
         above = [name for name in (LADDER[: LADDER.index(key)] if key in LADDER else (SOURCE,)) if name in rows]
         done = [name for name in above if name in experiment.finished_recipes]
         over[key] = ([None, *above[-1:], *done[-1:]])[-1]
-    return score_table(rows, experiment.seeds, over, PAPER_SYNTHIA_13 if is_synthia(experiment) else PAPER_GTA5)
+    return score_table(rows, experiment.seeds, over, PUBLISHED.get(published_source(experiment), {}))
 
 
-def is_synthia(experiment: Experiment) -> bool:
-    """Whether the source is SYNTHIA."""
-    return any("synthia" in str(run.settings.get("layouts", "")).lower() for run in experiment.runs)
+def published_source(experiment: Experiment) -> str:
+    """The source of the paper's table that this experiment is set beside; empty for classes of one's own."""
+    if any(mapping(run.settings, "space").get("name", "cityscapes") not in BUILT_IN for run in experiment.runs):
+        return ""
+    return "SYNTHIA-13" if any("synthia" in str(run.settings.get("layouts")) for run in experiment.runs) else "GTA5"
 
 
 def adapted_recipe(experiment: Experiment) -> str | None:
