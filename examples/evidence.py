@@ -1,0 +1,175 @@
+"""Evidence: what each recipe gains on four pairs of street data sets, from the runs to the tables of a page.
+
+``run`` trains the recipes of one track with the pipeline's ``ablation`` command and resumes where it was stopped;
+``collect`` writes the scores of all finished runs to one JSON file; ``tables`` prints that file as the Markdown tables
+of ``docs/evidence.md``: means over seeds, and differences that are paired by seed, with Student's 95 % interval.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import pandas as pd
+import typer
+from scipy import stats
+
+from examples.gta5_to_cityscapes.report.page import markdown_table
+
+SCORES = Path(__file__).parents[1] / "docs" / "evidence.json"
+LADDER = ("source", "it", "aa+it", "aa+it+sim", "aa+it+sim+ssl", "target-only")
+OTHERS = ("sim", "it+sim", "fada", "mix", "sim+mix")
+# What matching adds: the recipe with it, and the same recipe without.
+PAIRS = (("sim", "source"), ("it+sim", "it"), ("aa+it+sim", "aa+it"), ("sim+mix", "mix"))
+SETTINGS = (
+    "data.source_size=[144,192]",
+    "data.target_size=[144,192]",
+    "augmentation.crop=[120,160]",
+    "schedule.max_steps=500",
+    "schedule.decay_steps=500",
+    "schedule.evaluate_every=500",
+    "schedule.save_every=250",
+    "evaluation.previews=0",
+    "runtime.tensorboard=false",
+)
+IDENTITY = ["track", "recipe", "seed"]
+
+
+@dataclass(frozen=True)
+class Track:
+    """A labeled source, an unlabeled target, and the classes that both have."""
+
+    title: str
+    source: str  # a folder below that of the data, as is the target
+    source_layout: str
+    target: str
+    class_file: str
+
+
+TRACKS = {
+    "city-camvid": Track("generated city → CamVid, 11 classes", "city/gta5", "gta5", "camvid", "camvid11_label_ids"),
+    "city-idd": Track("generated city → IDD-Lite, 7 classes", "city/gta5", "gta5", "idd_lite", "idd7"),
+    "camvid-idd": Track("CamVid → IDD-Lite, 7 classes", "camvid", "cityscapes", "idd_lite", "idd7"),
+    "idd-camvid": Track("IDD-Lite → CamVid, 7 classes", "idd_lite", "cityscapes", "camvid", "idd7_source"),
+}
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+RunsFolder = Annotated[Path, typer.Argument(help="Folder of the runs, TRACK/RECIPE/seedK/.", metavar="RUNS")]
+ScoresFile = Annotated[Path, typer.Option(help="The JSON file of the scores.")]
+
+
+@app.command()
+def run(
+    track: Annotated[str, typer.Argument(help=f"One of {', '.join(TRACKS)}.")],
+    data: Annotated[Path, typer.Argument(help="Folder that holds city/, camvid/ and idd_lite/.", metavar="DATA")],
+    runs: RunsFolder,
+    recipes: Annotated[str, typer.Option(help="Names, separated by commas.")] = ",".join((*LADDER, *OTHERS)),
+    seeds: Annotated[str, typer.Option(help="Numbers, separated by commas.")] = "0,1,2",
+    jobs: Annotated[int, typer.Option(help="Runs at a time, one thread each where there are as many cores.")] = 2,
+) -> None:
+    """Train recipes of one track; what is finished is kept."""
+    if track not in TRACKS:
+        raise typer.BadParameter(f"track must be one of {', '.join(TRACKS)}, got {track!r}")
+    chosen = TRACKS[track]
+    options = {
+        "--source": data / chosen.source,
+        "--source-layout": chosen.source_layout,
+        "--target": data / chosen.target,
+        "--class-file": chosen.class_file,
+        "--recipes": recipes,
+        "--seeds": seeds,
+        "--jobs": jobs,
+        "--out": runs / track,
+    }
+    words = [str(word) for option in options.items() for word in option]
+    words += [word for setting in SETTINGS for word in ("--set", setting)]
+    command = [sys.executable, "-m", "examples.gta5_to_cityscapes", "ablation", *words]
+    raise typer.Exit(subprocess.run(command, check=False, cwd=Path(__file__).parents[1]).returncode)
+
+
+@app.command()
+def collect(runs: RunsFolder, scores: ScoresFile = SCORES) -> None:
+    """Write the scores of all finished runs below RUNS, beside those of other runs that the file has."""
+    rows = {_identity(row): row for row in read_rows(scores)} if scores.exists() else {}
+    for result in sorted(runs.glob("*/*/seed*/result.json")):
+        found = json.loads(result.read_text(encoding="utf-8"))
+        row = {
+            "track": result.parts[-4],
+            "recipe": found["recipe"],
+            "seed": found["seed"],
+            "miou": round(100 * found["miou"], 2),
+            "iou": {name: None if iou is None else round(100 * iou, 1) for name, iou in found["iou"].items()},
+        }
+        rows[_identity(row)] = row
+    lines = ",\n".join(json.dumps(rows[key]) for key in sorted(rows))
+    scores.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+
+
+@app.command()
+def tables(scores: ScoresFile = SCORES) -> None:
+    """Print the tables of all tracks as Markdown."""
+    frame = pd.DataFrame(read_rows(scores))
+    for track, of_track in frame.groupby("track", sort=False):
+        typer.echo(f"### {TRACKS[str(track)].title}\n")
+        by_seed = of_track.pivot(index="seed", columns="recipe", values="miou")
+        typer.echo(f"{markdown_table(means(by_seed))}\n")
+        if len(pairs := gains_of_matching(by_seed)):
+            typer.echo(f"{markdown_table(pairs)}\n")
+
+
+def means(by_seed: pd.DataFrame) -> pd.DataFrame:
+    """The recipes' mIoU (one row a seed, one column a recipe) as a table: mean, gain over source, share of the gap."""
+    rows = []
+    gap = by_seed["target-only"].mean() - by_seed["source"].mean() if "target-only" in by_seed else float("nan")
+    for recipe in (name for name in (*LADDER, *OTHERS) if name in by_seed):
+        gain = (by_seed[recipe] - by_seed["source"]).dropna()
+        adapts = recipe not in ("source", "target-only")
+        rows.append(
+            {
+                "recipe": recipe,
+                "mIoU": f"{by_seed[recipe].mean():.1f}",
+                "seeds": ", ".join(f"{score:.1f}" for score in by_seed[recipe].dropna()),
+                "gain over source": interval(gain) if recipe != "source" else "",
+                "share of the gap": f"{gain.mean() / gap:.0%}" if adapts and gap > 0 else "",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def gains_of_matching(by_seed: pd.DataFrame) -> pd.DataFrame:
+    """What matching adds to a recipe, paired by seed."""
+    known = [(with_it, without) for with_it, without in PAIRS if {with_it, without} <= set(by_seed.columns)]
+    differences = {pair: (by_seed[pair[0]] - by_seed[pair[1]]).dropna() for pair in known}
+    return pd.DataFrame(
+        [
+            {"with matching": pair[0], "without": pair[1], "seeds": len(gain), "gain": interval(gain)}
+            for pair, gain in differences.items()
+        ]
+    )
+
+
+def interval(gains: pd.Series) -> str:
+    """Mean of paired differences with its 95 % interval by Student's t; of one seed the difference alone."""
+    mean = f"{gains.mean():+.1f}"
+    if len(gains) < 2:
+        return f"{mean} (one seed)"
+    half = stats.t.ppf(0.975, len(gains) - 1) * gains.std() / len(gains) ** 0.5
+    return f"{mean} ({gains.mean() - half:+.1f} to {gains.mean() + half:+.1f})"
+
+
+def read_rows(scores: Path) -> list[dict[str, Any]]:
+    """The rows of a JSON file that ``collect`` wrote."""
+    rows: list[dict[str, Any]] = json.loads(scores.read_text(encoding="utf-8"))
+    return rows
+
+
+def _identity(row: dict[str, Any]) -> tuple[str, str, int]:
+    return row["track"], row["recipe"], row["seed"]
+
+
+if __name__ == "__main__":
+    app()
