@@ -25,7 +25,8 @@ class Budget(NamedTuple):
 
 
 BUDGETS = {
-    "small": Budget("small", 400, 300, 100, (480, 240)),
+    # The preset is "tiny", whose gains on this city have been measured; those of an ImageNet start have not.
+    "small": Budget("tiny", 400, 300, 100, (480, 240)),
     "smoke": Budget("smoke", 8, 8, 4, (192, 96)),
 }
 
