@@ -154,7 +154,7 @@ def _check_set(
     def cannot_be_read(what: str, files: Sequence[UnreadableFile]) -> None:
         if files:
             reasons = "\n  ".join(each.reason for each in files[:named])
-            text = f"{len(files)} cannot be read; replace them, or move the images and their label maps away:"
+            text = f"{len(files)} cannot be read; replace them, or move the images and their label maps away."
             findings.add("missing", what, f"{text}\n  {reasons}{_and_more(files, named)}")
 
     unreadable = unreadable_files(dataset)
@@ -180,10 +180,12 @@ def _check_set(
         text = f"ids without a row in the class file, ignored (id: pixels): {summary.unknown_ids}; {first} in {file}"
         findings.add("note", f"{what}, labels", text)
     require_labels(what, dataset)
-    absent = [name for name, pixels in summary.pixels.items() if not pixels]
+    space, absent = recipe.label_space, [name for name, pixels in summary.pixels.items() if not pixels]
     shares = ", ".join(f"{name} {summary.share(name):.2%}" for name in summary.pixels if name not in absent)
     text = f"{len(summary.pixels) - len(absent)} of {len(summary.pixels)} classes, of the labeled pixels {shares}"
     unseen = f"; not seen: {', '.join(absent)}" if absent else ""
+    if unmatched := [name for i, name in enumerate(space.names) if i not in (*space.stuff, *space.things)]:
+        unseen += f"; neither stuff nor things, so never matched: {', '.join(unmatched)}"
     findings.add("note" if absent else "ok", f"{what}, labels", text + unseen)
 
 

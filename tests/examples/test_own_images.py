@@ -13,9 +13,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from examples.gta5_to_cityscapes.cli.app import app
+from examples.gta5_to_cityscapes.config import LayoutConfig
 from examples.gta5_to_cityscapes.data import DatasetError, open_dataset, read_classes
 from examples.gta5_to_cityscapes.data.classes import class_file_names
-from examples.gta5_to_cityscapes.recipes import Recipe, compose_recipe
+from examples.gta5_to_cityscapes.recipes import Recipe, RecipeError, compose_recipe
 from stuffinstance import CITYSCAPES, SYNTHIA_16
 from tests.code_blocks import code_blocks
 
@@ -189,3 +190,37 @@ def test_the_commands_of_the_page_run(elsewhere: Path) -> None:
     assert f"{100 * result['miou']:.1f}" in shown["evaluate"]
     assert (runs / "report/index.html").is_file()
     assert len(list((elsewhere / "labels/pseudo_labels").glob("*.png"))) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("stuf: [floor]", "stuf must be one of names, stuff, things, source, target"),
+        ("things: box", r"things must be a list such as \[road, car\], got 'box'"),
+        (
+            "source: {floor: thirty}",
+            r"source\.floor: must be an id such as 10 or a list such as \[10, 20\], got 'thirty'",
+        ),
+        ("source: {floor: 1, floor: 2}", "floor is given more than once"),
+        ("things: [floor, box]", "stuff and things must not share a class"),
+    ],
+)
+def test_mistakes_in_a_class_file_say_what_to_write(tmp_path: Path, text: str, reason: str) -> None:
+    kept = {key: value for key, value in CLASSES.items() if key != text.partition(":")[0]}
+    file = written(tmp_path / "own.yaml", kept)
+    file.write_text(f"{file.read_text()}\n{text}\n")
+    with pytest.raises(DatasetError, match=rf"own\.yaml: .*{reason}") as raised:
+        read_classes(file)
+    assert "Value error" not in str(raised.value)
+    assert ".." not in str(raised.value)
+
+
+def test_images_of_ones_own_need_a_class_file() -> None:
+    with pytest.raises(RecipeError, match=r"--class-file .*idd7"):
+        compose_recipe("aa", layouts=LayoutConfig(source="folder"))
+    assert compose_recipe("aa", layouts=LayoutConfig(source="folder"), class_file="idd7")
+
+
+def test_a_group_of_settings_that_does_not_exist_is_named_with_those_that_do() -> None:
+    with pytest.raises(RecipeError, match=r"unknown group 'matchin'; there are .*matching"):
+        compose_recipe("sim", overrides=["matchin.weight=1"])

@@ -134,7 +134,7 @@ def check(
     check_data(findings, [recipe], Folders(source, target, source_list, target_list), sample=sample, named=10)
     for _, what, text in findings:
         typer.echo(f"{what}: {text}")
-    if missing := [text.partition("\n")[0] for kind, what, text in findings if kind == "missing"]:
+    if missing := [f"{what}: {text.splitlines()[0]}" for kind, what, text in findings if kind == "missing"]:
         raise DatasetError("\n".join(missing))
 
 

@@ -1,6 +1,6 @@
 """Data sets of a run, endless batches of them, style transfer and augmentation."""
 
-from .classes import Classes, default_class_file, read_classes
+from .classes import Classes, class_file_names, default_class_file, read_classes
 from .dataset import Sample, SegmentationDataset, image_tensor
 from .image_files import DatasetError, read_id_map, read_image
 from .inspection import (
@@ -23,6 +23,7 @@ __all__ = [
     "Sample",
     "SegmentationDataset",
     "UnreadableFile",
+    "class_file_names",
     "default_class_file",
     "describe",
     "image_tensor",

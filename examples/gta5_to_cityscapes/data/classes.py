@@ -25,10 +25,17 @@ from .image_files import DatasetError
 CLASS_FILES = Path(__file__).parents[1] / "classes"
 IGNORE = "ignore"
 Domain = Literal["source", "target"]
-Ids = Annotated[
-    tuple[Annotated[int, Field(ge=0, le=255, strict=True)], ...],
-    BeforeValidator(lambda value: [value] if isinstance(value, int) else value),
-]
+
+
+def _as_list(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return value
+    if isinstance(value, int):
+        return [value]
+    raise ValueError(f"must be an id such as 10 or a list such as [10, 20], got {value!r}")
+
+
+Ids = Annotated[tuple[Annotated[int, Field(ge=0, le=255, strict=True)], ...], BeforeValidator(_as_list)]
 
 
 @dataclass(frozen=True)
@@ -101,6 +108,18 @@ class Classes(BaseModel):
         return LabelTable(space, ids, known)
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML in which a repeated key is an error: the last of them would count without any notice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        if repeated := sorted({key for key in keys if keys.count(key) > 1}):
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{', '.join(repeated)} is given more than once", node.start_mark
+            )
+        return super().construct_mapping(node, deep)
+
+
 def class_file_names() -> list[str]:
     """Names of the files in ``classes/``."""
     return sorted(path.stem for path in CLASS_FILES.glob("*.yaml"))
@@ -114,7 +133,7 @@ def read_classes(file: str | Path) -> Classes:
     """
     path = CLASS_FILES / f"{file}.yaml" if str(file) in class_file_names() else Path(file)
     try:
-        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content: Any = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
     except FileNotFoundError as error:
         known = ", ".join(class_file_names())
         raise DatasetError(f"class file {file}: expected a YAML file or one of {known}, found none.") from error
@@ -125,10 +144,17 @@ def read_classes(file: str | Path) -> Classes:
     try:
         return Classes.model_validate({"name": path.stem, **content})
     except ValidationError as error:
-        reasons = "; ".join(
-            f"{'.'.join(map(str, each['loc']))}: {each['msg']}".removeprefix(": ") for each in error.errors()
-        )
-        raise DatasetError(f"class file {file}: {reasons}. Correct the file.") from error
+        raise DatasetError(f"class file {file}: {'; '.join(map(_reason, error.errors()))}.") from error
+
+
+def _reason(error: Any) -> str:
+    """Where a class file is wrong, and why."""
+    place, text = ".".join(map(str, error["loc"])), error["msg"].removeprefix("Value error, ").rstrip(".")
+    if error["type"] == "extra_forbidden":
+        return f"{place} must be one of names, stuff, things, source, target"
+    if error["type"] == "tuple_type":
+        return f"{place} must be a list such as [road, car], got {error['input']!r}"
+    return f"{place}: {text}".removeprefix(": ")
 
 
 def default_class_file(layout: str) -> str:

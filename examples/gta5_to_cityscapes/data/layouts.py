@@ -143,7 +143,11 @@ def _found(
         seen = f"{parent} holds {found or 'nothing'}" if found is not None else f"{parent} does not exist either"
         raise DatasetError(
             f"{folder}: expected a folder of the {layout} layout ({places.expected}), found none; {seen}. "
-            f"Pass the folder that holds the whole {layout} data set."
+            + (
+                f"Put the images of the split {folder.name} there."
+                if layout == "folder" and parent.is_dir()
+                else f"Pass the folder that holds the whole {layout} data set."
+            )
         )
     files = [path for path in _files_in(folder, deep=bool(places.below)) if path.suffix.lower() in suffixes]
     named = [(path.stem.removesuffix(ending), path) for path in files if path.stem.endswith(ending)]

@@ -16,7 +16,7 @@ from pydantic import Field, SerializeAsAny, ValidationError, field_validator, mo
 import stuffinstance as si
 
 from ..config import LayoutConfig, ModelConfig
-from ..data import Classes, default_class_file, read_classes
+from ..data import Classes, class_file_names, default_class_file, read_classes
 from ..data.image_files import MAX_PIXELS
 from ..methods import MethodConfig, registered_methods
 from ..models import network_options
@@ -154,6 +154,11 @@ def compose_recipe(
     chosen = parts_of(name)
     settings = preset_named(preset, overrides)
     layouts = layouts or LayoutConfig()
+    if class_file is None and "folder" in (layouts.source, layouts.target):
+        raise RecipeError(
+            "images of your own (the layout folder) need a class file: give --class-file a YAML file, or one of "
+            f"{', '.join(class_file_names())}."
+        )
     space = read_classes(class_file or default_class_file(layouts.source))
     shared = {field: getattr(settings, field) for field in Shared.model_fields}
     try:
@@ -218,6 +223,8 @@ def override(preset: Preset, overrides: Sequence[str]) -> Preset:
             raise RecipeError(f"--set expects group.setting=value such as schedule.max_steps=500, got {item!r}.")
         place = settings
         for group in groups:
+            if group not in place and place is settings:
+                raise RecipeError(f"--set {item!r}: unknown group {group!r}; there are {', '.join(sorted(settings))}.")
             place = place.get(group, {})
             if not isinstance(place, dict):
                 raise RecipeError(f"--set {item!r}: {group!r} has no settings of its own.")
