@@ -10,6 +10,7 @@ import pytest
 from scipy import stats
 from typer.testing import CliRunner
 
+from examples.evidence import SCORES as SCORES_FILE
 from examples.evidence import TRACKS, app, gains_of_matching, interval, means
 from examples.gta5_to_cityscapes.data import read_classes
 
@@ -57,3 +58,8 @@ def test_results_are_collected_beside_those_there_are(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", TRACKS)
 def test_tracks_have_the_class_files_that_they_name(name: str) -> None:
     assert read_classes(TRACKS[name].class_file).names
+
+
+def test_the_page_shows_the_scores_that_the_repository_holds() -> None:
+    shown = CliRunner().invoke(app, ["tables"], catch_exceptions=False).output
+    assert shown.strip() in SCORES_FILE.with_suffix(".md").read_text(encoding="utf-8")

@@ -133,7 +133,7 @@ def read_classes(file: str | Path) -> Classes:
     """
     path = CLASS_FILES / f"{file}.yaml" if str(file) in class_file_names() else Path(file)
     try:
-        content: Any = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
+        content: Any = _UniqueKeys(path.read_text(encoding="utf-8")).get_single_data()
     except FileNotFoundError as error:
         known = ", ".join(class_file_names())
         raise DatasetError(f"class file {file}: expected a YAML file or one of {known}, found none.") from error
