@@ -18,6 +18,8 @@ import pandas as pd
 import typer
 from scipy import stats
 
+from examples.gta5_to_cityscapes.atomic_io import written_beside
+from examples.gta5_to_cityscapes.console import escape_unprintable
 from examples.gta5_to_cityscapes.report.page import markdown_table
 
 SCORES = Path(__file__).parents[1] / "docs" / "evidence.json"
@@ -106,7 +108,8 @@ def collect(runs: RunsFolder, scores: ScoresFile = SCORES) -> None:
         }
         rows[_identity(row)] = row
     lines = ",\n".join(json.dumps(rows[key]) for key in sorted(rows))
-    scores.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+    with written_beside(scores) as beside:
+        beside.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
 
 
 @app.command()
@@ -172,4 +175,5 @@ def _identity(row: dict[str, Any]) -> tuple[str, str, int]:
 
 
 if __name__ == "__main__":
+    escape_unprintable()
     app()

@@ -134,8 +134,11 @@ def check(
     check_data(findings, [recipe], Folders(source, target, source_list, target_list), sample=sample, named=10)
     for _, what, text in findings:
         typer.echo(f"{what}: {text}")
-    if missing := [f"{what}: {text.splitlines()[0]}" for kind, what, text in findings if kind == "missing"]:
-        raise DatasetError("\n".join(missing))
+    missing = [(what, text.splitlines()[0]) for kind, what, text in findings if kind == "missing"]
+    if missing:
+        raise DatasetError(
+            "\n".join(text if text.startswith(f"{what}:") else f"{what}: {text}" for what, text in missing)
+        )
 
 
 def _folders_for(
