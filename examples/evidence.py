@@ -137,7 +137,7 @@ def means(by_seed: pd.DataFrame) -> pd.DataFrame:
                 "mIoU": f"{by_seed[recipe].mean():.1f}",
                 "seeds": ", ".join(f"{score:.1f}" for score in by_seed[recipe].dropna()),
                 "gain over source": interval(gain) if recipe != "source" else "",
-                "share of the gap": f"{gain.mean() / gap:.0%}" if adapts and gap > 0 else "",
+                "share of the gap": f"{round(gain.mean() / gap, 2) + 0.0:.0%}" if adapts and gap > 0 else "",
             }
         )
     return pd.DataFrame(rows)
@@ -157,11 +157,15 @@ def gains_of_matching(by_seed: pd.DataFrame) -> pd.DataFrame:
 
 def interval(gains: pd.Series) -> str:
     """Mean of paired differences with its 95 % interval by Student's t; of one seed the difference alone."""
-    mean = f"{gains.mean():+.1f}"
+    mean = gains.mean()
     if len(gains) < 2:
-        return f"{mean} (one seed)"
+        return f"{_signed(mean)} (one seed)"
     half = stats.t.ppf(0.975, len(gains) - 1) * gains.std() / len(gains) ** 0.5
-    return f"{mean} ({gains.mean() - half:+.1f} to {gains.mean() + half:+.1f})"
+    return f"{_signed(mean)} ({_signed(mean - half)} to {_signed(mean + half)})"
+
+
+def _signed(points: float) -> str:
+    return f"{round(points, 1) + 0.0:+.1f}"  # the sum has no negative zero
 
 
 def read_rows(scores: Path) -> list[dict[str, Any]]:
