@@ -18,7 +18,7 @@ import pandas as pd
 import typer
 from scipy import stats
 
-from examples.gta5_to_cityscapes.atomic_io import written_beside
+from examples.gta5_to_cityscapes.atomic_io import read_json, written_beside
 from examples.gta5_to_cityscapes.console import escape_unprintable
 from examples.gta5_to_cityscapes.report.page import markdown_table
 
@@ -98,7 +98,7 @@ def collect(runs: RunsFolder, scores: ScoresFile = SCORES) -> None:
     """Write the scores of all finished runs below RUNS, beside those of other runs that the file has."""
     rows = {_identity(row): row for row in read_rows(scores)} if scores.exists() else {}
     for result in sorted(runs.glob("*/*/seed*/result.json")):
-        found = json.loads(result.read_text(encoding="utf-8"))
+        found = read_json(result)
         row = {
             "track": result.parts[-4],
             "recipe": found["recipe"],

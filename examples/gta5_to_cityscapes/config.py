@@ -164,6 +164,6 @@ class RuntimeConfig(Config):
     num_workers: int = Field(default=4, ge=0, le=1024)
     accumulate_grad_batches: Count = 1  # parts that each process goes through a step's images in, to need less memory
     cache: bool = False
-    channels_last: bool = False  # memory format of the network, a fifth faster on a CPU for efficientnet_lite
+    channels_last: bool = False  # memory format of the network; on a CPU it pays from two threads on
     tensorboard: bool = True
     save_total_limit: Count = 2  # the newest, and those before it for when it is damaged

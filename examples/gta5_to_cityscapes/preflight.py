@@ -28,8 +28,8 @@ from .data import (
     require_labels,
     unreadable_files,
 )
+from .data.style_transfer import TransferredImages, transferred_folder
 from .data.training_data import Folders, open_labeled, open_target, open_validation
-from .data.transforms import TransferredImages, transferred_folder
 from .experiments.experiment import Job, check_same_run
 from .experiments.runner import threads_of_a_run
 from .methods.matching import MatchingConfig
@@ -63,11 +63,11 @@ class Findings(list[Finding]):
 
     @contextmanager
     def attempt(self, what: str) -> Iterator[None]:
-        """One of the pipeline's errors within the block is added as missing."""
+        """One of the pipeline's errors within the block is added as missing; some name the data set themselves."""
         try:
             yield
         except ERRORS as error:
-            self.add("missing", what, str(error))
+            self.add("missing", what, str(error).removeprefix(f"{what}: "))
 
 
 def check_plan(

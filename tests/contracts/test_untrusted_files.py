@@ -21,8 +21,8 @@ from examples.gta5_to_cityscapes.atomic_io import DamagedFileError, read_json
 from examples.gta5_to_cityscapes.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from examples.gta5_to_cityscapes.data import DatasetError, open_dataset, read_id_map, read_image
 from examples.gta5_to_cityscapes.data.image_files import MAX_PIXELS, image_size, read_first_channel
+from examples.gta5_to_cityscapes.data.style_transfer import TransferredImages
 from examples.gta5_to_cityscapes.data.training_data import PseudoLabeled
-from examples.gta5_to_cityscapes.data.transforms import TransferredImages
 from examples.gta5_to_cityscapes.models import WeightsError, build_network
 from examples.gta5_to_cityscapes.recipes import Recipe, compose_recipe
 from examples.gta5_to_cityscapes.report.images import read_previews

@@ -25,8 +25,8 @@ from examples.gta5_to_cityscapes.data import (
     unreadable_files,
 )
 from examples.gta5_to_cityscapes.data.image_files import first_channel_size, id_map_size, image_size, read_first_channel
+from examples.gta5_to_cityscapes.data.style_transfer import TransferredImages
 from examples.gta5_to_cityscapes.data.training_data import Folders
-from examples.gta5_to_cityscapes.data.transforms import TransferredImages
 from examples.translation.applying import _claim
 from examples.translation.comparing import spread
 from examples.translation.images import StepImages

@@ -13,8 +13,8 @@ from PIL import Image
 
 from examples.gta5_to_cityscapes.checkpoint import load_checkpoint
 from examples.gta5_to_cityscapes.config import OptimizerConfig
+from examples.gta5_to_cityscapes.data.style_transfer import BatchStyleTransfer
 from examples.gta5_to_cityscapes.data.training_data import Folders, StepImages, open_training_data
-from examples.gta5_to_cityscapes.data.transforms import BatchStyleTransfer
 from examples.gta5_to_cityscapes.experiments.experiment import carry_out, plan
 from examples.gta5_to_cityscapes.methods import StepContext
 from examples.gta5_to_cityscapes.methods.matching import StuffInstanceAlignment

@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 from examples.gta5_to_cityscapes.checkpoint import CheckpointError, digest_of_weights, load_checkpoint, save_checkpoint
 from examples.gta5_to_cityscapes.data import DatasetError, SegmentationDataset, open_dataset, read_id_map, read_image
+from examples.gta5_to_cityscapes.data.style_transfer import TransferredImages
 from examples.gta5_to_cityscapes.data.training_data import Folders
-from examples.gta5_to_cityscapes.data.transforms import TransferredImages
 from examples.gta5_to_cityscapes.models import build_network
 from examples.gta5_to_cityscapes.models.small import small_network
 from examples.gta5_to_cityscapes.recipes import compose_recipe

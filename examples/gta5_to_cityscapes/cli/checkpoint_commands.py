@@ -134,11 +134,8 @@ def check(
     check_data(findings, [recipe], Folders(source, target, source_list, target_list), sample=sample, named=10)
     for _, what, text in findings:
         typer.echo(f"{what}: {text}")
-    missing = [(what, text.splitlines()[0]) for kind, what, text in findings if kind == "missing"]
-    if missing:
-        raise DatasetError(
-            "\n".join(text if text.startswith(f"{what}:") else f"{what}: {text}" for what, text in missing)
-        )
+    if missing := [f"{what}: {text.splitlines()[0]}" for kind, what, text in findings if kind == "missing"]:
+        raise DatasetError("\n".join(missing))
 
 
 def _folders_for(

@@ -22,7 +22,7 @@ from ..recipes import Recipe
 from . import DatasetError, Sample, SegmentationDataset, open_dataset, read_id_map, require_labels
 from .augmentation import TrainingAugmentation
 from .loader import Batch, BatchStream, Samples, as_unit_floats
-from .transforms import (
+from .style_transfer import (
     BatchStyleTransfer,
     TransferredImages,
     TransferredTowards,

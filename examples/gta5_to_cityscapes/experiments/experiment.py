@@ -15,6 +15,7 @@ from ..checkpoint import CheckpointError, digest_of_weights
 from ..config import LayoutConfig
 from ..data import SegmentationDataset
 from ..data.loader import Samples
+from ..data.style_transfer import TransferredImages, TransferredTowards
 from ..data.training_data import (
     Folders,
     TrainingData,
@@ -25,7 +26,6 @@ from ..data.training_data import (
     open_training_data,
     open_validation,
 )
-from ..data.transforms import TransferredImages, TransferredTowards
 from ..distributed import is_rank_zero, on_rank_zero
 from ..input_files import InputFiles
 from ..methods import registered_methods
@@ -96,7 +96,6 @@ def plan(
     Raises:
         RecipeError: If a recipe cannot be.
     """
-
     wanted = list(dict.fromkeys(each for name in names for each in (*_needed(name), canonical(name))))
     depth = {name: max(_height(other, name) for other in wanted) for name in wanted}
     of_data: dict[str, Any] = {"layouts": layouts, "classes": classes, "class_file": class_file}
