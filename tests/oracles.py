@@ -34,6 +34,21 @@ def resize_nearest(labels: Labels, height: int, width: int) -> Labels:
     return result
 
 
+def majority_labels(labels: Labels, height: int, width: int, fraction: float, ignore: int = IGNORE) -> Labels:
+    """Every cell's most frequent class, the smallest of equals, where it fills enough of the cell."""
+    labels = resize_nearest(labels, max(len(labels), height), max(labels.shape[1], width))
+    found: dict[tuple[int, int], list[int]] = {}
+    for (r, s), label in np.ndenumerate(labels):
+        found.setdefault((r * height // labels.shape[0], s * width // labels.shape[1]), []).append(int(label))
+    result = np.full((height, width), ignore)
+    for cell, ids in found.items():
+        classes = sorted(set(ids) - {ignore})
+        best = max(classes, key=ids.count, default=ignore)
+        if best != ignore and ids.count(best) / len(ids) >= fraction:
+            result[cell] = best
+    return result
+
+
 def correct_labels(labels: Labels, logits: Array, ignore: int = IGNORE) -> Labels:
     """Eq. 4: the ground truth where the prediction is right, ignored elsewhere."""
     small = resize_nearest(labels, *logits.shape[1:])

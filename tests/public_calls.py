@@ -229,6 +229,13 @@ _FUNCTIONS: dict[Callable[..., Any], Callable[[Maps], dict[str, Any]]] = {
         "backend": "auto",
     },
     si.resize_labels: lambda m: {"labels": m.labels, "size": (m.size[1] // 2, 3)},
+    si.majority_labels: lambda m: {
+        "labels": m.labels,
+        "size": (m.size[1] // 2, 3),
+        "num_classes": K,
+        "min_fraction": 0.5,
+        "ignore_index": IGNORE,
+    },
     si.correct_labels: lambda m: {"labels": m.labels, "logits": m.logits, "ignore_index": IGNORE},
     si.merge_pseudo_labels: lambda m: {"predicted": m.labels, "pseudo": m.labels, "ignore_index": IGNORE},
     si.stuff_matching_loss: lambda m: {**_features(m), "bank": matching().stuff_bank, "classifier": None, **_LOSS},

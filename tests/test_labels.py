@@ -1,4 +1,4 @@
-"""Label spaces, and resizing, Eq. 4 and Eq. 11 against the oracles, in every integer type."""
+"""Label spaces, and resizing, majorities, Eq. 4 and Eq. 11 against the oracles, in every integer type."""
 
 from __future__ import annotations
 
@@ -84,6 +84,31 @@ def test_resizing_takes_whole_number_steps(size: tuple[int, int], into: tuple[in
     resized = si.resize_labels(labels.to(dtype), into)
     assert resized.dtype == dtype
     np.testing.assert_array_equal(resized[0].numpy(), oracles.resize_nearest(labels[0].numpy(), *into))
+
+
+@pytest.mark.parametrize("dtype", INTEGERS)
+@pytest.mark.parametrize("fraction", [0.0, 0.3, 0.55, 0.75, 1.0])
+@pytest.mark.parametrize(("size", "into"), [
+    ((16, 24), (4, 6)), ((17, 23), (4, 5)), ((5, 4), (5, 4)), ((3, 20), (7, 3)), ((6, 6), (1, 1)), ((2, 3), (5, 7)),
+])  # fmt: skip
+def test_majorities_equal_the_oracle(
+    size: tuple[int, int], into: tuple[int, int], fraction: float, dtype: torch.dtype
+) -> None:
+    labels = labels_of((3, *size), 3)
+    labels[1, :, : size[1] // 2] = 255
+    found = si.majority_labels(labels.to(dtype), into, 3, min_fraction=fraction)
+    assert found.dtype == torch.int64
+    for image, ids in zip(found, labels, strict=True):
+        np.testing.assert_array_equal(image.numpy(), oracles.majority_labels(ids.numpy(), *into, fraction))
+
+
+def test_a_majority_is_of_all_pixels_of_a_cell() -> None:
+    """Of 20 pixels exactly 11 are 0.55, and ignored ones count among them; no image gives no cell."""
+    labels = torch.tensor([[[2] * 11 + [255] * 9]])
+    assert si.majority_labels(labels, (1, 1), 3, min_fraction=0.55).item() == 2
+    assert si.majority_labels(labels, (1, 1), 3, min_fraction=0.56).item() == 255
+    assert si.majority_labels(labels % 255 - 1, (1, 1), 3, min_fraction=0.56, ignore_index=-1).item() == -1
+    assert si.majority_labels(labels[:0], (1, 1), 3).shape == (0, 1, 1)
 
 
 @pytest.mark.parametrize("dtype", INTEGERS)

@@ -18,7 +18,7 @@ from torch.serialization import add_safe_globals
 
 from stuffinstance._backends import BackendUnavailableError
 from stuffinstance.banks import CategoryAnchors, InstanceBank, StuffBank, head_classifier
-from stuffinstance.label_maps import correct_labels, merge_pseudo_labels, resize_labels
+from stuffinstance.label_maps import correct_labels, majority_labels, merge_pseudo_labels, resize_labels
 from stuffinstance.label_space import CITYSCAPES, SYNTHIA_13, SYNTHIA_16, LabelSpace
 from stuffinstance.losses import (
     AnchorDistanceLoss,
@@ -124,6 +124,7 @@ __all__ = [
     "instance_matching_loss",
     "instance_regions",
     "lab_color_transfer",
+    "majority_labels",
     "merge_pseudo_labels",
     "mrkld_regularizer",
     "random_block_mask",

@@ -262,7 +262,7 @@ def checked_positive(name: str, value: Any) -> int:
 
 def checked_num_classes(num_classes: Any) -> int:
     """K: a whole number of at least 1 that tables of K and K x K entries can be made for."""
-    if _is_label_space(num_classes):
+    if whole_number(num_classes) is None and _is_label_space(num_classes):  # a compiler cannot look into a number
         raise TypeError(f"num_classes must be a whole number, got {_came(num_classes)}. Pass space.num_classes.")
     return checked_whole("num_classes", num_classes, 1, MOST_CLASSES)
 

@@ -1,14 +1,17 @@
-"""Label maps: nearest resize, correction by the prediction (SIM, Eq. 4), merge with pseudo-labels (Eq. 11)."""
+"""Label maps: nearest resize, majority of cells, correction by the prediction (SIM, Eq. 4), merging (Eq. 11)."""
 
 import torch
 from torch import Tensor
 
 from stuffinstance._checks import (
+    check_class_ids,
     check_has_pixels,
     check_label_map,
     check_maps,
     check_same_batch,
+    checked_fraction,
     checked_ignore_index,
+    checked_num_classes,
     checked_whole,
     describe,
 )
@@ -40,12 +43,16 @@ def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
         tensor([[[0, 2]]])
     """
     check_label_map("labels", labels, masks=True)
-    if not isinstance(size, (tuple, list)) or len(size) != 2:
-        raise TypeError(f"size must be a pair (h, w) of whole numbers, got {describe(size)}.")
-    to_height, to_width = checked_whole("size[0]", size[0], 1), checked_whole("size[1]", size[1], 1)
+    to_height, to_width = _checked_size(size)
     if labels.shape[1:] != (to_height, to_width):
         check_has_pixels("labels", labels)
     return _resize_labels(labels, to_height, to_width)
+
+
+def _checked_size(size: tuple[int, int]) -> tuple[int, int]:
+    if not isinstance(size, (tuple, list)) or len(size) != 2:
+        raise TypeError(f"size must be a pair (h, w) of whole numbers, got {describe(size)}.")
+    return checked_whole("size[0]", size[0], 1), checked_whole("size[1]", size[1], 1)
 
 
 def _resize_labels(labels: Tensor, to_height: int, to_width: int) -> Tensor:
@@ -56,6 +63,72 @@ def _resize_labels(labels: Tensor, to_height: int, to_width: int) -> Tensor:
     columns = torch.arange(to_width, device=labels.device) * width // to_width
     signed = labels.view(_SIGNED.get(labels.dtype, labels.dtype))
     return signed[:, rows[:, None], columns].view(labels.dtype)
+
+
+def majority_labels(
+    labels: Tensor, size: tuple[int, int], num_classes: int, *, min_fraction: float = 0.75, ignore_index: int = 255
+) -> Tensor:
+    """Majority labels of cells: the class that fills most of each cell of a coarser grid, else ignored.
+
+    A pixel in row *r* of *H* and column *s* of *W* is in cell ``(r * h // H, s * w // W)``: every pixel is in one cell,
+    at any size. The fraction is of all pixels of the cell, ignored ones among them: a cell that is half ignored has no
+    majority of 0.75. Of equal counts the first class is taken. Along a side that is longer than the labels' own, labels
+    are resized nearest first. As in DAFormer (https://arxiv.org/abs/2111.14887, for its feature
+    distance) and SePiCo (https://arxiv.org/abs/2204.08808), with their 0.75.
+
+    One pass, whatever the number of classes; memory is 8 bytes per pixel and 4 (K + 1) bytes per cell.
+
+    Args:
+        labels: Class ids, (B, H, W), any integer dtype.
+        size: (h, w) of the result, such as ``features.shape[2:]``, at least 1 each.
+        num_classes: K.
+        min_fraction: The least fraction of a cell that its majority fills.
+        ignore_index: Pixels of this id have no class; cells without a majority get it.
+
+    Returns:
+        Class ids, (B, h, w) int64.
+
+    Raises:
+        TypeError: If ``labels`` is not a tensor, or another argument is not of its kind.
+        ValueError: If ``labels`` is not a 3-D integer tensor, has no pixel to take or holds other ids (looked at on a
+            CPU), a size is below 1, ``min_fraction`` is outside 0 .. 1, or ``ignore_index`` is a class.
+
+    Example:
+        >>> labels = torch.tensor([[[1, 1, 0, 0], [1, 0, 1, 0]]])
+        >>> majority_labels(labels, (1, 2), num_classes=2)               # 3 of 4 are class 1; 3 of 4 are class 0
+        tensor([[[1, 0]]])
+        >>> majority_labels(labels, (1, 1), num_classes=2)               # 4 of 8
+        tensor([[[255]]])
+    """
+    check_label_map("labels", labels)
+    to_height, to_width = _checked_size(size)
+    check_has_pixels("labels", labels)
+    num_classes = checked_num_classes(num_classes)
+    ignore_index = checked_ignore_index(ignore_index, num_classes)
+    check_class_ids("labels", labels, num_classes, ignore_index)
+    min_fraction = checked_fraction("min_fraction", min_fraction)
+    return _majority_labels(labels, to_height, to_width, num_classes, min_fraction, ignore_index)
+
+
+def _majority_labels(
+    labels: Tensor, to_height: int, to_width: int, num_classes: int, min_fraction: float, ignore_index: int
+) -> Tensor:
+    labels = _resize_labels(labels, max(labels.shape[1], to_height), max(labels.shape[2], to_width)).to(torch.int64)
+    batch, height, width = labels.shape
+    rows = torch.arange(height, device=labels.device) * to_height // height
+    columns = torch.arange(width, device=labels.device) * to_width // width
+    images = torch.arange(batch, device=labels.device)[:, None, None]
+    cells = (images * to_height + rows[:, None]) * to_width + columns
+    known = (labels >= 0) & (labels < num_classes)
+    places = cells * (num_classes + 1) + torch.where(
+        known, labels, num_classes
+    )  # the last is of pixels without a class
+    counts = torch.zeros(batch * to_height * to_width * (num_classes + 1), dtype=torch.int32, device=labels.device)
+    counts = counts.scatter_add(0, places.flatten(), counts.new_ones(1).expand(places.numel()))
+    counts = counts.view(batch, to_height, to_width, num_classes + 1)
+    most, majority = counts[..., :-1].max(3)
+    enough = (most > 0) & (most / counts.sum(3) >= min_fraction)
+    return torch.where(enough, majority, ignore_index)
 
 
 def correct_labels(labels: Tensor, logits: Tensor, ignore_index: int = 255) -> Tensor:
