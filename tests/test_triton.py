@@ -1,7 +1,8 @@
 """The Triton kernels number and add up regions as every other backend does: interpreted on a CPU, on the card if any.
 
-In the interpreter programs run one after another, so no race can show there; the compiled kernels are looked at too:
-they must build for a GPU that is not here, and the programs that spin must hold no barrier.
+In the interpreter programs run one after another, so no race can show there: tests/test_kernel_interleavings.py is for
+those. The compiled kernels are looked at too: they must build for a GPU that is not here, and the programs that spin
+must hold no barrier.
 """
 
 from __future__ import annotations

@@ -12,7 +12,21 @@ numbers are the same in every run, although atomics race for them, and the same 
 read back and nothing depends on the values, so the launches can be captured in a CUDA graph.
 
 Unions and flattening run as programs of one warp: a loop that lasts until every lane is done then costs no barrier.
-Parents only ever decrease and are read with volatile loads, so relaxed atomics suffice.
+
+Why relaxed order suffices. Only ``atomic_min`` writes parents during unions, so the values of a cell form a falling
+sequence, and volatile loads give one of them, perhaps an old one.
+
+- Every link leads to a smaller pixel, so each walk ends, and each retry of a join is about a smaller ``high`` than the
+  last: no schedule keeps a program from its end.
+- No union is lost. Say that two pixels are joined if links that were ever written lead from both to one pixel. Whenever
+  a cell takes another value, ``_join`` goes on to join the value before with the new one, both smaller than the cell;
+  by induction on the cell, all values that a cell has ever held are joined by the links that remain, and a walk along
+  old links ends in a pixel that the newest links join too. ``_join`` ends when both of its walks meet.
+- Nothing else is joined: every link connects pixels of one region.
+
+So after the launch each region has one root, and links lead to smaller pixels: it is the first. While ``_flatten``
+runs, links are only shortened, to the root itself. Launches wait for each other. ``tests/kernel_interleavings.py`` runs
+these very kernels in thousands of orders and with old values.
 """
 
 # mypy cannot see through triton's decorators; the host function below is typed.
@@ -106,7 +120,8 @@ def _unions(labels, parent, height, width, steps, EIGHT: tl.constexpr, BLOCK: tl
     x = tl.program_id(0) % steps * BLOCK + tl.arange(0, BLOCK)  # [BLOCK]
     inside = x < tl.where(row % height > 0, width, 0)  # nothing is above an image's first row
     pixel = (base + x).to(tl.int32)
-    chosen = inside & (tl.load(parent + base + x, mask=inside, other=-1) >= 0)
+    # Volatile since others write there already; they do not change the sign.
+    chosen = inside & (tl.load(parent + base + x, mask=inside, other=-1, volatile=True) >= 0)
     here = tl.load(labels + base + x, mask=chosen, other=0)
     has_west = chosen & (x > 0)
     west = has_west & (tl.load(labels + base + x - 1, mask=has_west, other=0) == here)
