@@ -63,6 +63,8 @@ PLAIN = [  # no random draws, and no statistics over a batch: what is left depen
     "matching.preset=paper",
     "adversarial.weight=0.1",
     "anchors.distance_weight=0",
+    "masked_consistency.ratio=0",
+    "teacher.filter=median",
     "style_transfer.probability=1",
     "data.batch=5",
 ]
@@ -134,7 +136,10 @@ def flat(state: dict[str, Any], prefix: str = "") -> dict[str, Tensor]:
 
 
 def assert_close(result: dict[str, Any], expected: dict[str, Any]) -> None:
-    """To 1e-6; but the distance of category anchors, a mean over the classes that a part shows, has no weight here."""
+    """To 1e-6; but the distance of category anchors, a mean over the classes that a part shows, has no weight here.
+
+    And a confidence at the edge of a bin may be counted in the one beside it: medians are compared, not counts.
+    """
     assert result["position"] == expected["position"]
     for ours, theirs in zip(result["losses"], expected["losses"], strict=True):
         compared = [name for name in theirs if not name.startswith("anchor_distance")]
@@ -143,13 +148,15 @@ def assert_close(result: dict[str, Any], expected: dict[str, Any]) -> None:
         )
     assert result["state"].keys() == expected["state"].keys()
     for name, value in expected["state"].items():
+        if name.startswith("teacher_medians.") and name != "teacher_medians.thresholds":
+            continue
         torch.testing.assert_close(
             result["state"][name], value, rtol=1e-5, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}"
         )
 
 
 RUNS = [*PLAIN, "optimizer.lr=0.02", "evaluation.batch=1", "schedule.max_steps=6", "schedule.evaluate_every=6"]
-RECIPES = ("source", "sim", "aa+it+sim", "asn", "advent", "maxsq", "fada", "cag", "crst")
+RECIPES = ("source", "sim", "aa+it+sim", "asn", "advent", "maxsq", "fada", "cag", "crst", "mask")
 STEPS = 3
 
 
