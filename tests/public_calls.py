@@ -106,12 +106,21 @@ def seen(kind: Any, **options: Any) -> Any:
     return rule
 
 
+def sampler() -> si.RareClassSampler:
+    return si.RareClassSampler(_pixels(Maps())["counts"], min_pixels=1)
+
+
 def network() -> nn.Module:
     return nn.Conv2d(3, K, 1)
 
 
 def _median() -> si.ClassBalancedThreshold:
     return seen(si.ClassBalancedThreshold, bins=100)
+
+
+def _pixels(m: Maps) -> dict[str, Any]:
+    """Pixels per class of each image."""
+    return {"counts": 100 * m.labels.flatten(1)[:, 1 : K + 1]}
 
 
 def _features(m: Maps) -> dict[str, Any]:
@@ -238,6 +247,23 @@ _FUNCTIONS: dict[Callable[..., Any], Callable[[Maps], dict[str, Any]]] = {
     },
     si.correct_labels: lambda m: {"labels": m.labels, "logits": m.logits, "ignore_index": IGNORE},
     si.merge_pseudo_labels: lambda m: {"predicted": m.labels, "pseudo": m.labels, "ignore_index": IGNORE},
+    si.RareClassSampler: lambda m: {
+        **_pixels(m),
+        "temperature": 0.01,
+        "min_pixels": 1,
+        "num_samples": 4,
+        "with_class": True,
+        "seed": 0,
+        "num_replicas": 2,
+        "rank": 1,
+    },
+    si.count_class_pixels: lambda m: {
+        "dataset": list(m.labels % K),
+        "num_classes": K,
+        "label_key": None,
+        "ignore_index": IGNORE,
+    },
+    si.class_weights: lambda m: {**_pixels(m), "scheme": "effective", "beta": 0.999},
     si.stuff_matching_loss: lambda m: {**_features(m), "bank": matching().stuff_bank, "classifier": None, **_LOSS},
     si.instance_matching_loss: lambda m: {**_features(m), "bank": matching().instance_bank, **_LOSS},
     si.anchor_distance_loss: lambda m: {
@@ -352,6 +378,8 @@ _METHODS: dict[str, tuple[Callable[[], Any], Callable[[Maps], dict[str, Any]]]] 
     ),
     "PredictionEntropy.update": (lambda: si.PredictionEntropy(K), lambda m: {"preds": m.probabilities}),
     "PredictionEntropy.merge": (lambda: si.PredictionEntropy(K), lambda m: {"other": si.PredictionEntropy(K)}),
+    "RareClassSampler.set_epoch": (sampler, lambda m: {"epoch": 1}),
+    "RareClassSampler.load_state_dict": (sampler, lambda m: {"state_dict": {"epoch": 1, "position": 1}}),
     "SoftNeighborhoodDensity.update": (
         lambda: si.SoftNeighborhoodDensity(sample=10),
         lambda m: {"preds": m.probabilities},

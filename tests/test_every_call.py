@@ -18,8 +18,11 @@ from tests.public_calls import CALLS, LOSSES, Call, Maps, tensors_in, total
 from tests.wrong_arguments import changed, state_of
 
 OLD = not hasattr(torch.compiler, "set_stance")  # before torch 2.6
+ON_HOST = {"RareClassSampler"}  # reads its tensor as it is made
 WITH_MAPS = [
-    n for n, call in CALLS.items() if any(isinstance(each, Tensor) for each in call.arguments(Maps()).values())
+    n
+    for n, call in CALLS.items()
+    if n not in ON_HOST and any(isinstance(each, Tensor) for each in call.arguments(Maps()).values())
 ]
 HALF_AND_SINGLE = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 losses = pytest.mark.parametrize("name", LOSSES)

@@ -7,7 +7,7 @@ Modules in the order in which data flow through them::
     features ----------------------------------+                                    ^
     target confidences -- pseudo_labels --------------------------------------------+
 
-and beside them ``self_training``, ``style_transfer``, ``metrics`` and ``plotting``.
+and beside them ``class_balance``, ``self_training``, ``style_transfer``, ``metrics`` and ``plotting``.
 """
 
 import importlib
@@ -18,6 +18,7 @@ from torch.serialization import add_safe_globals
 
 from stuffinstance._backends import BackendUnavailableError
 from stuffinstance.banks import CategoryAnchors, InstanceBank, StuffBank, head_classifier
+from stuffinstance.class_balance import RareClassSampler, class_weights, count_class_pixels
 from stuffinstance.label_maps import correct_labels, majority_labels, merge_pseudo_labels, resize_labels
 from stuffinstance.label_space import CITYSCAPES, SYNTHIA_13, SYNTHIA_16, LabelSpace
 from stuffinstance.losses import (
@@ -106,6 +107,7 @@ __all__ = [
     "OutputDiscriminator",
     "PredictionEntropy",
     "PseudoLabelThreshold",
+    "RareClassSampler",
     "Regions",
     "SoftNeighborhoodDensity",
     "StuffBank",
@@ -115,9 +117,11 @@ __all__ = [
     "anchor_distance_loss",
     "class_center_distance",
     "class_mix",
+    "class_weights",
     "confident_fraction",
     "connected_components",
     "correct_labels",
+    "count_class_pixels",
     "entropy_map",
     "fourier_amplitude_transfer",
     "head_classifier",

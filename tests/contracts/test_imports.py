@@ -18,6 +18,7 @@ ANYWHERE = ("_checks", "_backends", "_numerics", "distributed", "_state")
 FLOW = ("label_space", "label_maps", "regions", "pooling", "banks", "losses", "sim")
 # Beside the flow: the first ones, and the rooms named.
 ASIDE = {
+    "class_balance": (),
     "style_transfer": (),
     "pseudo_labels": (),
     "self_training": ("losses",),

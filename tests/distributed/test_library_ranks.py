@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
 
 import stuffinstance as si
 from tests.distributed.ranks import on_ranks
@@ -225,9 +226,17 @@ def some_adapt(rank: int) -> dict[str, Tensor] | None:
     return copy.deepcopy(network).results()
 
 
+COUNTS = torch.tensor([[60, 30, 9], [60, 39, 0], [60, 0, 10]] * 10)
+
+
+def rare_classes(rank: int) -> list[int]:
+    batches = DataLoader(range(30), batch_size=4, sampler=si.RareClassSampler(COUNTS, 0.3))  # type: ignore[arg-type, var-annotated]
+    return [image for batch in batches for image in batch.tolist()]
+
+
 def everything(rank: int) -> dict[str, Any]:
     """All that ranks do, in one start of the processes."""
-    functions = (match_everything, train_under_ddp, without_sync, some_adapt, on_a_group_for_gpus)
+    functions = (match_everything, train_under_ddp, without_sync, some_adapt, on_a_group_for_gpus, rare_classes)
     return {function.__name__: function(rank) for function in functions}
 
 
@@ -299,3 +308,8 @@ def test_a_group_of_some_ranks_waits_for_no_other(ranks: list[dict[str, Any]]) -
     assert idle is None
     check(first, alone(0, 1))
     check(last, alone(0, 1))
+
+
+def test_rare_class_sampling_gives_each_rank_its_part_of_one_stream(ranks: list[dict[str, Any]]) -> None:
+    stream = list(si.RareClassSampler(COUNTS, 0.3, num_replicas=1))
+    assert [rank["rare_classes"] for rank in ranks] == [stream[own::WORLD] for own in range(WORLD)]
