@@ -194,6 +194,7 @@ _SETTINGS: dict[Callable[..., Any], dict[str, Any]] = {
     si.StuffInstanceMatching: {"space": SPACE, "preset": "code", "max_instances": 2, "classifier": None, **_BANK},
     si.CategoryAnchors: {"feature_dim": D, "min_pixels": 1, "max_count": 10, **_RULE},
     si.AnchorDistanceLoss: {"anchors": anchors(), "preset": "code", "damp_above": 5.0, "scale_gradient": True},
+    si.BankContrastLoss: {"bank": si.StuffBank((0,), D), "temperature": 100.0, "normalize": True, "reduction": "mean"},
     si.MaxSquareLoss: {"image_wise": True, "alpha": 0.2},
     si.OutputDiscriminator: {"num_classes": K, "width": 1},
     si.OutputAdversarialLoss: {"discriminator": _discriminator(), "objective": "bce", "of": "probabilities"},
@@ -329,6 +330,11 @@ _METHODS: dict[str, tuple[Callable[[], Any], Callable[[Maps], dict[str, Any]]]] 
     "CategoryAnchors.assign": (anchors, lambda m: {"features": m.features, "margin": 0.1}),
     "AnchorDistanceLoss.forward": (lambda: si.AnchorDistanceLoss(anchors()), _with_logits),
     "AnchorDistanceLoss.forward of pixels": (lambda: si.AnchorDistanceLoss(anchors(), preset="paper"), _with_logits),
+    "BankContrastLoss.forward": (lambda: si.BankContrastLoss(matching().instance_bank), _features),
+    "BankContrastLoss.forward of two banks": (
+        lambda: si.BankContrastLoss((matching().stuff_bank, matching().instance_bank), 0.5, normalize=False),
+        _features,
+    ),
     "EntropyLoss.forward": (si.EntropyLoss, _masked_logits),
     "MaxSquareLoss.forward": (si.MaxSquareLoss, _masked_logits),
     "OutputDiscriminator.forward": (_discriminator, lambda m: {"probabilities": m.channels(K, 8).softmax(1)}),
@@ -411,7 +417,7 @@ LOSSES = {
 } | dict.fromkeys((
     "region_mean", "FineGrainedDiscriminator.forward", "StuffMatchingLoss.forward", "InstanceMatchingLoss.forward",
     "stuff_matching_loss", "instance_matching_loss", "anchor_distance_loss", "AnchorDistanceLoss.forward",
-    "AnchorDistanceLoss.forward of pixels",
+    "AnchorDistanceLoss.forward of pixels", "BankContrastLoss.forward", "BankContrastLoss.forward of two banks",
 ), "features") | dict.fromkeys((
     "EntropyLoss.forward", "MaxSquareLoss.forward", "weighted_cross_entropy", "soft_cross_entropy", "mrkld_regularizer",
 ), "logits")  # fmt: skip

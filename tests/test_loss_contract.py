@@ -102,6 +102,13 @@ def anchor_distance(form: Any) -> Call:
     return si.AnchorDistanceLoss(filled_banks()["anchors"], form, scale_gradient=False)
 
 
+def bank_contrast(**options: Any) -> Call:
+    banks = si.StuffBank((2, 1), D, 4), si.InstanceBank((0, 3), D, 6)
+    for each in banks:
+        each.update(torch.randn(B, D, H, W), *labels_alone(B, torch.float32, False))
+    return si.BankContrastLoss(banks, 0.5, **options)
+
+
 OF_FEATURES = {"channels": D, "others": labels_alone, "masked": True, "reduces": False}
 CASES = {
     **{
@@ -111,6 +118,8 @@ CASES = {
     },
     "AnchorDistanceLoss, code": Case(partial(anchor_distance, "code"), **{**OF_FEATURES, "by_image": False}),
     "AnchorDistanceLoss, paper": Case(partial(anchor_distance, "paper"), **{**OF_FEATURES, "by_image": False}),
+    "BankContrastLoss": Case(bank_contrast, **{**OF_FEATURES, "reduces": True}),
+    "BankContrastLoss, dot products": Case(partial(bank_contrast, normalize=False), **{**OF_FEATURES, "reduces": True}),
     "EntropyLoss": Case(si.EntropyLoss, others=mask, masked=True),
     "MaxSquareLoss": Case(si.MaxSquareLoss, others=mask, masked=True),
     "MaxSquareLoss, plain": Case(partial(si.MaxSquareLoss, image_wise=False), others=mask, masked=True),

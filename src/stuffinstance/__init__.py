@@ -23,6 +23,7 @@ from stuffinstance.label_maps import correct_labels, majority_labels, merge_pseu
 from stuffinstance.label_space import CITYSCAPES, SYNTHIA_13, SYNTHIA_16, LabelSpace
 from stuffinstance.losses import (
     AnchorDistanceLoss,
+    BankContrastLoss,
     EntropyLoss,
     FineGrainedAdversarialLoss,
     FineGrainedDiscriminator,
@@ -84,6 +85,7 @@ __all__ = [
     "SYNTHIA_16",
     "AnchorDistanceLoss",
     "BackendUnavailableError",
+    "BankContrastLoss",
     "CBSTThreshold",
     "CategoryAnchors",
     "ClassBalancedThreshold",

@@ -1,7 +1,8 @@
-"""The losses: matching, distance to anchors, adversarial (output and features), entropy minimization, cross-entropy."""
+"""The losses: matching, contrast, distance to anchors, adversarial, entropy minimization, cross-entropy."""
 
 from stuffinstance.losses.adversarial import OutputAdversarialLoss, OutputDiscriminator
 from stuffinstance.losses.anchors import AnchorDistanceLoss, anchor_distance_loss
+from stuffinstance.losses.bank_contrast import BankContrastLoss
 from stuffinstance.losses.cross_entropy import mrkld_regularizer, soft_cross_entropy, weighted_cross_entropy
 from stuffinstance.losses.entropy_minimization import EntropyLoss, MaxSquareLoss, entropy_map
 from stuffinstance.losses.fine_grained import FineGrainedAdversarialLoss, FineGrainedDiscriminator
@@ -16,6 +17,7 @@ from stuffinstance.losses.matching import (
 
 __all__ = [
     "AnchorDistanceLoss",
+    "BankContrastLoss",
     "EntropyLoss",
     "FineGrainedAdversarialLoss",
     "FineGrainedDiscriminator",
