@@ -23,7 +23,6 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
-import torch
 from torch import Tensor
 
 SOURCE = "stuffinstance.regions.backends.triton_unionfind"
@@ -236,6 +235,7 @@ class Machine:
         self.schedule, self.program = Schedule(0), 0
         self.language = SimpleNamespace(
             constexpr=None,
+            uint8=np.uint8,
             int32=np.int32,
             int64=np.int64,
             program_id=lambda axis: lanes(np.full(1, self.program)),
@@ -318,10 +318,11 @@ class Simulator:
         with mock.patch.dict(sys.modules, {"triton": self.machine, "triton.language": self.machine.language}):
             exec(code, self.module.__dict__)
 
-    def label(self, labels: Tensor, connectivity: int, schedule: Schedule, warp: int) -> Tensor:
+    def label(
+        self, labels: Tensor, classes: tuple[int, ...] | None, connectivity: int, schedule: Schedule, warp: int
+    ) -> Tensor:
         """Region numbers of (B, H, W) labels without the id 255, by programs of ``warp`` lanes."""
         self.machine.schedule = schedule
-        self.module._WARP, self.module._WARPS_OF_PIXELS = warp, 2
-        self.module._ROW_BLOCK = self.module._SCAN_BLOCK = self.module._PIXEL_BLOCK = 2 * warp
-        with torch.no_grad():
-            return self.module.label(labels, None, 255, connectivity)
+        self.module._WARP, self.module._WARPS_OF_PIXELS, self.module._SEGMENTS = warp, 2, 2
+        self.module._SCAN_BLOCK = self.module._PIXEL_BLOCK = 2 * warp
+        return self.module.label(labels, classes, 255, connectivity)

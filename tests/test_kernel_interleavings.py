@@ -30,7 +30,8 @@ def interleavings(simulator: Simulator, labels: Tensor, schedule: type[Schedule]
     expected = {c: si.connected_components(labels, connectivity=c, backend="reference") for c in (4, 8)}
     for seed in range(runs):
         connectivity, warp = (8, 8, 4)[seed % 3], WARPS[seed % 7 % 3]
-        numbers = simulator.label(labels, connectivity, schedule(seed), warp)
+        classes = (None, tuple(range(10)))[seed % 5 % 2]  # without keys and with
+        numbers = simulator.label(labels, classes, connectivity, schedule(seed), warp)
         assert torch.equal(numbers, expected[connectivity]), (seed, numbers)
 
 
@@ -52,8 +53,13 @@ HOOK = 'before = tl.atomic_min(parent + high, low, mask=active, sem="relaxed")'
             "        tl.store(parent + high, tl.minimum(before, low), mask=active)",
         ),
         (HOOK, f"{HOOK}\n        before = high"),
+        ("tl.where(number < 0, -1 - number, number)", "-1 - number"),
     ],
-    ids=["a hook in two steps", "a displaced link is forgotten"],
+    ids=[
+        "a hook in two steps",
+        "a displaced link is forgotten",
+        "a number is read as a root's cell",
+    ],
 )
 def test_the_simulator_finds_lost_unions(text: str, fault: str) -> None:
     broken = Simulator([(text, fault)])
@@ -68,6 +74,6 @@ def test_the_simulator_finds_plain_loads_of_what_others_write() -> None:
 
 
 def test_the_simulator_finds_loops_without_end() -> None:
-    endless = Simulator([("one = _root(parent, tl.where(active, before, low), active)", "one = high")])
+    endless = Simulator([("one = _root(parent, tl.where(active, before, low), active, HALVES=True)", "one = high")])
     with pytest.raises(AssertionError, match="has not ended"):
         interleavings(endless, MAPS["comb"], Schedule, RUNS)

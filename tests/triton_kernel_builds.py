@@ -20,12 +20,13 @@ from stuffinstance.pooling.backends import triton_sums
 from stuffinstance.regions.backends import triton_unionfind
 
 WARPS = {"_runs": 4, "_unions": 1, "_flatten": 1, "_scan": 4, "_rank": 4, "_relabel": 4}
-POINTERS = {"labels": "*u8", "table": "*i64"} | dict.fromkeys(("parent", "counts", "offsets", "number", "out"), "*i32")
+POINTERS = {"labels": "*i64", "table": "*i64", "keys": "*u8", "parent": "*i32", "counts": "*i32", "offsets": "*i32"}
 
 
-def build(name: str, warps: int) -> dict[str, object]:
-    """Compile one kernel for compute capability 9.0."""
-    constants = {"SELECTS": True, "IGNORES": True, "EIGHT": True, "BLOCK": 32 if warps == 1 else 256, "STEPS": 16}
+def build(name: str, warps: int, whole: bool = True) -> dict[str, object]:
+    """Compile one kernel for compute capability 9.0, with all that it can do or without."""
+    flags = dict.fromkeys(("SELECTS", "IGNORES", "KEYED", "EIGHT"), whole)
+    constants = flags | {"BLOCK": 32 if warps == 1 or name == "_runs" else 512, "SEGMENTS": 16, "STEPS": 16}
     kernel = getattr(triton_unionfind, name)
     signature, fixed = {}, {}
     for place, argument in enumerate(kernel.arg_names):
@@ -64,4 +65,5 @@ if __name__ == "__main__":
     if sys.argv[1:] == ["pooling"]:
         print(json.dumps({dtype: build_pooling(dtype) for dtype in ("fp32", "bf16", "fp16")}))
         sys.exit()
-    print(json.dumps({name: build(name, warps) for name, warps in WARPS.items()}))
+    built = {name: build(name, warps) for name, warps in WARPS.items()}
+    print(json.dumps(built | {f"{name}, bare": build(name, WARPS[name], whole=False) for name in ("_runs", "_unions")}))
