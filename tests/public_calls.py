@@ -205,11 +205,19 @@ _SETTINGS: dict[Callable[..., Any], dict[str, Any]] = {
         "clip": 0.9,
         "encoding": "soft",
     },
+    si.FeatureDistanceLoss: {"classes": (1, 2), "num_classes": K, "min_fraction": 0.75, "ignore_index": IGNORE},
+    si.FoundationFeatureLoss: {
+        "feature_dim": D,
+        "foundation_dim": 2,
+        "smooth_l1_weight": 0.1,
+        "cosine_weight": 0.9,
+    },
     si.ClassBalancedThreshold: {"quantile": 0.5, "cap": 0.9, "bins": 100, **_RULE},
     si.IASTThreshold: {"start": 0.9, "alpha": 0.2, "beta": 0.9, "gamma": 8.0, **_RULE},
     si.CBSTThreshold: {"portion": 0.2, "step": 0.05, "max_portion": 0.5, "bins": 100, **_RULE},
     si.SymmetricConsistency: {"rule": si.ClassBalancedThreshold(K, bins=100), "consistency": "l1"},
     si.MeanTeacher: {"network": network(), "alpha": 0.9},
+    si.FrozenNetwork: {"network": network()},
     si.MeanIoU: {**_RULE},
     si.ClassCenterDistance: {"num_classes": K, "feature_dim": D, "ignore_index": IGNORE, "sync": "auto"},
     si.PredictionEntropy: {"num_classes": K, **_SHARED},
@@ -355,6 +363,14 @@ _METHODS: dict[str, tuple[Callable[[], Any], Callable[[Maps], dict[str, Any]]]] 
         lambda: si.FineGrainedAdversarialLoss(nn.Identity(), encoding="hard"),
         lambda m: {**_source(m), **_target(m)},
     ),
+    "FeatureDistanceLoss.forward": (
+        lambda: si.FeatureDistanceLoss((1, 2), K, min_fraction=0.5),
+        lambda m: {**_features(m), "start_features": m.features.flip(1)},
+    ),
+    "FoundationFeatureLoss.forward": (
+        lambda: si.FoundationFeatureLoss(D, 2),
+        lambda m: {"features": m.features, "foundation_features": m.channels(2)},
+    ),
     "ClassBalancedThreshold.update": (_median, _probabilities),
     "ClassBalancedThreshold.update_scores": (_median, _scores),
     "ClassBalancedThreshold.pseudo_labels": (_median, lambda m: {**_probabilities(m), **_halves(m)}),
@@ -405,7 +421,7 @@ NOT_CALLED = {
     "SYNTHIA_13", "SYNTHIA_16", "FusedPrediction", "PseudoLabelThreshold",
 }  # fmt: skip
 # A right result may hold NaN or infinity, as the documentation says.
-UNDEFINED = {"MeanIoU.compute", "class_center_distance"}
+UNDEFINED = {"MeanIoU.compute", "class_center_distance", "FoundationFeatureLoss.forward"}
 # What is differentiated, and its argument that carries the gradient.
 LOSSES = {
     "StuffInstanceMatching.forward": "target_features",
@@ -418,6 +434,7 @@ LOSSES = {
     "region_mean", "FineGrainedDiscriminator.forward", "StuffMatchingLoss.forward", "InstanceMatchingLoss.forward",
     "stuff_matching_loss", "instance_matching_loss", "anchor_distance_loss", "AnchorDistanceLoss.forward",
     "AnchorDistanceLoss.forward of pixels", "BankContrastLoss.forward", "BankContrastLoss.forward of two banks",
+    "AnchorDistanceLoss.forward of pixels", "FeatureDistanceLoss.forward", "FoundationFeatureLoss.forward",
 ), "features") | dict.fromkeys((
     "EntropyLoss.forward", "MaxSquareLoss.forward", "weighted_cross_entropy", "soft_cross_entropy", "mrkld_regularizer",
 ), "logits")  # fmt: skip

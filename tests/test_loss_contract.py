@@ -109,6 +109,10 @@ def bank_contrast(**options: Any) -> Call:
     return si.BankContrastLoss(banks, 0.5, **options)
 
 
+def start_and_labels(batch: int, dtype: torch.dtype, nothing: bool) -> tuple[Tensor, ...]:
+    return (torch.randn(batch, D, H, W, dtype=dtype), *labels_alone(batch, dtype, nothing))
+
+
 OF_FEATURES = {"channels": D, "others": labels_alone, "masked": True, "reduces": False}
 CASES = {
     **{
@@ -120,6 +124,7 @@ CASES = {
     "AnchorDistanceLoss, paper": Case(partial(anchor_distance, "paper"), **{**OF_FEATURES, "by_image": False}),
     "BankContrastLoss": Case(bank_contrast, **{**OF_FEATURES, "reduces": True}),
     "BankContrastLoss, dot products": Case(partial(bank_contrast, normalize=False), **{**OF_FEATURES, "reduces": True}),
+    "FeatureDistanceLoss": Case(partial(si.FeatureDistanceLoss, range(K), K), D, start_and_labels, masked=True),
     "EntropyLoss": Case(si.EntropyLoss, others=mask, masked=True),
     "MaxSquareLoss": Case(si.MaxSquareLoss, others=mask, masked=True),
     "MaxSquareLoss, plain": Case(partial(si.MaxSquareLoss, image_wise=False), others=mask, masked=True),

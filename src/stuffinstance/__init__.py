@@ -25,8 +25,10 @@ from stuffinstance.losses import (
     AnchorDistanceLoss,
     BankContrastLoss,
     EntropyLoss,
+    FeatureDistanceLoss,
     FineGrainedAdversarialLoss,
     FineGrainedDiscriminator,
+    FoundationFeatureLoss,
     InstanceMatchingLoss,
     Matches,
     MaxSquareLoss,
@@ -55,7 +57,14 @@ from stuffinstance.pseudo_labels import (
     soft_labels,
 )
 from stuffinstance.regions import Regions, connected_components, instance_regions, stuff_regions
-from stuffinstance.self_training import ClassMixOutput, MeanTeacher, class_mix, confident_fraction, random_block_mask
+from stuffinstance.self_training import (
+    ClassMixOutput,
+    FrozenNetwork,
+    MeanTeacher,
+    class_mix,
+    confident_fraction,
+    random_block_mask,
+)
 from stuffinstance.sim import MatchingLosses, StuffInstanceMatching
 from stuffinstance.style_transfer import fourier_amplitude_transfer, lab_color_transfer
 
@@ -92,8 +101,11 @@ __all__ = [
     "ClassCenterDistance",
     "ClassMixOutput",
     "EntropyLoss",
+    "FeatureDistanceLoss",
     "FineGrainedAdversarialLoss",
     "FineGrainedDiscriminator",
+    "FoundationFeatureLoss",
+    "FrozenNetwork",
     "FusedPrediction",
     "IASTThreshold",
     "InstanceBank",

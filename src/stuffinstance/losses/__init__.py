@@ -1,10 +1,11 @@
-"""The losses: matching, contrast, distance to anchors, adversarial, entropy minimization, cross-entropy."""
+"""The losses: matching, contrast, distances to anchors and frozen features, adversarial, entropy, cross-entropy."""
 
 from stuffinstance.losses.adversarial import OutputAdversarialLoss, OutputDiscriminator
 from stuffinstance.losses.anchors import AnchorDistanceLoss, anchor_distance_loss
 from stuffinstance.losses.bank_contrast import BankContrastLoss
 from stuffinstance.losses.cross_entropy import mrkld_regularizer, soft_cross_entropy, weighted_cross_entropy
 from stuffinstance.losses.entropy_minimization import EntropyLoss, MaxSquareLoss, entropy_map
+from stuffinstance.losses.feature_distance import FeatureDistanceLoss, FoundationFeatureLoss
 from stuffinstance.losses.fine_grained import FineGrainedAdversarialLoss, FineGrainedDiscriminator
 from stuffinstance.losses.matching import (
     InstanceMatchingLoss,
@@ -19,8 +20,10 @@ __all__ = [
     "AnchorDistanceLoss",
     "BankContrastLoss",
     "EntropyLoss",
+    "FeatureDistanceLoss",
     "FineGrainedAdversarialLoss",
     "FineGrainedDiscriminator",
+    "FoundationFeatureLoss",
     "InstanceMatchingLoss",
     "Matches",
     "MatchingLoss",

@@ -18,11 +18,13 @@ Example:
 """
 
 from stuffinstance.losses.cross_entropy import weighted_cross_entropy
+from stuffinstance.self_training.frozen_network import FrozenNetwork
 from stuffinstance.self_training.mean_teacher import MeanTeacher
 from stuffinstance.self_training.mixing import ClassMixOutput, class_mix, confident_fraction, random_block_mask
 
 __all__ = [
     "ClassMixOutput",
+    "FrozenNetwork",
     "MeanTeacher",
     "class_mix",
     "confident_fraction",

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 _HOOKS = frozenset(
     {
@@ -23,6 +24,17 @@ _HOOKS = frozenset(
         "_load_state_dict_post_hooks",
     }
 )
+
+
+def unwrapped(network: nn.Module) -> nn.Module:
+    """The network itself, without what torch.compile and data parallelism put around it."""
+    while True:
+        if isinstance(network, (DataParallel, DistributedDataParallel)):
+            network = network.module
+        elif hasattr(network, "_orig_mod"):
+            network = network._orig_mod  # type: ignore[assignment]
+        else:
+            return network
 
 
 def detached_copy(network: nn.Module) -> nn.Module:

@@ -6,11 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.parameter import is_lazy
 
 from stuffinstance._checks import check_kind, checked_fraction
-from stuffinstance.self_training.detached_copy import detached_copy
+from stuffinstance.self_training.detached_copy import detached_copy, unwrapped
 
 _Tensors = tuple[list[Tensor], list[Tensor]]  # the teacher's, and those of the network in the same order
 _Assigned = list[tuple[nn.Module, str, Tensor | None]]  # a teacher's buffer and what it becomes
@@ -84,12 +83,12 @@ class MeanTeacher(nn.Module):
         if teacher is not None:
             check_kind("teacher", teacher, nn.Module, "an nn.Module or None")
         self.alpha = checked_fraction("alpha", alpha)
-        network = _unwrapped(network)
+        network = unwrapped(network)
         _check_trained(network)
         if teacher is None:
             self.network = detached_copy(network)
         else:
-            self.network = _unwrapped(teacher)
+            self.network = unwrapped(teacher)
             _check_built_alike(self.network, network)
         _separate_buffers(self.network)
         if teacher is not None:
@@ -119,7 +118,7 @@ class MeanTeacher(nn.Module):
                 then.
         """
         check_kind("network", network, nn.Module, "an nn.Module")
-        network = _unwrapped(network)
+        network = unwrapped(network)
         (own, new), copied, assigned = _pairs(self.network, network)
         self.steps += 1
         if own:
@@ -138,17 +137,6 @@ class MeanTeacher(nn.Module):
     def extra_repr(self) -> str:
         """The choice, for ``print(module)``."""
         return f"alpha={self.alpha}"
-
-
-def _unwrapped(network: nn.Module) -> nn.Module:
-    """The network itself, without what torch.compile and data parallelism put around it."""
-    while True:
-        if isinstance(network, (DataParallel, DistributedDataParallel)):
-            network = network.module
-        elif hasattr(network, "_orig_mod"):
-            network = network._orig_mod  # type: ignore[assignment]
-        else:
-            return network
 
 
 def _check_trained(network: nn.Module) -> None:
