@@ -198,3 +198,14 @@ def test_a_teacher_that_does_not_fit_is_an_error() -> None:
     assert all(parameter.requires_grad for parameter in student.parameters())
     with pytest.raises(TypeError, match="teacher must"):
         si.MeanTeacher(student, teacher=student.state_dict())
+
+
+def test_a_transformers_backbone_that_has_run_is_copied_with_the_hooks_that_collect_its_layers() -> None:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 16, "patch_size": 8}
+    student = transformers.Dinov2Backbone(transformers.Dinov2Config(**sizes, out_indices=[1, 2])).eval()
+    images = torch.rand(1, 3, 16, 16)
+    expected = student(images).feature_maps
+    found = si.MeanTeacher(student)(images).feature_maps
+    assert len(found) == 2
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))

@@ -24,6 +24,8 @@ _HOOKS = frozenset(
         "_load_state_dict_post_hooks",
     }
 )
+# Packages whose hooks are functions but part of the network that they are registered on.
+_WITH_HOOKS = ("torch.nn.utils.", "torch.ao.", "transformers.utils.")
 
 
 def unwrapped(network: nn.Module) -> nn.Module:
@@ -42,8 +44,8 @@ def detached_copy(network: nn.Module) -> nn.Module:
 
     Tensors with history (features that a module keeps, the ``weight`` of ``torch.nn.utils.weight_norm``, a buffer that
     ``forward`` assigns) are copied without it. Hooks are copied where they belong to the network: methods of its
-    modules or of objects that these hold, and those of ``torch.nn.utils``, which compute weights. All others are
-    omitted, since their copies would write where the originals do.
+    modules or of objects that these hold, and those of ``torch.nn.utils``, which compute weights, and of transformers,
+    which collect hidden states. All others are omitted, since their copies would write where the originals do.
 
     Args:
         network: What to copy. Not changed.
@@ -119,7 +121,7 @@ def _belongs(hook: Any, held: dict[int, Any]) -> bool:
     while not isinstance(hook, (FunctionType, MethodType)) and (isinstance(hook, partial) or hasattr(hook, "hook")):
         hook = hook.func if isinstance(hook, partial) else hook.hook  # torch wraps those of load_state_dict
     owner = getattr(hook, "__self__", hook)
-    return id(owner) in held or str(getattr(owner, "__module__", "")).startswith(("torch.nn.utils.", "torch.ao."))
+    return id(owner) in held or str(getattr(owner, "__module__", "")).startswith(_WITH_HOOKS)
 
 
 def _what_cannot_be_copied(network: nn.Module, held: dict[int, Any]) -> str:
