@@ -289,6 +289,14 @@ _FUNCTIONS: dict[Callable[..., Any], Callable[[Maps], dict[str, Any]]] = {
         "weights": m.full(*m.size, value=1.0),
         "ignore_index": IGNORE,
     },
+    si.symmetric_cross_entropy: lambda m: {
+        "logits": m.logits,
+        "labels": m.labels,
+        "ignore_index": IGNORE,
+        "ce_weight": 0.1,
+        "rce_weight": 1.0,
+        "floor": 1e-4,
+    },
     si.soft_cross_entropy: lambda m: {**_masked_logits(m), "soft": m.probabilities},
     si.mrkld_regularizer: lambda m: {**_masked_logits(m), "weight": 0.1},
     si.soft_labels: lambda m: {**_probabilities(m), **_halves(m), "alpha": 0.25, "validate_args": False},
@@ -437,6 +445,7 @@ LOSSES = {
     "AnchorDistanceLoss.forward of pixels", "FeatureDistanceLoss.forward", "FoundationFeatureLoss.forward",
 ), "features") | dict.fromkeys((
     "EntropyLoss.forward", "MaxSquareLoss.forward", "weighted_cross_entropy", "soft_cross_entropy", "mrkld_regularizer",
+    "symmetric_cross_entropy",
 ), "logits")  # fmt: skip
 
 

@@ -130,6 +130,9 @@ CASES = {
     "MaxSquareLoss, plain": Case(partial(si.MaxSquareLoss, image_wise=False), others=mask, masked=True),
     "MaxSquareLoss, alike": Case(partial(si.MaxSquareLoss, alpha=1.0), others=mask, masked=True),
     "weighted_cross_entropy": Case(partial(partial, weighted), others=weights_and_labels, masked=True),
+    "symmetric_cross_entropy": Case(
+        lambda: si.symmetric_cross_entropy, others=labels_alone, masked=True, by_image=False
+    ),
     "soft_cross_entropy": Case(lambda: si.soft_cross_entropy, others=soft_and_mask, masked=True, by_image=False),
     "mrkld_regularizer": Case(lambda: si.mrkld_regularizer, others=mask, masked=True, by_image=False),
     **{

@@ -90,6 +90,7 @@ def test_choices_are_listed_where_one_is_unknown(name: str, argument: str) -> No
 NOTHING_IGNORED = {
     "connected_components", "instance_regions", "class_mix", "weighted_cross_entropy",
     "MeanIoU", "class_center_distance", "ClassCenterDistance", "count_class_pixels",
+    "symmetric_cross_entropy",
 }  # fmt: skip
 
 

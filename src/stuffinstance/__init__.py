@@ -41,6 +41,7 @@ from stuffinstance.losses import (
     mrkld_regularizer,
     soft_cross_entropy,
     stuff_matching_loss,
+    symmetric_cross_entropy,
     weighted_cross_entropy,
 )
 from stuffinstance.metrics.class_center_distance import ClassCenterDistance, class_center_distance
@@ -152,5 +153,6 @@ __all__ = [
     "soft_labels",
     "stuff_matching_loss",
     "stuff_regions",
+    "symmetric_cross_entropy",
     "weighted_cross_entropy",
 ]

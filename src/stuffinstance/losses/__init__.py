@@ -3,7 +3,12 @@
 from stuffinstance.losses.adversarial import OutputAdversarialLoss, OutputDiscriminator
 from stuffinstance.losses.anchors import AnchorDistanceLoss, anchor_distance_loss
 from stuffinstance.losses.bank_contrast import BankContrastLoss
-from stuffinstance.losses.cross_entropy import mrkld_regularizer, soft_cross_entropy, weighted_cross_entropy
+from stuffinstance.losses.cross_entropy import (
+    mrkld_regularizer,
+    soft_cross_entropy,
+    symmetric_cross_entropy,
+    weighted_cross_entropy,
+)
 from stuffinstance.losses.entropy_minimization import EntropyLoss, MaxSquareLoss, entropy_map
 from stuffinstance.losses.feature_distance import FeatureDistanceLoss, FoundationFeatureLoss
 from stuffinstance.losses.fine_grained import FineGrainedAdversarialLoss, FineGrainedDiscriminator
@@ -37,5 +42,6 @@ __all__ = [
     "mrkld_regularizer",
     "soft_cross_entropy",
     "stuff_matching_loss",
+    "symmetric_cross_entropy",
     "weighted_cross_entropy",
 ]

@@ -1,4 +1,6 @@
-"""Pixel-weighted cross-entropy (DACS), soft-label cross-entropy (CRST-LRENT), and the MRKLD regularizer (CRST)."""
+"""Pixel-weighted (DACS), soft-label (CRST-LRENT) and symmetric (SL) cross-entropy, and the MRKLD regularizer (CRST)."""
+
+import math
 
 import torch
 import torch.nn.functional as F
@@ -60,6 +62,69 @@ def weighted_cross_entropy(
         tensor(0.3466)
     """
     checked_reduction(reduction)
+    ignore_index = _checked_labels(logits, labels, ignore_index)
+    by_pixel = _by_pixel(weights, labels)
+    with torch.autocast(autocast_device(logits), enabled=False):
+        each = _of_each_pixel(logits, labels.to(torch.int64), ignore_index)
+        weighted = by_pixel.to(each.dtype) * each
+        return weighted.mean((1, 2)) if reduction == "none" else weighted.sum() / max(1, each.numel())
+
+
+def symmetric_cross_entropy(
+    logits: Tensor,
+    labels: Tensor,
+    ignore_index: int | None = 255,
+    *,
+    ce_weight: float = 0.1,
+    rce_weight: float = 1.0,
+    floor: float = 1e-4,
+) -> Tensor:
+    """Symmetric cross-entropy (SL), mean over the labeled pixels of all images: a loss of labels that may be wrong.
+
+    .. math:: \\mathcal{L} = -\\frac{1}{\\lvert\\text{labeled}\\rvert} \\sum_{x\\ \\text{labeled}} \\Bigl[
+              \\alpha \\log p_{y(x)}(x) + \\beta \\sum_c p_c(x) \\log \\max([c = y(x)], \\epsilon) \\Bigr],
+              \\qquad p = S(z)
+
+    The second term, the reverse cross-entropy, is :math:`-\\ln \\epsilon \\cdot (1 - p_y)`: it is bounded, so a wrong
+    label pulls less. Paper: Wang et al., ICCV 2019, https://arxiv.org/abs/1908.06112. The defaults are those of ProDA
+    for pseudo-labels (https://arxiv.org/abs/2101.10979), whose code has :math:`\\epsilon = 10^{-4}`; it also raises
+    each :math:`p_c` to at least :math:`10^{-7}`, which is not done here.
+
+    Args:
+        logits: z, (B, K, H, W), at the labels' size.
+        labels: Class ids y, (B, H, W), any integer dtype.
+        ignore_index: The id of pixels without a label, not one of the K classes; None where all have one.
+        ce_weight: alpha, of the cross-entropy.
+        rce_weight: beta, of the reverse cross-entropy.
+        floor: epsilon, what a label's probability of another class counts as in the logarithm; above 0, at most 1.
+
+    Returns:
+        Scalar, float64 for float64 logits and float32 otherwise, also under autocast; exact 0 on the graph where
+        nothing is labeled.
+
+    Raises:
+        TypeError: If an argument is not of its type.
+        ValueError: If shapes, dtypes or devices do not fit, ``ignore_index`` is a class, or a number is out of range;
+            on a CPU also if an id is not a class.
+
+    Example:
+        >>> logits, labels = torch.zeros(1, 2, 1, 2), torch.tensor([[[0, 255]]])
+        >>> symmetric_cross_entropy(logits, labels)                        # 0.1 ln 2 + 0.5 ln 10000
+        tensor(4.6745)
+    """
+    ignore_index = _checked_labels(logits, labels, ignore_index)
+    ce_weight = checked_number("ce_weight", ce_weight, "a finite number of at least 0", least=0.0)
+    rce_weight = checked_number("rce_weight", rce_weight, "a finite number of at least 0", least=0.0)
+    most = -math.log(checked_number("floor", floor, "above 0 and at most 1", above=0.0, most=1.0))
+    with torch.autocast(autocast_device(logits), enabled=False):
+        ids = labels.to(torch.int64)
+        each = _of_each_pixel(logits, ids, ignore_index)  # -log p_y, and 0 where nothing is labeled
+        labeled = torch.ones_like(ids, dtype=torch.bool) if ignore_index is None else ids != ignore_index
+        return _mean_over(labeled, ce_weight * each - rce_weight * most * torch.expm1(-each))
+
+
+def _checked_labels(logits: Tensor, labels: Tensor, ignore_index: int | None) -> int | None:
+    """Require logits, and labels of their size and classes; the checked id of pixels without one."""
     check_maps("logits", logits, channel_name="K")
     check_label_map("labels", labels)
     check_same_batch("labels", labels, "logits", logits)
@@ -68,18 +133,16 @@ def weighted_cross_entropy(
             f"labels must have the logits' size (H, W) = {tuple(logits.shape[2:])}, got {tuple(labels.shape)}. "
             "Upsample the logits to the labels first."
         )
-    ignore_index = optional_ignore_index(ignore_index, logits.shape[1])
-    check_class_ids("labels", labels, logits.shape[1], ignore_index)
-    by_pixel = _by_pixel(weights, labels)
-    with torch.autocast(autocast_device(logits), enabled=False):
-        ids = labels.to(torch.int64)
-        if ignore_index is None:
-            each = F.cross_entropy(as_float(logits), ids, reduction="none")
-        else:
-            labeled = cleared(logits, ids != ignore_index)
-            each = F.cross_entropy(labeled, ids, ignore_index=ignore_index, reduction="none")
-        weighted = by_pixel.to(each.dtype) * each
-        return weighted.mean((1, 2)) if reduction == "none" else weighted.sum() / max(1, each.numel())
+    ignored = optional_ignore_index(ignore_index, logits.shape[1])
+    check_class_ids("labels", labels, logits.shape[1], ignored)
+    return ignored
+
+
+def _of_each_pixel(logits: Tensor, ids: Tensor, ignore_index: int | None) -> Tensor:
+    """Cross-entropy (B, H, W); exact 0 where a pixel is ignored, whatever its logits."""
+    if ignore_index is None:
+        return F.cross_entropy(as_float(logits), ids, reduction="none")
+    return F.cross_entropy(cleared(logits, ids != ignore_index), ids, ignore_index=ignore_index, reduction="none")
 
 
 def _by_pixel(weights: Tensor, labels: Tensor) -> Tensor:
