@@ -126,6 +126,7 @@ def test_every_part_is_a_group_of_settings(name: str) -> None:
         ("cag", "source", (), ()),
         ("aa+cag", "aa", (), ()),
         ("cbst3", None, ("cbst2",), ()),
+        ("it+ssl2", None, ("it+ssl",), ()),
         ("sim+iast", None, ("sim",), ()),
         ("aa+it+sym", None, ("aa+it", "aa+tt"), ()),
         ("aa+tt+sym", None, ("aa+it", "aa+tt"), ()),
@@ -150,7 +151,7 @@ def test_what_a_recipe_depends_on(
         ("fada+cag", "fada, cag"),
         ("sym", "need one of it, tt"),
         ("it+tt+sym", "need one of it, tt"),
-        ("ssl2", "a later round"),
+        ("distill2", "a later round"),
         ("cbst1", "a later round"),
     ],
 )

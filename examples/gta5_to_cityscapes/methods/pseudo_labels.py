@@ -63,7 +63,7 @@ class PseudoLabelSegmentation(Method):
     group, config, rank = "pseudo_labels", PseudoLabelConfig, 110
     step_rank = 20
     parts = (
-        Part("ssl", "SSL", "a second stage on pseudo-labels above class medians", kind="labeling"),
+        Part("ssl", "SSL", "a second stage on pseudo-labels above class medians", kind="labeling", rounds=True),
         Part("distill", "distillation", "a second stage on all labels (FADA)", {"rule": "argmax"}, kind="labeling"),
         Part("cbst", "CBST", "a round of CBST", {"rule": "portion"}, kind="labeling", rounds=True),
         Part(
