@@ -127,6 +127,8 @@ def test_every_part_is_a_group_of_settings(name: str) -> None:
         ("aa+cag", "aa", (), ()),
         ("cbst3", None, ("cbst2",), ()),
         ("it+ssl2", None, ("it+ssl",), ()),
+        ("sim+wmix", "sim", (), ()),
+        ("wmix+ssl", None, ("wmix",), ()),
         ("sim+iast", None, ("sim",), ()),
         ("aa+it+sym", None, ("aa+it", "aa+tt"), ()),
         ("aa+tt+sym", None, ("aa+it", "aa+tt"), ()),

@@ -44,7 +44,10 @@ class ClassMixing(Method):
 
     group, config, rank = "class_mixing", ClassMixConfig, 70
     step_rank = 90
-    parts = (Part("mix", "ClassMix", "class mixing with a mean teacher's labels (DACS)"),)
+    parts = (
+        Part("mix", "ClassMix", "class mixing with a mean teacher's labels (DACS)"),
+        Part("wmix", "warm ClassMix", "mix from the weights of the recipe without it", kind="stage"),
+    )
     losses = {"mixed": "ClassMix: cross-entropy"}
     requires = ("teacher",)
     cost = 1.5
