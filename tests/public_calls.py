@@ -99,6 +99,12 @@ def anchors() -> si.CategoryAnchors:
     return held
 
 
+def distributions() -> si.ClassDistributions:
+    held = si.ClassDistributions(K, D)
+    held.update(Maps().features + 0.3, Maps().labels)
+    return held
+
+
 def seen(kind: Any, **options: Any) -> Any:
     """A threshold rule that has counted a batch."""
     rule = kind(K, **options)
@@ -193,6 +199,15 @@ _SETTINGS: dict[Callable[..., Any], dict[str, Any]] = {
     si.head_classifier: {"module": nn.Conv2d(D, K, 1)},
     si.StuffInstanceMatching: {"space": SPACE, "preset": "code", "max_instances": 2, "classifier": None, **_BANK},
     si.CategoryAnchors: {"feature_dim": D, "min_pixels": 1, "max_count": 10, **_RULE},
+    si.ClassDistributions: {"feature_dim": D, "min_fraction": 0.5, **_RULE},
+    si.DistributionContrastLoss: {
+        "distributions": distributions(),
+        "temperature": 1.0,
+        "ratio": 1.0,
+        "regularizer_weight": 1.0,
+        "reduction": "mean",
+    },
+    si.PrototypeContrastLoss: {"anchors": anchors(), "temperature": 0.5, "reduction": "mean"},
     si.AnchorDistanceLoss: {"anchors": anchors(), "preset": "code", "damp_above": 5.0, "scale_gradient": True},
     si.BankContrastLoss: {"bank": si.StuffBank((0,), D), "temperature": 100.0, "normalize": True, "reduction": "mean"},
     si.MaxSquareLoss: {"image_wise": True, "alpha": 0.2},
@@ -215,6 +230,7 @@ _SETTINGS: dict[Callable[..., Any], dict[str, Any]] = {
     si.ClassBalancedThreshold: {"quantile": 0.5, "cap": 0.9, "bins": 100, **_RULE},
     si.IASTThreshold: {"start": 0.9, "alpha": 0.2, "beta": 0.9, "gamma": 8.0, **_RULE},
     si.CBSTThreshold: {"portion": 0.2, "step": 0.05, "max_portion": 0.5, "bins": 100, **_RULE},
+    si.SinkhornLabels: {"epsilon": 0.5, "rounds": 3, **_SHARED},
     si.SymmetricConsistency: {"rule": si.ClassBalancedThreshold(K, bins=100), "consistency": "l1"},
     si.MeanTeacher: {"network": network(), "alpha": 0.9},
     si.FrozenNetwork: {"network": network()},
@@ -351,6 +367,13 @@ _METHODS: dict[str, tuple[Callable[[], Any], Callable[[Maps], dict[str, Any]]]] 
         lambda: si.BankContrastLoss((matching().stuff_bank, matching().instance_bank), 0.5, normalize=False),
         _features,
     ),
+    "ClassDistributions.update": (distributions, _features),
+    "DistributionContrastLoss.forward": (lambda: si.DistributionContrastLoss(distributions(), 0.5), _features),
+    "PrototypeContrastLoss.forward": (lambda: si.PrototypeContrastLoss(anchors(), 0.5), _with_logits),
+    "SinkhornLabels.forward": (
+        lambda: si.SinkhornLabels(0.5),
+        lambda m: {"scores": m.logits, "prior": m.full(K, value=0.5)},
+    ),
     "EntropyLoss.forward": (si.EntropyLoss, _masked_logits),
     "MaxSquareLoss.forward": (si.MaxSquareLoss, _masked_logits),
     "OutputDiscriminator.forward": (_discriminator, lambda m: {"probabilities": m.channels(K, 8).softmax(1)}),
@@ -442,7 +465,8 @@ LOSSES = {
     "region_mean", "FineGrainedDiscriminator.forward", "StuffMatchingLoss.forward", "InstanceMatchingLoss.forward",
     "stuff_matching_loss", "instance_matching_loss", "anchor_distance_loss", "AnchorDistanceLoss.forward",
     "AnchorDistanceLoss.forward of pixels", "BankContrastLoss.forward", "BankContrastLoss.forward of two banks",
-    "AnchorDistanceLoss.forward of pixels", "FeatureDistanceLoss.forward", "FoundationFeatureLoss.forward",
+    "FeatureDistanceLoss.forward", "FoundationFeatureLoss.forward",
+    "DistributionContrastLoss.forward", "PrototypeContrastLoss.forward",
 ), "features") | dict.fromkeys((
     "EntropyLoss.forward", "MaxSquareLoss.forward", "weighted_cross_entropy", "soft_cross_entropy", "mrkld_regularizer",
     "symmetric_cross_entropy",

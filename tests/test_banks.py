@@ -79,7 +79,7 @@ def test_rows_that_are_not_finite_stay_out_and_take_no_slot(kind: str, value: fl
 
 @pytest.mark.parametrize("strict", [
     si.StuffBank((0,), 4, 3, validate_args=True), si.InstanceBank((0,), 4, 3, validate_args=True),
-    si.CategoryAnchors(1, 4, min_pixels=1, validate_args=True),
+    si.CategoryAnchors(1, 4, min_pixels=1, validate_args=True), si.ClassDistributions(1, 4, validate_args=True),
 ])  # fmt: skip
 def test_validation_raises_for_features_that_are_not_finite(strict: nn.Module) -> None:
     features = torch.randn(1, 4, 4, 4)

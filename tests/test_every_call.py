@@ -101,7 +101,7 @@ def test_inputs_are_not_changed_and_only_updates_write(name: str) -> None:
 
 def to_meta(thing: Any) -> Any:
     """A module on the meta device, with the parts that belong to the caller."""
-    parts = (getattr(thing, name, None) for name in ("bank", "anchors", "discriminator"))
+    parts = (getattr(thing, name, None) for name in ("bank", "anchors", "distributions", "discriminator"))
     for part in (thing, *parts, *getattr(thing, "banks", ())):
         if isinstance(part, nn.Module):
             part.to("meta")

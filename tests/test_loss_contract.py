@@ -86,6 +86,7 @@ def filled_banks() -> dict[str, Any]:
         "stuff": si.StuffBank((2, 0, 1, 3), D, 4),
         "instance": si.InstanceBank((2, 0, 1, 3), D, 6, max_instances=3),
         "anchors": si.CategoryAnchors(K, D, min_pixels=1),
+        "distributions": si.ClassDistributions(K, D),
     }
     for each in held.values():
         each.update(maps, ids)
@@ -113,6 +114,14 @@ def start_and_labels(batch: int, dtype: torch.dtype, nothing: bool) -> tuple[Ten
     return (torch.randn(batch, D, H, W, dtype=dtype), *labels_alone(batch, dtype, nothing))
 
 
+def distribution_contrast(**options: Any) -> Call:
+    return si.DistributionContrastLoss(filled_banks()["distributions"], 0.2, **options)
+
+
+def prototype_contrast(**options: Any) -> Call:
+    return si.PrototypeContrastLoss(filled_banks()["anchors"], **options)
+
+
 OF_FEATURES = {"channels": D, "others": labels_alone, "masked": True, "reduces": False}
 CASES = {
     **{
@@ -125,6 +134,8 @@ CASES = {
     "BankContrastLoss": Case(bank_contrast, **{**OF_FEATURES, "reduces": True}),
     "BankContrastLoss, dot products": Case(partial(bank_contrast, normalize=False), **{**OF_FEATURES, "reduces": True}),
     "FeatureDistanceLoss": Case(partial(si.FeatureDistanceLoss, range(K), K), D, start_and_labels, masked=True),
+    "DistributionContrastLoss": Case(distribution_contrast, **{**OF_FEATURES, "reduces": True}),
+    "PrototypeContrastLoss": Case(prototype_contrast, **{**OF_FEATURES, "reduces": True}),
     "EntropyLoss": Case(si.EntropyLoss, others=mask, masked=True),
     "MaxSquareLoss": Case(si.MaxSquareLoss, others=mask, masked=True),
     "MaxSquareLoss, plain": Case(partial(si.MaxSquareLoss, image_wise=False), others=mask, masked=True),

@@ -19,6 +19,7 @@ WARNING = [
     "FineGrainedAdversarialLoss.generator_loss", "stuff_matching_loss", "instance_matching_loss",
     "anchor_distance_loss", "BankContrastLoss.forward", "BankContrastLoss.forward of two banks",
     "FeatureDistanceLoss.forward", "FoundationFeatureLoss.forward",
+    "DistributionContrastLoss.forward", "PrototypeContrastLoss.forward",
 ]  # fmt: skip
 MESSAGE = r"without a gradient came while gradient mode is on, so the .* trains nothing: .*torch\.no_grad\(\)"
 losses = pytest.mark.parametrize("name", WARNING)

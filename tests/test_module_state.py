@@ -55,6 +55,7 @@ CASES = {
     "CategoryAnchors": Case(
         si.CategoryAnchors, {"num_classes": K, "feature_dim": D, "min_pixels": 1}, {"feature_dim": 5}
     ),
+    "ClassDistributions": Case(si.ClassDistributions, {"num_classes": K, "feature_dim": D}, {"feature_dim": 5}),
     "ClassBalancedThreshold": Case(si.ClassBalancedThreshold, {"num_classes": K}, {"bins": 100}),
     "CBSTThreshold": Case(si.CBSTThreshold, {"num_classes": K}, {"bins": 100}),
     "IASTThreshold": Case(si.IASTThreshold, {"num_classes": K}, {"num_classes": 4}),

@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING
 from torch.serialization import add_safe_globals
 
 from stuffinstance._backends import BackendUnavailableError
-from stuffinstance.banks import CategoryAnchors, InstanceBank, StuffBank, head_classifier
+from stuffinstance.banks import CategoryAnchors, ClassDistributions, InstanceBank, StuffBank, head_classifier
 from stuffinstance.class_balance import RareClassSampler, class_weights, count_class_pixels
 from stuffinstance.label_maps import correct_labels, majority_labels, merge_pseudo_labels, resize_labels
 from stuffinstance.label_space import CITYSCAPES, SYNTHIA_13, SYNTHIA_16, LabelSpace
 from stuffinstance.losses import (
     AnchorDistanceLoss,
     BankContrastLoss,
+    DistributionContrastLoss,
     EntropyLoss,
     FeatureDistanceLoss,
     FineGrainedAdversarialLoss,
@@ -34,6 +35,7 @@ from stuffinstance.losses import (
     MaxSquareLoss,
     OutputAdversarialLoss,
     OutputDiscriminator,
+    PrototypeContrastLoss,
     StuffMatchingLoss,
     anchor_distance_loss,
     entropy_map,
@@ -54,6 +56,7 @@ from stuffinstance.pseudo_labels import (
     FusedPrediction,
     IASTThreshold,
     PseudoLabelThreshold,
+    SinkhornLabels,
     SymmetricConsistency,
     soft_labels,
 )
@@ -100,7 +103,9 @@ __all__ = [
     "CategoryAnchors",
     "ClassBalancedThreshold",
     "ClassCenterDistance",
+    "ClassDistributions",
     "ClassMixOutput",
+    "DistributionContrastLoss",
     "EntropyLoss",
     "FeatureDistanceLoss",
     "FineGrainedAdversarialLoss",
@@ -121,9 +126,11 @@ __all__ = [
     "OutputAdversarialLoss",
     "OutputDiscriminator",
     "PredictionEntropy",
+    "PrototypeContrastLoss",
     "PseudoLabelThreshold",
     "RareClassSampler",
     "Regions",
+    "SinkhornLabels",
     "SoftNeighborhoodDensity",
     "StuffBank",
     "StuffInstanceMatching",

@@ -24,6 +24,21 @@ def cleared(logits: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask[:, None], as_float(logits), 0)
 
 
+def unit_length(vectors: Tensor, dim: int) -> Tensor:
+    """Vectors along a dimension divided by their L2 norm; 0 stays 0, and numbers whose square overflows do no harm.
+
+    Example:
+        >>> unit_length(torch.tensor([[3.0, 4.0], [0.0, 0.0], [3e30, 4e30]]), 1)
+        tensor([[0.6000, 0.8000],
+                [0.0000, 0.0000],
+                [0.6000, 0.8000]])
+    """
+    largest = vectors.detach().abs().amax(dim, keepdim=True)
+    scaled = vectors / torch.where(largest == 0, 1, largest)
+    norm = torch.linalg.vector_norm(scaled, dim=dim, keepdim=True)
+    return scaled / torch.where(norm == 0, 1, norm)
+
+
 def autocast_device(tensor: Tensor) -> str:
     """The tensor's type of device; for ``meta``, which autocast does not know and which computes nothing, the CPU's."""
     kind = tensor.device.type

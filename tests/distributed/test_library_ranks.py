@@ -127,6 +127,7 @@ class Network(nn.Module):
         self.sim = si.StuffInstanceMatching(SPACE, D, preset="paper", capacity=40, max_instances=2, **ranks)
         self.counting = nn.ModuleDict({
             "anchors": si.CategoryAnchors(K, D, min_pixels=1, max_count=6, **ranks),
+            "distributions": si.ClassDistributions(K, D, **ranks),
             "centers": si.ClassCenterDistance(K, D, **ranks),
             "median": si.ClassBalancedThreshold(K, **ranks),
             "portion": si.CBSTThreshold(K, **ranks),
@@ -143,6 +144,7 @@ class Network(nn.Module):
         self.sim.update(features, labels, nn.functional.one_hot(labels, K).movedim(3, 1).float())
         inputs = {
             "anchors": (features, labels),
+            "distributions": (features, labels),
             "centers": (features, labels),
             "symmetric": (p, p.flip(1)),
             "iou": (p, labels),
@@ -154,7 +156,12 @@ class Network(nn.Module):
     def results(self) -> dict[str, Tensor]:
         found = {name: value for name, value in self.sim.state_dict().items() if "extra" not in name}
         for name, module in self.counting.items():
-            value = module.anchors_in(torch.float64) if name == "anchors" else module.compute()
+            if name == "anchors":
+                value = module.anchors_in(torch.float64)
+            elif name == "distributions":
+                value = torch.cat(module.moments_in(torch.float64))
+            else:
+                value = module.compute()
             found[name] = torch.as_tensor(value.per_class if name == "iou" else value)
             if hasattr(module, "counts"):
                 found[f"counts of {name}"] = module.counts()
@@ -234,9 +241,22 @@ def rare_classes(rank: int) -> list[int]:
     return [image for batch in batches for image in batch.tolist()]
 
 
+def transport(rank: int) -> list[Tensor]:
+    prior = torch.tensor([0.5, 0.25, 0.25, 0.0])
+    return [si.SinkhornLabels(0.5)(batch_of(rank, step)[0], prior) for step in range(STEPS)]
+
+
 def everything(rank: int) -> dict[str, Any]:
     """All that ranks do, in one start of the processes."""
-    functions = (match_everything, train_under_ddp, without_sync, some_adapt, on_a_group_for_gpus, rare_classes)
+    functions = (
+        match_everything,
+        train_under_ddp,
+        without_sync,
+        some_adapt,
+        on_a_group_for_gpus,
+        rare_classes,
+        transport,
+    )
     return {function.__name__: function(rank) for function in functions}
 
 
@@ -292,6 +312,13 @@ def test_counts_of_a_training_under_ddp_are_those_of_one_process(ranks: list[dic
 def test_without_sync_each_rank_keeps_its_own(ranks: list[dict[str, Any]]) -> None:
     for number, rank in enumerate(ranks):
         check(rank["without_sync"], alone(number))
+
+
+def test_the_transport_of_all_ranks_is_that_of_one_process(ranks: list[dict[str, Any]]) -> None:
+    for step in range(STEPS):
+        features = torch.cat([batch_of(rank, step)[0] for rank in range(WORLD)])
+        expected = si.SinkhornLabels(0.5)(features, torch.tensor([0.5, 0.25, 0.25, 0.0]))
+        torch.testing.assert_close(torch.cat([rank["transport"][step] for rank in ranks]), expected)
 
 
 def test_a_state_on_the_cpu_of_a_group_for_gpus_is_an_error_with_its_remedy(ranks: list[dict[str, Any]]) -> None:

@@ -3,6 +3,7 @@
 from stuffinstance.losses.adversarial import OutputAdversarialLoss, OutputDiscriminator
 from stuffinstance.losses.anchors import AnchorDistanceLoss, anchor_distance_loss
 from stuffinstance.losses.bank_contrast import BankContrastLoss
+from stuffinstance.losses.class_contrast import DistributionContrastLoss, PrototypeContrastLoss
 from stuffinstance.losses.cross_entropy import (
     mrkld_regularizer,
     soft_cross_entropy,
@@ -24,6 +25,7 @@ from stuffinstance.losses.matching import (
 __all__ = [
     "AnchorDistanceLoss",
     "BankContrastLoss",
+    "DistributionContrastLoss",
     "EntropyLoss",
     "FeatureDistanceLoss",
     "FineGrainedAdversarialLoss",
@@ -35,6 +37,7 @@ __all__ = [
     "MaxSquareLoss",
     "OutputAdversarialLoss",
     "OutputDiscriminator",
+    "PrototypeContrastLoss",
     "StuffMatchingLoss",
     "anchor_distance_loss",
     "entropy_map",

@@ -3,6 +3,7 @@
 from stuffinstance.pseudo_labels.cbst import CBSTThreshold, soft_labels
 from stuffinstance.pseudo_labels.class_balanced import ClassBalancedThreshold
 from stuffinstance.pseudo_labels.iast import IASTThreshold
+from stuffinstance.pseudo_labels.sinkhorn import SinkhornLabels
 from stuffinstance.pseudo_labels.symmetric import FusedPrediction, SymmetricConsistency
 from stuffinstance.pseudo_labels.threshold import PseudoLabelThreshold
 
@@ -12,6 +13,7 @@ __all__ = [
     "FusedPrediction",
     "IASTThreshold",
     "PseudoLabelThreshold",
+    "SinkhornLabels",
     "SymmetricConsistency",
     "soft_labels",
 ]
