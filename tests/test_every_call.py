@@ -175,7 +175,7 @@ COMPILED_ELSEWHERE = {
     "OutputAdversarialLoss.discriminator_loss", "FineGrainedAdversarialLoss.discriminator_loss",
 }  # fmt: skip
 # With torch's default options: a second size makes a second graph, in which sizes vary.
-DEFAULT_OPTIONS = {"random_block_mask", "class_mix", "SoftNeighborhoodDensity.update"}
+DEFAULT_OPTIONS = {"random_block_mask", "random_token_mask", "class_mix", "SoftNeighborhoodDensity.update"}
 SIZES = (Maps(2, 6, 8), Maps(3, 9, 7), Maps(4, 5, 11))
 
 

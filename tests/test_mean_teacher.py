@@ -28,14 +28,15 @@ def trained(student: nn.Sequential, steps: int) -> Iterator[nn.Sequential]:
         yield student
 
 
+@pytest.mark.parametrize("ramp", [True, False])
 @pytest.mark.parametrize("alpha", [0.999, 0.6, 0.0, 1.0])
-def test_the_teacher_is_the_exponential_mean(alpha: float) -> None:
+def test_the_teacher_is_the_exponential_mean(alpha: float, ramp: bool) -> None:
     student = network()
-    teacher = si.MeanTeacher(student, alpha)
+    teacher = si.MeanTeacher(student, alpha, ramp=ramp)
     expected = {name: value.detach().double().clone() for name, value in student.named_parameters()}
     for t, student_now in enumerate(trained(student, 6), start=1):
         teacher.update(student_now)
-        share = min(1 - 1 / (t + 1), alpha)
+        share = min(1 - 1 / (t + 1), alpha) if ramp else alpha
         for name, value in student_now.named_parameters():
             expected[name] = share * expected[name] + (1 - share) * value.detach().double()
             actual = teacher.network.get_parameter(name).double()
@@ -45,9 +46,10 @@ def test_the_teacher_is_the_exponential_mean(alpha: float) -> None:
     assert int(teacher.steps) == 6
 
 
-def test_an_unchanged_network_leaves_the_teacher_bit_for_bit() -> None:
+@pytest.mark.parametrize("ramp", [True, False])
+def test_an_unchanged_network_leaves_the_teacher_bit_for_bit(ramp: bool) -> None:
     student = network()
-    teacher = si.MeanTeacher(student)
+    teacher = si.MeanTeacher(student, ramp=ramp)
     for _ in range(50):
         teacher.update(student)
     for own, new in zip(teacher.network.parameters(), student.parameters(), strict=True):

@@ -1,4 +1,4 @@
-"""Class mix, block masks and weighted cross-entropy: against plain oracles, by seed, and errors."""
+"""Class mix, masks of blocks and tokens, and weighted cross-entropy: against plain oracles, by seed, and errors."""
 
 from __future__ import annotations
 
@@ -118,6 +118,41 @@ def test_what_is_hidden_cannot_spoil() -> None:
     assert not si.random_block_mask(torch.full((1, 3, 4, 4), float("nan")), 2, 1.0).any()
     assert si.random_block_mask(torch.ones(1, 3, 4, 4, dtype=torch.bfloat16)).dtype == torch.bfloat16
     assert si.random_block_mask(torch.ones(0, 3, 4, 4)).shape == (0, 3, 4, 4)
+
+
+# --- masked tokens ---
+
+
+@pytest.mark.parametrize("prefix", [0, 1, 5, 12])
+def test_tokens_are_masked_whole_and_prefix_tokens_stay(prefix: int) -> None:
+    tokens, mask_token = torch.rand(3, 12, 4), -torch.rand(4)
+    masked = si.random_token_mask(tokens, mask_token, 0.5, num_prefix_tokens=prefix, generator=seeded(1))
+    draws = torch.rand(3, 12 - prefix, generator=seeded(1))
+    for b in range(3):
+        for n in range(12):
+            hidden = n >= prefix and draws[b, n - prefix] < 0.5
+            assert torch.equal(masked[b, n], mask_token if hidden else tokens[b, n])
+
+
+def test_the_ratio_is_the_masked_share_of_tokens() -> None:
+    tokens, mask_token = torch.ones(8, 1025, 1), torch.zeros(1)
+    patches = si.random_token_mask(tokens, mask_token, num_prefix_tokens=1, generator=seeded())[:, 1:]
+    assert float(patches.mean()) == pytest.approx(0.3, abs=0.02)
+    assert torch.equal(si.random_token_mask(tokens, mask_token, 0.0), tokens)
+    assert not si.random_token_mask(tokens * torch.nan, mask_token, 1.0).any()
+
+
+def test_the_gradient_of_masked_tokens_is_that_of_the_mask_token() -> None:
+    tokens, mask_token = torch.rand(2, 9, 3, requires_grad=True), torch.rand(3, requires_grad=True)
+    masked = si.random_token_mask(tokens, mask_token, 0.5, generator=seeded(2))
+    hidden = (masked == mask_token).all(2)
+    assert 0 < int(hidden.sum()) < 18
+    masked.sum().backward()
+    assert torch.equal(tokens.grad, (~hidden).float()[..., None].expand(2, 9, 3))
+    assert mask_token.grad.tolist() == [float(hidden.sum())] * 3
+    half = si.random_token_mask(tokens.bfloat16(), mask_token)
+    assert half.dtype == torch.bfloat16
+    assert si.random_token_mask(tokens[:0], mask_token).shape == (0, 9, 3)
 
 
 # --- confidence and loss ---

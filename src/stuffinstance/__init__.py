@@ -68,6 +68,7 @@ from stuffinstance.self_training import (
     class_mix,
     confident_fraction,
     random_block_mask,
+    random_token_mask,
 )
 from stuffinstance.sim import MatchingLosses, StuffInstanceMatching
 from stuffinstance.style_transfer import fourier_amplitude_transfer, lab_color_transfer
@@ -154,6 +155,7 @@ __all__ = [
     "merge_pseudo_labels",
     "mrkld_regularizer",
     "random_block_mask",
+    "random_token_mask",
     "region_mean",
     "resize_labels",
     "soft_cross_entropy",

@@ -128,3 +128,32 @@ def test_medians_and_mirror_survive_a_stop(streets: Folders, tmp_path: Path, qui
     assert_same(*saved, "teacher_medians")
     assert saved[0]["recent"].sum() > 0
     assert (saved[0]["thresholds"] > 0).any()
+
+
+@pytest.mark.parametrize(("top", "bottom"), [(0.25, 0), (0, 0.1), (0.029, 0.234), (1, 1)])
+def test_labels_of_the_outer_rows_are_ignored(top: float, bottom: float, quiet: list[str]) -> None:
+    teacher, context = teacher_and_step(quiet, f"teacher.ignore_top={top}", f"teacher.ignore_bottom={bottom}")
+    found, whole = (labels_of(each, context) for each in (teacher, teacher_and_step(quiet)[0]))
+    kept = slice(round(32 * top), 32 - round(32 * bottom))
+    expected = torch.full_like(whole.labels, IGNORE)
+    expected[:, kept] = whole.labels[:, kept]
+    assert torch.equal(found.labels, expected)
+    assert torch.equal(found.weights, whole.weights)
+
+
+def test_ignored_rows_do_not_move_the_medians(quiet: list[str]) -> None:
+    teacher, context = teacher_and_step(quiet, "teacher.filter=median", "teacher.ignore_bottom=0.5")
+    labels_of(teacher, context)
+    teacher.after()
+    assert teacher.medians is not None
+    assert int(teacher.medians.recent.sum()) == 2 * 16 * 64
+
+
+def test_a_teacher_without_a_ramp_begins_at_alpha(quiet: list[str]) -> None:
+    step, context = made_step(compose_recipe("mask", "smoke", overrides=[*quiet, "teacher.ramp=false"]))
+    (teacher,) = (method for method in step.methods if isinstance(method, TargetTeacher))
+    start = next(iter(step.network.parameters())).detach().clone()
+    step([context])
+    now, followed = (next(iter(each.parameters())).detach() for each in (step.network, teacher.teacher))
+    torch.testing.assert_close(followed, start.lerp(now, 1 - teacher.settings.alpha))
+    assert not torch.equal(now, start)

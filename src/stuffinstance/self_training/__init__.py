@@ -20,7 +20,13 @@ Example:
 from stuffinstance.losses.cross_entropy import weighted_cross_entropy
 from stuffinstance.self_training.frozen_network import FrozenNetwork
 from stuffinstance.self_training.mean_teacher import MeanTeacher
-from stuffinstance.self_training.mixing import ClassMixOutput, class_mix, confident_fraction, random_block_mask
+from stuffinstance.self_training.mixing import (
+    ClassMixOutput,
+    class_mix,
+    confident_fraction,
+    random_block_mask,
+    random_token_mask,
+)
 
 __all__ = [
     "ClassMixOutput",
@@ -29,5 +35,6 @@ __all__ = [
     "class_mix",
     "confident_fraction",
     "random_block_mask",
+    "random_token_mask",
     "weighted_cross_entropy",
 ]

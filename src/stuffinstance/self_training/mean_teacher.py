@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from stuffinstance._checks import check_kind, checked_fraction
+from stuffinstance._checks import check_kind, checked_flag, checked_fraction
 from stuffinstance.self_training.detached_copy import detached_copy, unwrapped
 
 _Tensors = tuple[list[Tensor], list[Tensor]]  # the teacher's, and those of the network in the same order
@@ -23,7 +23,8 @@ class MeanTeacher(nn.Module):
 
     (https://arxiv.org/abs/1703.01780; the rising :math:`\\alpha_t` as in DACS, DAFormer and MIC). The copy made here is
     :math:`t = 0`, the first :meth:`update` is :math:`t = 1` with :math:`\\alpha_1 = 1/2`. Until the rising weight meets
-    :math:`\\alpha` the teacher is the plain mean of all networks so far; with ``alpha=1`` it stays that.
+    :math:`\\alpha` the teacher is the plain mean of all networks so far; with ``alpha=1`` it stays that. With
+    ``ramp=False`` :math:`\\alpha_t = \\alpha` from the first update on, for a network that was trained before.
 
     Parameters are averaged. Buffers are copied: running statistics are means over time already, and counters or tables
     have no mean. The teacher is always in evaluation mode, whatever :meth:`train` is called with: dropout is off and
@@ -50,6 +51,7 @@ class MeanTeacher(nn.Module):
     Args:
         network: What is taught. Copied, not kept.
         alpha: Highest share of the teacher in an update, 0.999 in DACS, DAFormer and MIC.
+        ramp: Whether that share rises to ``alpha``, or is ``alpha`` in every update.
         teacher: The module that becomes the teacher network, for networks that cannot be copied: a second one, built
             as ``network`` was. It is kept, given the values of ``network``'s parameters and buffers, and keeps its
             hooks. Default: a copy of ``network``.
@@ -59,7 +61,8 @@ class MeanTeacher(nn.Module):
         steps: Buffer, int64 scalar: updates so far.
 
     Raises:
-        TypeError: If ``network`` or ``teacher`` is not a module, or ``network`` holds something that cannot be copied.
+        TypeError: If ``network`` or ``teacher`` is not a module, ``network`` holds something that cannot be copied, or
+            ``ramp`` is not True or False.
         ValueError: If ``alpha`` is outside 0 .. 1, a trained parameter has half precision, in which a change of 0.1 %
             is lost, a parameter is not initialized yet (lazy modules), or ``teacher`` has other parameters or buffers
             than ``network`` or shares one with it.
@@ -77,12 +80,15 @@ class MeanTeacher(nn.Module):
 
     steps: Tensor
 
-    def __init__(self, network: nn.Module, alpha: float = 0.999, *, teacher: nn.Module | None = None) -> None:
+    def __init__(
+        self, network: nn.Module, alpha: float = 0.999, *, teacher: nn.Module | None = None, ramp: bool = True
+    ) -> None:
         super().__init__()
         check_kind("network", network, nn.Module, "an nn.Module")
         if teacher is not None:
             check_kind("teacher", teacher, nn.Module, "an nn.Module or None")
         self.alpha = checked_fraction("alpha", alpha)
+        self.ramp = checked_flag("ramp", ramp)
         network = unwrapped(network)
         _check_trained(network)
         if teacher is None:
@@ -122,7 +128,8 @@ class MeanTeacher(nn.Module):
         (own, new), copied, assigned = _pairs(self.network, network)
         self.steps += 1
         if own:
-            share = (1 / (self.steps + 1).to(torch.float32)).clamp(min=1 - self.alpha)  # 1 - alpha_t
+            least = 1 - self.alpha
+            share = (1 / (self.steps + 1).to(torch.float32)).clamp(min=least) if self.ramp else least  # 1 - alpha_t
             change = torch._foreach_sub(new, own)  # the change, not two products: equal networks then stay equal
             torch._foreach_mul_(change, share)
             torch._foreach_add_(own, change)
@@ -135,8 +142,8 @@ class MeanTeacher(nn.Module):
         return self
 
     def extra_repr(self) -> str:
-        """The choice, for ``print(module)``."""
-        return f"alpha={self.alpha}"
+        """The choices, for ``print(module)``."""
+        return f"alpha={self.alpha}, ramp={self.ramp}"
 
 
 def _check_trained(network: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""Mixed and masked images for self-training (ClassMix, DACS, MIC)."""
+"""Mixed and masked images, and masked tokens, for self-training (ClassMix, DACS, MIC, VFM-UDA)."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -7,15 +7,19 @@ import torch
 from torch import Tensor
 
 from stuffinstance._checks import (
+    FLOATING_DTYPES,
     check_class_ids,
     check_generator,
     check_label_map,
     check_maps,
     check_same_batch,
+    check_tensor,
     checked_fraction,
     checked_num_classes,
     checked_number,
     checked_positive,
+    checked_whole,
+    describe,
     may_read,
     optional_ignore_index,
 )
@@ -205,6 +209,70 @@ def _channel_values(fill: float | Sequence[float], channels: int) -> tuple[float
     if len(values) != 1 and len(values) != channels:  # not "in", which looks for one object among sizes that vary
         raise ValueError(f"fill must be one number or C = {channels} of them, got {len(values)}: {fill!r}.")
     return values
+
+
+def random_token_mask(
+    tokens: Tensor,
+    mask_token: Tensor,
+    ratio: float = 0.7,
+    *,
+    num_prefix_tokens: int = 0,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Random token mask for transformers (VFM-UDA): put a mask token in the place of random patch tokens.
+
+    .. math:: t^M_n = \\begin{cases} e & v_n < r \\\\ t_n & \\text{otherwise} \\end{cases}, \\quad v_n \\sim U(0, 1)
+
+    masked image consistency (MIC) on tokens instead of pixels, as in VFM-UDA (Englert et al., CVPR Workshops 2024,
+    https://arxiv.org/abs/2406.09896): the backbone has learned what its mask token :math:`e` means in masked image
+    modeling (BEiT, DINOv2). Mask the embedded patches where the backbone was pretrained to find its mask token: BEiT
+    and DINOv2 put it in before they add the position embedding.
+
+    Args:
+        tokens: (B, N, D), floating point.
+        mask_token: e, (D,), floating point; cast to the dtype of ``tokens``.
+        ratio: r, probability of a token to be masked; 0.7 as in MIC.
+        num_prefix_tokens: How many tokens at the start of each image stay: class and register tokens.
+        generator: Source of B x (N - ``num_prefix_tokens``) numbers, drawn on its own device: the same seed of a CPU
+            generator masks the same tokens on any device. Default: the default generator of the tokens' device.
+
+    Returns:
+        (B, N, D), dtype of ``tokens``; the gradient of masked tokens passes to ``mask_token``.
+
+    Raises:
+        TypeError: If ``tokens`` or ``mask_token`` is not a tensor, ``ratio`` not a number, ``num_prefix_tokens`` not a
+            whole number, or ``generator`` not a ``torch.Generator``.
+        ValueError: If ``tokens`` are not (B, N, D), ``mask_token`` is not (D,) on their device, ``ratio`` is outside
+            0 .. 1, or ``num_prefix_tokens`` outside 0 .. N.
+
+    Example:
+        >>> seeded = torch.Generator().manual_seed(1)
+        >>> random_token_mask(torch.ones(1, 6, 1), torch.zeros(1), num_prefix_tokens=1, generator=seeded)[0, :, 0]
+        tensor([1., 1., 0., 0., 1., 0.])
+    """
+    _check_floating("tokens", tokens, "(B, N, D)", 3, "Flatten a feature map with maps.flatten(2).mT.")
+    width = f"(D,) = ({tokens.shape[2]},)"
+    _check_floating(
+        "mask_token", mask_token, width, 1, "A backbone's own may have more dimensions: pass its flatten()."
+    )
+    if mask_token.shape[0] != tokens.shape[2] or mask_token.device != tokens.device:
+        raise ValueError(
+            f"mask_token must be {width} on the device of tokens, {tokens.device}, got {describe(mask_token)}. "
+            "Pass the mask token of the backbone that made the tokens."
+        )
+    ratio = checked_fraction("ratio", ratio)
+    kept = checked_whole("num_prefix_tokens", num_prefix_tokens, 0, tokens.shape[1])
+    check_generator(generator)
+    patches = tokens[:, kept:]
+    masked = uniform(tuple(patches.shape[:2]), tokens.device, generator) < ratio
+    return torch.cat([tokens[:, :kept], torch.where(masked[..., None], mask_token.to(tokens.dtype), patches)], 1)
+
+
+def _check_floating(name: str, tensor: Tensor, shape: str, dimensions: int, advice: str) -> None:
+    wanted = f"a floating-point tensor {shape}"
+    check_tensor(name, wanted, tensor)
+    if tensor.dtype not in FLOATING_DTYPES or tensor.ndim != dimensions:
+        raise ValueError(f"{name} must be {wanted}, got {describe(tensor)}. {advice}")
 
 
 @torch.no_grad()
