@@ -210,6 +210,18 @@ _SETTINGS: dict[Callable[..., Any], dict[str, Any]] = {
     si.PrototypeContrastLoss: {"anchors": anchors(), "temperature": 0.5, "reduction": "mean"},
     si.AnchorDistanceLoss: {"anchors": anchors(), "preset": "code", "damp_above": 5.0, "scale_gradient": True},
     si.BankContrastLoss: {"bank": si.StuffBank((0,), D), "temperature": 100.0, "normalize": True, "reduction": "mean"},
+    si.RegionContrastLoss: {
+        "bank": si.InstanceBank((0,), D),
+        "temperature": 0.1,
+        "distance": "cosine",
+        "positives": "nearest",
+        "top_k": 2,
+        "repel": 1.0,
+        "negatives": si.StuffBank((1,), D),
+        "min_area": 1,
+        "min_confidence": 0.5,
+        "require_full_bank": True,
+    },
     si.MaxSquareLoss: {"image_wise": True, "alpha": 0.2},
     si.OutputDiscriminator: {"num_classes": K, "width": 1},
     si.OutputAdversarialLoss: {"discriminator": _discriminator(), "objective": "bce", "of": "probabilities"},
@@ -381,6 +393,20 @@ _METHODS: dict[str, tuple[Callable[[], Any], Callable[[Maps], dict[str, Any]]]] 
         lambda: si.SinkhornLabels(0.5),
         lambda m: {"scores": m.logits, "prior": m.full(K, value=0.5)},
     ),
+    "RegionContrastLoss.forward": (
+        lambda: si.RegionContrastLoss(matching().instance_bank, min_confidence=0.1),
+        lambda m: {**_features(m), "confidence": m.probabilities.amax(1)},
+    ),
+    "RegionContrastLoss.forward of two banks": (
+        lambda: si.RegionContrastLoss(
+            matching().instance_bank, 0.5, negatives=matching().stuff_bank, positives="all", repel=0.5
+        ),
+        _features,
+    ),
+    "RegionContrastLoss.forward of several rows": (
+        lambda: si.RegionContrastLoss(matching().instance_bank, 0.5, "l1_mean", positives="top_k", top_k=2),
+        _features,
+    ),
     "EntropyLoss.forward": (si.EntropyLoss, _masked_logits),
     "MaxSquareLoss.forward": (si.MaxSquareLoss, _masked_logits),
     "OutputDiscriminator.forward": (_discriminator, lambda m: {"probabilities": m.channels(K, 8).softmax(1)}),
@@ -475,6 +501,8 @@ LOSSES = {
     "AnchorDistanceLoss.forward of pixels", "BankContrastLoss.forward", "BankContrastLoss.forward of two banks",
     "FeatureDistanceLoss.forward", "FoundationFeatureLoss.forward",
     "DistributionContrastLoss.forward", "PrototypeContrastLoss.forward",
+    "RegionContrastLoss.forward", "RegionContrastLoss.forward of two banks",
+    "RegionContrastLoss.forward of several rows",
 ), "features") | dict.fromkeys((
     "EntropyLoss.forward", "MaxSquareLoss.forward", "weighted_cross_entropy", "soft_cross_entropy", "mrkld_regularizer",
     "symmetric_cross_entropy",

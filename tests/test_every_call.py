@@ -87,8 +87,8 @@ def test_float64_stays_float64(name: str) -> None:
 def test_inputs_are_not_changed_and_only_updates_write(name: str) -> None:
     call = CALLS[name]
     thing, arguments, expected = call.make(), call.arguments(Maps()), call.arguments(Maps())
-    held = [thing, *(getattr(thing, part, None) for part in ("bank", "anchors")), *getattr(thing, "banks", ())]
-    held += arguments.values()
+    parts = (getattr(thing, part, None) for part in ("bank", "negatives", "anchors"))
+    held = [thing, *parts, *getattr(thing, "banks", ()), *arguments.values()]
     before = [state_of(each) for each in held]
     (thing if call.method is None else getattr(thing, call.method))(**arguments)
     assert all(torch.equal(value, expected[key]) for key, value in arguments.items() if isinstance(value, Tensor))
@@ -101,7 +101,7 @@ def test_inputs_are_not_changed_and_only_updates_write(name: str) -> None:
 
 def to_meta(thing: Any) -> Any:
     """A module on the meta device, with the parts that belong to the caller."""
-    parts = (getattr(thing, name, None) for name in ("bank", "anchors", "distributions", "discriminator"))
+    parts = (getattr(thing, name, None) for name in ("bank", "negatives", "anchors", "distributions", "discriminator"))
     for part in (thing, *parts, *getattr(thing, "banks", ())):
         if isinstance(part, nn.Module):
             part.to("meta")

@@ -122,6 +122,11 @@ def prototype_contrast(**options: Any) -> Call:
     return si.PrototypeContrastLoss(filled_banks()["anchors"], **options)
 
 
+def region_contrast(distance: Any = "cosine", **options: Any) -> Call:
+    held = filled_banks()
+    return si.RegionContrastLoss(held["instance"], 0.5, distance, **options)
+
+
 OF_FEATURES = {"channels": D, "others": labels_alone, "masked": True, "reduces": False}
 CASES = {
     **{
@@ -136,6 +141,9 @@ CASES = {
     "FeatureDistanceLoss": Case(partial(si.FeatureDistanceLoss, range(K), K), D, start_and_labels, masked=True),
     "DistributionContrastLoss": Case(distribution_contrast, **{**OF_FEATURES, "reduces": True}),
     "PrototypeContrastLoss": Case(prototype_contrast, **{**OF_FEATURES, "reduces": True}),
+    "RegionContrastLoss": Case(region_contrast, **OF_FEATURES),
+    "RegionContrastLoss, all rows": Case(partial(region_contrast, positives="all", repel=0.5), **OF_FEATURES),
+    "RegionContrastLoss, l1_mean": Case(partial(region_contrast, "l1_mean", positives="top_k", top_k=2), **OF_FEATURES),
     "EntropyLoss": Case(si.EntropyLoss, others=mask, masked=True),
     "MaxSquareLoss": Case(si.MaxSquareLoss, others=mask, masked=True),
     "MaxSquareLoss, plain": Case(partial(si.MaxSquareLoss, image_wise=False), others=mask, masked=True),

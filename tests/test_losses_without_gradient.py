@@ -20,6 +20,8 @@ WARNING = [
     "anchor_distance_loss", "BankContrastLoss.forward", "BankContrastLoss.forward of two banks",
     "FeatureDistanceLoss.forward", "FoundationFeatureLoss.forward",
     "DistributionContrastLoss.forward", "PrototypeContrastLoss.forward",
+    "RegionContrastLoss.forward", "RegionContrastLoss.forward of two banks",
+    "RegionContrastLoss.forward of several rows",
 ]  # fmt: skip
 MESSAGE = r"without a gradient came while gradient mode is on, so the .* trains nothing: .*torch\.no_grad\(\)"
 losses = pytest.mark.parametrize("name", WARNING)

@@ -140,6 +140,16 @@ def check_mask(name: str, mask: Tensor) -> None:
         )
 
 
+def check_scores(name: str, scores: Tensor) -> None:
+    """Require a floating tensor (B, H, W)."""
+    check_tensor(name, "a floating-point tensor (B, H, W)", scores)
+    if scores.dtype not in FLOATING_DTYPES or scores.ndim != 3:
+        raise ValueError(
+            f"{name} must be a floating-point tensor (B, H, W), got {describe(scores)}. "
+            f"For one image pass {name}[None]; of probabilities of all classes pass probabilities.amax(1)."
+        )
+
+
 def check_has_pixels(name: str, labels: Tensor) -> None:
     """Require H and W of at least 1, so that each output pixel has a nearest one."""
     if labels.shape[1] == 0 or labels.shape[2] == 0:

@@ -21,6 +21,7 @@ from stuffinstance.losses.matching import (
     instance_matching_loss,
     stuff_matching_loss,
 )
+from stuffinstance.losses.region_contrast import RegionContrastLoss
 
 __all__ = [
     "AnchorDistanceLoss",
@@ -38,6 +39,7 @@ __all__ = [
     "OutputAdversarialLoss",
     "OutputDiscriminator",
     "PrototypeContrastLoss",
+    "RegionContrastLoss",
     "StuffMatchingLoss",
     "anchor_distance_loss",
     "entropy_map",

@@ -227,6 +227,30 @@ def nearest_distance(
         return distance.between(rows, nearest), index
 
 
+def nearest_distances(rows: Tensor, bank: Tensor, filled: Tensor, distance: Distance, count: int) -> Tensor:
+    """Distances of each descriptor to the ``count`` nearest rows of its class, nearest first.
+
+    Args:
+        rows: Descriptors grouped by class, (C, N, D).
+        bank: Bank rows, (C, S, D).
+        filled: (C, S) bool, the slots that hold a row.
+        distance: From :func:`resolve_distance`.
+        count: How many, at most S.
+
+    Returns:
+        (C, N, count); beyond the filled slots they mean nothing: mask them. Memory: two tensors (C, N, S) and two
+        (C, N, count, D).
+    """
+    with torch.autocast(autocast_device(rows), enabled=False):
+        exact = torch.promote_types(rows.dtype, bank.dtype)
+        rows, bank = rows.to(exact), bank.detach().to(exact)
+        with torch.no_grad():
+            scores = distance.ranking(rows.detach(), bank).masked_fill(~filled[:, None, :], torch.inf)
+            index = scores.topk(count, largest=False).indices  # (C, N, count)
+        nearest = bank.gather(1, index.flatten(1)[:, :, None].expand(-1, -1, bank.shape[2]))
+        return distance.between(rows[:, :, None], nearest.reshape(*index.shape, bank.shape[2]))
+
+
 def _nearest(rows: Tensor, bank: Tensor, filled: Tensor, distance: Distance) -> Tensor:
     return distance.ranking(rows, bank).masked_fill(~filled[:, None, :], torch.inf).argmin(-1)
 

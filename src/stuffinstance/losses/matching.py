@@ -142,11 +142,15 @@ def _choices(
 def _nearest(rows: Tensor, exists: Tensor, bank: MemoryBank, distance: Distance) -> tuple[Tensor, Tensor]:
     """Distance of each region (rows (B, C * Z, D)) to the nearest row of its class, and the row's slot: (B, C, Z)."""
     batch, classes, per_class = exists.shape
-    grouped = rows.reshape(batch, classes, per_class, bank.feature_dim).transpose(0, 1).flatten(1, 2)  # (C, B*Z, D)
-    wanted = exists.transpose(0, 1).flatten(1)  # (C, B*Z)
-    found, slot = nearest_distance(grouped, bank.features, bank.filled, distance, wanted)
+    wanted = exists.transpose(0, 1).flatten(1)  # (C, B * Z)
+    found, slot = nearest_distance(_by_class(rows, exists), bank.features, bank.filled, distance, wanted)
     shape = classes, batch, per_class
     return found.reshape(shape).transpose(0, 1), slot.reshape(shape).transpose(0, 1)
+
+
+def _by_class(rows: Tensor, exists: Tensor) -> Tensor:
+    """Rows (B, C * Z, D) of regions (B, C, Z) grouped by class, (C, B * Z, D)."""
+    return rows.reshape(*exists.shape, rows.shape[-1]).transpose(0, 1).flatten(1, 2)
 
 
 def _used(rows: Tensor, exists: Tensor, bank: MemoryBank, full: bool, classifier: Classifier | None) -> Tensor:
@@ -161,12 +165,14 @@ def _loss(
     """SIM's Eq. 6 and 8: the loss of regions that exist (B, C, Z), whose mean features are (B, C * Z, D).
 
     Of stuff (Eq. 6) Z is 1.
-
-    The mean over images of the sum over classes of the mean over regions, where those that do not count are 0.
     """
     found, _ = _nearest(rows, exists, bank, distance)
-    used = _used(rows, exists, bank, full, classifier)
-    per_class = torch.where(used, found, 0).sum(2) / exists.sum(2).clamp(min=1)
+    return _mean_over_regions(found, _used(rows, exists, bank, full, classifier), exists)
+
+
+def _mean_over_regions(values: Tensor, used: Tensor, exists: Tensor) -> Tensor:
+    """Mean over images, of the sum over classes, of the mean over regions that exist; values (B, C, Z), 0 if unused."""
+    per_class = torch.where(used, values, 0).sum(2) / exists.sum(2).clamp(min=1)
     return per_class.sum() / max(1, exists.shape[0])
 
 

@@ -16,6 +16,7 @@ from stuffinstance._checks import (
     check_maps,
     check_on_device,
     check_same_batch,
+    check_scores,
     check_tensor,
     checked_ignore_index,
     checked_num_classes,
@@ -225,12 +226,7 @@ class PseudoLabelThreshold(StatefulModule, ABC):
 
     def _checked_scores(self, scores: Tensor, predicted: Tensor) -> tuple[Tensor, Tensor]:
         """Scores, NaN where one is not finite or no class is given, and classes that can be used as an index."""
-        check_tensor("scores", "a floating-point tensor (B, H, W)", scores)
-        if scores.dtype not in FLOATING_DTYPES or scores.ndim != 3:
-            raise ValueError(
-                f"scores must be a floating-point tensor (B, H, W), got {describe(scores)}. "
-                "For one image pass scores[None]; probabilities of all classes go to update or pseudo_labels."
-            )
+        check_scores("scores", scores)
         check_label_map("predicted", predicted)
         check_same_batch("predicted", predicted, "scores", scores)
         if predicted.shape != scores.shape:
