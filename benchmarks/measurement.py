@@ -21,6 +21,7 @@ PACKAGES = (
     "torch",
     "numpy",
     "scikit-image",
+    "numba",
     "connected-components-3d",
     "opencv-python-headless",
     "pillow",
@@ -87,7 +88,7 @@ class Measurement:
     Attributes:
         benchmark: The part of ``python -m benchmarks`` that took it.
         case: The input, such as ``"city 1x1024x2048"``.
-        way: Who computes it, such as ``"stuffinstance cc3d"``.
+        way: Who computes it, such as ``"stuffinstance numba"``.
         timing: None where only ``extra`` holds something: a count, a memory, a way that cannot run here.
         floor: None where no bound was measured.
         extra: Further numbers, and words such as why a way was not timed.

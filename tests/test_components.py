@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 import stuffinstance as si
+from stuffinstance.regions.backends import numba_runs
 from stuffinstance.regions.class_lookup import class_positions, find_runs, searched_positions
 from tests import oracles
 from tests.label_maps import GALLERY, IGNORE, INTEGER_DTYPES, blocks, noise, street
 
-BACKENDS = ("reference", "torch", "skimage", "cc3d")
+BACKENDS = ("reference", "torch", "skimage", "numba")
 
 
 def expected_numbers(
@@ -168,9 +169,24 @@ def test_images_without_pixels_have_no_regions(size: tuple[int, int], backend: s
 
 def test_fast_backends_agree_on_a_real_size() -> None:
     labels = torch.cat([street(90, 160, 9, batch=2), blocks(90, 160, (0, 1, 13, IGNORE), 10)])
-    one, other, third = (si.connected_components(labels, backend=backend) for backend in ("torch", "skimage", "cc3d"))
+    one, other, third = (si.connected_components(labels, backend=backend) for backend in ("torch", "skimage", "numba"))
     assert torch.equal(one, other)
     assert torch.equal(one, third)
+
+
+@pytest.mark.parametrize("connectivity", [4, 8])
+@pytest.mark.parametrize("threads", [2, 3, 50])
+@pytest.mark.parametrize("name", GALLERY)
+def test_threads_share_an_image_in_strips(
+    monkeypatch: pytest.MonkeyPatch, name: str, threads: int, connectivity: int
+) -> None:
+    monkeypatch.setattr(numba_runs, "_THREADED_PIXELS", 0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    for image in GALLERY[name]:
+        numbers = si.connected_components(image[None], connectivity=connectivity, backend="numba")
+        assert torch.equal(numbers, expected_numbers(image[None], connectivity))
+    numbers = si.connected_components(GALLERY[name], connectivity=connectivity, backend="numba")
+    assert torch.equal(numbers, gallery_numbers(name, connectivity))
 
 
 LABELS = torch.zeros(1, 4, 4, dtype=torch.int64)
@@ -193,7 +209,7 @@ def test_the_regions_of_a_mask_are_those_of_its_true_pixels() -> None:
     assert si.connected_components(mask.to("meta")).shape == mask.shape
 
 
-@pytest.mark.parametrize("backend", ["torch", "skimage"])
+@pytest.mark.parametrize("backend", ["torch", "skimage", "numba"])
 @pytest.mark.parametrize("classes", [None, [0, 13]])
 def test_the_operator_keeps_torchs_rules(backend: str, classes: list[int] | None) -> None:
     operator = torch.ops.stuffinstance.connected_components.default

@@ -8,6 +8,7 @@ import os
 import platform
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,21 @@ def test_a_missing_package_is_named_and_skipped() -> None:
     with pytest.raises(BackendUnavailableError, match=r"'fast' .* needs the package 'no_such_package'"):
         resolve(TABLE, "fast", "labels", CPU)
     assert resolve(TABLE, "auto", "labels", CPU) is TABLE["plain"]
+
+
+def test_a_package_that_does_not_import_is_skipped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As numba under a Python or a numpy that it does not know yet."""
+    (tmp_path / "compiled_sums.py").write_text("raise ImportError('Numba needs NumPy 2.4 or less')")
+    monkeypatch.syspath_prepend(tmp_path)
+    table = {"fast": Backend("compiled_sums", "run", ("cpu",), "torch"), "plain": Backend("nowhere", "run")}
+    with pytest.warns(UserWarning, match=r"torch is installed but cannot be imported.*Numba needs NumPy 2\.4"):
+        assert resolve(table, "auto", "labels", CPU) is table["plain"]
+    assert resolve(table, "auto", "labels", CPU) is table["plain"]  # without another warning
+    with pytest.raises(BackendUnavailableError, match=r"'torch' cannot be imported \(ImportError: Numba needs"):
+        resolve(table, "fast", "labels", CPU)
+    monkeypatch.setattr(report, "_OPERATIONS", {"connected_components": table})
+    lines = report.as_text(report.environment()).splitlines()
+    assert "  fast       cannot be imported: ImportError: Numba needs NumPy 2.4 or less" in lines
 
 
 def test_choosing_searches_for_no_package(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,6 +87,7 @@ def test_json_has_every_backend_and_the_one_that_is_taken() -> None:
         "runs_on": ["cpu"],
         "for": ["cpu"],
         "missing": None,
+        "fault": None,
         "install": None,
     }
     for operation, device_names in found["auto"].items():
@@ -80,7 +97,7 @@ def test_json_has_every_backend_and_the_one_that_is_taken() -> None:
 
 def test_what_is_missing_comes_with_its_installation(monkeypatch: pytest.MonkeyPatch) -> None:
     table = {
-        "cc3d": Backend("nowhere", "label", ("cpu",), "no_such_package"),
+        "numba": Backend("nowhere", "label", ("cpu",), "no_such_package"),
         "triton": Backend("nowhere", "label", ("cuda",), "triton"),
         "plain": Backend("nowhere", "label"),
     }
@@ -89,9 +106,9 @@ def test_what_is_missing_comes_with_its_installation(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(report, "_version", lambda _: "2.0 für Züge")
     monkeypatch.setattr(report, "find_spec", lambda _: None)
     found = report.environment()
-    assert found["backends"]["connected_components"]["cc3d"]["install"] == "pip install no_such_package"
+    assert found["backends"]["connected_components"]["numba"]["install"] == "pip install no_such_package"
     lines = report.as_text(found).splitlines()
-    assert "  cc3d       missing, for cpu: pip install no_such_package" in lines
+    assert "  numba      missing, for cpu: pip install no_such_package" in lines
     assert "  triton     missing, for cuda: pip install triton" in lines
     assert "connected_components: backend='auto' is plain on cpu" in lines
     assert r"torch: 2.0 f\xfcr Z\xfcge" in lines

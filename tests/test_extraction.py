@@ -8,12 +8,14 @@ import torch
 from torch import Tensor
 
 import stuffinstance as si
+from stuffinstance.regions import cpu_table as by_runs
 from stuffinstance.regions import device_table as by_pixels
 from stuffinstance.regions import join_regions
+from stuffinstance.regions.backends import BACKENDS as TABLE
 from tests import oracles
 from tests.label_maps import GALLERY, IGNORE, INTEGER_DTYPES, blocks, noise
 
-BACKENDS = ("reference", "torch", "skimage", "cc3d")
+BACKENDS = ("reference", "torch", "skimage", "numba")
 THINGS = (5, 6, 7, 11, 12, 13, 18)
 
 
@@ -123,13 +125,14 @@ def test_more_classes_than_fit_in_one_byte() -> None:
 
 @pytest.mark.parametrize("classes", [(0, 1, 13, 5, 2, 6, 3), (5,), ()])
 @pytest.mark.parametrize("name", [name for name in GALLERY if GALLERY[name].numel()])
-def test_what_a_gpu_does_gives_the_same(name: str, classes: tuple[int, ...]) -> None:
-    """The form that reads nothing back, taken on a CPU."""
+def test_every_form_of_the_tables_gives_the_same(name: str, classes: tuple[int, ...]) -> None:
+    """By runs, compiled or in numpy, and the form that reads nothing back, taken on a CPU."""
     labels = GALLERY[name]
     stuff = si.stuff_regions(labels, classes)
-    region_map, area = by_pixels.class_areas(labels, classes)
-    assert torch.equal(region_map, stuff.region_map)
-    assert torch.equal(area[:, :, None], stuff.area)
+    for form in (by_pixels, by_runs):
+        region_map, area = form.class_areas(labels, classes)
+        assert torch.equal(region_map, stuff.region_map)
+        assert torch.equal(area[:, :, None], stuff.area)
     for most in (1, 3, 500):
         things = si.instance_regions(labels, classes, most)
         components = si.connected_components(labels, classes=classes)
@@ -143,7 +146,7 @@ def test_what_a_gpu_does_gives_the_same(name: str, classes: tuple[int, ...]) -> 
 @pytest.mark.parametrize(("stuff", "things"), [((0, 2, 5), (7, 6, 13)), ((), THINGS), ((9, 0), ()), ((), ())])
 @pytest.mark.parametrize("name", GALLERY)
 def test_stuff_and_instances_together_equal_one_after_the_other(
-    name: str, stuff: tuple[int, ...], things: tuple[int, ...], connectivity: int
+    monkeypatch: pytest.MonkeyPatch, name: str, stuff: tuple[int, ...], things: tuple[int, ...], connectivity: int
 ) -> None:
     labels = GALLERY[name].long()
     first = si.stuff_regions(labels, stuff)
@@ -151,7 +154,10 @@ def test_stuff_and_instances_together_equal_one_after_the_other(
     expected = join_regions(first, second), first.area, second.area
     components = si.connected_components(labels, classes=things, connectivity=connectivity, ignore_index=None)
     operator = torch.ops.stuffinstance.stuff_and_instance_regions
+    compiled = operator(labels, list(stuff), list(things), 3, connectivity)
+    monkeypatch.setitem(TABLE, "numba", TABLE["skimage"])
     for found in (
+        compiled,
         operator(labels, list(stuff), list(things), 3, connectivity),
         by_pixels.stuff_and_largest_regions(labels, components, stuff, things, 3),
     ):

@@ -18,8 +18,8 @@ from stuffinstance.regions.backends import BACKENDS as COMPONENTS
 _OPERATIONS: Mapping[str, Mapping[str, Backend]] = {"connected_components": COMPONENTS, "region_mean": POOLING}
 _PACKAGES = ("torch", "numpy", "scikit-image", "kornia")
 _INSTALL = {
-    "cc3d": "pip install 'stuffinstance[fast]'",
     "matplotlib": "pip install 'stuffinstance[draw]'",
+    "numba": "pip install 'stuffinstance[fast]'",
     "triton": "pip install triton",
 }
 
@@ -31,8 +31,8 @@ def environment() -> dict[str, Any]:
         ``stuffinstance``, ``python``, the packages that are required, and ``platform``, each with its version;
         ``devices``, by type, with the names of those that are there; ``backends``, by operation and name, with the
         devices here that each ``runs_on``, those it is ``for`` (None for any), the package that is ``missing`` or None,
-        and how to ``install`` it; ``auto``, by operation and device, with the backend that ``"auto"`` takes;
-        ``plotting``, with matplotlib's version or how to install it.
+        the ``fault`` of one that cannot be imported or None, and how to ``install`` it; ``auto``, by operation and
+        device, with the backend that ``"auto"`` takes; ``plotting``, with matplotlib's version or how to install it.
     """
     devices = _devices()
     return {
@@ -81,10 +81,12 @@ def _version(package: str) -> str:
 
 
 def _found(backend: Backend, devices: Sequence[str]) -> dict[str, Any]:
+    meant = backend.devices is None or not set(devices).isdisjoint(backend.devices)
     return {
         "runs_on": [device for device in devices if backend.obstacle("labels", torch.device(device)) is None],
         "for": list(backend.devices) if backend.devices else None,
         "missing": None if backend.installed else backend.package,
+        "fault": backend.fault if meant else None,
         "install": None if backend.installed else _INSTALL.get(str(backend.package), f"pip install {backend.package}"),
     }
 
@@ -110,6 +112,8 @@ def as_text(found: Mapping[str, Any]) -> str:
 def _state(backend: Mapping[str, Any]) -> str:
     if backend["missing"]:
         return f"missing, for {' and '.join(backend['for'] or ['any device'])}: {backend['install']}"
+    if backend["fault"]:
+        return f"cannot be imported: {backend['fault']}"
     if backend["runs_on"]:
         return f"runs on {' and '.join(backend['runs_on'])}"
     return f"not for a device that is here, but for {' and '.join(backend['for'])}"

@@ -3,9 +3,11 @@
 import importlib
 import importlib.util
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -45,10 +47,34 @@ class Backend:
         object.__setattr__(self, "installed", found)
 
     @cached_property
+    def loaded(self) -> ModuleType:
+        """The module itself."""
+        return importlib.import_module(self.module)
+
+    @cached_property
     def run(self) -> Callable[..., Tensor]:
         """The function itself."""
-        function: Callable[..., Tensor] = getattr(importlib.import_module(self.module), self.function)
+        function: Callable[..., Tensor] = getattr(self.loaded, self.function)
         return function
+
+    @cached_property
+    def fault(self) -> str | None:
+        """Why the module of a package that is installed cannot be imported, or None; warns where it finds one.
+
+        A compiler such as numba lags behind new releases of Python and numpy, with which it does not import.
+        """
+        if self.package is None or not self.installed:
+            return None
+        try:
+            _ = self.loaded
+        except Exception as error:  # whatever a broken installation raises
+            fault = f"{type(error).__name__}: {error}"
+            warnings.warn(
+                f"{self.package} is installed but cannot be imported, so slower backends are used: {fault}",
+                stacklevel=2,
+            )
+            return fault
+        return None
 
     def obstacle(self, what: str, device: torch.device) -> str | None:
         """Why it cannot run on tensors of ``device``, which are called ``what``, or None."""
@@ -57,6 +83,8 @@ class Backend:
             return f"{what} are on {device.type}, it runs on {' and '.join(self.devices or ())} tensors"
         if not self.installed:
             return f"it needs the package {self.package!r}, which is not installed"
+        if not torch.compiler.is_compiling() and self.fault is not None:
+            return f"its package {self.package!r} cannot be imported ({self.fault})"
         return None
 
 

@@ -22,7 +22,7 @@ CALLABLES = {
     for name in room.__all__
     if inspect.isfunction(thing := getattr(room, name)) or inspect.isclass(thing)
 }
-OPTIONAL_PACKAGES = {"cc3d", "triton"}
+OPTIONAL_PACKAGES = {"numba", "triton"}
 # Results and errors.
 WITHOUT_EXAMPLE = {
     "BackendUnavailableError",

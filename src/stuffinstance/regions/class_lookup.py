@@ -64,7 +64,7 @@ def _ordered(classes: tuple[int, ...], device: torch.device) -> tuple[Tensor, Te
 
 
 @lru_cache(maxsize=256)
-def _place_after(classes: tuple[int, ...]) -> NDArray[np.int64] | None:
+def place_after(classes: tuple[int, ...]) -> NDArray[np.int64] | None:
     """The position of id ``i`` at place ``i + 1``, -1 elsewhere and at both ends; None where ids do not suit that."""
     if min(classes, default=0) < 0 or max(classes, default=0) >= _LARGEST_TABLE:
         return None
@@ -91,7 +91,7 @@ def positions_of(ids: Integers, classes: Sequence[int]) -> NDArray[np.int64]:
     """As :func:`class_positions`, for an array (N,)."""
     classes = tuple(classes)
     wide = ids.astype(np.int64)
-    table = _place_after(classes)
+    table = place_after(classes)
     if table is not None:
         wide += 1  # beyond the largest id it wraps to the smallest, and both ends of the table say -1
         return table.take(wide, mode="clip")

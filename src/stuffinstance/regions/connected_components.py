@@ -33,7 +33,7 @@ def connected_components(
         connectivity: 4 joins pixels that share an edge, 8 also those that share a corner (SIM uses 8).
         ignore_index: Pixels of this id become 0; None ignores no id. It may not be one of ``classes``: pass None to
             number the regions of id 255.
-        backend: ``"auto"`` (the first of the table that runs on the labels' device), ``"cc3d"`` (CPU, with the extra
+        backend: ``"auto"`` (the first of the table that runs on the labels' device), ``"numba"`` (CPU, with the extra
             ``fast``), ``"skimage"`` (CPU), ``"torch"`` (any device; it waits for the device), ``"triton"`` (CUDA; it
             never waits; only by name) or ``"reference"`` (flood fill in Python).
 

@@ -25,34 +25,34 @@ def class_areas(labels: Tensor, classes: Sequence[int]) -> tuple[Tensor, Tensor]
     return torch.from_numpy(region_map), torch.from_numpy(area[:, 1:].copy())
 
 
-def largest_regions(
-    labels: Tensor, classes: Sequence[int], ignore_index: int | None, max_regions: int, number: Number
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Map (B, H, W) int32, ids (B, C, Z) int32 and areas (B, C, Z) int64 of the Z largest regions of each class."""
-    runs = find_runs(labels.numpy().reshape(-1, labels.shape[2]))  # they end with the row, so each lies in one region
-    position = positions_of(runs.value, classes)
-    if ignore_index is not None:
-        position[runs.value == ignore_index] = -1
-    row, ids, areas = _largest(runs, position, labels.shape, len(classes), max_regions, number)
-    region_map = row.repeat(runs.length).reshape(labels.shape)
-    return torch.from_numpy(region_map), torch.from_numpy(ids), torch.from_numpy(areas)
+def region_tables(
+    labels: Tensor,
+    stuff: Sequence[int],
+    things: Sequence[int],
+    ignore_index: int | None,
+    max_regions: int,
+    number: Number,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Tables of one region per stuff class and the Z largest regions of each thing class.
 
-
-def stuff_and_largest_regions(
-    labels: Tensor, stuff: Sequence[int], things: Sequence[int], max_regions: int, number: Number
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Map (B, H, W) int32 of stuff classes and behind them things, areas (B, C, 1) and (B, C', Z) int64 of the two."""
+    Returns:
+        The map (B, H, W) int32 of stuff classes and behind them things, areas of stuff (B, C) int64, ids (B, C', Z)
+        int32 and areas (B, C', Z) int64 of things.
+    """
     batch, height, width = labels.shape
     first = len(stuff)
-    runs = find_runs(labels.numpy().reshape(-1, width))
+    runs = find_runs(labels.numpy().reshape(-1, width))  # they end with the row, so each lies in one region
     position = positions_of(runs.value, (*stuff, *things))
-    row, _, areas = _largest(runs, np.maximum(position - first, -1), labels.shape, len(things), max_regions, number)
+    if ignore_index is not None:
+        position[runs.value == ignore_index] = -1
+    row, ids, areas = _largest(runs, np.maximum(position - first, -1), labels.shape, len(things), max_regions, number)
     is_stuff = position < first
     row = np.where(is_stuff, position + 1, np.where(row > 0, row + first, 0)).astype(np.int32)
     cell = runs.first // (height * width) * (first + 1) + np.where(is_stuff, row, 0)
-    area = _total(runs.length, cell, batch * (first + 1)).reshape(batch, first + 1, 1)
+    area = _total(runs.length, cell, batch * (first + 1)).reshape(batch, first + 1)
     region_map = row.repeat(runs.length).reshape(labels.shape)
-    return torch.from_numpy(region_map), torch.from_numpy(area[:, 1:].copy()), torch.from_numpy(areas)
+    stuff_area = area[:, 1:].copy()
+    return torch.from_numpy(region_map), torch.from_numpy(stuff_area), torch.from_numpy(ids), torch.from_numpy(areas)
 
 
 def _largest(

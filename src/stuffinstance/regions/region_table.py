@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from stuffinstance._backends import check_backend, register_operator, resolve
+from stuffinstance._backends import Backend, check_backend, register_operator, resolve
 from stuffinstance._checks import checked_whole
 from stuffinstance.regions import cpu_table as by_runs
 from stuffinstance.regions import device_table as by_pixels
@@ -15,6 +15,7 @@ from stuffinstance.regions.backends import BACKENDS
 from stuffinstance.regions.connected_components import check_batch, checked_connectivity, checked_ids
 
 _ROOM = 2**16
+_COMPILED = BACKENDS["numba"]  # makes tables too
 
 
 class Regions(NamedTuple):
@@ -178,8 +179,12 @@ def _empty(labels: Tensor, *table: int) -> tuple[Tensor, Tensor]:
 def _areas(labels: Tensor, classes: list[int]) -> tuple[Tensor, Tensor]:
     if labels.numel() == 0:
         return _no_areas(labels, classes)
-    class_areas = by_runs.class_areas if labels.device.type == "cpu" else by_pixels.class_areas
-    return class_areas(labels, classes)
+    if labels.device.type != "cpu":
+        return by_pixels.class_areas(labels, classes)
+    if resolve(BACKENDS, "auto", "labels", labels.device) is _COMPILED:
+        region_map, area, _, _ = _COMPILED.loaded.region_tables(labels, classes, (), None, 1, 8)
+        return region_map, area
+    return by_runs.class_areas(labels, classes)
 
 
 def _no_areas(labels: Tensor, classes: list[int]) -> tuple[Tensor, Tensor]:
@@ -194,11 +199,31 @@ def _instances(
 ) -> tuple[Tensor, Tensor, Tensor]:
     if labels.numel() == 0:
         return _no_instances(labels, classes, max_regions)
-    run = resolve(BACKENDS, backend, "labels", labels.device).run
+    taken = resolve(BACKENDS, backend, "labels", labels.device)
     if labels.device.type == "cpu":
-        number = partial(run, classes=None, ignore_index=0, connectivity=connectivity)
-        return by_runs.largest_regions(labels, classes, ignore_index, max_regions, number)
-    return by_pixels.largest_regions(labels, run(labels, classes, ignore_index, connectivity), classes, max_regions)
+        region_map, _, ids, area = _cpu_tables(taken, labels, (), classes, ignore_index, max_regions, connectivity)
+        return region_map, ids, area
+    components = taken.run(labels, classes, ignore_index, connectivity)
+    return by_pixels.largest_regions(labels, components, classes, max_regions)
+
+
+def _cpu_tables(
+    taken: Backend,
+    labels: Tensor,
+    stuff: Sequence[int],
+    things: Sequence[int],
+    ignore_index: int | None,
+    max_regions: int,
+    connectivity: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """:func:`stuffinstance.regions.cpu_table.region_tables`, by the backend itself where it makes tables."""
+    if taken is _COMPILED:
+        found: tuple[Tensor, Tensor, Tensor, Tensor] = taken.loaded.region_tables(
+            labels, stuff, things, ignore_index, max_regions, connectivity
+        )
+        return found
+    number = partial(taken.run, classes=None, ignore_index=0, connectivity=connectivity)
+    return by_runs.region_tables(labels, stuff, things, ignore_index, max_regions, number)
 
 
 def _no_instances(
@@ -221,11 +246,11 @@ def _stuff_and_instances(
 ) -> tuple[Tensor, Tensor, Tensor]:
     if labels.numel() == 0:
         return _no_stuff_and_instances(labels, stuff, things, max_regions, connectivity)
-    run = resolve(BACKENDS, "auto", "labels", labels.device).run
+    taken = resolve(BACKENDS, "auto", "labels", labels.device)
     if labels.device.type == "cpu":
-        number = partial(run, classes=None, ignore_index=0, connectivity=connectivity)
-        return by_runs.stuff_and_largest_regions(labels, stuff, things, max_regions, number)
-    components = run(labels, things, None, connectivity)
+        region_map, area, _, areas = _cpu_tables(taken, labels, stuff, things, None, max_regions, connectivity)
+        return region_map, area[:, :, None], areas
+    components = taken.run(labels, things, None, connectivity)
     return by_pixels.stuff_and_largest_regions(labels, components, stuff, things, max_regions)
 
 

@@ -10,7 +10,7 @@ from stuffinstance._backends import Backend
 # The order is the preference of "auto". The Triton kernels equal the others in Triton's interpreter and compile for
 # Hopper, but have not run on a GPU yet: until they have, "auto" leaves them to those who name them.
 BACKENDS: dict[str, Backend] = {
-    "cc3d": Backend(f"{__name__}.cpu", "label_by_cc3d", ("cpu",), "cc3d"),
+    "numba": Backend(f"{__name__}.numba_runs", "label", ("cpu",), "numba"),
     "skimage": Backend(f"{__name__}.cpu", "label_by_skimage", ("cpu",), "skimage"),
     "torch": Backend(f"{__name__}.torch_propagation", "label", ("cpu", "cuda", "mps", "xpu")),
     "triton": Backend(f"{__name__}.triton_unionfind", "label", ("cuda",), "triton"),

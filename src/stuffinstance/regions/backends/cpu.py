@@ -1,13 +1,13 @@
-"""Connected components of CPU tensors, image by image: by cc3d, by scikit-image, and by flood fill as the reference.
+"""Connected components of CPU tensors, image by image: by scikit-image, and by flood fill as the reference.
 
 Each gets images with one background value, selected ids moved to 1 and up and everything else 0, and numbers regions in
-raster order of their first pixel, which the tests hold the packages to.
+raster order of their first pixel, which the tests hold scikit-image to.
 """
 
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,22 +20,6 @@ Labeler = Callable[[NDArray[Any]], NDArray[Any]]
 """An image (H, W) of unsigned integers, 0 the background, to its regions numbered in raster order."""
 
 _UINT32_VALUES = 2**32
-
-
-def label_by_cc3d(labels: Tensor, classes: Sequence[int] | None, ignore_index: int | None, connectivity: int) -> Tensor:
-    """By connected-components-3d, every class of an image in one call.
-
-    Optional (the extra ``fast``): several times faster than scikit-image.
-    """
-    import cc3d
-
-    neighbors: Literal[4, 8] = 4 if connectivity == 4 else 8
-
-    def labeler(image: NDArray[Any]) -> NDArray[Any]:
-        numbers = cc3d.connected_components(image, connectivity=neighbors, out_dtype=np.uint32)
-        return numbers.view(np.int32)  # there are fewer than 2^31 pixels: the bytes are the same, and nothing is copied
-
-    return label_images(labels, classes, ignore_index, labeler)
 
 
 def label_by_skimage(
