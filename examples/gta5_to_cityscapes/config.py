@@ -7,13 +7,14 @@ setting is an error and never a silent default.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from .data import Layout
 from .data.image_files import MAX_PIXELS
-from .models import NetworkName, network_options
+from .models import NetworkName, network_options, read_config
 
 LARGEST = 2**31 - 1  # what every kernel takes as a count
 LARGEST_FACTOR = 1e6  # beyond it float32 overflows within a step or two
@@ -54,6 +55,18 @@ class ModelConfig(Config):
     weights: str | None = None
     sync_bn: bool = False
     options: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _architecture_is_in_the_recipe(cls, values: Any) -> Any:
+        """A checkpoint then needs no other file to be built: ``config`` is the content of that in the folder."""
+        if not isinstance(values, dict) or values.get("name") != "vit" or not isinstance(values.get("options"), dict):
+            return values
+        config = values["options"].get("config", values.get("weights"))
+        if not isinstance(config, str):
+            return values
+        folder = Path(config).parent if Path(config).is_file() else Path(config)
+        return {**values, "options": {**values["options"], "config": read_config(folder)}}
 
     @model_validator(mode="after")
     def _options_are_those_of_the_network(self) -> ModelConfig:

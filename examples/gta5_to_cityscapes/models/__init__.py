@@ -10,6 +10,7 @@ from .efficientnet_lite import as_efficientnet_weights, efficientnet_lite, image
 from .network import NetworkOutput, SegmentationNetwork
 from .segformer import as_encoder_weights, segformer
 from .small import small_network
+from .vit import as_vit_weights, read_config, vit
 from .weights import FoundWeights, WeightsError, WeightsReport, load_weights, read_weights
 
 __all__ = [
@@ -21,10 +22,11 @@ __all__ = [
     "WeightsReport",
     "build_network",
     "network_options",
+    "read_config",
     "weights_file",
 ]
 
-NetworkName = Literal["deeplabv2_resnet101", "deeplabv2_vgg16", "small", "segformer", "efficientnet_lite"]
+NetworkName = Literal["deeplabv2_resnet101", "deeplabv2_vgg16", "small", "segformer", "efficientnet_lite", "vit"]
 
 _BUILDERS: Mapping[str, Callable[..., SegmentationNetwork]] = {
     "deeplabv2_resnet101": deeplab_v2_resnet,
@@ -32,11 +34,13 @@ _BUILDERS: Mapping[str, Callable[..., SegmentationNetwork]] = {
     "small": small_network,
     "segformer": segformer,
     "efficientnet_lite": efficientnet_lite,
+    "vit": vit,
 }
 # Published encoders whose tensors go by other names than here.
 _RENAMING: Mapping[str, Callable[[FoundWeights, SegmentationNetwork], FoundWeights]] = {
     "segformer": as_encoder_weights,
     "efficientnet_lite": as_efficientnet_weights,
+    "vit": as_vit_weights,
 }
 
 IMAGENET = "imagenet"  # in place of a file: the weights that come as a package
@@ -78,7 +82,7 @@ def build_network(
         name: Which network.
         num_classes: Channels K of the logits.
         weights: A ``.pth`` or ``.safetensors`` file: Caffe-style DeepLab, torchvision, or a checkpoint of
-            this trainer; for ``"segformer"`` a file or a folder of the package ``transformers``; for
+            this trainer; for ``"segformer"`` and ``"vit"`` a file or a folder of the package ``transformers``; for
             ``"efficientnet_lite"`` also the word ``"imagenet"``. Nothing is ever downloaded. The report is kept as
             ``network.weights_report``.
         **options: Passed to the builder. ``style`` of the full-size networks follows from ``weights`` unless

@@ -6,13 +6,13 @@ Its features are the fused map, one linear layer before the classes: (B, D, H/4,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .network import SegmentationNetwork, TwoLevelBackbone
+from .network import NetworkOutput, SegmentationNetwork
 from .small import Norm, normalize
 
 Stride = Literal[4, 8]
@@ -41,7 +41,7 @@ class AllMlpFusion(nn.Module):
         return fused
 
 
-class FusedBackbone(TwoLevelBackbone):
+class FusedBackbone(nn.Module):
     """An encoder and the fusion of its four stages, at the size of one of the first two.
 
     Its middle level is the stage of stride 16.
@@ -61,21 +61,27 @@ class FusedBackbone(TwoLevelBackbone):
         stages: Sequence[Tensor] = self.encoder(x)
         return stages
 
-    def levels(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        stages = self.stages(x)
-        height, width = stages[self.size_of_stage].shape[2:]
-        middle = F.interpolate(stages[2], (height, width), mode="bilinear", align_corners=False)
-        return middle, self.fusion(stages, (height, width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        stages = self.stages(x)
+    def fused(self, stages: Sequence[Tensor]) -> Tensor:
+        """The features."""
         height, width = stages[self.size_of_stage].shape[2:]
         fused: Tensor = self.fusion(stages, (height, width))
         return fused
 
+    def middle(self, stages: Sequence[Tensor]) -> Tensor:
+        """The stage of stride 16, at the size of the features."""
+        height, width = stages[self.size_of_stage].shape[2:]
+        return F.interpolate(stages[2], (height, width), mode="bilinear", align_corners=False)
+
 
 class FusedNetwork(SegmentationNetwork):
     """A network on a :class:`FusedBackbone`, whose fusion starts from random weights and trains as fast as the head."""
+
+    def output_of(self, pixels: Tensor) -> NetworkOutput:
+        backbone = cast(FusedBackbone, self.backbone)
+        stages = backbone.stages(pixels)
+        features = backbone.fused(stages)
+        auxiliary = None if self.auxiliary_head is None else self.auxiliary_head(backbone.middle(stages))
+        return NetworkOutput(features, self.head(features), auxiliary, stages[-1])
 
     def parameter_groups(self, lr: float, head_lr_mult: float = 10.0) -> list[dict[str, Any]]:
         """Encoder at ``lr``, fusion and heads at ``head_lr_mult`` times that."""

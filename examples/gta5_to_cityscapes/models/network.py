@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from .weights import WeightsReport
 
-Style = Literal["caffe", "torchvision", "tensorflow"]
+Style = Literal["caffe", "torchvision", "tensorflow", "symmetric"]
 
 CAFFE_MEAN_BGR = (104.00698793, 116.66876762, 122.67891434)
 IMAGENET_MEAN_RGB = (0.485, 0.456, 0.406)
@@ -25,20 +25,26 @@ class NetworkOutput(NamedTuple):
         features: ``(B, D, h, w)``, the last stage of the backbone.
         logits: ``(B, K, h, w)``, the head on those features, not upsampled.
         auxiliary: ``(B, K, h, w)``, a second head on the stage before; None for a network without one.
+        encoded: ``(B, C, h', w')``, the encoder's last stage; None where the features are that, without a decoder.
     """
 
     features: Tensor
     logits: Tensor
     auxiliary: Tensor | None = None
+    encoded: Tensor | None = None
+
+    @property
+    def last_stage(self) -> Tensor:
+        """The last stage of the encoder, before any decoder."""
+        return self.features if self.encoded is None else self.encoded
 
     def detached(self) -> NetworkOutput:
         """The same values without gradient."""
-        auxiliary = None if self.auxiliary is None else self.auxiliary.detach()
-        return NetworkOutput(self.features.detach(), self.logits.detach(), auxiliary)
+        return NetworkOutput(*(None if each is None else each.detach() for each in self))
 
 
 class PixelNormalization(nn.Module):
-    """Normalization of RGB images in [0, 1] for the pretrained weights.
+    """Normalization of RGB images in [0, 1] for the pretrained weights; ``"symmetric"`` is to -1 .. 1, as of BEiT.
 
     The numbers are persistent buffers: a checkpoint carries its normalization, from which its style is read.
     """
@@ -55,8 +61,10 @@ class PixelNormalization(nn.Module):
             order, mean, deviation, scale = (0, 1, 2), IMAGENET_MEAN_RGB, IMAGENET_DEVIATION_RGB, 1.0
         elif style == "tensorflow":
             order, mean, deviation, scale = (0, 1, 2), (127.0,) * 3, (128.0,) * 3, 255.0
+        elif style == "symmetric":
+            order, mean, deviation, scale = (0, 1, 2), (0.5,) * 3, (0.5,) * 3, 1.0
         else:
-            raise ValueError(f"style must be 'caffe', 'torchvision' or 'tensorflow', got {style!r}.")
+            raise ValueError(f"style must be one of {', '.join(map(repr, get_args(Style)))}, got {style!r}.")
         spread = torch.tensor(deviation).view(1, 3, 1, 1)
         self.register_buffer("order", torch.tensor(order))
         self.register_buffer("multiplier", scale / spread)
@@ -179,9 +187,10 @@ class SegmentationNetwork(nn.Module):
         # Built last: with or without it, the rest starts from the same random weights.
         self.auxiliary_head: DilatedHead | None = None
         if auxiliary:
-            if not isinstance(backbone, TwoLevelBackbone):
+            channels = getattr(backbone, "middle_channels", None)
+            if not isinstance(channels, int):
                 raise ValueError(f"auxiliary needs a backbone that shows two levels, got {type(backbone).__name__}.")
-            self.auxiliary_head = DilatedHead(backbone.middle_channels, num_classes, head.dilations)
+            self.auxiliary_head = DilatedHead(channels, num_classes, head.dilations)
 
     def forward(self, images: Tensor) -> NetworkOutput:
         """Features and logits of ``images`` ``(B, 3, H, W)``, floating point RGB in [0, 1]."""
@@ -190,7 +199,10 @@ class SegmentationNetwork(nn.Module):
                 f"images must be floating point RGB in [0, 1], (B, 3, H, W), got {images.dtype} "
                 f"{tuple(images.shape)}. For uint8 pass images.float() / 255."
             )
-        pixels = self.normalization(images)
+        return self.output_of(self.normalization(images))
+
+    def output_of(self, pixels: Tensor) -> NetworkOutput:
+        """What the network computes from normalized images."""
         if self.auxiliary_head is None:
             features = self.backbone(pixels)
             return NetworkOutput(features, self.head(features))

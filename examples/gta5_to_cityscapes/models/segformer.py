@@ -6,13 +6,13 @@ The transformer is that of the package ``transformers``, built from a configurat
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor
 
 from .all_mlp import AllMlpFusion, FusedBackbone, FusedNetwork, Stride
 from .network import DilatedHead, SegmentationNetwork
 from .small import Norm
+from .transformers_weights import of_transformers, read_by_transformers
 from .weights import FoundWeights, WeightsError, encoder_tensors
 
 SMALLEST_SIDE = 32  # the first stage's keys are taken from 8×8 of its cells, 4 pixels each
@@ -67,9 +67,9 @@ def segformer(
             raise ValueError(f"{name} must be four numbers of at least 1, got {list(sizes)}.")
     if any(size % count for size, count in zip(hidden_sizes, heads, strict=True)):
         raise ValueError(f"hidden_sizes must be multiples of heads {list(heads)}, got {list(hidden_sizes)}.")
-    configuration, model = _transformers_parts()
-    encoder = model(
-        configuration(
+    package = of_transformers("segformer")
+    encoder = package.SegformerModel(
+        package.SegformerConfig(
             depths=tuple(depths),
             hidden_sizes=tuple(hidden_sizes),
             num_attention_heads=tuple(heads),
@@ -96,7 +96,8 @@ def as_encoder_weights(found: FoundWeights, network: SegmentationNetwork) -> Fou
         return found
     tensors, skipped = encoder_tensors(found, ("encoder.", "stages."), "a SegFormer encoder (MiT)")
     encoder = network.backbone.encoder
-    loaded, faults = _read_by_transformers(type(encoder), encoder.config, tensors)
+    loaded, faults, unknown = read_by_transformers(type(encoder), encoder.config, tensors)
+    faults += [f"{name} is unknown" for name in unknown]
     if faults:
         raise WeightsError(
             f"{found.path}: expected an encoder of depths {list(encoder.config.depths)} and hidden_sizes "
@@ -105,40 +106,3 @@ def as_encoder_weights(found: FoundWeights, network: SegmentationNetwork) -> Fou
         )
     renamed = {f"backbone.encoder.{name}": value for name, value in loaded.items()}
     return FoundWeights(found.path, "transformers", "torchvision", renamed, skipped)
-
-
-def _read_by_transformers(
-    model: Any, configuration: Any, tensors: dict[str, Tensor]
-) -> tuple[dict[str, Tensor], list[str]]:
-    """State of a model made from ``tensors``, and what did not fit."""
-    from transformers.utils import logging as transformers_logging
-
-    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()  # what it would print in a table is an error below
-    transformers_logging.disable_progress_bar()
-    try:
-        read, info = model.from_pretrained(
-            None, config=configuration, state_dict=tensors, output_loading_info=True, ignore_mismatched_sizes=True
-        )
-    finally:
-        transformers_logging.set_verbosity(level)
-        if bars:
-            transformers_logging.enable_progress_bar()
-    faults = [f"{name} is missing" for name in sorted(info["missing_keys"])]
-    faults += [
-        f"{name} is {tuple(there)} in the file, {tuple(here)} in the network"
-        for name, there, here in sorted(info["mismatched_keys"])
-    ]
-    faults += [f"{name} is unknown" for name in sorted(info["unexpected_keys"])]
-    return {name: value.float() for name, value in read.state_dict().items()}, faults
-
-
-def _transformers_parts() -> tuple[Any, Any]:
-    try:
-        from transformers import SegformerConfig, SegformerModel  # an optional package, slow to import
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "the network segformer needs the package transformers: pip install -e '.[examples,transformers]'",
-            name="transformers",
-        ) from error
-    return SegformerConfig, SegformerModel
