@@ -19,7 +19,7 @@ BLOCK_BYTES = WHOLE_BYTES // BLOCKS
 READERS = 8  # threads: opening a file on a network drive is waiting
 KINDS = {"images": "image", "labels": "label map", "transferred": "style-transferred image", "weights": "weights file"}
 FIRST_STAGE = "first_stage_weights"  # in an identity: the weights that labeled a second stage's target
-START_WEIGHTS = "start_weights"  # in an identity: the file that network.weights names
+START_WEIGHTS = "start_weights"  # in an identity: the files that network.weights and foundation_distance.model name
 
 Key = tuple[str, str, str]  # set, kind, name
 

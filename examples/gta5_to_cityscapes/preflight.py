@@ -32,6 +32,7 @@ from .data.style_transfer import TransferredImages, transferred_folder
 from .data.training_data import Folders, open_labeled, open_target, open_validation
 from .experiments.experiment import Job, check_same_run
 from .experiments.runner import threads_of_a_run
+from .methods.foundation_distance import FoundationDistanceConfig, foundation_model
 from .methods.matching import MatchingConfig
 from .methods.pseudo_labels import PseudoLabelConfig
 from .methods.style_transfer import StyleTransferConfig
@@ -208,7 +209,11 @@ def check_style_transfer(findings: Findings, recipes: Sequence[Recipe], folders:
 
 
 def check_weights(findings: Findings, recipes: Sequence[Recipe]) -> None:
-    """The start weights of each network that the recipes have: are they there, and do they fit?"""
+    """The start weights and foundation models of the recipes: are they there, and do they fit?"""
+    for model in {config.model for each in recipes if (config := each.config(FoundationDistanceConfig)) is not None}:
+        if model is not None:
+            with findings.attempt("foundation model"):
+                findings.add("ok", "foundation model", str(foundation_model(model).network.weights_report))
     what = "start weights"
     for recipe in {recipe.network.model_dump_json(): recipe for recipe in recipes}.values():
         if recipe.network.weights is None:

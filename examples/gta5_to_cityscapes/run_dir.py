@@ -28,6 +28,7 @@ PACKAGES = ("torch", "numpy", "kornia", "scikit-image", "pillow", "pydantic")
 # Settings that name files whose content is in data.json, and where it is there: their place does not matter.
 PLACES = {
     "network.weights": START_WEIGHTS,
+    "foundation_distance.model": START_WEIGHTS,
     "style_transfer.method": "labeled",
     "target_style_transfer.method": "validation",
 }

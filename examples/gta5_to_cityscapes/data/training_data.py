@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from torch.utils.data import Dataset
 from ..atomic_io import written_beside
 from ..distributed import own_share
 from ..input_files import FIRST_STAGE, START_WEIGHTS, InputFiles
+from ..methods.foundation_distance import FoundationDistanceConfig
 from ..methods.method import Domain, StepContext
 from ..methods.style_transfer import StyleTransferConfig, TargetStyleTransferConfig
 from ..models import weights_file
@@ -136,8 +138,8 @@ def open_training_data(
     sets = {"labeled": files_of(labeled, transferred), "validation": files_of(validation, scored)}
     if target is not None:
         sets["target"] = files_of(target, second)
-    if (weights := _start_weights(recipe)) is not None:
-        sets[START_WEIGHTS] = {"weights": {"network.weights": weights}}
+    if weights := _weights(recipe):
+        sets[START_WEIGHTS] = {"weights": weights}
     also = {} if first_stage_weights is None else {FIRST_STAGE: first_stage_weights}
     if pseudo_labels is not None and second is not None:
         second = PseudoLabeled(second, pseudo_labels)
@@ -207,19 +209,22 @@ def files_of(dataset: SegmentationDataset, seen: Samples | None = None) -> dict[
     return files
 
 
-def _start_weights(recipe: Recipe) -> Path | None:
-    """The file that training starts from; None where it starts from random weights or the file is gone.
+def _weights(recipe: Recipe) -> dict[str, Path]:
+    """Files of the start weights and of a foundation model, by their setting; those that are gone are omitted.
 
-    A run that has ended does not need it; one that goes on or begins reports its absence when it builds the network.
+    A run that has ended does not need them; one that goes on or begins reports their absence when it builds a network.
     """
-    network = recipe.network
-    if network.weights is None:
-        return None
-    try:
-        file = weights_file(network.weights, network.name, network.options)
-    except ModuleNotFoundError:
-        return None
-    return file if file.is_file() else None
+    network, foundation = recipe.network, recipe.config(FoundationDistanceConfig)
+    given = {
+        "network.weights": (network.weights, network.name, network.options),
+        "foundation_distance.model": (foundation and foundation.model, "vit", {}),
+    }
+    files: dict[str, Path] = {}
+    for setting, (weights, name, options) in given.items():
+        with suppress(ModuleNotFoundError):
+            if weights is not None and (file := weights_file(weights, name, options)).is_file():
+                files[setting] = file
+    return files
 
 
 class PseudoLabeled(Dataset[Sample]):
