@@ -61,6 +61,6 @@ class FrozenNetwork(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FrozenNetwork:
         """Move the copy along: ``.to()`` and its kin end here."""
-        super()._apply(fn, recurse)
-        self.network._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.network._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
