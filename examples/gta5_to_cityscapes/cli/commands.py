@@ -197,7 +197,7 @@ def demo(
     if budget not in BUDGETS:
         raise typer.BadParameter(f"budget must be one of {', '.join(BUDGETS)}, got {budget!r}")
     city = City(out, BUDGETS[budget], seed)
-    planned = plan(ABLATION, [seed], city.budget.preset, out)
+    planned = plan(ABLATION, [seed], city.budget.preset, out, overrides=city.budget.settings)
     processes = jobs or min(2, os.cpu_count() or 1)
     run_and_report("demo", planned, city.folders, out, torch.device("cpu"), processes, city)
 
