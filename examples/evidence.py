@@ -1,8 +1,9 @@
 """Evidence: what each recipe gains on four pairs of street data sets, from the runs to the tables of a page.
 
 ``run`` trains the recipes of one track with the pipeline's ``ablation`` command and resumes where it was stopped;
-``collect`` writes the scores of all finished runs to one JSON file; ``tables`` prints that file as the Markdown tables
-of ``docs/evidence.md``: means over seeds, and differences that are paired by seed, with Student's 95 % interval.
+``second-stage`` trains second stages that differ in matching alone, on the labels of one network; ``collect`` writes
+the scores of all finished runs to one JSON file; ``tables`` prints that file as the Markdown tables of
+``docs/evidence.md``: means over seeds, and differences that are paired by seed, with Student's 95 % interval.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,8 +28,15 @@ from examples.gta5_to_cityscapes.report.page import markdown_table
 SCORES = Path(__file__).parents[1] / "docs" / "evidence.json"
 LADDER = ("source", "it", "aa+it", "aa+it+sim", "aa+it+sim+ssl", "target-only")
 OTHERS = ("sim", "it+sim", "fada", "mix", "sim+mix")
+FORMS = ("ssl", "sim+ssl", "bcon+ssl", "dcon+ssl", "rcon+ssl")
 # What matching adds: the recipe with it, and the same recipe without.
-PAIRS = (("sim", "source"), ("it+sim", "it"), ("aa+it+sim", "aa+it"), ("sim+mix", "mix"))
+PAIRS = (
+    ("sim", "source"),
+    ("it+sim", "it"),
+    ("aa+it+sim", "aa+it"),
+    ("sim+mix", "mix"),
+    *((form, "ssl") for form in FORMS[1:]),
+)
 SETTINGS = (
     "data.source_size=[144,192]",
     "data.target_size=[144,192]",
@@ -38,6 +48,7 @@ SETTINGS = (
     "evaluation.previews=0",
     "runtime.tensorboard=false",
 )
+ONE_BY_ONE, SECOND_STAGES = ",".join((*LADDER, *OTHERS)), ",".join(FORMS)
 IDENTITY = ["track", "recipe", "seed"]
 
 
@@ -60,37 +71,65 @@ TRACKS = {
 }
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+TrackName = Annotated[str, typer.Argument(help=f"One of {', '.join(TRACKS)}.")]
+DataFolder = Annotated[Path, typer.Argument(help="Folder that holds city/, camvid/ and idd_lite/.", metavar="DATA")]
+RecipeNames = Annotated[str, typer.Option(help="Names, separated by commas.")]
+Seeds = Annotated[str, typer.Option(help="Numbers, separated by commas.")]
+Jobs = Annotated[int, typer.Option(help="Runs at a time, one thread each where there are as many cores.")]
 RunsFolder = Annotated[Path, typer.Argument(help="Folder of the runs, TRACK/RECIPE/seedK/.", metavar="RUNS")]
 ScoresFile = Annotated[Path, typer.Option(help="The JSON file of the scores.")]
 
 
 @app.command()
 def run(
-    track: Annotated[str, typer.Argument(help=f"One of {', '.join(TRACKS)}.")],
-    data: Annotated[Path, typer.Argument(help="Folder that holds city/, camvid/ and idd_lite/.", metavar="DATA")],
+    track: TrackName,
+    data: DataFolder,
     runs: RunsFolder,
-    recipes: Annotated[str, typer.Option(help="Names, separated by commas.")] = ",".join((*LADDER, *OTHERS)),
-    seeds: Annotated[str, typer.Option(help="Numbers, separated by commas.")] = "0,1,2",
-    jobs: Annotated[int, typer.Option(help="Runs at a time, one thread each where there are as many cores.")] = 2,
+    recipes: RecipeNames = ONE_BY_ONE,
+    seeds: Seeds = "0,1,2",
+    jobs: Jobs = 2,
 ) -> None:
     """Train recipes of one track; what is finished is kept."""
+    raise typer.Exit(_pipeline("ablation", track, data, runs, {"recipes": recipes, "seeds": seeds, "jobs": jobs}))
+
+
+@app.command()
+def second_stage(
+    track: TrackName,
+    data: DataFolder,
+    runs: RunsFolder,
+    recipes: RecipeNames = SECOND_STAGES,
+    seeds: Seeds = "0,1,2",
+    jobs: Jobs = 2,
+) -> None:
+    """Train second stages on the labels of the track's source-only runs, which exist already."""
+
+    def train(run: tuple[str, str]) -> int:
+        recipe, seed = run
+        labeling = runs / track / "source" / f"seed{seed}"
+        return _pipeline("train", track, data, runs, {"seed": seed, "threads": 1, "from": labeling}, recipe)
+
+    with ThreadPoolExecutor(jobs) as pool:
+        raise typer.Exit(max(pool.map(train, product(recipes.split(","), seeds.split(",")))))
+
+
+def _pipeline(command: str, track: str, data: Path, runs: Path, options: dict[str, object], *words: str) -> int:
+    """Run a command of the pipeline on a track, and give its exit status."""
     if track not in TRACKS:
         raise typer.BadParameter(f"track must be one of {', '.join(TRACKS)}, got {track!r}")
     chosen = TRACKS[track]
     options = {
-        "--source": data / chosen.source,
-        "--source-layout": chosen.source_layout,
-        "--target": data / chosen.target,
-        "--class-file": chosen.class_file,
-        "--recipes": recipes,
-        "--seeds": seeds,
-        "--jobs": jobs,
-        "--out": runs / track,
+        "source": data / chosen.source,
+        "source-layout": chosen.source_layout,
+        "target": data / chosen.target,
+        "class-file": chosen.class_file,
+        "out": runs / track,
+        **options,
     }
-    words = [str(word) for option in options.items() for word in option]
-    words += [word for setting in SETTINGS for word in ("--set", setting)]
-    command = [sys.executable, "-m", "examples.gta5_to_cityscapes", "ablation", *words]
-    raise typer.Exit(subprocess.run(command, check=False, cwd=Path(__file__).parents[1]).returncode)
+    said = [*words, *(f"--{name}={value}" for name, value in options.items())]
+    said += [word for setting in SETTINGS for word in ("--set", setting)]
+    line = [sys.executable, "-m", "examples.gta5_to_cityscapes", command, *said]
+    return subprocess.run(line, check=False, cwd=Path(__file__).parents[1]).returncode
 
 
 @app.command()
@@ -128,7 +167,7 @@ def means(by_seed: pd.DataFrame) -> pd.DataFrame:
     """The recipes' mIoU (one row a seed, one column a recipe) as a table: mean, gain over source, share of the gap."""
     rows = []
     gap = by_seed["target-only"].mean() - by_seed["source"].mean() if "target-only" in by_seed else float("nan")
-    for recipe in (name for name in (*LADDER, *OTHERS) if name in by_seed):
+    for recipe in (name for name in (*LADDER, *OTHERS, *FORMS) if name in by_seed):
         gain = (by_seed[recipe] - by_seed["source"]).dropna()
         adapts = recipe not in ("source", "target-only")
         rows.append(
