@@ -156,7 +156,22 @@ def assert_close(result: dict[str, Any], expected: dict[str, Any]) -> None:
 
 
 RUNS = [*PLAIN, "optimizer.lr=0.02", "evaluation.batch=1", "schedule.max_steps=6", "schedule.evaluate_every=6"]
-RECIPES = ("source", "sim", "aa+it+sim", "asn", "advent", "maxsq", "fada", "cag", "crst", "mask", "fd", "ffd")
+RECIPES = (
+    "source",
+    "sim",
+    "aa+it+sim",
+    "asn",
+    "advent",
+    "maxsq",
+    "fada",
+    "cag",
+    "crst",
+    "dcon",
+    "pcon",
+    "mask",
+    "fd",
+    "ffd",
+)
 STEPS = 3
 
 
