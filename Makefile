@@ -7,10 +7,11 @@ READY := $(VENV)/.ready
 DOCS_READY := $(VENV)/.docs-ready
 DEMO ?= runs/demo
 CONSTRAINTS ?= constraints.txt
+GPU_CHECK ?= runs/gpu_check
 OLDEST := .venv-oldest
 TRAINERS := .venv-trainers
 
-.PHONY: demo smoke test test-oldest test-trainers lint docs docs-check build check-install signatures clean help
+.PHONY: demo smoke test test-oldest test-trainers gpu-check lint docs docs-check build check-install signatures clean help
 .DELETE_ON_ERROR:
 
 help: ## list these commands
@@ -70,6 +71,10 @@ test-trainers: ## run the how-to pages with the real trainers, in .venv-trainers
 	$(PYTHON) -m venv $(TRAINERS)
 	$(TRAINERS)/bin/python -m pip install --quiet --requirement requirements-trainers.txt --editable .
 	$(TRAINERS)/bin/python -m pytest tests/howto
+
+# With the packages that PYTHON has: a machine with a card has its own build of torch. benchmarks/README.md names them.
+gpu-check: ## run all that needs a GPU, part by part, in at most 8 minutes; again until all parts have ended
+	PYTHONPATH=src $(PYTHON) -m benchmarks.gpu_check --out $(GPU_CHECK)
 
 build: $(READY) ## build sdist and wheel in dist and check their metadata
 	rm -rf dist

@@ -37,6 +37,7 @@ PARTS = {
     "pooling": "benchmarks.pooling",
     "step": "benchmarks.step",
     "thresholds": "benchmarks.thresholds",
+    "network": "benchmarks.network",
     "growth": "benchmarks.growth",
     "loader": "benchmarks.loader",
 }
@@ -112,12 +113,17 @@ def measure(parts: list[str], settings: Settings, out: Path) -> list[Verdict]:
             measurements = run(settings)
         write_measurements(path, {part: (where, measurements)})
         console.print(f"{part}: {len(measurements)} measurements")
+    return write_page(path, settings.device)
+
+
+def write_page(path: Path, device: torch.device) -> list[Verdict]:
+    """Write the page and the charts of a results file beside it; the verdicts on all that it holds."""
     held = read_measurements(path)
     everything = [one for _, measurements in held.values() for one in measurements]
-    rows = verdicts(everything, settings.device)
-    plots = write_plots(everything, out / name)
-    in_order = {part: held[part] for part in PARTS if part in held}
-    with written_beside(out / f"{name}.md") as beside:
+    rows = verdicts(everything, device)
+    plots = write_plots(everything, path.with_suffix(""))
+    in_order = {part: held[part] for part in (*PARTS, *held) if part in held}
+    with written_beside(path.with_suffix(".md")) as beside:
         beside.write_text(results_page(in_order, rows, [plot.name for plot in plots]), encoding="utf-8")
     return rows
 

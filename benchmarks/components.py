@@ -10,7 +10,7 @@ from torch import Tensor
 
 import stuffinstance as si
 from benchmarks.label_maps import city_labels, noise_labels, worst_cases
-from benchmarks.labeling_ways import WAYS
+from benchmarks.labeling_ways import WAYS, Way
 from benchmarks.measurement import Floor, Measurement, Settings, WrongResult
 from benchmarks.region_oracle import Expected, expected_regions, fault, fault_of_largest, fault_of_numbers
 from benchmarks.timing import Timing, captured_in_graph, peak_memory, time_in_turn
@@ -57,12 +57,12 @@ def cases(settings: Settings) -> Iterator[tuple[str, Tensor]]:
         yield f"{name} 1x{height}x{width}", labels
 
 
-def compare(case: str, labels: Tensor, settings: Settings) -> list[Measurement]:
-    """Check every way on one batch against the oracle, then time them in turn."""
+def compare(case: str, labels: Tensor, settings: Settings, ways: Mapping[str, Way] = WAYS) -> list[Measurement]:
+    """Check the library's ways and ``ways`` on one batch against the oracle, then time them in turn."""
     expected = [expected_regions(image, THINGS) for image in labels.cpu().numpy()]
     regions = sum(len(one.first) for one in expected)
-    calls, slow, notes = _library_ways(case, labels, expected)
-    calls |= _own_ways(case, labels, expected, notes)
+    calls, slow, notes = _library_ways(case, labels, expected, ways)
+    calls |= _own_ways(case, labels, expected, notes, settings.interpreted)
     floor_name, floor_call, floor_bytes = _floor(labels)
     timings = time_in_turn({**calls, floor_name: floor_call}, settings)
     floor = Floor(floor_name, timings.pop(floor_name).median_ms, bytes=floor_bytes)
@@ -76,13 +76,13 @@ def compare(case: str, labels: Tensor, settings: Settings) -> list[Measurement]:
 
 
 def _library_ways(
-    case: str, labels: Tensor, expected: Sequence[Expected]
+    case: str, labels: Tensor, expected: Sequence[Expected], ways: Mapping[str, Way]
 ) -> tuple[dict[str, Callable[[], object]], dict[str, Timing], dict[str, Extra]]:
     """Other ways, each checked: those to be timed, the time of those too slow to be called again, why not the rest."""
     calls: dict[str, Callable[[], object]] = {}
     notes: dict[str, Extra] = {}
     slow: dict[str, Timing] = {}
-    for name, way in WAYS.items():
+    for name, way in ways.items():
         obstacle = way.obstacle(labels, sum(len(one.first) for one in expected))
         if obstacle is not None:
             notes[name] = {"note": obstacle}
@@ -112,20 +112,20 @@ def _library_ways(
 
 
 def _own_ways(
-    case: str, labels: Tensor, expected: Sequence[Expected], notes: dict[str, Extra]
+    case: str, labels: Tensor, expected: Sequence[Expected], notes: dict[str, Extra], interpreted: bool
 ) -> Mapping[str, Callable[[], object]]:
     """The library's ways, each checked; why one is skipped goes into ``notes``."""
     calls: dict[str, Callable[[], object]] = {}
     for backend, entry in BACKENDS.items():
         name = f"stuffinstance {backend}"
-        obstacle = _obstacle(backend, labels)
+        obstacle = _obstacle(backend, labels, interpreted)
         if obstacle is None:
             obstacle = entry.obstacle("labels", labels.device)
         if obstacle is not None:
             notes[name] = {"note": obstacle}
             continue
         calls[name] = partial(si.connected_components, labels, classes=THINGS, backend=backend)
-        if backend == "triton":
+        if backend == "triton" and labels.device.type == "cuda":
             _add_graphs(calls, labels, notes)
         calls[f"{name}, areas"] = partial(_numbers_and_areas, labels, backend)
     calls["stuffinstance auto, areas"] = partial(_numbers_and_areas, labels, "auto")
@@ -137,10 +137,10 @@ def _own_ways(
     return calls
 
 
-def _obstacle(backend: str, labels: Tensor) -> str | None:
+def _obstacle(backend: str, labels: Tensor, interpreted: bool) -> str | None:
     if labels.device.type != "cpu":
         return None
-    if backend == "triton":
+    if backend == "triton" and not interpreted:
         return "runs on cuda only"  # in Triton's interpreter it would, which says nothing about its speed
     most = _MOST_PIXELS.get(backend)
     if most is not None and labels.numel() > most:

@@ -7,6 +7,7 @@ numbers back: that is what using it there costs.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.util import find_spec
 from typing import Any
 
@@ -192,6 +193,46 @@ def _cupy(labels: Tensor, things: Sequence[int]) -> Found:
     return Found(planes, areas)
 
 
+def _cucim(labels: Tensor, things: Sequence[int]) -> Found:
+    import cupy
+    from cucim.skimage.measure import label
+
+    planes, areas = [], []
+    for image in _things_from_one(labels, tuple(things)):
+        numbers = label(cupy.from_dlpack(image), background=0, connectivity=2)
+        planes.append(from_dlpack(numbers))
+        areas.append(from_dlpack(cupy.bincount(numbers.ravel())[1:]))
+    return Found(planes, areas)
+
+
+def _colorcc(areas: bool, given: bool = False) -> Callable[..., Found]:
+    """``given``: its RGB images are made before the clock starts, as they are where images and not labels come in."""
+
+    def find(labels: Tensor, things: Sequence[int]) -> Found:
+        from colorcc import label
+
+        images = (_kept_colors if given else _colors)(labels, tuple(things))
+        planes = [label(image, ignore=(0, 0, 0))[0] for image in images]
+        return Found(planes, [torch.bincount(plane.flatten())[1:] for plane in planes] if areas else None)
+
+    return find
+
+
+def _things_from_one(labels: Tensor, things: tuple[int, ...]) -> Tensor:
+    """(B, H, W) uint8: 1, 2, ... for the classes, 0 for the rest."""
+    table = torch.zeros(256, dtype=torch.uint8, device=labels.device)
+    table[list(things)] = torch.arange(1, len(things) + 1, dtype=torch.uint8, device=labels.device)
+    return table[labels]
+
+
+def _colors(labels: Tensor, things: tuple[int, ...]) -> Tensor:
+    """RGB images (B, H, W, 3) uint8 of a color for each class, black for the rest."""
+    return _things_from_one(labels, things)[..., None].repeat(1, 1, 1, 3)
+
+
+_kept_colors = lru_cache(maxsize=1)(_colors)  # by the tensor itself, whose content stays
+
+
 def _host_images(labels: Tensor) -> Iterator[NDArray[np.int64]]:
     yield from labels.cpu().numpy()
 
@@ -213,4 +254,7 @@ WAYS: dict[str, Way] = {
     "kornia max-pooling": Way(_kornia(_kornia_pooling), "kornia", most_pixels=2**19, exact=False),
     "kornia union-find": Way(_kornia(_kornia_union_find), "kornia", most_pixels=2**21),
     "cupy per class": Way(_cupy, "cupy", devices=("cuda",)),
+    "cucim": Way(_cucim, "cucim", devices=("cuda",)),
+    "colorcc": Way(_colorcc(areas=True), "colorcc", devices=("cuda",)),
+    "colorcc, RGB given, no areas": Way(_colorcc(areas=False, given=True), "colorcc", devices=("cuda",)),
 }

@@ -29,6 +29,8 @@ PACKAGES = (
     "kornia",
     "triton",
     "cupy",
+    "cucim",
+    "colorcc",
 )
 NOT_INSTALLED = "not installed"
 
@@ -44,6 +46,7 @@ class Settings:
         repeats: Rounds of a comparison; see :func:`benchmarks.timing.time_in_turn`.
         images: Probability maps that stream through the thresholds, a multiple of 16.
         seconds_per_way: What the repeats of one way may take; a slower way is repeated less, never below 3 times.
+        interpreted: On a CPU, run the Triton kernels in Triton's interpreter too: whether they run, not how fast.
     """
 
     device: torch.device
@@ -52,6 +55,7 @@ class Settings:
     repeats: int = 21
     images: int = 240
     seconds_per_way: float = 1.5
+    interpreted: bool = False
 
 
 @dataclass(frozen=True)
@@ -195,8 +199,9 @@ def _plain(value: Any) -> Any:
 
 
 def _version(package: str) -> str:
-    # CuPy's distribution is named after the CUDA release that it was built for.
-    for name in (package, f"{package}-cuda12x", f"{package}-cuda13x") if package == "cupy" else (package,):
+    # CuPy's and cuCIM's distributions are named after the CUDA release that they were built for.
+    suffixes = {"cupy": ("-cuda12x", "-cuda13x"), "cucim": ("-cu12", "-cu13")}.get(package, ())
+    for name in (package, *(f"{package}{suffix}" for suffix in suffixes)):
         try:
             return metadata.version(name)
         except metadata.PackageNotFoundError:

@@ -86,11 +86,11 @@ TORCH_WAYS: Mapping[str, Pool] = {
 MASKED_PASSES = "masked passes (reference implementation)"
 
 
-def pooling_ways(device: torch.device) -> dict[str, Pool]:
+def pooling_ways(device: torch.device, interpreted: bool = False) -> dict[str, Pool]:
     """The library's, the reference implementation's and torch's, by name."""
     ours: dict[str, Pool] = {OURS: si.region_mean}
-    if device.type == "cuda":
-        ours[f"{OURS} triton"] = partial(si.region_mean, backend="triton")
+    if device.type == "cuda" or interpreted:
+        ours |= {f"{OURS} {backend}": partial(si.region_mean, backend=backend) for backend in ("torch", "triton")}
     return {**ours, MASKED_PASSES: masked_passes, **TORCH_WAYS}
 
 
@@ -167,7 +167,10 @@ def run(settings: Settings) -> list[Measurement]:
 
 
 def _pooling_of(height: int, width: int, feature_dim: int, settings: Settings) -> list[Measurement]:
-    case, ways = city_case(height, width, feature_dim, settings.device), pooling_ways(settings.device)
+    case, ways = (
+        city_case(height, width, feature_dim, settings.device),
+        pooling_ways(settings.device, settings.interpreted),
+    )
     extra = check_pooling(case, ways)
     used = int(case.region_map.flatten().bincount()[1:].count_nonzero())
     for name, pool in ways.items():

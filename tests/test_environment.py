@@ -17,7 +17,13 @@ import torch
 
 import stuffinstance as si
 from stuffinstance import __main__ as report
-from stuffinstance._backends import Backend, BackendUnavailableError, resolve
+from stuffinstance._backends import (
+    PREFERRED_ON_GPU,
+    Backend,
+    BackendUnavailableError,
+    preferred_first,
+    resolve,
+)
 from stuffinstance.pooling.backends import BACKENDS as POOLING
 from stuffinstance.regions.backends import BACKENDS as COMPONENTS
 
@@ -44,6 +50,15 @@ def test_a_package_that_does_not_import_is_skipped(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(report, "_OPERATIONS", {"connected_components": table})
     lines = report.as_text(report.environment()).splitlines()
     assert "  fast       cannot be imported: ImportError: Numba needs NumPy 2.4 or less" in lines
+
+
+def test_a_gpu_takes_what_is_preferred_there_and_a_cpu_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton")
+    monkeypatch.setitem(PREFERRED_ON_GPU, "connected_components", ("triton",))  # type: ignore[arg-type]
+    table = preferred_first("connected_components", COMPONENTS)
+    assert resolve(table, "auto", "labels", torch.device("cuda")) is COMPONENTS["triton"]
+    assert resolve(table, "auto", "labels", CPU) is resolve(COMPONENTS, "auto", "labels", CPU)
+    assert set(table) == set(COMPONENTS)
 
 
 def test_choosing_searches_for_no_package(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 import stuffinstance as si
-from stuffinstance._backends import BackendUnavailableError, resolve
+from stuffinstance._backends import PREFERRED_ON_GPU, BackendUnavailableError, resolve
 from stuffinstance.pooling.backends import BACKENDS as POOLING
 from stuffinstance.regions.backends import BACKENDS
 from tests import oracles
@@ -238,7 +238,8 @@ def test_the_kernel_of_pooling_builds_for_hopper_with_tensor_core_products() -> 
 
 def test_pooling_is_not_chosen_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
     assert POOLING["triton"].devices == ("cuda",)
-    assert resolve(POOLING, "auto", "features", torch.device("cuda")) is POOLING["torch"]
+    preferred = (*PREFERRED_ON_GPU["region_mean"], "torch")[0]
+    assert resolve(POOLING, "auto", "features", torch.device("cuda")) is POOLING[preferred]
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     with pytest.raises(BackendUnavailableError, match="features are on cpu, it runs on cuda"):
         si.region_mean(torch.randn(1, 1, 2, 2), torch.ones(1, 2, 2, dtype=torch.int64), 1, backend="triton")

@@ -16,6 +16,12 @@ from torch.library import define, impl, register_fake
 
 from stuffinstance._checks import check_choice
 
+PREFERRED_ON_GPU: Mapping[str, tuple[str, ...]] = {"connected_components": (), "region_mean": ()}
+"""What ``"auto"`` tries first on a GPU, by operator, before the others in their tables' order.
+
+``make gpu-check`` measures it on a card and prints this line. Empty: no card has measured it yet.
+"""
+
 
 class BackendUnavailableError(RuntimeError):
     """Error of a backend that was selected by name and cannot run here.
@@ -76,16 +82,24 @@ class Backend:
             return fault
         return None
 
+    def is_for(self, device: torch.device) -> bool:
+        """Whether it was made for such a device."""
+        return self.devices is None or device.type in self.devices
+
     def obstacle(self, what: str, device: torch.device) -> str | None:
         """Why it cannot run on tensors of ``device``, which are called ``what``, or None."""
-        foreign = self.devices is not None and device.type not in self.devices
-        if foreign and not (self.package == "triton" and _interpreting(device)):
+        if not self.is_for(device) and not (self.package == "triton" and _interpreting(device)):
             return f"{what} are on {device.type}, it runs on {' and '.join(self.devices or ())} tensors"
         if not self.installed:
             return f"it needs the package {self.package!r}, which is not installed"
         if not torch.compiler.is_compiling() and self.fault is not None:
             return f"its package {self.package!r} cannot be imported ({self.fault})"
         return None
+
+
+def preferred_first(operator: str, table: Mapping[str, Backend]) -> dict[str, Backend]:
+    """The table with what a GPU prefers in front, which other devices skip."""
+    return {name: table[name] for name in (*PREFERRED_ON_GPU[operator], *table)}
 
 
 def _interpreting(device: torch.device) -> bool:
@@ -121,7 +135,7 @@ def resolve(table: Mapping[str, Backend], backend: Any, what: str, device: torch
     """
     if isinstance(backend, str) and backend == "auto":
         for candidate in table.values():
-            if candidate.obstacle(what, device) is None:
+            if candidate.is_for(device) and candidate.obstacle(what, device) is None:
                 return candidate
         raise BackendUnavailableError(f"no backend of {sorted(table)} runs on {device} tensors; use {what}.cpu().")
     check_choice("backend", backend, ("auto", *sorted(table)))

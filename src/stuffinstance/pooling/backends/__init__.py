@@ -5,11 +5,12 @@ A backend is a function ``region_sums(features, number, num_regions)``: ``featur
 What is not finite makes the sums that it belongs to not finite, and no others in another region.
 """
 
-from stuffinstance._backends import Backend
+from stuffinstance._backends import Backend, preferred_first
 
-# "auto" is the first. The Triton kernel equals the other in Triton's interpreter and compiles for Hopper, but has not
-# run on a GPU yet: until it has, "auto" leaves it to those who name it.
-BACKENDS: dict[str, Backend] = {
+# "auto" is the first, after PREFERRED_ON_GPU. The Triton kernel equals the other in Triton's interpreter and compiles
+# for Hopper, but has not run on a GPU yet: until it has, "auto" leaves it to those who name it.
+_TABLE = {
     "torch": Backend(f"{__name__}.torch_sums", "region_sums"),
     "triton": Backend(f"{__name__}.triton_sums", "region_sums", ("cuda",), "triton"),
 }
+BACKENDS: dict[str, Backend] = preferred_first("region_mean", _TABLE)
