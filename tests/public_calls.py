@@ -351,6 +351,13 @@ _FUNCTIONS: dict[Callable[..., Any], Callable[[Maps], dict[str, Any]]] = {
         "num_prefix_tokens": 1,
         "generator": torch.Generator(),
     },
+    si.fuse_resolutions: lambda m: {
+        "context_logits": m.logits,
+        "detail_logits": m.channels(K).flip(2),
+        "attention_logits": m.channels(K),
+        "size": (2 * m.size[1] + 1, 2 * m.size[2]),
+        "corner": (1, 2),
+    },
     si.confident_fraction: lambda m: {**_probabilities(m), "threshold": 0.9},
     si.fourier_amplitude_transfer: lambda m: {"source": m.images, "target": m.images / 2, "window": 0.1},
     si.lab_color_transfer: lambda m: {"source": m.images, "target": m.images / 2},
@@ -494,6 +501,7 @@ LOSSES = {
     "OutputDiscriminator.forward": "probabilities",
     "entropy_map": "probabilities",
     "random_block_mask": "images",
+    "fuse_resolutions": "detail_logits",
     "random_token_mask": "tokens",
 } | dict.fromkeys((
     "region_mean", "FineGrainedDiscriminator.forward", "StuffMatchingLoss.forward", "InstanceMatchingLoss.forward",

@@ -68,6 +68,7 @@ from stuffinstance.self_training import (
     MeanTeacher,
     class_mix,
     confident_fraction,
+    fuse_resolutions,
     random_block_mask,
     random_token_mask,
 )
@@ -149,6 +150,7 @@ __all__ = [
     "count_class_pixels",
     "entropy_map",
     "fourier_amplitude_transfer",
+    "fuse_resolutions",
     "head_classifier",
     "instance_matching_loss",
     "instance_regions",

@@ -270,6 +270,13 @@ def checked_positive(name: str, value: Any) -> int:
     return checked_whole(name, value, 1)
 
 
+def checked_size(name: str, size: Any, parts: str = "(h, w)", least: int = 1) -> tuple[int, int]:
+    """A pair of whole numbers, which messages call ``parts``."""
+    if not isinstance(size, (tuple, list)) or len(size) != 2:
+        raise TypeError(f"{name} must be a pair {parts} of whole numbers, got {describe(size)}.")
+    return checked_whole(f"{name}[0]", size[0], least), checked_whole(f"{name}[1]", size[1], least)
+
+
 def checked_num_classes(num_classes: Any) -> int:
     """K: a whole number of at least 1 that tables of K and K x K entries can be made for."""
     if whole_number(num_classes) is None and _is_label_space(num_classes):  # a compiler cannot look into a number

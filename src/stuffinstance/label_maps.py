@@ -12,8 +12,7 @@ from stuffinstance._checks import (
     checked_fraction,
     checked_ignore_index,
     checked_num_classes,
-    checked_whole,
-    describe,
+    checked_size,
 )
 from stuffinstance._numerics import best_class
 
@@ -43,16 +42,10 @@ def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
         tensor([[[0, 2]]])
     """
     check_label_map("labels", labels, masks=True)
-    to_height, to_width = _checked_size(size)
+    to_height, to_width = checked_size("size", size)
     if labels.shape[1:] != (to_height, to_width):
         check_has_pixels("labels", labels)
     return _resize_labels(labels, to_height, to_width)
-
-
-def _checked_size(size: tuple[int, int]) -> tuple[int, int]:
-    if not isinstance(size, (tuple, list)) or len(size) != 2:
-        raise TypeError(f"size must be a pair (h, w) of whole numbers, got {describe(size)}.")
-    return checked_whole("size[0]", size[0], 1), checked_whole("size[1]", size[1], 1)
 
 
 def _resize_labels(labels: Tensor, to_height: int, to_width: int) -> Tensor:
@@ -101,7 +94,7 @@ def majority_labels(
         tensor([[[255]]])
     """
     check_label_map("labels", labels)
-    to_height, to_width = _checked_size(size)
+    to_height, to_width = checked_size("size", size)
     check_has_pixels("labels", labels)
     num_classes = checked_num_classes(num_classes)
     ignore_index = checked_ignore_index(ignore_index, num_classes)

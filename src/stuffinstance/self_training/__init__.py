@@ -27,6 +27,7 @@ from stuffinstance.self_training.mixing import (
     random_block_mask,
     random_token_mask,
 )
+from stuffinstance.self_training.resolution_fusion import fuse_resolutions
 
 __all__ = [
     "ClassMixOutput",
@@ -34,6 +35,7 @@ __all__ = [
     "MeanTeacher",
     "class_mix",
     "confident_fraction",
+    "fuse_resolutions",
     "random_block_mask",
     "random_token_mask",
     "weighted_cross_entropy",
