@@ -22,7 +22,7 @@ MAPS = {
     "two-rows": noise(2, 9, (0, IGNORE), 3),
     "column": torch.zeros(1, 9, 1, dtype=torch.int64),
 }
-RUNS = 60  # of each map by each schedule
+RUNS = 50  # of each map by each schedule
 WARPS = (2, 4, 8)
 
 
