@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from stuffinstance._checks import (
-    TRAIN_FEATURES,
     check_choice,
     check_class_ids,
     check_feature_size,
@@ -24,9 +23,9 @@ from stuffinstance._checks import (
     checked_positive,
     describe,
     may_read,
-    warn_without_gradient,
 )
 from stuffinstance._numerics import best_class
+from stuffinstance._warnings import TRAIN_FEATURES, warn_without_gradient
 from stuffinstance.banks import Classifier, InstanceBank, StuffBank
 from stuffinstance.distributed import Sync
 from stuffinstance.label_maps import _correct_labels, _merge_pseudo_labels

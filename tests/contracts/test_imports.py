@@ -14,7 +14,7 @@ ROOT = Path(stuffinstance.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 
 # A room may import those before it, and any may import the first ones.
-ANYWHERE = ("_checks", "_backends", "_compiled", "_numerics", "distributed", "_state")
+ANYWHERE = ("_checks", "_warnings", "_backends", "_compiled", "_numerics", "distributed", "_state")
 FLOW = ("label_space", "label_maps", "regions", "pooling", "banks", "losses", "sim")
 # Beside the flow: the first ones, and the rooms named.
 ASIDE = {

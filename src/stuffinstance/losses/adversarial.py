@@ -17,9 +17,9 @@ from stuffinstance._checks import (
     check_on_device,
     checked_num_classes,
     checked_positive,
-    warn_without_gradient,
 )
 from stuffinstance._numerics import as_float, autocast_device
+from stuffinstance._warnings import warn_without_gradient
 from stuffinstance.losses.entropy_minimization import Reduction, checked_reduction, entropy_map
 
 SOURCE, TARGET = 0.0, 1.0

@@ -6,15 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stuffinstance._checks import (
-    TRAIN_FEATURES,
-    check_choice,
-    check_kind,
-    checked_divisor,
-    checked_flag,
-    warn_without_gradient,
-)
+from stuffinstance._checks import check_choice, check_kind, checked_divisor, checked_flag
 from stuffinstance._numerics import float_dtype
+from stuffinstance._warnings import TRAIN_FEATURES, warn_without_gradient
 from stuffinstance.banks.class_anchors import CategoryAnchors
 
 PresetName = Literal["code", "paper"]

@@ -8,16 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stuffinstance._checks import (
-    TRAIN_FEATURES,
-    check_kind,
-    check_on_device,
-    checked_divisor,
-    checked_flag,
-    may_read,
-    warn_without_gradient,
-)
+from stuffinstance._checks import check_kind, check_on_device, checked_divisor, checked_flag, may_read
 from stuffinstance._numerics import autocast_device, cleared
+from stuffinstance._warnings import TRAIN_FEATURES, warn_without_gradient
 from stuffinstance.banks import MemoryBank
 from stuffinstance.label_maps import _resize_labels
 from stuffinstance.losses.entropy_minimization import Reduction, checked_reduction, mean_over_pixels

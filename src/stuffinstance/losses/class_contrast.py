@@ -5,14 +5,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from stuffinstance._checks import (
-    TRAIN_FEATURES,
-    check_kind,
-    checked_divisor,
-    checked_number,
-    warn_without_gradient,
-)
+from stuffinstance._checks import check_kind, checked_divisor, checked_number
 from stuffinstance._numerics import autocast_device, cleared, unit_length
+from stuffinstance._warnings import TRAIN_FEATURES, warn_without_gradient
 from stuffinstance.banks.class_anchors import CategoryAnchors
 from stuffinstance.banks.class_distributions import ClassDistributions
 from stuffinstance.losses.entropy_minimization import Reduction, checked_reduction, mean_over_pixels

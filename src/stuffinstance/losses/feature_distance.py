@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stuffinstance._checks import (
-    TRAIN_FEATURES,
     check_class_ids,
     check_has_pixels,
     check_label_map,
@@ -20,9 +19,9 @@ from stuffinstance._checks import (
     checked_num_classes,
     checked_number,
     checked_positive,
-    warn_without_gradient,
 )
 from stuffinstance._numerics import as_float, autocast_device, cleared
+from stuffinstance._warnings import TRAIN_FEATURES, warn_without_gradient
 from stuffinstance.label_maps import _majority_labels
 from stuffinstance.losses.adversarial import check_weights_take
 from stuffinstance.losses.distances import DISTANCES

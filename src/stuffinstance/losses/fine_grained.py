@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stuffinstance._checks import (
-    TRAIN_FEATURES,
     check_choice,
     check_maps,
     check_same_batch,
@@ -15,9 +14,9 @@ from stuffinstance._checks import (
     checked_num_classes,
     checked_number,
     checked_positive,
-    warn_without_gradient,
 )
 from stuffinstance._numerics import as_float, autocast_device
+from stuffinstance._warnings import TRAIN_FEATURES, warn_without_gradient
 from stuffinstance.losses.adversarial import SOURCE, TARGET, AdversarialLoss, check_weights_take, domain_channels
 from stuffinstance.losses.entropy_minimization import Reduction
 

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from stuffinstance._checks import TRAIN_FEATURES, check_callable, check_kind, checked_flag, warn_without_gradient
+from stuffinstance._checks import check_callable, check_kind, checked_flag
+from stuffinstance._warnings import TRAIN_FEATURES, warn_without_gradient
 from stuffinstance.banks import Classifier, InstanceBank, MemoryBank, StuffBank
 from stuffinstance.losses.distances import Between, Distance, DistanceName, nearest_distance, resolve_distance
 from stuffinstance.regions import Regions

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from stuffinstance._checks import (
-    TRAIN_FEATURES,
     check_choice,
     check_has_pixels,
     check_kind,
@@ -16,9 +15,9 @@ from stuffinstance._checks import (
     checked_divisor,
     checked_fraction,
     checked_positive,
-    warn_without_gradient,
 )
 from stuffinstance._numerics import as_float, autocast_device
+from stuffinstance._warnings import TRAIN_FEATURES, warn_without_gradient
 from stuffinstance.banks import MemoryBank
 from stuffinstance.label_maps import _resize_labels
 from stuffinstance.losses.distances import (
