@@ -5,6 +5,8 @@ from __future__ import annotations
 import weakref
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import stuffinstance as si
-from stuffinstance.pooling.backends import torch_sums
+from stuffinstance.pooling.backends import numba_sums, torch_sums
 from tests import oracles
 from tests.label_maps import GALLERY
 
@@ -59,12 +61,14 @@ def oracle_rows(features: Tensor, regions: Tensor, count: int) -> Tensor:
     return torch.from_numpy(np.stack([oracles.region_means(f, r, count) for f, r in images]))
 
 
-@pytest.fixture(params=["added_sums", "multiplied_sums", "triton"])
+@pytest.fixture(params=["numba", "added_sums", "multiplied_sums", "triton"])
 def pool(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Tensor]:
-    """Pixels added up as on a CPU, as on a GPU by a product, and by the Triton kernel, on a card if there is one."""
+    """Compiled runs, pixels added up, a product as on a GPU, and the Triton kernel, on a card if there is one."""
+    if request.param == "numba":
+        return partial(si.region_mean, backend="numba")
     if request.param != "triton":
         monkeypatch.setattr(torch_sums, "added_sums", getattr(torch_sums, request.param))
-        return si.region_mean
+        return partial(si.region_mean, backend="torch")
     pytest.importorskip("triton", minversion="3.4", reason="its interpreter runs these kernels from Triton 3.4 on")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return lambda features, regions, count: si.region_mean(
@@ -139,7 +143,7 @@ def test_double_precision_is_kept(pool: Callable[..., Tensor]) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("add", [torch_sums.added_sums, torch_sums.multiplied_sums])
+@pytest.mark.parametrize("add", [numba_sums.region_sums, torch_sums.added_sums, torch_sums.multiplied_sums])
 def test_a_large_region_keeps_its_digits_in_every_layout(
     add: Callable[..., Tensor], layout: torch.memory_format, dtype: torch.dtype
 ) -> None:
@@ -154,16 +158,19 @@ def test_a_large_region_keeps_its_digits_in_every_layout(
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("backend", [numba_sums, torch_sums])
 def test_blocks_of_channels_and_of_pixels(
-    monkeypatch: pytest.MonkeyPatch, layout: torch.memory_format, dtype: torch.dtype
+    monkeypatch: pytest.MonkeyPatch, backend: ModuleType, layout: torch.memory_format, dtype: torch.dtype
 ) -> None:
     """Sizes that no block divides, in blocks of one channel or pixel up to a single block."""
     features, regions = features_and_map(3, 7, 9, 13, count=5)
     features = features.to(dtype).contiguous(memory_format=layout)
     expected = oracle_rows(features, regions, 6)
     for values in (1, 117 * 3 * 2, 117 * 3 * 5, 2**19):
-        monkeypatch.setattr(torch_sums, "_BLOCK", values)
-        torch.testing.assert_close(si.region_mean(features, regions, 6).double(), expected, atol=1e-6, rtol=1e-5)
+        monkeypatch.setattr(backend, "_BLOCK", values)
+        sums = backend.region_sums(features, regions.flatten(1), 6)
+        means = sums / torch.nn.functional.one_hot(regions.flatten(1), 7).sum(1)[:, None, 1:].clamp(min=1)
+        torch.testing.assert_close(means.transpose(1, 2).double(), expected, atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
@@ -195,48 +202,94 @@ def test_the_product_takes_three_times_the_features_at_most() -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("backend", ["numba", "torch"])
 def test_what_is_not_finite_stays_in_its_region_and_channel(
-    layout: torch.memory_format, dtype: torch.dtype, value: float
+    backend: str, layout: torch.memory_format, dtype: torch.dtype, value: float
 ) -> None:
     features, regions = features_and_map()
     features = features.to(dtype)
-    clean = si.region_mean(features, regions, 6)
+    mean = partial(si.region_mean, backend=backend)
+    clean = mean(features, regions, 6)
     features[1, 3, 4, 5] = value
     regions[1, 4, 5] = 2
-    clean[1] = si.region_mean(features.nan_to_num(0, 0, 0)[1:], regions[1:], 6)[0]
-    rows = si.region_mean(features.contiguous(memory_format=layout), regions, 6)
+    clean[1] = mean(features.nan_to_num(0, 0, 0)[1:], regions[1:], 6)[0]
+    rows = mean(features.contiguous(memory_format=layout), regions, 6)
     broken = ~rows.isfinite()
     assert broken.nonzero().tolist() == [[1, 1, 3]]
     torch.testing.assert_close(rows[~broken], clean[~broken])
 
 
-def test_the_same_bits_in_every_run() -> None:
+@pytest.mark.parametrize("backend", ["numba", "torch"])
+def test_the_same_bits_in_every_run(backend: str) -> None:
     features, regions = features_and_map(2, 33, 40, 50)
     for seen in (features, features.contiguous(memory_format=torch.channels_last)):
-        assert all(torch.equal(si.region_mean(seen, regions), si.region_mean(seen, regions)) for _ in range(5))
+        first = si.region_mean(seen, regions, backend=backend)
+        assert all(torch.equal(si.region_mean(seen, regions, backend=backend), first) for _ in range(5))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_the_gradient_lies_as_the_features_do(layout: torch.memory_format) -> None:
+@pytest.mark.parametrize("channels", [1, 7, 33])
+def test_threads_change_no_bit(
+    monkeypatch: pytest.MonkeyPatch, channels: int, layout: torch.memory_format, dtype: torch.dtype
+) -> None:
+    features, regions = features_and_map(3, channels, 9, 40)
+    features = features.to(dtype).contiguous(memory_format=layout).requires_grad_()
+
+    def found() -> tuple[Tensor, Tensor]:
+        means = si.region_mean(features, regions, 6, backend="numba")
+        return means, torch.autograd.grad(means, features, torch.ones_like(means))[0]
+
+    alone = found()
+    monkeypatch.setattr(numba_sums, "_THREADED_VALUES", 0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    assert all(torch.equal(one, other) for one, other in zip(alone, found(), strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("channels", [1, 3, 4, 9])
+def test_the_compiled_gradient_is_torchs(channels: int, dtype: torch.dtype) -> None:
+    features, regions = features_and_map(2, channels, 9, 13)
+    features = features.to(dtype).requires_grad_()
+    slope = torch.randn(2, 8, channels, dtype=torch.promote_types(dtype, torch.float32))
+    one, other = (
+        torch.autograd.grad(si.region_mean(features, regions, 8, backend=backend), features, slope)[0]
+        for backend in ("numba", "torch")
+    )
+    assert one.dtype == dtype
+    assert torch.equal(one, other)
+
+
+def test_a_number_that_no_row_has_is_an_error_where_values_are_not_checked() -> None:
+    for wrong in (-1, 7):
+        with pytest.raises(IndexError, match=r"region numbers must be 0 \(none\) and 1\.\.R"):
+            torch.ops.stuffinstance.region_sums(torch.ones(1, 2, 1, 3), torch.tensor([[0, 1, wrong]]), 6, "numba")
+
+
+@pytest.mark.parametrize("backend", ["numba", "torch"])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_gradient_lies_as_the_features_do(layout: torch.memory_format, backend: str) -> None:
     features, regions = features_and_map(2, 3, 4, 5, count=4)
     features = features.double().contiguous(memory_format=layout).requires_grad_()
     slope = torch.randn(2, 5, 3, dtype=torch.float64)
-    (gradient,) = torch.autograd.grad(si.region_mean(features, regions, 5), features, slope)
+    mean = partial(si.region_mean, backend=backend)
+    (gradient,) = torch.autograd.grad(mean(features, regions, 5), features, slope)
     assert gradient.is_contiguous(memory_format=layout)
     area = torch.nn.functional.one_hot(regions, 6).sum((1, 2)).clamp(min=1)
     table = torch.cat([torch.zeros(2, 1, 3, dtype=torch.float64), slope], 1) / area[:, :, None]
     expected = torch.stack([rows[ids] for rows, ids in zip(table, regions, strict=True)]).permute(0, 3, 1, 2)
     torch.testing.assert_close(gradient, expected)
-    assert torch.autograd.gradcheck(lambda f: si.region_mean(f, regions, 5), (features,))
-    assert torch.autograd.gradgradcheck(lambda f: si.region_mean(f, regions, 5).square(), (features,))
+    assert torch.autograd.gradcheck(lambda f: mean(f, regions, 5), (features,))
+    assert torch.autograd.gradgradcheck(lambda f: mean(f, regions, 5).square(), (features,))
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_operator_keeps_torchs_rules(layout: torch.memory_format, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("backend", ["numba", "torch"])
+def test_the_operator_keeps_torchs_rules(backend: str, layout: torch.memory_format, dtype: torch.dtype) -> None:
     features, regions = features_and_map()
     features = features.to(dtype).contiguous(memory_format=layout).requires_grad_()
-    torch.library.opcheck(torch.ops.stuffinstance.region_sums, (features, regions.flatten(1), 6, "torch"))
+    torch.library.opcheck(torch.ops.stuffinstance.region_sums, (features, regions.flatten(1), 6, backend))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -26,8 +26,9 @@ def region_mean(
     0/0 into 0, and 1 does the same. Sums are float32 for half-precision features, with or without autocast, and
     float64 for float64, and come out the same in every run. A value that is not finite spoils its own region alone.
 
-    A CPU reads the features once, 4 MiB at a time, and holds a few such blocks beside the result (with channels last
-    also partial sums, never more numbers than the features). On an accelerator ``"torch"`` reads them twice and
+    A CPU reads the features once; ``"numba"`` at the speed of memory, ``"torch"`` 4 MiB at a time, and holds a few such
+    blocks beside the result (with channels last also partial sums, never more numbers than the features). On an
+    accelerator ``"torch"`` reads them twice and
     multiplies a copy without non-finite values with the regions' masks, following torch's float32 matmul precision;
     ``"triton"`` reads them once for up to 128 regions, without a copy of NCHW or channels_last features. The gradient
     is written once, in the features' dtype, and channels last where they were.
@@ -38,7 +39,8 @@ def region_mean(
             or a bool mask (B, h, w), whose True is the one region.
         num_regions: R where ``regions`` is a map: at most h * w, or 65536 where that is more. Default: its largest
             number, which is read back from the device; 1 for a mask.
-        backend: ``"auto"`` (``"torch"``), ``"torch"`` (any device) or ``"triton"`` (CUDA; only by name).
+        backend: ``"auto"`` (the first that can run), ``"numba"`` (CPU, with the extra ``fast``), ``"torch"`` (any
+            device) or ``"triton"`` (CUDA; only by name).
 
     Returns:
         (B, R, D) float32 (float64 for float64 features); zeros for a region without a pixel. Row *r* is region *r* + 1.
@@ -127,7 +129,7 @@ def _(features: Tensor, number: Tensor, num_regions: int, backend: str) -> Tenso
 
 
 def _remember(ctx: Any, inputs: tuple[Tensor, Tensor, int, str], output: Tensor) -> None:
-    features, number, _, _ = inputs
+    features, number, _, ctx.backend = inputs
     ctx.save_for_backward(number)
     ctx.size = features.shape[2:]
     ctx.dtype = features.dtype
@@ -137,11 +139,17 @@ def _remember(ctx: Any, inputs: tuple[Tensor, Tensor, int, str], output: Tensor)
 def _spread(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
     """Each pixel gets its region's gradient: one write, in the features' own dtype and order.
 
-    On a CPU both forms take as long as a fresh copy of that size; others are 1.5 to 3 times slower.
+    On a CPU the forms in torch take as long as a fresh copy of that size; others are 1.5 to 3 times slower. The
+    compiled one has no derivative of its own: where one is wanted torch's is taken.
     """
     (number,) = ctx.saved_tensors
     batch, channels = gradient.shape[:2]
     height, width = ctx.size
+    if not ctx.rows and may_read(gradient) and not torch.is_grad_enabled():
+        taken = resolve(BACKENDS, ctx.backend, "features", gradient.device)
+        if taken is BACKENDS["numba"]:
+            written: Tensor = taken.loaded.spread(gradient.to(ctx.dtype), number)
+            return written.view(batch, channels, height, width), None, None, None
     with_none = F.pad(gradient.to(ctx.dtype), (1, 0))  # (B, D, 1 + R): pixels of no region get zero
     if ctx.rows:
         table = with_none.transpose(1, 2)

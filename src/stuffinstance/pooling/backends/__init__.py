@@ -7,9 +7,10 @@ What is not finite makes the sums that it belongs to not finite, and no others i
 
 from stuffinstance._backends import Backend, preferred_first
 
-# "auto" is the first, after PREFERRED_ON_GPU. The Triton kernel equals the other in Triton's interpreter and compiles
-# for Hopper, but has not run on a GPU yet: until it has, "auto" leaves it to those who name it.
+# "auto" is the first that can run, after PREFERRED_ON_GPU. The Triton kernel equals the others in Triton's interpreter
+# and compiles for Hopper, but has not run on a GPU yet: until it has, "auto" leaves it to those who name it.
 _TABLE = {
+    "numba": Backend(f"{__name__}.numba_sums", "region_sums", ("cpu",), "numba"),
     "torch": Backend(f"{__name__}.torch_sums", "region_sums"),
     "triton": Backend(f"{__name__}.triton_sums", "region_sums", ("cuda",), "triton"),
 }
