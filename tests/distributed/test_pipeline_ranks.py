@@ -113,7 +113,7 @@ def steps_of(rank: int, recipe: Recipe, folders: Folders, start: dict[str, Path]
     take_step.network.train()
     take_step.prepare(data.labeled)
     draw_apart(recipe.seed)
-    images = StepImages(recipe, data, CPU, {"labeled": 0, "target": 0})
+    images = StepImages(recipe, data, CPU, {"labeled": 0, "target": 0}, take_step.sampler())
     history = []
     for step in range(STEPS):
         losses = take_step(images.draw(step))
@@ -163,6 +163,7 @@ RECIPES = (
     "asn",
     "advent",
     "maxsq",
+    "rcs",
     "fada",
     "cag",
     "crst",

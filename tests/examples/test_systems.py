@@ -39,6 +39,7 @@ LOSSES = {
     "minent": {"entropy"},
     "maxsq": {"max_square"},
     "tt": set(),
+    "rcs": set(),
     "mix": {"mixed"},
     "mask": {"masked"},
     "sim+mix+mask": {"stuff", "instance", "mixed", "masked"},
@@ -71,6 +72,19 @@ def test_the_clean_target_passes_the_network_only_where_a_loss_needs_it(
     assert len(seen) == passes
     clean = [torch.equal(images, context.unlabeled.images) for images in seen]
     assert any(clean) == ("sim" in name)
+
+
+def test_pseudo_labels_may_be_learned_by_symmetric_cross_entropy(quiet: list[str]) -> None:
+    values = {}
+    for loss in ("cross_entropy", "symmetric"):
+        step, context = made_step(compose_recipe("ssl", "smoke", overrides=[*quiet, f"pseudo_labels.loss={loss}"]))
+        with torch.no_grad():
+            logits = context.unlabeled.at_scale(step.network(context.unlabeled.images).logits)
+        values[loss] = float(step([context])["pseudo"])
+        labels = context.unlabeled.labels
+        alone = {"ce_weight": 1.0, "rce_weight": 0.0} if loss == "cross_entropy" else {}
+        assert values[loss] == pytest.approx(float(si.symmetric_cross_entropy(logits, labels, **alone)), rel=1e-5)
+    assert values["symmetric"] > 2 * values["cross_entropy"]
 
 
 def test_mixed_images_have_one_appearance(quiet: list[str]) -> None:

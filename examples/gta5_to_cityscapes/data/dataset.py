@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from stuffinstance import CITYSCAPES
 
 from .classes import LabelTable
-from .image_files import MAX_PIXELS, DatasetError, read_image, resize_ids
+from .image_files import MAX_PIXELS, DatasetError, image_size, read_image, resize_ids
 
 logger = logging.getLogger(__name__)
 
@@ -105,6 +105,13 @@ class SegmentationDataset(Dataset[Sample]):
         else:
             labels = self._read_labels(entry.image, entry.labels, stored)
         return Sample(image_tensor(pixels), torch.from_numpy(labels), entry.name)
+
+    def label_map(self, index: int) -> Tensor:
+        """The label map of a sample; of the image the size is read alone."""
+        entry = self.files[index]
+        if entry.labels is None:
+            return self[index].labels
+        return torch.from_numpy(self._read_labels(entry.image, entry.labels, image_size(entry.image)))
 
     def label_map_size(self, path: Path) -> tuple[int, int]:
         """(height, width) of a label map from its header; a file of another kind than the layout's is an error."""

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+import stuffinstance as si
+
 from ..distributed import Share
 from . import DatasetError, Sample
 
@@ -21,6 +23,7 @@ class Batch(NamedTuple):
     images: Tensor  # (B, 3, H, W) uint8
     labels: Tensor  # (B, H, W) uint8, 255 where unlabeled
     names: list[str]
+    classes: Tensor | None = None  # (B,), the class that each was drawn for
 
 
 class Samples(Protocol):
@@ -31,6 +34,15 @@ class Samples(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Sample: ...
+
+
+class LabeledSamples(Samples, Protocol):
+    """A data set whose label maps can be read without the images."""
+
+    def label_map(self, index: int) -> Tensor: ...
+
+
+Draw = tuple[int, int | None]  # the place of a sample, and the class that it is drawn for
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
@@ -54,32 +66,44 @@ class _Batches(Dataset["Batch | DatasetError"]):
     def __init__(self, dataset: Samples) -> None:
         self.dataset = dataset
 
-    def __getitem__(self, places: list[int]) -> Batch | DatasetError:
+    def __getitem__(self, draws: list[Draw]) -> Batch | DatasetError:
         try:
-            return collate([self.dataset[place] for place in places])
+            batch = collate([self.dataset[place] for place, _ in draws])
         except DatasetError as error:
             return error
+        classes = [drawn_for for _, drawn_for in draws if drawn_for is not None]
+        return batch._replace(classes=torch.tensor(classes)) if classes else batch
 
 
-class EndlessSteps(Sampler["list[int]"]):
-    """Sampler of this rank's share of each step, one list of places for each part.
+class EndlessSteps(Sampler["list[Draw]"]):
+    """Sampler of this rank's share of each step, one list of draws for each part.
 
-    Epochs do not end; each is shuffled by (seed, epoch) alone, from any position on.
+    Epochs do not end, and go on from any position. Each is drawn by ``sampler``, or without one shuffled by (seed,
+    epoch) alone.
     """
 
-    def __init__(self, length: int, batch: int, seed: int, start: int, share: Share) -> None:
+    def __init__(
+        self, length: int, batch: int, seed: int, start: int, share: Share, sampler: si.RareClassSampler | None
+    ) -> None:
         if length < 1:
             raise ValueError("a data set to train on must hold at least one image, got none.")
         self.length, self.batch, self.seed, self.start, self.share = length, batch, seed, start, share
+        self.sampler = sampler
 
-    def _order(self) -> Iterator[int]:
+    def _order(self) -> Iterator[Draw]:
         epoch, place = divmod(self.start, self.length)
         while True:
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-            yield from torch.randperm(self.length, generator=generator)[place:].tolist()
+            yield from self._epoch(epoch)[place:]
             epoch, place = epoch + 1, 0
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def _epoch(self, epoch: int) -> list[Any]:
+        if self.sampler is not None:
+            self.sampler.set_epoch(epoch)
+            return list(self.sampler)
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        return [(place, None) for place in torch.randperm(self.length, generator=generator).tolist()]
+
+    def __iter__(self) -> Iterator[list[Draw]]:
         order = self._order()
         while True:
             step = list(islice(order, self.batch))
@@ -112,6 +136,7 @@ class BatchStream:
         workers: int = 0,
         position: int = 0,
         pinned: bool = False,
+        sampler: si.RareClassSampler | None = None,
     ) -> None:
         self.batch = batch
         self.share = share or Share()
@@ -119,7 +144,7 @@ class BatchStream:
         loader: DataLoader[Any] = DataLoader(
             _Batches(dataset),
             batch_size=None,
-            sampler=EndlessSteps(len(dataset), batch, seed, position, self.share),
+            sampler=EndlessSteps(len(dataset), batch, seed, position, self.share, sampler),
             num_workers=workers,
             pin_memory=pinned,
             persistent_workers=workers > 0,

@@ -13,17 +13,20 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+import stuffinstance as si
+
 from ..atomic_io import written_beside
 from ..distributed import own_share
 from ..input_files import FIRST_STAGE, START_WEIGHTS, InputFiles
 from ..methods.foundation_distance import FoundationDistanceConfig
 from ..methods.method import Domain, StepContext
+from ..methods.rare_classes import CROP_PIXELS, RareClassConfig
 from ..methods.style_transfer import StyleTransferConfig, TargetStyleTransferConfig
 from ..models import weights_file
 from ..recipes import Recipe
 from . import DatasetError, Sample, SegmentationDataset, open_dataset, read_id_map, require_labels
 from .augmentation import TrainingAugmentation
-from .loader import Batch, BatchStream, Samples, as_unit_floats
+from .loader import Batch, BatchStream, LabeledSamples, Samples, as_unit_floats
 from .style_transfer import (
     BatchStyleTransfer,
     TransferredImages,
@@ -60,7 +63,7 @@ class TrainingData:
     part in the run, with the classes of which they must show one.
     """
 
-    labeled: Samples
+    labeled: LabeledSamples
     target: Samples | None
     validation: Samples
     inputs: InputFiles
@@ -182,7 +185,7 @@ def as_seen(recipe: Recipe, target: SegmentationDataset, labeled: SegmentationDa
 class DecodedImages(Dataset[Sample]):
     """Data set that keeps decoded samples in memory."""
 
-    def __init__(self, dataset: Samples) -> None:
+    def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
         self.names = dataset.names
         self._kept: dict[int, Sample] = {}
@@ -194,6 +197,10 @@ class DecodedImages(Dataset[Sample]):
         if index not in self._kept:
             self._kept[index] = self.dataset[index]
         return self._kept[index]
+
+    def label_map(self, index: int) -> Tensor:
+        """The label map of a sample, without the image."""
+        return self.dataset.label_map(index)
 
 
 def files_of(dataset: SegmentationDataset, seen: Samples | None = None) -> dict[str, dict[str, Path]]:
@@ -278,7 +285,14 @@ def read_label_map(path: Path) -> Tensor:
 class StepImages:
     """This rank's images of one step after another; ``positions`` are those in the data sets."""
 
-    def __init__(self, recipe: Recipe, data: TrainingData, device: torch.device, positions: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        data: TrainingData,
+        device: torch.device,
+        positions: Mapping[str, int],
+        sampler: si.RareClassSampler | None = None,
+    ) -> None:
         self.device = device
         source = recipe.config(StyleTransferConfig)
         self.transfer = BatchStyleTransfer(source) if source and source.in_step else None
@@ -286,9 +300,11 @@ class StepImages:
         share = own_share(recipe.runtime.accumulate_grad_batches, recipe.data.batch)
         other = recipe.config(TargetStyleTransferConfig)
         self.transfer_target = BatchStyleTransfer(other) if other and other.in_step else None
-        self.augment = TrainingAugmentation(recipe.augmentation)
+        rare = recipe.config(RareClassConfig)
+        again = () if rare is None else (rare.crops, rare.crop_pixels / CROP_PIXELS)
+        self.augment = TrainingAugmentation(recipe.augmentation, *again)
 
-        def stream(dataset: Samples, name: str, salt: int) -> BatchStream:
+        def stream(dataset: Samples, name: str, salt: int, sampler: si.RareClassSampler | None = None) -> BatchStream:
             return BatchStream(
                 dataset,
                 recipe.data.batch,
@@ -297,11 +313,12 @@ class StepImages:
                 workers=recipe.runtime.num_workers,
                 position=positions[name],
                 pinned=device.type == "cuda",
+                sampler=sampler,
             )
 
-        self.labeled = stream(data.labeled, "labeled", 0)
+        self.labeled = stream(data.labeled, "labeled", 0, sampler)
         # In step with the labeled ones, since their order follows from the same seed and position.
-        self.transferred = None if data.transferred is None else stream(data.transferred, "labeled", 0)
+        self.transferred = None if data.transferred is None else stream(data.transferred, "labeled", 0, sampler)
         self.target = None if data.target is None else stream(data.target, "target", 1)
 
     def draw(self, step: int) -> list[StepContext]:
@@ -323,7 +340,8 @@ class StepImages:
                 labeled.images = self.transfer(labeled.images, target.images)
             if self.transfer_target is not None:
                 target.images = self.transfer_target(target.images, as_drawn)
-        labeled.images, labeled.labels, labeled.plain = self.augment(labeled.images, labeled.labels, "labeled")
+        classes = None if source.classes is None else source.classes.to(self.device)
+        labeled.images, labeled.labels, labeled.plain = self.augment(labeled.images, labeled.labels, "labeled", classes)
         if target is not None:
             target.images, target.labels, target.plain = self.augment(target.images, target.labels, "target")
         return StepContext(step, labeled, target)

@@ -18,7 +18,7 @@ from .method import Loss, Method, MethodConfig, Part, Setup, StepContext
 from .segmentation import cross_entropy, labeled_pixels
 
 if TYPE_CHECKING:
-    from ..data.loader import Samples
+    from ..data.loader import LabeledSamples
 
 logger = logging.getLogger(__name__)
 ANCHORED = "anchor labels"
@@ -74,7 +74,7 @@ class CategoryAnchoring(Method):
         self.distance = si.AnchorDistanceLoss(self.anchors, preset=config.preset)
 
     @torch.no_grad()
-    def prepare(self, labeled: Samples) -> None:
+    def prepare(self, labeled: LabeledSamples) -> None:
         """Average the source's class features over all its images."""
         self.anchors.reset()
         for together in own_batches(len(labeled), self.batch, even=True):

@@ -30,7 +30,7 @@ from ..models import NetworkOutput, SegmentationNetwork
 if TYPE_CHECKING:
     from typing import Self
 
-    from ..data.loader import Samples
+    from ..data.loader import LabeledSamples
     from ..recipes import Recipe
 
 IMAGES = "images"
@@ -219,8 +219,12 @@ class Method:
                 return cls.presets[name]
         return cls.config()
 
-    def prepare(self, labeled: Samples) -> None:
+    def prepare(self, labeled: LabeledSamples) -> None:
         """Once, before the first step of a run: read the labeled images."""
+
+    def sampler(self) -> si.RareClassSampler | None:
+        """What draws the labeled images, with the class each is drawn for; None for shuffled epochs."""
+        return None
 
     def before(self, context: StepContext) -> None:
         """Before anything is computed."""

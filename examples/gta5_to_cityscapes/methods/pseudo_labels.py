@@ -28,9 +28,11 @@ class PseudoLabelConfig(MethodConfig):
     the most confident ``portion`` of each class (CBST), above adaptive thresholds (IAST, ``alpha``, ``beta``,
     ``gamma``), or those that two models agree on (symmetric adaptation, ``quantile``, ``cap`` and ``consistency``).
     Each round of CBST adds ``portion_step`` to the portion. ``divergence`` is the weight of CRST's MRKLD term.
+    ``loss="symmetric"`` is symmetric cross-entropy with ProDA's weights, for labels that may be wrong.
     """
 
     weight: Weight = 1.0
+    loss: Literal["cross_entropy", "symmetric"] = "cross_entropy"
     rule: Literal["median", "argmax", "portion", "adaptive", "symmetric"] = "median"
     quantile: Share = 0.5
     cap: Share = 0.9
@@ -99,7 +101,8 @@ class PseudoLabelSegmentation(Method):
 
     def on_target(self, context: StepContext) -> list[Loss]:
         domain, weight = context.unlabeled, self.settings.weight
-        value = cross_entropy(domain.logits(), domain.labels, self.ignore_index)
+        loss = cross_entropy if self.settings.loss == "cross_entropy" else si.symmetric_cross_entropy
+        value = loss(domain.logits(), domain.labels, self.ignore_index)
         losses = [Loss("pseudo", value, weight, PSEUDO_PIXELS)]
         if self.settings.divergence:
             kept = domain.labels != self.ignore_index

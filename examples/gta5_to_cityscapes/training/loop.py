@@ -118,7 +118,7 @@ class _Training:
             self.take_step.prepare(data.labeled)
         else:
             positions = self._resume(saved)
-        self.images = StepImages(recipe, data, device, positions)
+        self.images = StepImages(recipe, data, device, positions, self.take_step.sampler())
         self.metrics: Metrics | None = None
         if is_rank_zero():
             curves = run.path / "tensorboard" if recipe.runtime.tensorboard else None

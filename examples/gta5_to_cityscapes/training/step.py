@@ -17,9 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+import stuffinstance as si
+
 from ..checkpoint import restore_network
 from ..config import OptimizerConfig, ScheduleConfig
-from ..data.loader import Samples
+from ..data.loader import LabeledSamples
 from ..distributed import all_reduce_sum, average_running_statistics, sum_gradients, world_size
 from ..methods import Loss, StepContext, compose_methods
 from ..methods.method import IMAGES, remember_start
@@ -81,10 +83,15 @@ class TrainingStep:
         self._update(before)
         return record
 
-    def prepare(self, labeled: Samples) -> None:
+    def prepare(self, labeled: LabeledSamples) -> None:
         """Before the first step of a run."""
         for method in self.methods:
             method.prepare(labeled)
+
+    def sampler(self) -> si.RareClassSampler | None:
+        """What draws the labeled images, once they are read or their state restored; None for shuffled epochs."""
+        samplers = (method.sampler() for method in self.methods)
+        return next((each for each in samplers if each is not None), None)
 
     def _of_labeled(self, part: StepContext) -> Iterator[Loss]:
         part.labeled.output = self.network(part.labeled.images)
