@@ -40,7 +40,7 @@ def compose_methods(recipe: Recipe, network: SegmentationNetwork, device: torch.
     setup = Setup(recipe, network, device)
     kinds = sorted(registered_methods().values(), key=lambda kind: kind.step_rank)
     chosen = [kind(recipe.methods[kind.group], setup) for kind in kinds if kind.group in recipe.methods]
-    temperature = max((getattr(method, "temperature", 1.0) for method in chosen), default=1.0)
+    temperature = max((method.labeled_temperature for method in chosen), default=1.0)
     return [LabeledSegmentation(recipe.label_space.ignore_index, temperature), *chosen]
 
 

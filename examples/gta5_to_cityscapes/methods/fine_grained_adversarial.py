@@ -46,7 +46,7 @@ class FineGrainedAlignment(Method):
 
     def __init__(self, config: FineGrainedConfig, setup: Setup) -> None:
         self.settings = config
-        self.temperature = config.temperature
+        self.labeled_temperature = config.temperature
         self.discriminator = si.FineGrainedDiscriminator(
             setup.network.feature_dim, setup.space.num_classes, width=config.width
         ).to(setup.device)

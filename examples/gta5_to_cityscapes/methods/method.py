@@ -189,6 +189,7 @@ class Method:
         losses: Title of each loss that it logs.
         requires: Groups of other methods that it needs.
         needs_forward: Whether it needs the network's output for the target images.
+        labeled_temperature: What the segmentation loss divides the labeled logits by.
         cost: Time that it adds to a step, relative to a step on labeled images alone; for the estimate of time left.
     """
 
@@ -202,6 +203,7 @@ class Method:
     requires: ClassVar[Sequence[str]] = ()
     needs_forward: ClassVar[bool] = False
     cost: ClassVar[float] = 0.0
+    labeled_temperature: float = 1.0
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
