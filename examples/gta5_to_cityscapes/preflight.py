@@ -74,7 +74,7 @@ class Findings(list[Finding]):
 def check_plan(
     jobs: Sequence[Job],
     folders: Folders,
-    record: ExperimentRecord,
+    record: ExperimentRecord | None,
     out: Path,
     device: torch.device,
     *,
@@ -226,12 +226,13 @@ def check_weights(findings: Findings, recipes: Sequence[Recipe]) -> None:
 
 
 def check_folders(
-    findings: Findings, jobs: Sequence[Job], folders: Folders, record: ExperimentRecord, out: Path
+    findings: Findings, jobs: Sequence[Job], folders: Folders, record: ExperimentRecord | None, out: Path
 ) -> None:
     """What the folder holds already: another experiment or another run is an error, finished runs are kept."""
     with findings.attempt("experiment folder"):
         tempfile.TemporaryFile(dir=_existing(out)).close()
-        record.check(out)
+        if record is not None:
+            record.check(out)
         for job in jobs:
             with findings.attempt(job.name):
                 check_same_run(job, folders)

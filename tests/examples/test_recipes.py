@@ -11,7 +11,7 @@ from examples.gta5_to_cityscapes.run_dir import differences
 from examples.gta5_to_cityscapes.training.step import learning_rate_factor
 
 
-@pytest.mark.parametrize("size", ["full", "full-vgg16", "small", "tiny", "smoke"])
+@pytest.mark.parametrize("size", ["full", "full-vgg16", "full-vit", "small", "tiny", "smoke"])
 @pytest.mark.parametrize("name", [*ABLATION, "it", "sim", "ssl", "aa+sim"])
 def test_a_name_switches_on_its_parts_and_nothing_else(name: str, size: str) -> None:
     recipe = compose_recipe(name, size)
@@ -118,7 +118,7 @@ def test_another_network_leaves_the_options_of_the_sizes_own_behind(name: str) -
 
 
 def test_unknown_size() -> None:
-    with pytest.raises(RecipeError, match="full, full-vgg16, small, tiny, smoke"):
+    with pytest.raises(RecipeError, match="full, full-vgg16, full-vit, small, tiny, smoke"):
         compose_recipe("aa", "huge")
 
 

@@ -108,6 +108,8 @@ def ablation(
     city_seed: opt.CitySeed = 0,
     jobs: opt.Jobs = 1,
     device: opt.Device = "auto",
+    check: opt.Check = False,
+    check_steps: opt.CheckSteps = 2,
 ) -> None:
     """Run several recipes and seeds, resuming where an earlier call stopped, then write the report."""
     city = City(out, BUDGETS["small"], city_seed) if generate_city else None
@@ -123,7 +125,11 @@ def ablation(
         overrides=opt.overrides_of(settings, style_transfer),
     )
     opt.require_style_transfer(style_transfer, [job.recipe for job in planned])
-    run_and_report("all", planned, folders, out, opt.device_named(device), jobs, city)
+    where = opt.device_named(device)
+    if check:
+        _check(planned, folders, None, out, where, check_steps, jobs, city)
+        return
+    run_and_report("all", planned, folders, out, where, jobs, city)
 
 
 def experiment(
@@ -171,6 +177,20 @@ def experiment(
         claim = partial(on_rank_zero, partial(record.claim, out))
         run_and_report(name, planned, folders, out, where, jobs, city, claim)
         return
+    _check(planned, folders, record, out, where, check_steps, jobs, city)
+
+
+def _check(
+    jobs: Sequence[Job],
+    folders: Folders,
+    record: ExperimentRecord | None,
+    out: Path,
+    device: torch.device,
+    steps: int,
+    processes: int,
+    city: City | None,
+) -> None:
+    """Check a plan and train nothing; a city is drawn first, as any other data have to be there."""
     if world_size() > 1:
         raise typer.BadParameter("--check measures what one process needs; start it without torchrun")
     if city is not None:
@@ -178,13 +198,13 @@ def experiment(
             city.generate(display)
     _print_findings(
         check_plan(
-            planned,
+            jobs,
             folders,
             record,
             out,
-            where,
-            steps=check_steps,
-            processes=jobs,
+            device,
+            steps=steps,
+            processes=processes,
             announce=lambda run: typer.echo(f"timing steps of {run} ...", err=True),
         )
     )

@@ -9,6 +9,10 @@ from typing import NamedTuple
 from ..methods import Part, registered_methods
 
 
+# Sums that have a name of their own, which can be part of a sum too: vfm+ssl.
+NAMED = {"vfm": "rcs+sim+mix+mask"}
+
+
 class RecipeError(ValueError):
     """A recipe that is not possible: an unknown part, setting or class."""
 
@@ -36,7 +40,8 @@ def parts_of(name: str) -> tuple[Chosen, ...]:
     if name in ("source", "target-only"):
         return ()
     known = parts()
-    chosen = [_part(word, name, known) for word in name.split("+")]
+    words = "+".join(NAMED.get(word, word) for word in name.split("+"))
+    chosen = [_part(word, name, known) for word in words.split("+")]
     groups: dict[str, str] = {}
     for each in chosen:
         if each.group in groups:

@@ -38,6 +38,17 @@ FULL = Shared()
 
 FULL_VGG16 = Shared(network=ModelConfig(name="deeplabv2_vgg16"))
 
+# A vision transformer of today, its sizes and rates those of DAFormer (https://arxiv.org/abs/2111.14887) with crops that
+# patches of 14 pixels divide. The start weights are a folder: network.weights.
+FULL_VIT = Shared(
+    network=ModelConfig(name="vit", options={"layer_decay": 0.9}),
+    data=DataConfig(batch=2),
+    augmentation=AugmentationConfig(crop=(504, 504), flip=0.5, target="geometry"),
+    optimizer=OptimizerConfig(kind="adamw", lr=6e-5, weight_decay=0.01, head_lr_mult=10.0),
+    schedule=ScheduleConfig(max_steps=40_000, decay_steps=40_000, power=1.0, warmup=1500),
+    precision="bfloat16",
+)
+
 # A network from random weights on a few hundred small images needs what the authors' ImageNet start
 # gave them for free: a larger learning rate with warm-up, strong augmentation of appearance and scale,
 # and weights of the adaptation methods to go with both. Batch normalization learns faster than group
@@ -95,4 +106,11 @@ SMOKE = TINY.model_copy(
     }
 )
 
-PRESETS: dict[str, Shared] = {"full": FULL, "full-vgg16": FULL_VGG16, "small": SMALL, "tiny": TINY, "smoke": SMOKE}
+PRESETS: dict[str, Shared] = {
+    "full": FULL,
+    "full-vgg16": FULL_VGG16,
+    "full-vit": FULL_VIT,
+    "small": SMALL,
+    "tiny": TINY,
+    "smoke": SMOKE,
+}
