@@ -95,7 +95,7 @@ def test_labels_above_their_medians_count_fully(quiet: list[str]) -> None:
     for k in whole.labels.unique():
         of_class = whole.labels == k
         assert int((ignored & of_class).sum()) == pytest.approx(int(of_class.sum()) / 2, abs=0.02 * of_class.numel())
-    plain = labels_of(teacher_and_step(quiet)[0], context)
+    plain = labels_of(teacher_and_step(quiet, "teacher.filter=fraction")[0], context)
     assert not (plain.labels == IGNORE).any()
     assert (plain.weights < 1).all()
 

@@ -97,7 +97,7 @@ class TargetTeacher(Method):
 
     group, config, rank = "teacher", TeacherConfig, 65
     step_rank = 10
-    presets = {"small": TeacherConfig(alpha=0.99, confidence=0.8, window=100)}
+    presets = {"small": TeacherConfig(alpha=0.99, filter="median", confidence=0.8, window=100)}
 
     def __init__(self, config: TeacherConfig, setup: Setup) -> None:
         self.settings = config
