@@ -6,7 +6,15 @@ import pytest
 
 import stuffinstance as si
 from examples.gta5_to_cityscapes.config import LayoutConfig, ScheduleConfig
-from examples.gta5_to_cityscapes.recipes import ABLATION, Recipe, RecipeError, class_names, compose_recipe, depends_on
+from examples.gta5_to_cityscapes.recipes import (
+    ABLATION,
+    Recipe,
+    RecipeError,
+    canonical,
+    class_names,
+    compose_recipe,
+    depends_on,
+)
 from examples.gta5_to_cityscapes.run_dir import differences
 from examples.gta5_to_cityscapes.training.step import learning_rate_factor
 
@@ -151,3 +159,8 @@ def test_learning_rate_is_polynomial_after_a_linear_start() -> None:
     assert learning_rate_factor(schedule, 0) == pytest.approx(0.1)
     assert learning_rate_factor(schedule, 50) == pytest.approx(0.75**0.9)
     assert learning_rate_factor(schedule, 200) == 0
+
+
+def test_the_recipe_of_today_is_a_sum_of_parts() -> None:
+    assert canonical("vfm") == canonical("sim+mix+mask+rcs")
+    assert depends_on("vfm+ssl").labeled_by == (canonical("vfm"),)

@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 from ..methods import Part, registered_methods
 
-
 # Sums that have a name of their own, which can be part of a sum too: vfm+ssl.
 NAMED = {"vfm": "rcs+sim+mix+mask"}
 

@@ -38,8 +38,8 @@ FULL = Shared()
 
 FULL_VGG16 = Shared(network=ModelConfig(name="deeplabv2_vgg16"))
 
-# A vision transformer of today, its sizes and rates those of DAFormer (https://arxiv.org/abs/2111.14887) with crops that
-# patches of 14 pixels divide. The start weights are a folder: network.weights.
+# A vision transformer of today, its sizes and rates those of DAFormer (https://arxiv.org/abs/2111.14887), but crops
+# that patches of 14 pixels divide. The start weights are a folder: network.weights.
 FULL_VIT = Shared(
     network=ModelConfig(name="vit", options={"layer_decay": 0.9}),
     data=DataConfig(batch=2),
