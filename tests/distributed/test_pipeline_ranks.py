@@ -44,6 +44,8 @@ SMALL = [
     "network.options.feature_dim=8",
     "evaluation.previews=2",
     "matching.capacity=2",
+    "bank_contrast.capacity=2",
+    "region_contrast.capacity=2",
     "data.source_size=[32,64]",
     "data.target_size=[32,64]",
 ]
@@ -170,6 +172,8 @@ RECIPES = (
     "dcon",
     "pcon",
     "mask",
+    "bcon",
+    "rcon",
     "fd",
     "ffd",
 )

@@ -42,6 +42,8 @@ LOSSES = {
     "rcs": set(),
     "mix": {"mixed"},
     "mask": {"masked"},
+    "bcon": {"bank_contrast"},
+    "rcon": {"stuff_contrast", "instance_contrast"},
     "sim+mix+mask": {"stuff", "instance", "mixed", "masked"},
     "fada": {"fine_grained", "fine_grained_discriminator"},
     "cag": {"anchor_distance_source", "anchor_distance_target", "anchor_labels", "confident_labels"},

@@ -19,10 +19,14 @@ BINS = 4096  # of the counts that medians are taken from: 0.6 MB for 19 classes,
 
 
 class TeacherLabels(NamedTuple):
-    """The averaged network's labels of the target (B, H, W), some of them ignored; how much each image counts (B,)."""
+    """The averaged network's labels of the target (B, H, W), some of them ignored; how much each image counts (B,).
+
+    ``confidences`` are the largest probabilities (B, H, W), also where a label is ignored.
+    """
 
     labels: Tensor
     weights: Tensor
+    confidences: Tensor
 
 
 class TeacherConfig(MethodConfig):
@@ -126,7 +130,7 @@ class TargetTeacher(Method):
         else:
             labels = self.medians.filter(context.step, confidences, labels)
             weights = torch.ones(len(labels), device=labels.device)
-        context.found[TEACHER] = TeacherLabels(labels, weights)
+        context.found[TEACHER] = TeacherLabels(labels, weights, confidences)
 
     def _probabilities(self, domain: Domain) -> Tensor:
         """Probabilities (B, K, H, W) in float32."""

@@ -187,7 +187,7 @@ class Method:
         presets: Its settings in a preset where they are not the defaults. ``tiny`` and ``smoke`` fall back to
             ``small``.
         losses: Title of each loss that it logs.
-        requires: Groups of other methods that it needs.
+        requires: Groups of other methods that it needs, whatever its settings.
         needs_forward: Whether it needs the network's output for the target images.
         labeled_temperature: What the segmentation loss divides the labeled logits by.
         cost: Time that it adds to a step, relative to a step on labeled images alone; for the estimate of time left.
@@ -220,6 +220,11 @@ class Method:
             if name in cls.presets:
                 return cls.presets[name]
         return cls.config()
+
+    @classmethod
+    def required(cls, config: Any) -> Sequence[str]:
+        """Groups of other methods that it needs with these settings."""
+        return cls.requires
 
     def prepare(self, labeled: LabeledSamples) -> None:
         """Once, before the first step of a run: read the labeled images."""

@@ -201,7 +201,7 @@ def _methods(chosen: Sequence[Chosen], preset: Preset) -> dict[str, MethodConfig
             continue
         config = preset.methods[each.group].in_recipe(round=each.round, relabeled=relabeled)
         configs[each.group] = type(config)(**{**config.model_dump(), **each.part.changes})
-        for required in known[each.group].requires:
+        for required in known[each.group].required(configs[each.group]):
             configs[required] = preset.methods[required]
     return configs
 
