@@ -67,10 +67,10 @@ test-oldest: ## run the library's tests with the lower bounds of pyproject.toml 
 		tests/contracts/test_docstrings.py tests/contracts/test_imports.py tests/contracts/test_public_names.py
 
 # The how-to pages with the trainers themselves, their versions pinned; downloads some GB.
-test-trainers: ## run the how-to pages with the real trainers, in .venv-trainers (some GB)
+test-trainers: ## run the how-to pages with the real trainers, and encoders of timm, in .venv-trainers (some GB)
 	$(PYTHON) -m venv $(TRAINERS)
-	$(TRAINERS)/bin/python -m pip install --quiet --requirement requirements-trainers.txt --editable .
-	$(TRAINERS)/bin/python -m pytest tests/howto
+	$(TRAINERS)/bin/python -m pip install --quiet --requirement requirements-trainers.txt --editable '.[examples]'
+	$(TRAINERS)/bin/python -m pytest tests/howto tests/examples/test_timm_encoder.py
 
 # With the packages that PYTHON has: a machine with a card has its own build of torch. benchmarks/README.md names them.
 gpu-check: ## run all that needs a GPU, part by part, in at most 8 minutes; again until all parts have ended

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from examples.gta5_to_cityscapes.checkpoint import FORMAT
 from examples.gta5_to_cityscapes.models import SegmentationNetwork, WeightsError, build_network
-from examples.gta5_to_cityscapes.models.vit import resampled
+from examples.gta5_to_cityscapes.models.padding import cropped, padded
 from examples.gta5_to_cityscapes.recipes import RecipeError, compose_recipe
 from examples.gta5_to_cityscapes.training.recipe_network import check_network, start_network, trained_network
 
@@ -75,9 +75,12 @@ def test_a_padded_map_covers_the_image_and_nothing_beside_it() -> None:
     """A ramp over 3 cells of 8 pixels, cropped to 20 pixels: the same ramp, sampled at 3 cells of 20 / 3 pixels."""
     ramp = torch.tensor([4.0, 12.0, 20.0]).view(1, 1, 1, 3).expand(2, 5, 4, 3)
     expected = torch.tensor([4.0, 10.0, 50 / 3]).expand(2, 5, 4, 3)  # the first center lies before the first cell's
-    torch.testing.assert_close(resampled(ramp, 3, 20 / 24), expected)
-    torch.testing.assert_close(resampled(ramp.mT, 2, 20 / 24), expected.mT)
-    assert resampled(ramp, 3, 1.0) is ramp
+    torch.testing.assert_close(cropped(ramp, (32, 20), (32, 24)), expected)
+    torch.testing.assert_close(cropped(ramp.mT, (20, 32), (24, 32)), expected.mT)
+    assert cropped(ramp, (32, 24), (32, 24)) is ramp
+    torch.testing.assert_close(cropped(ramp, (32, 16), (32, 24)), ramp[..., :2])  # whole cells
+    assert padded(torch.ones(1, 3, 30, 33), 8).sum((2, 3)).tolist() == [[990.0] * 3]
+    assert padded(torch.ones(1, 3, 30, 33), 8).shape == (1, 3, 32, 40)
 
 
 def test_padding_changes_no_feature_of_an_image_that_fills_its_patches() -> None:

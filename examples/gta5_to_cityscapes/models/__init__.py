@@ -10,6 +10,7 @@ from .efficientnet_lite import as_efficientnet_weights, efficientnet_lite, image
 from .network import NetworkOutput, SegmentationNetwork
 from .segformer import as_encoder_weights, segformer
 from .small import small_network
+from .timm_encoder import as_timm_weights, timm_network
 from .vit import as_vit_weights, read_config, vit
 from .weights import FoundWeights, WeightsError, WeightsReport, load_weights, read_weights
 
@@ -26,7 +27,9 @@ __all__ = [
     "weights_file",
 ]
 
-NetworkName = Literal["deeplabv2_resnet101", "deeplabv2_vgg16", "small", "segformer", "efficientnet_lite", "vit"]
+NetworkName = Literal[
+    "deeplabv2_resnet101", "deeplabv2_vgg16", "small", "segformer", "efficientnet_lite", "vit", "timm"
+]
 
 _BUILDERS: Mapping[str, Callable[..., SegmentationNetwork]] = {
     "deeplabv2_resnet101": deeplab_v2_resnet,
@@ -35,12 +38,14 @@ _BUILDERS: Mapping[str, Callable[..., SegmentationNetwork]] = {
     "segformer": segformer,
     "efficientnet_lite": efficientnet_lite,
     "vit": vit,
+    "timm": timm_network,
 }
 # Published encoders whose tensors go by other names than here.
 _RENAMING: Mapping[str, Callable[[FoundWeights, SegmentationNetwork], FoundWeights]] = {
     "segformer": as_encoder_weights,
     "efficientnet_lite": as_efficientnet_weights,
     "vit": as_vit_weights,
+    "timm": as_timm_weights,
 }
 
 IMAGENET = "imagenet"  # in place of a file: the weights that come as a package
@@ -83,6 +88,7 @@ def build_network(
         num_classes: Channels K of the logits.
         weights: A ``.pth`` or ``.safetensors`` file: Caffe-style DeepLab, torchvision, or a checkpoint of
             this trainer; for ``"segformer"`` and ``"vit"`` a file or a folder of the package ``transformers``; for
+            ``"timm"`` a file that timm wrote; for
             ``"efficientnet_lite"`` also the word ``"imagenet"``. Nothing is ever downloaded. The report is kept as
             ``network.weights_report``.
         **options: Passed to the builder. ``style`` of the full-size networks follows from ``weights`` unless

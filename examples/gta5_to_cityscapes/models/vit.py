@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from .all_mlp import AllMlpFusion, FusedNetwork
 from .network import DilatedHead, SegmentationNetwork, Style, check_whole
+from .padding import cropped, padded
 from .small import Norm
 from .transformers_weights import of_transformers, read_by_transformers
 from .weights import FoundWeights, WeightsError
@@ -56,11 +57,10 @@ class VitBackbone(nn.Module):
 
     def stages(self, x: Tensor) -> Sequence[Tensor]:
         """Maps (B, C, h, w) of the chosen layers, h and w the number of patches that the image takes, rounded up."""
-        height, width = x.shape[2:]
-        padded = F.pad(x, (0, -width % self.patch, 0, -height % self.patch))
+        whole = padded(x, self.patch)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze):
-            maps: Sequence[Tensor] = self.encoder(padded).feature_maps
-        return [resampled(resampled(each, 2, height / padded.shape[2]), 3, width / padded.shape[3]) for each in maps]
+            maps: Sequence[Tensor] = self.encoder(whole).feature_maps
+        return [cropped(each, x.shape[2:], whole.shape[2:]) for each in maps]
 
     def fused(self, stages: Sequence[Tensor]) -> Tensor:
         """The features (B, D, h, w)."""
@@ -70,17 +70,6 @@ class VitBackbone(nn.Module):
             fused: Tensor = self.fusion(stages, size)
             return fused
         return last if self.upsample == 1 else F.interpolate(last, size, mode="bilinear", align_corners=False)
-
-
-def resampled(maps: Tensor, dim: int, share: float) -> Tensor:
-    """The first ``share`` of a side of ``maps`` (B, C, h, w), in as many cells as all of it: linearly interpolated."""
-    if share == 1:
-        return maps
-    cells = maps.shape[dim]
-    index = torch.arange(cells, device=maps.device, dtype=torch.float32)
-    place = ((index + 0.5) * share - 0.5).clamp(min=0)
-    weights = (1 - (place[:, None] - index).abs()).clamp(min=0)  # (new, old)
-    return (maps.movedim(dim, -1) @ weights.to(maps.dtype).T).movedim(-1, dim)
 
 
 class VitNetwork(FusedNetwork):

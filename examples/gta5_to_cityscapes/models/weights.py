@@ -17,7 +17,7 @@ from .network import PixelNormalization, SegmentationNetwork, Style
 
 logger = logging.getLogger(__name__)
 
-Origin = Literal["caffe", "torchvision", "transformers", "efficientnet", "checkpoint"]
+Origin = Literal["caffe", "torchvision", "transformers", "efficientnet", "timm", "checkpoint"]
 
 _CONTAINERS = ("network", "state_dict", "model", "model_state", "net")  # where trainers put the state dict
 _ADVICE = "Pass a state dict of tensors: Caffe-style DeepLab, torchvision, or a checkpoint of this trainer."
