@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import stuffinstance as si
+from stuffinstance._backends import Backend
+from stuffinstance.losses import distances as sums
+from stuffinstance.losses import numba_differences
 from stuffinstance.losses.distances import DISTANCES, nearest_distance, resolve_distance
 
 
@@ -40,8 +43,16 @@ def case(seed: int, classes: int = 5, descriptors: int = 7, slots: int = 9, dim:
     return rows, bank, torch.arange(slots) < written[:, None], wanted
 
 
+@pytest.fixture(params=["numba", "torch"])
+def summed_by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "torch":
+        monkeypatch.setattr(sums, "_COMPILED", Backend("nowhere", "run", ("cpu",), "no_such_package"))
+    return request.param
+
+
 @pytest.mark.parametrize("name", DISTANCES)
 @pytest.mark.parametrize("seed", range(8))
+@pytest.mark.usefixtures("summed_by")
 def test_looking_at_the_wanted_alone_finds_the_same(name: str, seed: int) -> None:
     rows, bank, filled, wanted = case(seed)
     distance = resolve_distance(name)
@@ -62,6 +73,7 @@ def test_none_wanted_and_none_filled_raise_nothing() -> None:
 
 @pytest.mark.parametrize("name", DISTANCES)
 @pytest.mark.parametrize("select", [True, False])
+@pytest.mark.usefixtures("summed_by")
 def test_no_tensor_of_descriptors_by_slots_by_channels_is_built(
     name: str, select: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -76,8 +88,26 @@ def test_no_tensor_of_descriptors_by_slots_by_channels_is_built(
     assert largest.numbers <= max(3 * 20 * 30, 3 * 30 * 64)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("name", "p"), [("l1_mean", 1.0), ("l2", 2.0)])
+@pytest.mark.parametrize("shape", [(5, 7, 9, 64), (2, 1, 1, 1), (1, 4, 130, 3), (3, 2, 65, 300)])
+def test_compiled_sums_rank_as_cdist_does(
+    shape: tuple[int, ...], name: str, p: float, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Odd and even numbers of descriptors and slots, one piece of work and several, on one thread and on three."""
+    rows, bank, _, _ = case(2, *shape)
+    rows, bank = rows.to(dtype), bank.to(dtype)
+    scores = resolve_distance(name).ranking(rows, bank)
+    exact = torch.cdist(rows, bank, p=p, compute_mode="donot_use_mm_for_euclid_dist")
+    torch.testing.assert_close(scores, exact if p == 1 else exact.square())
+    monkeypatch.setattr(numba_differences, "_THREADED_VALUES", 0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    assert torch.equal(resolve_distance(name).ranking(rows, bank), scores)
+
+
 @pytest.mark.parametrize(("name", "p"), [("l1_mean", 1.0), ("l2", 2.0)])
 @pytest.mark.parametrize("elements", [1, 1000, 2**21])
+@pytest.mark.usefixtures("summed_by")
 def test_the_cpu_ranks_as_cdist_does(name: str, p: float, elements: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stuffinstance.losses.distances._BUFFER_ELEMENTS", elements)
     rows, bank, _, _ = case(2, dim=64)
