@@ -7,7 +7,9 @@ eighth of that (90x160 and 64x128), D = 2048, 19 classes, banks full of rows and
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -21,12 +23,23 @@ from benchmarks.measurement import Floor, Measurement, Settings, WrongResult
 from benchmarks.reference_implementation import ReferenceImplementation
 from benchmarks.timing import Timing, peak_memory, time_in_turn
 from examples.gta5_to_cityscapes.models.deeplab_v2 import deeplab_v2_resnet
+from examples.gta5_to_cityscapes.models.efficientnet_lite import efficientnet_lite
+from examples.gta5_to_cityscapes.models.network import SegmentationNetwork
 from stuffinstance.label_maps import resize_labels
+from stuffinstance.losses import distances
+from stuffinstance.pooling.backends import BACKENDS as POOLING
+from stuffinstance.regions.backends import BACKENDS as COMPONENTS
 
 PUBLISHED = ((720, 1280), (512, 1024), 2048)
 NETWORK_STEP = "DeepLabV2 ResNet-101"
+NETWORKS: Mapping[str, tuple[Callable[..., SegmentationNetwork], int]] = {
+    "EfficientNet-Lite 0": (efficientnet_lite, 128),
+    NETWORK_STEP: (deeplab_v2_resnet, 2048),
+}
+"""Networks of the example pipeline and the D of their features."""
 REFERENCE = "reference implementation"
 OURS = "stuffinstance"
+PLAIN = f"{OURS}, without the extra fast"
 
 # What torch's profiler calls the launch of a kernel, by whichever interface it was launched.
 _LAUNCHES = {"cudaLaunchKernel", "cudaLaunchKernelExC", "cuLaunchKernel", "cuLaunchKernelEx", "cudaGraphLaunch"}
@@ -100,7 +113,47 @@ def run(settings: Settings) -> list[Measurement]:
         Measurement("step", case, way, timing, floor if way in (OURS, REFERENCE) else None, extra.get(way, {}))
         for way, timing in timings.items()
     ]
-    return [*measurements, Measurement("step", case, NETWORK_STEP, network_step(source, target, settings))]
+    measurements.append(Measurement("step", case, NETWORK_STEP, network_step(source, target, settings)))
+    return measurements if settings.device.type == "cuda" else [*measurements, *shares(settings)]
+
+
+def shares(settings: Settings) -> list[Measurement]:
+    """Matching beside the training step of two networks, images of 512x1024, with and without the extra ``fast``."""
+    size = (64, 128) if settings.quick else (512, 1024)
+    measurements = []
+    for name, (make, feature_dim) in NETWORKS.items():
+        feature_dim = 16 if settings.quick else feature_dim
+        inputs = city_inputs(size, size, feature_dim, settings.device)
+        sim = warm_matching(si.CITYSCAPES, feature_dim, settings.device)
+        ways = {OURS: partial(matching_step, sim, inputs), PLAIN: partial(_plain_step, sim, inputs)}
+        timings = time_in_turn(ways, settings)
+        network = network_step(size, size, settings, make)
+        case = f"{name}, {case_of(size, size, feature_dim)}"
+        measurements.append(Measurement("step", case, name, network))
+        for way, timing in timings.items():
+            percent = 100 * timing.median_ms / (timing.median_ms + network.median_ms)
+            extra: dict[str, float | int | str] = {"percent_of_a_training_step": round(percent, 3)}
+            measurements.append(Measurement("step", case, way, timing, None, extra))
+    return measurements
+
+
+def _plain_step(sim: si.StuffInstanceMatching, inputs: StepInputs) -> Tensor:
+    with without_extra():
+        return matching_step(sim, inputs)
+
+
+@contextmanager
+def without_extra() -> Iterator[None]:
+    """Within the block numba compiles nothing, as where the extra ``fast`` is not installed."""
+    compiled = [table["numba"] for table in (COMPONENTS, POOLING)] + [distances._COMPILED]
+    before = [backend.installed for backend in compiled]
+    try:
+        for backend in compiled:
+            object.__setattr__(backend, "installed", False)
+        yield
+    finally:
+        for backend, installed in zip(compiled, before, strict=True):
+            object.__setattr__(backend, "installed", installed)
 
 
 def case_of(source: tuple[int, int], target: tuple[int, int], feature_dim: int) -> str:
@@ -233,14 +286,20 @@ def memory_and_launches(call: Callable[[], object], device: torch.device) -> dic
     return {"peak_mib": peak, "host_reads": reads, "launches": sum(names[name] for name in _LAUNCHES)}
 
 
-def network_step(source: tuple[int, int], target: tuple[int, int], settings: Settings) -> Timing:
-    """Forward and backward of DeepLabV2 on ResNet-101 for one source and one target image, random weights.
+def network_step(
+    source: tuple[int, int],
+    target: tuple[int, int],
+    settings: Settings,
+    make: Callable[..., SegmentationNetwork] = deeplab_v2_resnet,
+) -> Timing:
+    """Forward and backward of a network for one source and one target image, random weights.
 
     Cross-entropy on logits upsampled to the image, as in the source's loss and that of pseudo-labels; no optimizer.
-    On a CPU it takes most of a minute and is run once.
+    DeepLabV2 on ResNet-101 takes most of a minute on a CPU; there a network is run once.
     """
-    smaller: dict[str, Any] = {"blocks": (1, 1, 1, 1), "width": 8} if settings.quick else {}
-    network = deeplab_v2_resnet(19, **smaller).to(settings.device)
+    tiny = settings.quick and make is deeplab_v2_resnet
+    smaller: dict[str, Any] = {"blocks": (1, 1, 1, 1), "width": 8} if tiny else {}
+    network = make(19, **smaller).to(settings.device)
     images = [torch.rand(1, 3, *size, device=settings.device) for size in (source, target)]
     labels = [torch.randint(0, 19, (1, *size), device=settings.device) for size in (source, target)]
 

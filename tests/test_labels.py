@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import stuffinstance as si
+from stuffinstance._checks import check_class_ids
 from tests import oracles
 
 CITYSCAPES_NAMES = (
@@ -138,3 +139,18 @@ def test_pseudo_labels_replace_predictions_where_they_exist(dtype: torch.dtype) 
     assert merged.dtype == torch.int64
     for image, guess, label in zip(merged, predicted, pseudo, strict=True):
         np.testing.assert_array_equal(image.numpy(), oracles.merge_pseudo_labels(guess.numpy(), label.numpy()))
+
+
+@pytest.mark.parametrize("num_classes", [1, 2, 19, 255, 256, 300])
+@pytest.mark.parametrize("ignore", [None, 255, 254, 20, 0, -1, 300])
+@pytest.mark.parametrize("others", [(), (19,), (20,), (254,), (255,), (256,), (-1,), (300, 0)])
+def test_class_ids_are_those_below_k_and_the_ignored_one(
+    num_classes: int, ignore: int | None, others: tuple[int, ...]
+) -> None:
+    ids = [0, num_classes - 1, *others, *([] if ignore is None else [ignore])]
+    labels = torch.tensor(ids)[None, None]
+    if all(0 <= k < num_classes or k == ignore for k in ids):
+        check_class_ids("labels", labels, num_classes, ignore)
+    else:
+        with pytest.raises(ValueError, match=r"labels must hold class ids 0\.\."):
+            check_class_ids("labels", labels, num_classes, ignore)

@@ -228,8 +228,9 @@ class MemoryBank(StatefulModule, ABC):
         batch, classes, per_class = exists.shape
         flat = rows.detach().reshape(-1, self.feature_dim)
         place = torch.arange(classes, device=rows.device)[None, :, None].expand(batch, -1, per_class).reshape(-1)
-        # In the bank's own dtype: what overflows there is not finite either.
-        valid = exists.reshape(-1) & flat.to(self.features.dtype).isfinite().all(1)
+        # In the bank's own dtype: what overflows there is not finite either. Both bounds are where all of a row is.
+        lowest, highest = torch.aminmax(flat.to(self.features.dtype), dim=1)
+        valid = exists.reshape(-1) & lowest.isfinite() & highest.isfinite()
         if classifier is not None:
             valid &= self._agreeing(rows, exists, classifier).reshape(-1)
         return _Candidates(flat, place, valid)

@@ -90,7 +90,7 @@ def _threads(values: Tensor) -> int:
 
 def _runs(number: Tensor, num_regions: int) -> _Runs:
     batch, pixels = number.shape
-    first, slot, region = (np.empty((batch, pixels + 1), dtype=np.int32) for _ in range(3))
+    first, slot, region = np.empty((3, batch, pixels + 1), dtype=np.int32)
     runs = _Runs(first, slot, region, np.empty((batch, 2), dtype=np.int64))
     _find_runs(number.contiguous().numpy(), num_regions, *runs)
     return runs

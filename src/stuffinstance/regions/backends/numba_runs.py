@@ -91,7 +91,7 @@ def _joined_runs(
     threads = _threads(labels)
     strips = min(height, -(-threads // batch))
     flat = np.ascontiguousarray(labels.numpy()).reshape(-1)
-    start, parent, position = (np.empty(flat.size + 1, dtype=np.int32) for _ in range(3))
+    start, parent, position = np.empty((3, flat.size + 1), dtype=np.int32)
     runs = _Runs(start, parent, position, _strips(batch, height, width, strips), np.empty((batch, strips), np.int64))
     reach = 1 if connectivity == 8 else 0
     ignored = 0 if ignore_index is None else ignore_index
