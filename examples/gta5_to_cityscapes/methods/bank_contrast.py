@@ -25,7 +25,7 @@ class BankContrast(SourceBanks):
     group, config, rank = "bank_contrast", BankContrastConfig, 61
     step_rank = 31
     parts = (Part("bcon", "bank contrast", "pixels contrasted with bank rows (SePiCo)"),)
-    presets = {"small": BankContrastConfig(capacity=20), "smoke": BankContrastConfig(capacity=4)}
+    presets = {"small": BankContrastConfig(capacity=20, temperature=0.1), "smoke": BankContrastConfig(capacity=4)}
     losses = {"bank_contrast": "Bank contrast"}
 
     def __init__(self, config: BankContrastConfig, setup: Setup) -> None:
