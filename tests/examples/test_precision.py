@@ -41,7 +41,7 @@ def fresh(context: StepContext) -> StepContext:
 @pytest.fixture
 def banked(quiet: list[str]) -> tuple[TrainingStep, StepContext]:
     """A step in fp16 whose source regions reach the banks."""
-    options = [*quiet, "precision=float16", "matching.agreement=false", "teacher.alpha=0.5"]
+    options = [*quiet, "precision=float16", "matching.agreement=false", "teacher.alpha=0.5", "teacher.filter=fraction"]
     step, context = made_step(compose_recipe("aa+sim+mask", "smoke", overrides=options))
     with torch.no_grad():
         step.network.head.branches[0].bias[0] = 10.0  # everything is predicted as road, and is road

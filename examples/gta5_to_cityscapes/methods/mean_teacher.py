@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Literal, NamedTuple
 
 import torch
@@ -69,29 +70,29 @@ class RunningMedians(nn.Module):
     def __init__(self, space: si.LabelSpace, window: int) -> None:
         super().__init__()
         self.window, self.step = window, -1
-        self.counted, self.added = (
-            si.ClassBalancedThreshold(space.num_classes, ignore_index=space.ignore_index, bins=BINS, sync="off")
-            for _ in range(2)
+        self.counted = si.ClassBalancedThreshold(
+            space.num_classes, ignore_index=space.ignore_index, bins=BINS, sync="off"
         )
+        self._added: list[si.ClassBalancedThreshold] = []  # of this step; not a submodule: it is not part of the state
         self.register_buffer("recent", torch.zeros_like(self.counted.histogram))
         self.register_buffer("thresholds", torch.zeros(space.num_classes))
 
     def filter(self, step: int, confidences: Tensor, labels: Tensor) -> Tensor:
         """Labels (B, H, W) of a part of a step, ignored below the thresholds; their confidences are counted."""
         if step != self.step:
-            self.step = step
-            self.added.reset()  # what a step that overflowed has left
-        self.added.update_scores(confidences, labels)
+            self.step, self._added = step, [copy.deepcopy(self.counted)]
+            self._added[0].reset()
+        self._added[0].update_scores(confidences, labels)
         return self.counted.filter(confidences, labels, self.thresholds)
 
     def end_step(self) -> None:
         """Take the counts of the step into the thresholds."""
-        added = all_reduce_sum(self.added.histogram)
+        added = all_reduce_sum(self._added[0].histogram)
         self.counted.histogram += added
         self.recent += added
-        self.added.reset()
+        step, self.step = self.step, -1
         self.thresholds.copy_(self.counted.compute())
-        if (self.step + 1) % self.window == 0:
+        if (step + 1) % self.window == 0:
             self.counted.histogram.copy_(self.recent)
             self.recent.zero_()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -58,6 +58,10 @@ class FrozenNetwork(nn.Module):
     def forward(self, *inputs: Any, **named: Any) -> Any:
         """What the frozen network gives for these inputs, without gradient."""
         return self.network(*inputs, **named)
+
+    if TYPE_CHECKING:
+        # To type checkers nn.Module itself returns Any.
+        def __call__(self, *inputs: Any, **named: Any) -> Any: ...
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FrozenNetwork:
         """Move the copy along: ``.to()`` and its kin end here."""
