@@ -51,7 +51,7 @@ highlight_language = "text"  # of a block that names none
 nitpicky = True
 nitpick_ignore_regex = [
     # Other projects' names: no inventory of theirs is fetched.
-    (r"py:.*", r"(torch|numpy|np|nn|collections|typing|matplotlib)\..*|Tensor|Axes|NDArray|ProcessGroup"),
+    (r"py:.*", r"(torch|numpy|np|nn|os|collections|typing|matplotlib)\..*|Tensor|Axes|NDArray|ProcessGroup"),
     (r"py:class", r"Sync|Between|Classifier|DistanceName"),  # aliases of types
     (r"py:.*", r"stuffinstance\..*\._\w+"),  # private
 ]

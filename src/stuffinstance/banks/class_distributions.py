@@ -79,7 +79,7 @@ class ClassDistributions(StatefulModule):
               \\Sigma_k = \\frac{1}{n_k} \\sum_{x: y(x) = k} (\\hat f(x) - \\mu_k)^2, \\qquad
               \\hat f = \\frac{f}{\\lVert f \\rVert_2}
 
-    over every cell *x* of a feature map that was given so far, merged by counts (:func:`merged_moments`): batches,
+    over every cell *x* of a feature map that was given so far, merged by counts exactly: batches,
     images and ranks give the numbers of all cells together. The label *y* of a cell is that of the majority of its
     pixels (:func:`majority_labels`). SePiCo updates them with source images and their ground truth; its features are
     those of the mean teacher behind a projection head.

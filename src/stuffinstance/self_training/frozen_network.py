@@ -16,7 +16,7 @@ class FrozenNetwork(nn.Module):
     """Frozen network: a copy that is never trained and never saved, for features that training must not move.
 
     It gives what :class:`FeatureDistanceLoss` and :class:`FoundationFeatureLoss` compare with: the encoder with its
-    start weights, or a foundation model. It is in evaluation mode whatever :meth:`train` is called with, here or on a
+    start weights, or a foundation model. It is in evaluation mode whatever ``train`` is called with, here or on a
     module that holds it, and computes without gradient.
 
     The copy is not a submodule: neither ``parameters()`` nor ``state_dict()`` of a model that holds it list its
