@@ -46,6 +46,11 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_workers.cache_clear)  # a forked process has no threads but one
 
 
+def threads_for(work: int, least: int) -> int:
+    """torch's threads for at least that much work; one for less, which is done before another thread has begun."""
+    return torch.get_num_threads() if work >= least else 1
+
+
 def over_threads(kernel: Callable[..., None], count: int, threads: int, *arguments: Any) -> None:
     """``kernel(first, last, *arguments)`` on parts of ``range(count)`` that cover it, one part a thread.
 

@@ -11,17 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stuffinstance._compiled import compiled, over_threads
+from stuffinstance._compiled import compiled, over_threads, threads_for
 
 _SLOTS = 64  # rows of one piece of work
-_THREADED_VALUES = 2**18  # fewer are compared before another thread has begun
+_THREADED_VALUES = 2**18
 
 
 def summed_differences(rows: Tensor, bank: Tensor, *, square: bool) -> Tensor:
     """Sums over channels of the squared or else absolute differences of (C, N, D) and (C, S, D), (C, N, S)."""
     classes, slots, channels = bank.shape
     sums = np.empty((classes, rows.shape[1], slots), dtype=bank.detach().numpy().dtype)
-    threads = torch.get_num_threads() if sums.size * channels >= _THREADED_VALUES else 1
+    threads = threads_for(sums.size * channels, _THREADED_VALUES)
     pieces = -(-slots // _SLOTS)
     given = rows.detach().contiguous().numpy(), bank.detach().contiguous().numpy()
     over_threads(_sum_differences, classes * pieces, threads, *given, square, sums)

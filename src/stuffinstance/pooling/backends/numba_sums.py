@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stuffinstance._compiled import compiled, over_threads
+from stuffinstance._compiled import compiled, over_threads, threads_for
 from stuffinstance._numerics import float_dtype
 from stuffinstance.pooling.backends.torch_sums import added_sums, lies_in_rows
 
@@ -24,7 +24,7 @@ _TERMS = 256  # most pixels of a run
 _ADDED = 8  # channels that are added up together
 _WRITTEN = 4  # and that are written together: more would want the same lines of a cache
 _BLOCK = 2**20  # values converted at a time: 4 MiB, which stay in the caches
-_THREADED_VALUES = 2**18  # fewer are added up before another thread has begun
+_THREADED_VALUES = 2**18
 _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -85,7 +85,7 @@ def spread(gradient: Tensor, number: Tensor) -> Tensor:
 
 
 def _threads(values: Tensor) -> int:
-    return torch.get_num_threads() if values.numel() >= _THREADED_VALUES else 1
+    return threads_for(values.numel(), _THREADED_VALUES)
 
 
 def _runs(number: Tensor, num_regions: int) -> _Runs:

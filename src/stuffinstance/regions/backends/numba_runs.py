@@ -23,10 +23,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stuffinstance._compiled import compiled, over_threads
+from stuffinstance._compiled import compiled, over_threads, threads_for
 from stuffinstance.regions.class_lookup import class_positions, place_after
 
-_THREADED_PIXELS = 2**16  # smaller batches are done before another thread has begun
+_THREADED_PIXELS = 2**16
 _STEP = 16  # pixels that are compared at a time
 
 
@@ -74,7 +74,7 @@ def region_tables(
 
 
 def _threads(labels: Tensor) -> int:
-    return torch.get_num_threads() if labels.numel() >= _THREADED_PIXELS else 1
+    return threads_for(labels.numel(), _THREADED_PIXELS)
 
 
 def _joined_runs(
