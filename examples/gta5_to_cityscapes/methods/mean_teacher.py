@@ -79,7 +79,7 @@ class RunningMedians(nn.Module):
 
     def filter(self, step: int, confidences: Tensor, labels: Tensor) -> Tensor:
         """Labels (B, H, W) of a part of a step, ignored below the thresholds; their confidences are counted."""
-        if step != self.step:
+        if step != self.step or not self._added:
             self.step, self._added = step, [copy.deepcopy(self.counted)]
             self._added[0].reset()
         self._added[0].update_scores(confidences, labels)
@@ -87,12 +87,11 @@ class RunningMedians(nn.Module):
 
     def end_step(self) -> None:
         """Take the counts of the step into the thresholds."""
-        added = all_reduce_sum(self._added[0].histogram)
+        added = all_reduce_sum(self._added.pop().histogram)
         self.counted.histogram += added
         self.recent += added
-        step, self.step = self.step, -1
         self.thresholds.copy_(self.counted.compute())
-        if (step + 1) % self.window == 0:
+        if (self.step + 1) % self.window == 0:
             self.counted.histogram.copy_(self.recent)
             self.recent.zero_()
 
