@@ -82,8 +82,8 @@ TINY = Shared(
 )
 
 # An ImageNet start on two cores. Few steps are enough, at a tenth of the rate of random weights. Early stages and the
-# batch statistics of the start weights are kept: that halves the time of a step, and scored no worse on a drive that
-# was not trained on (docs/evidence.md).
+# batch statistics of the start weights are kept: passes take about three quarters of the time, and the network scored
+# no worse on a drive that was not trained on (docs/evidence.md).
 SMALL = TINY.model_copy(
     update={
         "network": ModelConfig(
