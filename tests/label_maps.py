@@ -139,3 +139,11 @@ GALLERY: dict[str, Tensor] = {
     "one-image-ignored": torch.stack([torch.full((7, 5), IGNORE), noise(7, 5, (0, 1), 8)[0]]),
     "empty-batch": torch.zeros((0, 5, 7), dtype=torch.int64),
 }
+
+
+def with_extremes(dtype: torch.dtype) -> Tensor:
+    """Classes 1 and 2, and one pixel each of the smallest and the largest number of an integer type, (1, 9, 12)."""
+    limits = torch.iinfo(dtype)
+    labels = blocks(9, 12, (1, 2), seed=5).to(dtype).numpy()
+    labels[0, 4, 4], labels[0, 5, 7] = limits.min, limits.max
+    return torch.from_numpy(labels)

@@ -65,7 +65,7 @@ def merge_pseudo_labels(predicted: Labels, pseudo: Labels, ignore: int = IGNORE)
 
 
 def components(
-    labels: Labels, connectivity: int = 8, classes: tuple[int, ...] | None = None, ignore: int = IGNORE
+    labels: Labels, connectivity: int = 8, classes: tuple[int, ...] | None = None, ignore: int | None = IGNORE
 ) -> NDArray[np.int32]:
     """Flood fill from each pixel in raster order that has no number yet."""
     neighbors = EDGES if connectivity == 4 else EDGES + CORNERS

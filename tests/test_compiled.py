@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -65,3 +67,14 @@ assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 def test_a_forked_process_makes_threads_of_its_own() -> None:
     """As the workers of a data loader are, of a process that has used its threads."""
     subprocess.run([sys.executable, "-c", FORKED], check=True, timeout=120)
+
+
+def test_nothing_outside_of_arrays_is_read_or_written(tmp_path: Path) -> None:
+    """Compiled with a check at every index: where one is wrong, memory of something else is read or overwritten."""
+    called = "connected_components or instance_regions or region_mean"
+    chosen = f"test_a_wrong_argument and ({called}) or test_the_ends_of_an_integer_type and dtype4-numba"
+    files = "tests/test_wrong_arguments.py", "tests/test_components.py", "tests/test_extraction.py"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen, *files]
+    checks = {"NUMBA_BOUNDSCHECK": "1", "NUMBA_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run(command, env=os.environ | checks, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout

@@ -14,7 +14,7 @@ import stuffinstance as si
 from stuffinstance.regions.backends import numba_runs
 from stuffinstance.regions.class_lookup import class_positions, find_runs, searched_positions
 from tests import oracles
-from tests.label_maps import GALLERY, IGNORE, INTEGER_DTYPES, blocks, noise, street
+from tests.label_maps import GALLERY, IGNORE, INTEGER_DTYPES, blocks, noise, street, with_extremes
 
 BACKENDS = ("reference", "torch", "skimage", "numba")
 
@@ -23,7 +23,7 @@ def expected_numbers(
     labels: Tensor,
     connectivity: int = 8,
     classes: tuple[int, ...] | None = None,
-    ignore: int = IGNORE,
+    ignore: int | None = IGNORE,
 ) -> Tensor:
     numbers = np.zeros(tuple(labels.shape), dtype=np.int32)
     for image, out in zip(labels.numpy(), numbers, strict=True):
@@ -89,6 +89,14 @@ def test_any_integer_type(dtype: torch.dtype, backend: str) -> None:
     labels = blocks(14, 19, (0, 1, 100, ignore), seed=4)
     numbers = si.connected_components(labels.to(dtype), ignore_index=ignore, backend=backend)
     assert torch.equal(numbers, expected_numbers(labels, ignore=ignore))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", INTEGER_DTYPES)
+def test_the_ends_of_an_integer_type_are_ids_like_others(dtype: torch.dtype, backend: str) -> None:
+    labels = with_extremes(dtype)
+    numbers = si.connected_components(labels, classes=(1, 2), ignore_index=None, backend=backend)
+    assert torch.equal(numbers, expected_numbers(labels, classes=(1, 2), ignore=None))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -13,7 +13,7 @@ from stuffinstance.regions import device_table as by_pixels
 from stuffinstance.regions import join_regions
 from stuffinstance.regions.backends import BACKENDS as TABLE
 from tests import oracles
-from tests.label_maps import GALLERY, IGNORE, INTEGER_DTYPES, blocks, noise
+from tests.label_maps import GALLERY, IGNORE, INTEGER_DTYPES, blocks, noise, with_extremes
 
 BACKENDS = ("reference", "torch", "skimage", "numba")
 THINGS = (5, 6, 7, 11, 12, 13, 18)
@@ -106,6 +106,12 @@ def test_any_integer_type(dtype: torch.dtype) -> None:
     for find in (lambda ids: si.instance_regions(ids, THINGS, 4), lambda ids: si.stuff_regions(ids, THINGS)):
         for one, other in zip(find(labels.to(dtype)), find(labels), strict=True):
             assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", INTEGER_DTYPES)
+def test_the_ends_of_an_integer_type_are_ids_like_others(dtype: torch.dtype, backend: str) -> None:
+    check_against_oracle(with_extremes(dtype), (1, 2), 3, ignore_index=None, backend=backend)
 
 
 @pytest.mark.parametrize("ids", [(-7, -1, 3), (2**31 - 1, 0, -(2**31)), (2**40, 2**40 + 2**32, -(2**62))])

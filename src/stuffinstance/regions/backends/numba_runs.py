@@ -148,7 +148,7 @@ def _place(value, places, ignores, ignored):
         return -1
     if places.size == 0:
         return 0
-    return places[min(max(number + 1, 0), places.size - 1)]  # both ends say -1
+    return places[number + 1] if 0 <= number < places.size - 1 else -1  # number + 1 of the largest one is negative
 
 
 @compiled
