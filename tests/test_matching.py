@@ -116,6 +116,14 @@ def test_the_cpu_ranks_as_cdist_does(name: str, p: float, elements: int, monkeyp
     torch.testing.assert_close(scores, exact if p == 1 else exact.square())
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_the_cosine_is_of_directions_alone(scale: float) -> None:
+    """Also where the square of a number is beyond what float32 holds, or below."""
+    rows, bank, filled, _ = case(4, dim=16)
+    found, scaled = (nearest_distance(rows * by, bank * by, filled, resolve_distance("cosine")) for by in (1.0, scale))
+    torch.testing.assert_close(scaled, found)
+
+
 def test_a_callable_distance_sees_the_bank_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stuffinstance.losses.distances._BLOCK_ELEMENTS", 3 * 20 * 64 * 4)  # four slots at a time
     rows, bank, filled, _ = case(1, classes=3, descriptors=20, slots=30, dim=64)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stuffinstance._checks import check_kind, check_on_device, checked_divisor, checked_flag, may_read
-from stuffinstance._numerics import autocast_device, cleared
+from stuffinstance._numerics import autocast_device, cleared, unit_length
 from stuffinstance._warnings import TRAIN_FEATURES, warn_without_gradient
 from stuffinstance.banks import MemoryBank
 from stuffinstance.label_maps import _resize_labels
@@ -118,7 +118,7 @@ class BankContrastLoss(nn.Module):
         """The loss of each pixel (N, D) of the class at ``place`` (N,) in the banks; 0 where not ``used``."""
         rows = [bank.features.detach().to(pixels.dtype) for bank in self.banks]  # (C, S, D) each
         if self.normalize:
-            pixels, rows = F.normalize(pixels, dim=1), [F.normalize(each, dim=2) for each in rows]
+            pixels, rows = unit_length(pixels, 1), [unit_length(each, 2) for each in rows]
         filled = [bank.filled for bank in self.banks]
         # Empty slots are zero.
         means = torch.cat(

@@ -6,12 +6,11 @@ from functools import partial
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stuffinstance._backends import Backend
 from stuffinstance._checks import describe, may_read
-from stuffinstance._numerics import autocast_device
+from stuffinstance._numerics import autocast_device, unit_length
 
 Between = Callable[[Tensor, Tensor], Tensor]
 """Two tensors (..., D) that broadcast to distances (...)."""
@@ -88,11 +87,11 @@ def _summed_differences(rows: Tensor, bank: Tensor, *, square: bool) -> Tensor:
 
 
 def _cosine(a: Tensor, b: Tensor) -> Tensor:
-    return 1 - F.cosine_similarity(a, b, dim=-1, eps=1e-8)
+    return 1 - (unit_length(a, -1) * unit_length(b, -1)).sum(-1)
 
 
 def _cosine_ranking(rows: Tensor, bank: Tensor) -> Tensor:
-    return -torch.bmm(F.normalize(rows, dim=-1), F.normalize(bank, dim=-1).transpose(1, 2))
+    return -torch.bmm(unit_length(rows, -1), unit_length(bank, -1).transpose(1, 2))
 
 
 DISTANCES: dict[str, Distance] = {
