@@ -301,7 +301,7 @@ def test_killed_at_twenty_moments_a_run_ends_with_the_same_bytes(
 ) -> None:
     steps = ["schedule.max_steps=50", "schedule.decay_steps=50", "schedule.evaluate_every=15", "matching.capacity=2"]
     sizes = ["data.source_size=[32,64]", "data.target_size=[32,64]"]
-    recipe = compose_recipe("aa+it+rcs+sim+mask", "smoke", overrides=[*quiet, *OFTEN, *steps, *sizes])
+    recipe = compose_recipe("aa+it+rcs+cw+sim+mask", "smoke", overrides=[*quiet, *OFTEN, *steps, *sizes])
     whole, parts = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "parts")
     assert Runs(recipe, streets, whole.path).once() == 0
 
@@ -328,6 +328,7 @@ def test_killed_at_twenty_moments_a_run_ends_with_the_same_bytes(
         "sim",
         "teacher",
         "class_pixels",
+        "weighted_class_pixels",
         "discriminator",
         "optimizers",
         "scaler",

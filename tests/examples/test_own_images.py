@@ -127,6 +127,14 @@ def test_pairs_are_found_by_stem_in_any_folder_and_format(tmp_path: Path) -> Non
         open_dataset("folder", tmp_path)
 
 
+@pytest.mark.parametrize("name", ["images/b.BMP", "labels/b.gif"])
+def test_images_of_formats_that_are_not_read_raise(tmp_path: Path, name: str) -> None:
+    draw(tmp_path, "a.png", "a.png", [1, 9], 0)
+    (tmp_path / name).touch()
+    with pytest.raises(DatasetError, match=rf"{name}: expected (image|label map)s as png, .*\(1 files of such kinds\)"):
+        open_dataset("folder", tmp_path)
+
+
 def test_splits_are_folders_and_only_labels_that_are_read_are_needed(tmp_path: Path) -> None:
     draw(tmp_path, "train/a.jpg", None, [0, 1], 0)
     draw(tmp_path, "val/x/b.jpg", "val/b.png", [0, 1], 1)

@@ -1,4 +1,4 @@
-"""Rare-class sampling in the pipeline: what is counted and drawn, crops that show the class, resuming."""
+"""Rare classes in the pipeline: what is counted and drawn, crops that show the class, resuming, class weights."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from examples.gta5_to_cityscapes.checkpoint import load_checkpoint
 from examples.gta5_to_cityscapes.config import AugmentationConfig
 from examples.gta5_to_cityscapes.data.augmentation import TrainingAugmentation
 from examples.gta5_to_cityscapes.data.training_data import Folders, StepImages, open_training_data
+from examples.gta5_to_cityscapes.methods import Domain, StepContext
 from examples.gta5_to_cityscapes.methods.rare_classes import RareClassSampling
 from examples.gta5_to_cityscapes.recipes import Recipe, compose_recipe
 from examples.gta5_to_cityscapes.run_dir import RunFolder
@@ -141,3 +142,35 @@ def test_a_stopped_run_goes_on_without_counting_again(
     assert one["positions"] == other["positions"] == {"labeled": 15, "target": 15}
     assert torch.equal(one["class_pixels"]["_extra_state"], other["class_pixels"]["_extra_state"])
     assert one["class_pixels"]["_extra_state"].shape == (6, 19)
+
+
+# --- class weights ---
+
+
+@pytest.mark.parametrize("scheme", ["enet", "inverse"])
+def test_the_segmentation_loss_is_weighted_by_what_was_counted(scheme: str, streets: Folders, quiet: list[str]) -> None:
+    recipe = compose_recipe("cw", "smoke", overrides=[*quiet, f"class_weights.scheme={scheme}"])
+    step, context = made_step(recipe)
+    assert not recipe.needs_target
+    with pytest.raises(RuntimeError, match="have not been counted"):
+        step([context])
+    labeled = open_training_data(recipe, streets).labeled
+    step.prepare(labeled)
+    every = torch.cat([labeled[i].labels.flatten() for i in range(len(labeled))])
+    weights = si.class_weights(torch.tensor([int((every == k).sum()) for k in range(19)]), scheme)
+    logits = made_step(recipe)[0].network(context.labeled.images).logits
+    upsampled = context.labeled.at_scale(logits)
+    expected = torch.nn.functional.cross_entropy(upsampled, context.labeled.labels, weights, ignore_index=255)
+    torch.testing.assert_close(step([context])["segmentation"], expected.detach())
+
+
+def test_a_step_in_parts_has_the_weighted_mean_of_all_its_pixels(streets: Folders, quiet: list[str]) -> None:
+    recipe = compose_recipe("cw", "smoke", overrides=[*quiet, "network.options.norm=group"])
+    values = []
+    for cut in (False, True):
+        step, context = made_step(recipe)
+        step.prepare(open_training_data(recipe, streets).labeled)
+        labeled = context.labeled
+        pieces = [Domain(labeled.images[i : i + 1], labeled.labels[i : i + 1]) for i in range(2)]
+        values.append(step([StepContext(0, piece) for piece in pieces] if cut else [context])["segmentation"])
+    torch.testing.assert_close(*values, check_dtype=False)

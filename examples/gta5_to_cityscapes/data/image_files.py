@@ -23,6 +23,7 @@ class DatasetError(ValueError):
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp")
 LABEL_SUFFIXES = (".png", ".tif", ".tiff")
+UNREAD_SUFFIXES = (".avif", ".bmp", ".gif", ".heic", ".heif", ".jp2", ".pgm", ".ppm", ".tga")  # images, but not read
 MAX_PIXELS = 2**26  # four times the largest street image in use; a hostile header asks for far more
 _FORMATS = (
     "PNG",

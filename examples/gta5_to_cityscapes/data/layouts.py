@@ -9,6 +9,7 @@ from .dataset import ImageFiles, MapSize, ReadIds, SegmentationDataset
 from .image_files import (
     IMAGE_SUFFIXES,
     LABEL_SUFFIXES,
+    UNREAD_SUFFIXES,
     DatasetError,
     first_channel_size,
     id_map_size,
@@ -149,7 +150,14 @@ def _found(
                 else f"Pass the folder that holds the whole {layout} data set."
             )
         )
-    files = [path for path in _files_in(folder, deep=bool(places.below)) if path.suffix.lower() in suffixes]
+    entries = list(_files_in(folder, deep=bool(places.below)))
+    unread = [path for path in entries if path.suffix.lower() in UNREAD_SUFFIXES]
+    if unread:
+        raise DatasetError(
+            f"{unread[0]}: expected {what}s as {', '.join(each[1:] for each in suffixes)}, found "
+            f"{unread[0].suffix.lower()[1:]} ({len(unread)} files of such kinds). Convert them, or take them out."
+        )
+    files = [path for path in entries if path.suffix.lower() in suffixes]
     named = [(path.stem.removesuffix(ending), path) for path in files if path.stem.endswith(ending)]
     converted = [path for path in files if path.stem.endswith("_gtFine_labelTrainIds")]
     if converted and not named:

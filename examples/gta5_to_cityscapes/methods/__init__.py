@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..models import SegmentationNetwork
+from .class_weights import ClassWeighting
 from .method import Domain, Loss, Method, MethodConfig, Part, Setup, StepContext, registered_methods
 from .segmentation import LabeledSegmentation
 
@@ -41,7 +42,8 @@ def compose_methods(recipe: Recipe, network: SegmentationNetwork, device: torch.
     kinds = sorted(registered_methods().values(), key=lambda kind: kind.step_rank)
     chosen = [kind(recipe.methods[kind.group], setup) for kind in kinds if kind.group in recipe.methods]
     temperature = max((method.labeled_temperature for method in chosen), default=1.0)
-    return [LabeledSegmentation(recipe.label_space.ignore_index, temperature), *chosen]
+    weighting = next((method for method in chosen if isinstance(method, ClassWeighting)), None)
+    return [LabeledSegmentation(recipe.label_space.ignore_index, temperature, weighting), *chosen]
 
 
 def loss_titles() -> dict[str, str]:
