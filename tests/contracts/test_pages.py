@@ -128,6 +128,11 @@ def test_every_entry_of_the_bibliography_is_on_its_page() -> None:
     assert len(entries) == len(set(entries))
 
 
+def test_the_names_beside_citations_are_public() -> None:
+    named = set(re.findall(r"`([A-Za-z_]+)[`(]", (DOCS / "citations.md").read_text(encoding="utf-8")))
+    assert named - set(si.__all__) == set()
+
+
 SYSTEMS = ROOT / "docs" / "systems"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
