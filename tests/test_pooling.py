@@ -70,6 +70,9 @@ def pool(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Cal
         monkeypatch.setattr(torch_sums, "added_sums", getattr(torch_sums, request.param))
         return partial(si.region_mean, backend="torch")
     pytest.importorskip("triton", minversion="3.4", reason="its interpreter runs these kernels from Triton 3.4 on")
+    from tests.triton_accesses import check_accesses
+
+    check_accesses(monkeypatch)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return lambda features, regions, count: si.region_mean(
         features.to(device), regions.to(device), count, backend="triton"

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -25,6 +26,9 @@ from stuffinstance.pooling.backends import BACKENDS as POOLING
 from stuffinstance.regions.backends import BACKENDS
 from tests import oracles
 from tests.label_maps import GALLERY, IGNORE, noise, snake, spiral
+
+if TYPE_CHECKING:
+    from tests.triton_accesses import CheckedMemory
 
 pytest.importorskip("triton", minversion="3.4", reason="its interpreter runs these kernels from Triton 3.4 on")
 
@@ -40,6 +44,26 @@ SMALL = [
 ]
 # Around a warp, a row step and a block of pixels.
 EDGES = [*((h, w) for h in (1, 2) for w in (1, 2, 31, 32, 33)), *((2, w) for w in (255, 256, 257, 511, 512, 513))]
+
+
+@pytest.fixture(autouse=True)
+def accesses(monkeypatch: pytest.MonkeyPatch) -> CheckedMemory:
+    """No interpreted kernel reads or writes beside its tensors; for a card there is compute-sanitizer."""
+    from tests.triton_accesses import check_accesses
+
+    return check_accesses(monkeypatch)
+
+
+def test_an_address_beside_the_tensors_is_found(accesses: CheckedMemory) -> None:
+    from tests.triton_accesses import copy_from
+
+    source, target = torch.arange(6), torch.zeros(4, dtype=torch.int64)
+    copy_from[(1,)](source, target, 2)
+    assert target.tolist() == [2, 3, 4, 5]
+    assert accesses.compared == 8
+    for first in (-1, 3):
+        with pytest.raises(Exception, match="1 of 4 addresses are outside of all tensors"):
+            copy_from[(1,)](source, target, first)
 
 
 def kernels_built(*of: str) -> dict[str, dict[str, object]]:
