@@ -62,6 +62,13 @@ def test_class_pixels_are_those_of_a_loop_over_pixels() -> None:
         assert si.count_class_pixels(arrays, K, label_key=None).tolist() == expected
         named = StackDataset(image=arrays, label=arrays)
         assert si.count_class_pixels(named, K, label_key="label").tolist() == expected
+    for stored in (
+        lambda a: a[:, ::-1].copy()[:, ::-1],
+        lambda a: a.astype(">u2"),
+        lambda a: np.frombuffer(a, a.dtype),
+    ):
+        arrays = [stored(labels.numpy()).reshape(labels.shape) for labels in streets.maps]  # strides, order, read-only
+        assert si.count_class_pixels(arrays, K, label_key=None).tolist() == expected
     assert si.count_class_pixels([], K).shape == (0, K)
 
 
@@ -72,7 +79,9 @@ def test_nothing_is_ignored_without_an_ignored_id() -> None:
         si.count_class_pixels([torch.tensor([[0, 255]])], 2, label_key=None, ignore_index=None)
 
 
-@pytest.mark.parametrize("sample", [7, torch.ones(2, 2), torch.ones(1, 2, 2, dtype=torch.long), np.ones(3, int), None])
+@pytest.mark.parametrize(
+    "sample", [7, torch.ones(2, 2), torch.ones(1, 2, 2, dtype=torch.long), np.ones(3, int), np.array([["a"]]), None]
+)
 def test_a_sample_without_a_label_map_is_an_error(sample: Any) -> None:
     with pytest.raises(ValueError, match=r"dataset\[0\] must hold an integer label map \(H, W\)"):
         si.count_class_pixels([sample], K, label_key=None)
@@ -112,6 +121,8 @@ def test_a_file_of_another_kind_is_kept_and_an_error(tmp_path: Path, content: st
     assert cache.read_text() == content
     with pytest.raises(ValueError, match="cache must be a file in a folder that exists"):
         si.count_class_pixels(Streets(), K, cache=tmp_path / "absent" / "counts.json")
+    with pytest.raises(ValueError, match=r"cache must be a file that can be read, got .* \(Is a directory\)"):
+        si.count_class_pixels(Streets(), K, cache=tmp_path)
     with pytest.raises(TypeError, match="cache must be the path of a file"):
         si.count_class_pixels(Streets(), K, cache=3)  # type: ignore[arg-type]
 
@@ -255,6 +266,21 @@ def test_ranks_draw_one_common_stream() -> None:
         other = si.RareClassSampler(counts, 0.3, seed=5, num_samples=33, num_replicas=fewer, rank=0)
         other.load_state_dict(state)
         assert list(other)[: len(expected)] == expected
+    for fewer in (1, 2):  # its epoch has 31 draws, or 32
+        other = si.RareClassSampler(counts, 0.3, seed=5, num_replicas=fewer, rank=0)
+        other.load_state_dict(ranks[2].state_dict())
+        assert len(list(other)) == len(other)
+        assert other.epoch == 1
+
+
+def test_an_epoch_that_is_set_while_it_draws_begins_at_once() -> None:
+    sampler, expected = (si.RareClassSampler(counts_of(), 0.3) for _ in range(2))
+    expected.set_epoch(3)
+    iterator = iter(sampler)
+    next(iterator)
+    sampler.set_epoch(3)
+    assert list(iterator) == list(expected)
+    assert sampler.state_dict() == expected.state_dict()
 
 
 def test_class_mix_gets_the_rare_class_more_often() -> None:

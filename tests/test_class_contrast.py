@@ -213,3 +213,10 @@ def test_features_of_any_length_and_zero_have_a_finite_gradient() -> None:
     nothing = torch.zeros_like(features).requires_grad_()
     loss(nothing, labels).backward()
     assert nothing.grad.isfinite().all()
+
+
+def test_a_temperature_with_which_scores_overflow_is_an_error() -> None:
+    held = si.ClassDistributions(2, 3)
+    si.DistributionContrastLoss(held, 1e-14)
+    with pytest.raises(ValueError, match=r"ratio / \(2 \* temperature\^2\) must be at most 1e\+30"):
+        si.DistributionContrastLoss(held, 1e-16)

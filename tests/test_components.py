@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import itertools
 
 import numpy as np
@@ -222,3 +223,27 @@ def test_the_regions_of_a_mask_are_those_of_its_true_pixels() -> None:
 def test_the_operator_keeps_torchs_rules(backend: str, classes: list[int] | None) -> None:
     operator = torch.ops.stuffinstance.connected_components.default
     torch.library.opcheck(operator, (GALLERY["street"][:, ::3, ::3].contiguous(), classes, 8, IGNORE, backend))
+
+
+def test_more_pixels_than_int32_counts_are_an_error_also_of_all_samples_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    module = importlib.import_module("stuffinstance.regions.connected_components")  # its name is the function's too
+    monkeypatch.setattr(module, "_INT32_PIXELS", 3 * 13 * 17)
+    labels = blocks(13, 17, (0, 1), seed=0, batch=3)
+    calls = [
+        si.connected_components,
+        lambda ids: si.stuff_regions(ids, (0, 1)),
+        lambda ids: si.instance_regions(ids, (0, 1)),
+    ]
+    for call in calls:
+        call(labels[:2])
+        with pytest.raises(ValueError, match="labels must hold fewer than 2"):
+            call(labels)
+        with pytest.raises(ValueError, match="labels must hold fewer than 2"):
+            torch.func.vmap(lambda ids, call=call: tuple(call(ids[None])))(labels)
+
+
+def test_more_rows_than_int32_counts_are_an_error() -> None:
+    with pytest.raises(ValueError, match="max_regions must leave fewer than 2"):
+        si.instance_regions(blocks(5, 6, (0, 1), seed=0), range(2**15), 2**16, ignore_index=None)

@@ -69,6 +69,13 @@ def test_start_weights_get_no_gradient_and_equal_features_a_finite_one() -> None
     assert not features.grad.any()
 
 
+def test_features_of_two_dtypes_are_compared_in_that_of_the_first() -> None:
+    loss = si.FeatureDistanceLoss((1,), 2)
+    features, labels = torch.ones(1, 3, 2, 2), torch.ones(1, 2, 2, dtype=torch.long)
+    for start in (torch.float16, torch.float64):
+        assert loss(features.requires_grad_(), torch.zeros(1, 3, 2, 2, dtype=start), labels).dtype == torch.float32
+
+
 def test_classes_beyond_the_labels_are_rejected() -> None:
     with pytest.raises(ValueError, match=r"classes must be ids 0\.\.3 .*\[4\]"):
         si.FeatureDistanceLoss((1, 4), K)
@@ -203,6 +210,11 @@ def test_a_frozen_network_moves_and_is_copied_along() -> None:
         assert torch.equal(each.start(images), model.start(images))
         assert each.start.network is not model.start.network
     assert model.to("meta").start(images.to("meta")).device.type == "meta"
+
+
+def test_a_network_without_weights_cannot_be_frozen() -> None:
+    with pytest.raises(ValueError, match="network must hold its weights"), torch.device("meta"):
+        si.FrozenNetwork(nn.Linear(2, 3))
 
 
 def test_a_network_that_is_frozen_is_left_as_it_is() -> None:

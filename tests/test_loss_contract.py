@@ -31,7 +31,6 @@ class Case(NamedTuple):
         others: The other tensors of B images, of a dtype, and whether all pixels are masked.
         masked: Whether it takes a mask, which is the last of the others.
         by_image: Whether it is the mean over the images.
-        reduces: Whether it takes ``reduction``.
         exact: Whether half precision is as exact as its values in single precision.
     """
 
@@ -40,7 +39,6 @@ class Case(NamedTuple):
     others: Callable[[int, torch.dtype, bool], tuple[Tensor, ...]] = lambda batch, dtype, nothing: ()
     masked: bool = False
     by_image: bool = True
-    reduces: bool = True
     exact: bool = True
 
 
@@ -93,10 +91,10 @@ def filled_banks() -> dict[str, Any]:
     return held
 
 
-def matching(kind: str, distance: str) -> Call:
+def matching(kind: str, distance: str, **options: Any) -> Call:
     held = filled_banks()
     make = si.StuffMatchingLoss if kind == "stuff" else si.InstanceMatchingLoss
-    return make(held[kind], distance)
+    return make(held[kind], distance, **options)
 
 
 def anchor_distance(form: Any) -> Call:
@@ -127,7 +125,7 @@ def region_contrast(distance: Any = "cosine", **options: Any) -> Call:
     return si.RegionContrastLoss(held["instance"], 0.5, distance, **options)
 
 
-OF_FEATURES = {"channels": D, "others": labels_alone, "masked": True, "reduces": False}
+OF_FEATURES = {"channels": D, "others": labels_alone, "masked": True}
 CASES = {
     **{
         f"{kind} matching, {distance}": Case(partial(matching, kind, distance), **OF_FEATURES)
@@ -136,11 +134,11 @@ CASES = {
     },
     "AnchorDistanceLoss, code": Case(partial(anchor_distance, "code"), **{**OF_FEATURES, "by_image": False}),
     "AnchorDistanceLoss, paper": Case(partial(anchor_distance, "paper"), **{**OF_FEATURES, "by_image": False}),
-    "BankContrastLoss": Case(bank_contrast, **{**OF_FEATURES, "reduces": True}),
-    "BankContrastLoss, dot products": Case(partial(bank_contrast, normalize=False), **{**OF_FEATURES, "reduces": True}),
+    "BankContrastLoss": Case(bank_contrast, **OF_FEATURES),
+    "BankContrastLoss, dot products": Case(partial(bank_contrast, normalize=False), **OF_FEATURES),
     "FeatureDistanceLoss": Case(partial(si.FeatureDistanceLoss, range(K), K), D, start_and_labels, masked=True),
-    "DistributionContrastLoss": Case(distribution_contrast, **{**OF_FEATURES, "reduces": True}),
-    "PrototypeContrastLoss": Case(prototype_contrast, **{**OF_FEATURES, "reduces": True}),
+    "DistributionContrastLoss": Case(distribution_contrast, **OF_FEATURES),
+    "PrototypeContrastLoss": Case(prototype_contrast, **OF_FEATURES),
     "RegionContrastLoss": Case(region_contrast, **OF_FEATURES),
     "RegionContrastLoss, all rows": Case(partial(region_contrast, positives="all", repel=0.5), **OF_FEATURES),
     "RegionContrastLoss, l1_mean": Case(partial(region_contrast, "l1_mean", positives="top_k", top_k=2), **OF_FEATURES),
@@ -195,8 +193,6 @@ def test_mean_over_images(name: str) -> None:
         given[-1][1] = 255 if given[-1].dtype == torch.int64 else False  # an image without a pixel adds 0
     singles = torch.stack([made(case)(*(each[i : i + 1] for each in given)) for i in range(B)])
     torch.testing.assert_close(made(case)(*given), singles.mean())
-    if not case.reduces:
-        return
     torch.testing.assert_close(made(case, reduction="none")(*given), singles)
     assert made(case, reduction="none")(*(each[:0] for each in given)).shape == (0,)
     with pytest.raises(ValueError, match="reduction"):

@@ -72,3 +72,10 @@ def test_pixels_that_are_not_finite_get_no_label_and_do_not_count() -> None:
 def test_a_prior_of_no_fractions_is_an_error(wrong: list[float]) -> None:
     with pytest.raises(ValueError, match="prior must be finite, at least 0"):
         si.SinkhornLabels()(torch.rand(1, 4, 2, 2), torch.tensor(wrong))
+
+
+@pytest.mark.parametrize(("scores", "labels"), [(torch.float16, torch.float32), (torch.float64, torch.float64)])
+@pytest.mark.parametrize("prior", [torch.float32, torch.float64])
+def test_labels_are_of_the_dtype_of_the_scores(scores: torch.dtype, labels: torch.dtype, prior: torch.dtype) -> None:
+    given = torch.rand(1, K, 2, 3).to(scores), torch.full((K,), 0.25, dtype=prior)
+    assert si.SinkhornLabels()(*given).dtype == labels

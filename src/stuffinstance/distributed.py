@@ -93,11 +93,24 @@ def gather_rows(tensors: tuple[Tensor, ...], sync: Sync, group: ProcessGroup | N
     """
     if not synchronizes(sync, group):
         return tensors
-    own = torch.tensor([tensors[0].shape[0]], device=tensors[0].device)
-    counts = [torch.empty_like(own) for _ in range(dist.get_world_size(group))]
-    _on_group(own, lambda: dist.all_gather(counts, own, group=group))
-    lengths = torch.cat(counts).tolist()  # the one read of a call
+    own = torch.tensor(tensors[0].shape[0], device=tensors[0].device)
+    lengths = gather_equal(own, sync, group).tolist()  # the one read of a call
     return tuple(_gather_padded(tensor, lengths, group) for tensor in tensors)
+
+
+def gather_equal(tensor: Tensor, sync: Sync, group: ProcessGroup | None = None) -> Tensor:
+    """Stack tensors of one shape along a new dimension 0 over all ranks, in rank order: (R, ...); nothing is read.
+
+    Every rank of the group must call this equally often.
+
+    Raises:
+        RuntimeError: If the group does not serve the tensor's device.
+    """
+    if not synchronizes(sync, group):
+        return tensor[None]
+    received = [torch.empty_like(tensor) for _ in range(dist.get_world_size(group))]
+    _on_group(tensor, lambda: dist.all_gather(received, tensor.contiguous(), group=group))
+    return torch.stack(received)
 
 
 def _gather_padded(tensor: Tensor, lengths: list[int], group: ProcessGroup | None) -> Tensor:

@@ -69,7 +69,7 @@ def majority_labels(
     are resized nearest first. As in DAFormer (https://arxiv.org/abs/2111.14887, for its feature
     distance) and SePiCo (https://arxiv.org/abs/2204.08808), with their 0.75.
 
-    One pass, whatever the number of classes; memory is 8 bytes per pixel and 4 (K + 1) bytes per cell.
+    One pass, whatever the number of classes; memory is 40 bytes per pixel and 4 (K + 1) bytes per cell.
 
     Args:
         labels: Class ids, (B, H, W), any integer dtype.

@@ -68,7 +68,7 @@ def count_class_pixels(
         TypeError: If ``dataset`` is not a map-style data set, ``label_key`` does not fit a sample, or another argument
             is not of its type.
         ValueError: If a label map is not an integer one (H, W), an id is not a class, ``ignore_index`` is one, or
-            ``cache`` is a file of another kind or in a folder that does not exist.
+            ``cache`` is a folder, a file of another kind, or in a folder that does not exist.
 
     Example:
         >>> labels = [torch.tensor([[0, 0, 1]]), torch.tensor([[0, 255, 2]])]
@@ -122,7 +122,9 @@ class _CountedImages(Dataset[Tensor]):
                 f"label_key must be an index or a key of the data set's samples, got {self.label_key!r} and "
                 f"{type(sample).__name__} from {name}. For a data set of label maps alone pass None."
             ) from error
-        ids = torch.from_numpy(labels) if isinstance(labels, np.ndarray) else labels
+        ids = labels
+        if isinstance(labels, np.ndarray) and labels.dtype.kind in "iu":  # of any byte order and strides, or read-only
+            ids = torch.from_numpy(np.array(labels, dtype=labels.dtype.newbyteorder("="), order="C"))
         if not isinstance(ids, Tensor) or ids.dtype not in INTEGER_DTYPES or ids.ndim != 2:
             raise ValueError(
                 f"{name} must hold an integer label map (H, W) under label_key = {self.label_key!r}, got "
@@ -156,6 +158,8 @@ def _cached(path: Path, counted: _CountedImages) -> Tensor | None:
         ignored, counts = held["ignore_index"], torch.tensor(held["class_pixels"], dtype=torch.int64)
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise ValueError(f"cache must be a file that can be read, got {path} ({error.strerror}).") from error
     except (ValueError, LookupError, TypeError, RuntimeError, OverflowError, RecursionError) as error:
         raise ValueError(
             f"cache must be a file that count_class_pixels wrote, or one that does not exist yet, got {path}, which "

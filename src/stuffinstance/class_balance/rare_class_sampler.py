@@ -114,8 +114,10 @@ class RareClassSampler(Sampler["int | tuple[int, int]"]):
         """The rest of the current epoch, or the next one where that is at its end."""
         if self.position >= len(self):
             self.set_epoch(self.epoch + 1)
-        draws = self._draws()
+        epoch, draws = self.epoch, self._draws()
         while self.position < len(self):
+            if self.epoch != epoch:  # set meanwhile
+                epoch, draws = self.epoch, self._draws()
             self.position += 1
             yield draws[self.position - 1]
 
@@ -158,17 +160,18 @@ class RareClassSampler(Sampler["int | tuple[int, int]"]):
     def load_state_dict(self, state_dict: Mapping[str, int]) -> None:
         """Go on at the position of a :meth:`state_dict`, also with another number of ranks.
 
-        Where that does not divide the position, the draws up to its next multiple are skipped.
+        Where that does not divide the position, the draws up to its next multiple are skipped. A position behind the
+        last draw is the end of the epoch: with more ranks an epoch may have been longer.
 
         Args:
             state_dict: ``"epoch"`` and ``"position"``.
 
         Raises:
             TypeError: If it does not hold whole numbers.
-            ValueError: If they are out of range.
+            ValueError: If one is negative.
         """
         if not isinstance(state_dict, Mapping) or set(state_dict) != {"epoch", "position"}:
             raise TypeError(f"state_dict must hold 'epoch' and 'position', got {describe(state_dict)}.")
         epoch = checked_whole("state_dict['epoch']", state_dict["epoch"], 0)
-        position = checked_whole("state_dict['position']", state_dict["position"], 0, len(self) * self.num_replicas)
-        self.epoch, self.position = epoch, -(-position // self.num_replicas)
+        position = checked_whole("state_dict['position']", state_dict["position"], 0)
+        self.epoch, self.position = epoch, min(len(self), -(-position // self.num_replicas))

@@ -37,9 +37,9 @@ class BankContrastLoss(nn.Module):
     that a batch equals the mean of its single images. It gives a cell of the feature map the class of its majority
     where that fills 0.75 of the cell, and no class else; pass such labels for that.
 
-    Memory: for each bank four tensors of a number per pixel and slot, (N, S) with N = B·h·w, and blocks of 16 MiB in
-    which similarities to all classes are made; never (N, C, S), and of the features two (N, D). Where values are read
-    freely (a CPU) N counts the pixels of the bank's own classes.
+    Memory: for each bank four tensors of a number per pixel and slot, (N, S) with N = B·h·w, and blocks of 16 MiB (or
+    of N·C numbers where that is more) in which similarities to all classes are made; never (N, C, S), and of the
+    features four (N, D). Where values are read freely (a CPU) N counts the pixels of the bank's own classes.
 
     Args:
         bank: A :class:`StuffBank` or :class:`InstanceBank`, or several that share no class, whose classes are then

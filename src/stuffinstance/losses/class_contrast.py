@@ -12,6 +12,8 @@ from stuffinstance.banks.class_anchors import CategoryAnchors
 from stuffinstance.banks.class_distributions import ClassDistributions
 from stuffinstance.losses.entropy_minimization import Reduction, checked_reduction, mean_over_pixels
 
+_LARGEST_FACTOR = 1e30  # of the variances, which are at most 1
+
 
 def _counted(classes: Tensor, filled: Tensor) -> tuple[Tensor, Tensor]:
     """Class ids (B, 1, h, w), 0 where a pixel has no class, and the mask (B, h, w) of the pixels of a filled class."""
@@ -83,6 +85,11 @@ class DistributionContrastLoss(nn.Module):
         self._distributions = [distributions]  # in a list: not a submodule, its state is saved where it lives
         self.temperature = checked_divisor("temperature", temperature)
         self.ratio = checked_number("ratio", ratio, "at least 0", least=0)
+        if self.ratio / 2 / self.temperature / self.temperature > _LARGEST_FACTOR:
+            raise ValueError(
+                f"ratio / (2 * temperature^2) must be at most {_LARGEST_FACTOR:g}, beyond which scores overflow, got "
+                f"ratio = {ratio!r} and temperature = {temperature!r}. Raise the temperature."
+            )
         self.regularizer_weight = checked_number("regularizer_weight", regularizer_weight, "at least 0", least=0)
         self.reduction: Reduction = checked_reduction(reduction)
 

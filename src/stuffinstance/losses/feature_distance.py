@@ -123,7 +123,8 @@ class FeatureDistanceLoss(nn.Module):
         )
         mask = class_positions(majority, self.classes) >= 0
         with torch.autocast(autocast_device(features), enabled=False):
-            apart = cleared(features, mask) - cleared(start_features.detach(), mask)
+            found = cleared(features, mask)
+            apart = found - cleared(start_features.detach(), mask).to(found.dtype)
             loss = mean_over_pixels(torch.linalg.vector_norm(apart, dim=1), mask, self.reduction)
         warn_without_gradient("feature distance loss", "features", features, TRAIN_FEATURES, self, stacklevel=5)
         return loss

@@ -9,6 +9,7 @@ from stuffinstance._checks import check_callable, check_kind, checked_flag
 from stuffinstance._warnings import TRAIN_FEATURES, warn_without_gradient
 from stuffinstance.banks import Classifier, InstanceBank, MemoryBank, StuffBank
 from stuffinstance.losses.distances import Between, Distance, DistanceName, nearest_distance, resolve_distance
+from stuffinstance.losses.entropy_minimization import Reduction, checked_reduction
 from stuffinstance.regions import Regions
 
 
@@ -49,6 +50,7 @@ class MatchingLoss(nn.Module):
         *,
         require_full_bank: bool,
         classifier: Classifier | None,
+        reduction: Reduction,
     ) -> None:
         super().__init__()
         resolved, full, classifier = _choices(bank, distance, require_full_bank, classifier)
@@ -58,6 +60,7 @@ class MatchingLoss(nn.Module):
         self.distance_name: str = distance if isinstance(distance, str) else getattr(distance, "__name__", "callable")
         self.distance: Distance = resolved
         self.require_full_bank: bool = full
+        self.reduction: Reduction = checked_reduction(reduction)
 
     @property
     def bank(self) -> MemoryBank:
@@ -78,8 +81,8 @@ class MatchingLoss(nn.Module):
                 (h, w). Ids that are not the bank's are ignored.
 
         Returns:
-            A scalar: the mean over images of the single-image loss. Exactly 0, still attached to ``features``, where
-            nothing can be matched. A region with a non-finite feature makes it non-finite, so that a gradient scaler
+            A scalar, or (B,) for ``reduction="none"``. Exactly 0, still attached to ``features``, where nothing can be
+            matched. A region with a non-finite feature makes it non-finite, so that a gradient scaler
             or an anomaly check sees it.
 
         Raises:
@@ -120,13 +123,14 @@ class MatchingLoss(nn.Module):
         return self.bank._pool(features, labels)
 
     def _of_rows(self, rows: Tensor, exists: Tensor) -> Tensor:
-        return _loss(rows, exists, self._bank[0], self.distance, self.require_full_bank, self._classifier[0])
+        choices = self.distance, self.require_full_bank, self._classifier[0]
+        return _loss(rows, exists, self._bank[0], *choices, self.reduction)
 
     def extra_repr(self) -> str:
         """The choices, for ``print(module)``."""
         return (
             f"distance={self.distance_name!r}, require_full_bank={self.require_full_bank}, "
-            f"agreement_filter={self.classifier is not None}"
+            f"agreement_filter={self.classifier is not None}, reduction={self.reduction!r}"
         )
 
 
@@ -161,20 +165,26 @@ def _used(rows: Tensor, exists: Tensor, bank: MemoryBank, full: bool, classifier
 
 
 def _loss(
-    rows: Tensor, exists: Tensor, bank: MemoryBank, distance: Distance, full: bool, classifier: Classifier | None
+    rows: Tensor,
+    exists: Tensor,
+    bank: MemoryBank,
+    distance: Distance,
+    full: bool,
+    classifier: Classifier | None,
+    reduction: Reduction = "mean",
 ) -> Tensor:
     """SIM's Eq. 6 and 8: the loss of regions that exist (B, C, Z), whose mean features are (B, C * Z, D).
 
     Of stuff (Eq. 6) Z is 1.
     """
     found, _ = _nearest(rows, exists, bank, distance)
-    return _mean_over_regions(found, _used(rows, exists, bank, full, classifier), exists)
+    return _mean_over_regions(found, _used(rows, exists, bank, full, classifier), exists, reduction)
 
 
-def _mean_over_regions(values: Tensor, used: Tensor, exists: Tensor) -> Tensor:
+def _mean_over_regions(values: Tensor, used: Tensor, exists: Tensor, reduction: Reduction) -> Tensor:
     """Mean over images, of the sum over classes, of the mean over regions that exist; values (B, C, Z), 0 if unused."""
     per_class = torch.where(used, values, 0).sum(2) / exists.sum(2).clamp(min=1)
-    return per_class.sum() / max(1, exists.shape[0])
+    return per_class.sum(1) if reduction == "none" else per_class.sum() / max(1, exists.shape[0])
 
 
 def _function_form(
@@ -184,13 +194,15 @@ def _function_form(
     bank: MemoryBank,
     distance: DistanceName | Between,
     require_full_bank: bool,
-    classifier: Classifier | None = None,
+    classifier: Classifier | None,
+    reduction: Reduction,
 ) -> Tensor:
+    checked_reduction(reduction)
     choices = _choices(bank, distance, require_full_bank, classifier)
     bank._check(features, labels)
     warn_without_gradient(loss, "features", features, TRAIN_FEATURES, stacklevel=4)
     rows, regions = bank._pool(features, labels)
-    return _loss(rows, regions.valid, bank, *choices)
+    return _loss(rows, regions.valid, bank, *choices, reduction)
 
 
 def stuff_matching_loss(
@@ -201,6 +213,7 @@ def stuff_matching_loss(
     distance: DistanceName | Between = "l1_mean",
     require_full_bank: bool = False,
     classifier: Classifier | None = None,
+    reduction: Reduction = "mean",
 ) -> Tensor:
     """Stuff matching loss (SIM, https://arxiv.org/abs/2003.08040, Eq. 6), the function of :class:`StuffMatchingLoss`.
 
@@ -212,9 +225,11 @@ def stuff_matching_loss(
             does that once.
         require_full_bank: Match a class only after more rows were written than the bank holds.
         classifier: Rows (N, D) to logits (N, K): regions that it puts into another class are not matched.
+        reduction: ``"mean"`` over the images, or ``"none"`` for one loss per image, (B,).
 
     Returns:
-        A scalar; exactly 0, still attached to ``features``, where nothing can be matched.
+        A scalar, or (B,) for ``reduction="none"``; exactly 0, still attached to ``features``, where nothing can be
+        matched.
 
     Raises:
         TypeError: If an argument is not of its kind.
@@ -227,7 +242,9 @@ def stuff_matching_loss(
         tensor(3., grad_fn=<DivBackward0>)
     """
     check_kind("bank", bank, StuffBank)
-    return _function_form("stuff matching loss", features, labels, bank, distance, require_full_bank, classifier)
+    return _function_form(
+        "stuff matching loss", features, labels, bank, distance, require_full_bank, classifier, reduction
+    )
 
 
 class StuffMatchingLoss(MatchingLoss):
@@ -249,6 +266,7 @@ class StuffMatchingLoss(MatchingLoss):
         require_full_bank: Match a class only after more rows were written than the bank holds (code); else from the
             first row on (paper).
         classifier: Rows (N, D) to logits (N, K): regions that it puts into another class are not matched (code).
+        reduction: ``"mean"`` over the images, or ``"none"`` for one loss per image, (B,).
 
     Raises:
         TypeError: If ``bank`` is not such a bank, or ``distance`` is neither a name nor a callable of two tensors.
@@ -269,9 +287,12 @@ class StuffMatchingLoss(MatchingLoss):
         *,
         require_full_bank: bool = False,
         classifier: Classifier | None = None,
+        reduction: Reduction = "mean",
     ) -> None:
         check_kind("bank", bank, StuffBank)
-        super().__init__(bank, distance, require_full_bank=require_full_bank, classifier=classifier)
+        super().__init__(
+            bank, distance, require_full_bank=require_full_bank, classifier=classifier, reduction=reduction
+        )
 
 
 def instance_matching_loss(
@@ -281,6 +302,7 @@ def instance_matching_loss(
     *,
     distance: DistanceName | Between = "l1_mean",
     require_full_bank: bool = False,
+    reduction: Reduction = "mean",
 ) -> Tensor:
     """Instance matching loss (SIM, https://arxiv.org/abs/2003.08040, Eq. 8), function of :class:`InstanceMatchingLoss`.
 
@@ -290,9 +312,11 @@ def instance_matching_loss(
         bank: The :class:`InstanceBank` to match against.
         distance: As for :func:`stuff_matching_loss`.
         require_full_bank: Match a class only after more rows were written than the bank holds.
+        reduction: ``"mean"`` over the images, or ``"none"`` for one loss per image, (B,).
 
     Returns:
-        A scalar; exactly 0, still attached to ``features``, where nothing can be matched.
+        A scalar, or (B,) for ``reduction="none"``; exactly 0, still attached to ``features``, where nothing can be
+        matched.
 
     Raises:
         TypeError: If an argument is not of its kind.
@@ -306,7 +330,9 @@ def instance_matching_loss(
         tensor(2., grad_fn=<DivBackward0>)
     """
     check_kind("bank", bank, InstanceBank)
-    return _function_form("instance matching loss", features, labels, bank, distance, require_full_bank)
+    return _function_form(
+        "instance matching loss", features, labels, bank, distance, require_full_bank, None, reduction
+    )
 
 
 class InstanceMatchingLoss(MatchingLoss):
@@ -325,6 +351,7 @@ class InstanceMatchingLoss(MatchingLoss):
         distance: As for :class:`StuffMatchingLoss`.
         require_full_bank: Match a class only after more rows were written than the bank holds (code); else from the
             first row on (paper).
+        reduction: ``"mean"`` over the images, or ``"none"`` for one loss per image, (B,).
 
     Raises:
         TypeError: If ``bank`` is not such a bank, or ``distance`` is neither a name nor a callable of two tensors.
@@ -340,7 +367,12 @@ class InstanceMatchingLoss(MatchingLoss):
     """
 
     def __init__(
-        self, bank: InstanceBank, distance: DistanceName | Between = "l1_mean", *, require_full_bank: bool = False
+        self,
+        bank: InstanceBank,
+        distance: DistanceName | Between = "l1_mean",
+        *,
+        require_full_bank: bool = False,
+        reduction: Reduction = "mean",
     ) -> None:
         check_kind("bank", bank, InstanceBank)
-        super().__init__(bank, distance, require_full_bank=require_full_bank, classifier=None)
+        super().__init__(bank, distance, require_full_bank=require_full_bank, classifier=None, reduction=reduction)

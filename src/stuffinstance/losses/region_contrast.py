@@ -27,6 +27,7 @@ from stuffinstance.losses.distances import (
     nearest_distance,
     nearest_distances,
 )
+from stuffinstance.losses.entropy_minimization import Reduction, checked_reduction
 from stuffinstance.losses.matching import _by_class, _choices, _mean_over_regions, _nearest, _used
 from stuffinstance.pooling.region_mean import _region_mean
 from stuffinstance.regions import Regions, count_rows
@@ -71,6 +72,7 @@ class RegionContrastLoss(nn.Module):
         min_confidence: A region whose mean confidence is lower does not count; see :meth:`forward`.
         require_full_bank: Match a class only after more rows were written than the bank holds (SIM's code). Other
             classes repel from their first row on.
+        reduction: ``"mean"`` over the images, or ``"none"`` for one loss per image, (B,).
 
     Raises:
         TypeError: If an argument is not of its kind.
@@ -100,6 +102,7 @@ class RegionContrastLoss(nn.Module):
         min_area: int = 1,
         min_confidence: float = 0.0,
         require_full_bank: bool = False,
+        reduction: Reduction = "mean",
     ) -> None:
         super().__init__()
         for name, each in {"bank": bank, **({} if negatives is None else {"negatives": negatives})}.items():
@@ -126,6 +129,7 @@ class RegionContrastLoss(nn.Module):
         self.min_area = checked_positive("min_area", min_area)
         self.min_confidence = checked_fraction("min_confidence", min_confidence)
         self.require_full_bank: bool = full
+        self.reduction: Reduction = checked_reduction(reduction)
 
     @property
     def bank(self) -> MemoryBank:
@@ -148,8 +152,8 @@ class RegionContrastLoss(nn.Module):
                 nearest. Regions whose mean is below ``min_confidence`` do not count. None: all regions do.
 
         Returns:
-            A scalar: the mean over images of the single-image loss, float32 (float64 for float64 features). Exactly 0,
-            still attached to ``features``, where no region counts. A region that counts and has a non-finite feature
+            A scalar, or (B,) for ``reduction="none"``; float32 (float64 for float64 features). Exactly 0, still
+            attached to ``features``, where no region counts. A region that counts and has a non-finite feature
             makes it non-finite, so that a gradient scaler or an anomaly check sees it.
 
         Raises:
@@ -173,7 +177,7 @@ class RegionContrastLoss(nn.Module):
         rows = torch.where(exists.flatten(1)[:, :, None], rows, 0)
         used = _used(rows, exists, self.bank, self.require_full_bank, None)
         with torch.autocast(autocast_device(features), enabled=False):
-            return _mean_over_regions(self._of_rows(rows, exists), used, exists)
+            return _mean_over_regions(self._of_rows(rows, exists), used, exists, self.reduction)
 
     if TYPE_CHECKING:
         # To type checkers nn.Module itself returns Any.
@@ -232,5 +236,5 @@ class RegionContrastLoss(nn.Module):
         return (
             f"temperature={self.temperature}, distance={self.distance_name!r}, positives={self.positives!r}{count}, "
             f"repel={self.repel}, min_area={self.min_area}, min_confidence={self.min_confidence}, "
-            f"require_full_bank={self.require_full_bank}"
+            f"require_full_bank={self.require_full_bank}, reduction={self.reduction!r}"
         )

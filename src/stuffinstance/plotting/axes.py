@@ -27,7 +27,7 @@ def axes_on(ax: Axes | None, height: float, width: float = README_WIDTH) -> Axes
 
     Raises:
         BackendUnavailableError: If matplotlib is not installed.
-        TypeError: If ``ax`` is no ``Axes``.
+        TypeError: If ``ax`` is not an ``Axes``.
     """
     if importlib.util.find_spec("matplotlib") is None:
         raise BackendUnavailableError(

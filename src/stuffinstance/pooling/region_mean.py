@@ -8,11 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stuffinstance._backends import check_backend, resolve
-from stuffinstance._checks import check_label_map, check_maps, check_same_batch, checked_whole, may_read
+from stuffinstance._checks import check_label_map, check_maps, check_same_batch, checked_whole, describe, may_read
 from stuffinstance._numerics import float_dtype
 from stuffinstance.pooling.backends import BACKENDS
 from stuffinstance.pooling.backends.torch_sums import lies_in_rows
 from stuffinstance.regions import Regions, count_rows, most_regions
+
+_INT32_PIXELS = 2**31
 
 
 def region_mean(
@@ -49,7 +51,7 @@ def region_mean(
         TypeError: If ``features`` or ``regions`` are not such tensors, or ``num_regions`` is not a whole number.
         ValueError: If ranks, dtypes, sizes, batch sizes or devices do not fit, or a region number exceeds R
             (checked where reading is free: on a CPU, outside ``torch.compile``), or R is far above what an image can
-            hold, or no backend has that name.
+            hold, or an image has 2\\ :sup:`31` pixels, or no backend has that name.
         BackendUnavailableError: If ``backend`` cannot run here.
 
     Example:
@@ -67,6 +69,10 @@ def region_mean(
         raise ValueError(
             f"regions must have the features' size (h, w) = {tuple(features.shape[2:])}, got "
             f"{tuple(region_map.shape[1:])}. Resize the labels with resize_labels before making regions of them."
+        )
+    if region_map.shape[1] * region_map.shape[2] >= _INT32_PIXELS:
+        raise ValueError(
+            f"features must have fewer than 2^31 pixels an image, got {describe(features)}. Cut the images."
         )
     number = region_map.flatten(1).to(torch.int64)  # (B, P)
     num_regions = _checked_rows(regions, number, num_regions, most_regions(region_map))

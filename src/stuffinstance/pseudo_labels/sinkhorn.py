@@ -19,7 +19,7 @@ from stuffinstance._checks import (
     may_read,
 )
 from stuffinstance._numerics import as_float, autocast_device
-from stuffinstance.distributed import Sync, check_sync, gather_rows, shared_group
+from stuffinstance.distributed import Sync, check_sync, gather_equal, shared_group
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -39,7 +39,7 @@ class SinkhornLabels(nn.Module):
     :math:`N r_k` but for what further rounds would change. *N* counts the pixels of the batch, and with ``sync="auto"``
     of the batches of all ranks: the plan is that of one process with all images, and each round gathers K numbers.
 
-    Memory is two maps of the scores' size. Nothing here carries a gradient.
+    Memory is four maps of the scores' size. Nothing here carries a gradient.
 
     Args:
         epsilon: :math:`\\varepsilon`: with a small one labels are hard, with a large one even. 0.05 is SwAV's, for
@@ -101,23 +101,24 @@ class SinkhornLabels(nn.Module):
         else:
             self._check_prior(prior, scores)
         with torch.autocast(autocast_device(scores), enabled=False):
-            return self._plan(as_float(scores) / self.epsilon, as_float(prior).to(scores.device))
+            scores = as_float(scores) / self.epsilon
+            return self._plan(scores, prior.to(scores))
 
     def _plan(self, scores: Tensor, prior: Tensor) -> Tensor:
         counted = scores.isfinite().all(1)
         rows = torch.where(counted[:, None], scores, -torch.inf).movedim(1, 0).flatten(1)  # (K, N)
-        (pixels,) = self._of_all_ranks(counted.sum()[None])
+        pixels = self._of_all_ranks(counted.sum())
         wanted = (prior / prior.sum()).log() + pixels.sum().to(rows.dtype).log()
         of_pixel = torch.zeros_like(rows[0])
         for _ in range(self.rounds):
-            (sums,) = self._of_all_ranks((rows + of_pixel).logsumexp(1)[None])
+            sums = self._of_all_ranks((rows + of_pixel).logsumexp(1))
             of_class = (wanted - sums.logsumexp(0).to(wanted.dtype))[:, None]
             of_pixel = -torch.where(counted.flatten(), (rows + of_class).logsumexp(0), 0)
         plan = (rows + of_class + of_pixel).exp().view(scores.shape[1], *counted.shape).movedim(0, 1)
         return torch.where(counted[:, None], plan, 0)
 
-    def _of_all_ranks(self, row: Tensor) -> tuple[Tensor, ...]:
-        return gather_rows((row,), self.sync, None if self._group is None else self._group.group)
+    def _of_all_ranks(self, row: Tensor) -> Tensor:
+        return gather_equal(row, self.sync, None if self._group is None else self._group.group)
 
     def _check_prior(self, prior: Tensor, scores: Tensor) -> None:
         classes = scores.shape[1]

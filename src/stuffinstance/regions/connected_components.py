@@ -57,7 +57,6 @@ def connected_components(
         labels, ids, ignored = checked_ids(labels, (1,) if classes is None else classes, ignore_index)
         wanted = list(ids)
     connectivity = checked_connectivity(connectivity)
-    check_batch(labels)
     check_backend(BACKENDS, backend, "labels", labels.device)
     numbers: Tensor = torch.ops.stuffinstance.connected_components(labels, wanted, connectivity, ignored, backend)
     return numbers
@@ -86,7 +85,7 @@ def checked_ids(
 
 
 def check_batch(labels: Tensor) -> None:
-    """Require that int32 can count the pixels."""
+    """Require that int32 can count the pixels. Operators do, which see all that ``torch.func.vmap`` maps over."""
     if labels.numel() >= _INT32_PIXELS:
         raise ValueError(f"labels must hold fewer than 2^31 pixels in all, got {tuple(labels.shape)}. Split the batch.")
 
@@ -102,6 +101,7 @@ def checked_connectivity(connectivity: int) -> Literal[4, 8]:
 def _components(
     labels: Tensor, classes: list[int] | None, connectivity: int, ignore_index: int | None, backend: str
 ) -> Tensor:
+    check_batch(labels)
     if labels.numel() == 0:
         return torch.zeros_like(labels, dtype=torch.int32)
     return resolve(BACKENDS, backend, "labels", labels.device).run(labels, classes, ignore_index, connectivity)

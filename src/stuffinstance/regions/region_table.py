@@ -15,6 +15,7 @@ from stuffinstance.regions.backends import BACKENDS
 from stuffinstance.regions.connected_components import check_batch, checked_connectivity, checked_ids
 
 _ROOM = 2**16
+_INT32_ROWS = 2**31
 _COMPILED = BACKENDS["numba"]  # makes tables too
 
 
@@ -58,7 +59,8 @@ def stuff_regions(labels: Tensor, classes: Sequence[int]) -> Regions:
 
     Raises:
         TypeError: If ``labels`` is not a tensor, or an id is not a whole number.
-        ValueError: If ``labels`` is not a 3-D integer or bool tensor or ``classes`` are not distinct ids.
+        ValueError: If ``labels`` is not a 3-D integer or bool tensor, ``classes`` are not distinct ids, or the batch
+            holds 2\\ :sup:`31` pixels or more.
 
     Example:
         >>> stuff_regions(torch.tensor([[[0, 8, 8]]]), classes=(8, 3)).area
@@ -105,8 +107,8 @@ def instance_regions(
     Raises:
         TypeError: If ``labels`` is not a tensor, or an id or a number is not a whole number.
         ValueError: If ``labels`` is not a 3-D integer or bool tensor, ``classes`` are not distinct ids or hold
-            ``ignore_index``, ``max_regions`` is below 1 or far above what an image can hold, or ``connectivity`` is not
-            4 or 8.
+            ``ignore_index``, ``max_regions`` is below 1 or far above what an image can hold, ``connectivity`` is not
+            4 or 8, or the batch holds 2\\ :sup:`31` pixels or more, or its table as many rows.
         BackendUnavailableError: If ``backend`` cannot run here.
 
     Example:
@@ -131,7 +133,6 @@ def _instance_regions(
     ignored: int | None = None,
     backend: str = "auto",
 ) -> Regions:
-    check_batch(labels)
     region_map, ids, area = torch.ops.stuffinstance.instance_regions(
         labels, list(classes), max_regions, connectivity, ignored, backend
     )
@@ -146,7 +147,6 @@ def _stuff_and_instance_regions(
     Returns:
         The map (B, H, W) int32, and whether there is such a region: (B, C, 1) and (B, C', Z) bool.
     """
-    check_batch(labels)
     region_map, stuff_area, area = torch.ops.stuffinstance.stuff_and_instance_regions(
         labels, list(stuff), list(things), max_regions, connectivity
     )
@@ -170,6 +170,15 @@ def join_regions(first: Regions, second: Regions) -> Tensor:
     return torch.where(second.region_map > 0, second.region_map + count_rows(first), first.region_map)
 
 
+def _check_rows(classes: int, max_regions: int) -> None:
+    """Require that int32 can number the rows of an image."""
+    if classes * max_regions >= _INT32_ROWS:
+        raise ValueError(
+            f"max_regions must leave fewer than 2^31 rows, got {max_regions} for each of {classes} classes. Regions "
+            "of so many classes are more than an image has pixels: pass a smaller max_regions."
+        )
+
+
 def _empty(labels: Tensor, *table: int) -> tuple[Tensor, Tensor]:
     """A map without a region, (B, H, W) int32, and a table (B, ...) int64 of areas of 0."""
     region_map = labels.new_zeros(labels.shape, dtype=torch.int32)
@@ -177,6 +186,7 @@ def _empty(labels: Tensor, *table: int) -> tuple[Tensor, Tensor]:
 
 
 def _areas(labels: Tensor, classes: list[int]) -> tuple[Tensor, Tensor]:
+    check_batch(labels)
     if labels.numel() == 0:
         return _no_areas(labels, classes)
     if labels.device.type != "cpu":
@@ -197,6 +207,8 @@ register_operator("class_areas(Tensor labels, int[] classes) -> (Tensor, Tensor)
 def _instances(
     labels: Tensor, classes: list[int], max_regions: int, connectivity: int, ignore_index: int | None, backend: str
 ) -> tuple[Tensor, Tensor, Tensor]:
+    check_batch(labels)
+    _check_rows(len(classes), max_regions)
     if labels.numel() == 0:
         return _no_instances(labels, classes, max_regions)
     taken = resolve(BACKENDS, backend, "labels", labels.device)
@@ -244,6 +256,8 @@ register_operator(
 def _stuff_and_instances(
     labels: Tensor, stuff: list[int], things: list[int], max_regions: int, connectivity: int
 ) -> tuple[Tensor, Tensor, Tensor]:
+    check_batch(labels)
+    _check_rows(len(stuff) + len(things), max_regions)
     if labels.numel() == 0:
         return _no_stuff_and_instances(labels, stuff, things, max_regions, connectivity)
     taken = resolve(BACKENDS, "auto", "labels", labels.device)

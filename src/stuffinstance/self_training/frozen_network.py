@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,8 +22,8 @@ class FrozenNetwork(nn.Module):
 
     The copy is not a submodule: neither ``parameters()`` nor ``state_dict()`` of a model that holds it list its
     tensors, so that no optimizer, average, ``DistributedDataParallel`` or checkpoint has them. ``.to()``, ``.cuda()``
-    and ``.half()`` move it along. Make it anew from its weights' file when training resumes; only
-    ``torch.save(module)``, ``pickle`` and ``copy.deepcopy`` carry it.
+    and ``.half()`` move it along, and ``to_empty`` empties it too. Make it anew from its weights' file when training
+    resumes; only ``torch.save(module)``, ``pickle`` and ``copy.deepcopy`` carry it.
 
     Images are not normalized here: pass what the network itself takes, a foundation model's own normalization.
 
@@ -34,6 +35,7 @@ class FrozenNetwork(nn.Module):
 
     Raises:
         TypeError: If ``network`` is not a module, or holds something that cannot be copied.
+        ValueError: If a parameter or buffer is on ``meta``: the copy would never get its values.
 
     Example:
         >>> encoder = torch.nn.Conv2d(3, 8, 4, stride=4)
@@ -46,6 +48,8 @@ class FrozenNetwork(nn.Module):
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         check_kind("network", network, nn.Module, "an nn.Module")
+        if any(each.is_meta for each in chain(network.parameters(), network.buffers())):
+            raise ValueError("network must hold its weights, got parameters or buffers on meta. Load them first.")
         # In a list: not a submodule.
         self._network = [detached_copy(unwrapped(network)).requires_grad_(False).eval()]
 

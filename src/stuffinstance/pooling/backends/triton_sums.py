@@ -85,7 +85,7 @@ def _span_sums(flat, number, out, batch, channels, pixels, num_regions, spans, s
                PIXELS: tl.constexpr, TILES: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
     group = tl.program_id(0) % groups  # fastest, so that what one group has read the next finds in the cache
     stripe = tl.program_id(0) // groups % stripes
-    span = tl.program_id(0) // (groups * stripes) % spans
+    span = (tl.program_id(0) // (groups * stripes) % spans).to(tl.int64)  # pixels behind the last may pass 2^31
     image = (tl.program_id(0) // (groups * stripes * spans)).to(tl.int64)
     channel = stripe * CHANNELS + tl.arange(0, CHANNELS)  # [CHANNELS]
     region = group * COLUMNS + 1 + tl.arange(0, COLUMNS)  # [COLUMNS]
@@ -96,7 +96,7 @@ def _span_sums(flat, number, out, batch, channels, pixels, num_regions, spans, s
     for tile in range(TILES):
         pixel = (span * TILES + tile) * PIXELS + tl.arange(0, PIXELS)  # [PIXELS]
         inside = (channel < channels)[:, None] & (pixel < pixels)[None, :]
-        value = tl.load(rows + pixel.to(tl.int64)[None, :] * pixel_stride, mask=inside, other=0)
+        value = tl.load(rows + pixel[None, :] * pixel_stride, mask=inside, other=0)
         member = tl.load(numbers + pixel, mask=pixel < pixels, other=0)[:, None] == region[None, :]
         finite = _is_finite(value)
         met |= (~finite).to(tl.int32)
@@ -107,7 +107,7 @@ def _span_sums(flat, number, out, batch, channels, pixels, num_regions, spans, s
         for tile in range(TILES):
             pixel = (span * TILES + tile) * PIXELS + tl.arange(0, PIXELS)
             inside = (channel < channels)[:, None] & (pixel < pixels)[None, :]
-            value = tl.load(rows + pixel.to(tl.int64)[None, :] * pixel_stride, mask=inside, other=0)
+            value = tl.load(rows + pixel[None, :] * pixel_stride, mask=inside, other=0)
             member = tl.load(numbers + pixel, mask=pixel < pixels, other=0)[:, None] == region[None, :]
             spoils = (~_is_finite(value)).to(tl.float32)
             spoilt = tl.dot(spoils, member.to(tl.float32), spoilt, input_precision="tf32")

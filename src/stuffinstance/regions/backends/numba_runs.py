@@ -201,7 +201,7 @@ def _stitch(first_image, last_image, labels, width, reach, start, parent, positi
             while row_stop < stop[image, part] and start[row_stop] < here + width:
                 row_stop += 1
             above = above_stop = stop[image, part - 1]
-            while start[above - 1] >= here - width and above > first[image, part - 1]:
+            while above > first[image, part - 1] and start[above - 1] >= here - width:
                 above -= 1
             _join_rows(labels, width, reach, start, parent, above, above_stop, here, row_stop)
 
