@@ -273,7 +273,7 @@ def test_ranks_draw_one_common_stream() -> None:
         assert other.epoch == 1
 
 
-def test_an_epoch_that_is_set_while_it_draws_begins_at_once() -> None:
+def test_an_epoch_that_is_set_while_it_draws_begins_immediately() -> None:
     sampler, expected = (si.RareClassSampler(counts_of(), 0.3) for _ in range(2))
     expected.set_epoch(3)
     iterator = iter(sampler)
