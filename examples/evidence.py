@@ -49,7 +49,6 @@ SETTINGS = (
     "runtime.tensorboard=false",
 )
 ONE_BY_ONE, SECOND_STAGES = ",".join((*LADDER, *OTHERS)), ",".join(FORMS)
-IDENTITY = ["track", "recipe", "seed"]
 
 
 @dataclass(frozen=True)
@@ -109,8 +108,8 @@ def second_stage(
         labeling = runs / track / "source" / f"seed{seed}"
         return _pipeline("train", track, data, runs, {"seed": seed, "threads": 1, "from": labeling}, recipe)
 
-    with ThreadPoolExecutor(jobs) as pool:
-        raise typer.Exit(max(pool.map(train, product(recipes.split(","), seeds.split(",")))))
+    with ThreadPoolExecutor(jobs) as pool:  # the status of a run that a signal ended is negative
+        raise typer.Exit(int(any(pool.map(train, product(recipes.split(","), seeds.split(","))))))
 
 
 def _pipeline(command: str, track: str, data: Path, runs: Path, options: dict[str, object], *words: str) -> int:

@@ -35,7 +35,7 @@ from .experiments.runner import threads_of_a_run
 from .methods.foundation_distance import FoundationDistanceConfig, foundation_model
 from .methods.matching import MatchingConfig
 from .methods.pseudo_labels import PseudoLabelConfig
-from .methods.style_transfer import StyleTransferConfig
+from .methods.style_transfer import StyleTransferConfig, TargetStyleTransferConfig
 from .metrics_log import free_memory_bytes, time_of_a_step
 from .models import WeightsError
 from .recipes import Recipe
@@ -206,6 +206,14 @@ def check_style_transfer(findings: Findings, recipes: Sequence[Recipe], folders:
             if (folder := transferred_folder(transfer)) is not None:
                 images = TransferredImages(open_labeled(users[0], folders), folder)
                 findings.add("ok", what, f"one for each of {len(images):,}")
+    what, users = "style-transferred target", [each for each in recipes if each.config(TargetStyleTransferConfig)]
+    transfer = users[0].config(TargetStyleTransferConfig) if users else None
+    if transfer is not None and not transfer.in_step:
+        with findings.attempt(what):
+            if (folder := transferred_folder(transfer)) is not None:
+                sets = [opened(users[0], folders) for opened in (open_target, open_validation)]
+                total = sum(len(TransferredImages(each, folder)) for each in sets)
+                findings.add("ok", what, f"one for each of {total:,}")
 
 
 def check_weights(findings: Findings, recipes: Sequence[Recipe]) -> None:

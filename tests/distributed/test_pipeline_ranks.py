@@ -162,7 +162,7 @@ RECIPES = (
     "source",
     "sim",
     "aa+it+sim",
-    "asn",
+    "asn+cw",
     "advent",
     "maxsq",
     "rcs",

@@ -56,6 +56,20 @@ def test_labels_stay_under_their_pixels(name: str) -> None:
     assert not torch.equal(moved_labels, labels)
 
 
+def test_a_crop_without_scales_is_a_part_of_the_image_as_it_is() -> None:
+    images, labels = blocks()
+    torch.manual_seed(1)
+    cut, cut_labels, _ = TrainingAugmentation(AugmentationConfig(crop=(20, 30)))(images, labels, "labeled")
+    places = set()
+    for i in range(len(images)):
+        windows = images[i, 0].unfold(0, 20, 1).unfold(1, 30, 1)
+        same = (windows == cut[i, 0]).all(-1).all(-1)
+        same_labels = (labels[i].unfold(0, 20, 1).unfold(1, 30, 1) == cut_labels[i]).all(-1).all(-1)
+        assert (same & same_labels).any()
+        places |= {tuple(place) for place in same.nonzero().tolist()}
+    assert len({top for top, _ in places}) > 1
+
+
 def test_a_flip_is_exact() -> None:
     images, labels = blocks()
     moved, moved_labels, _ = TrainingAugmentation(AugmentationConfig(flip=1.0))(images, labels, "target")

@@ -20,10 +20,19 @@ from examples.gta5_to_cityscapes.data.training_data import Folders
 from examples.gta5_to_cityscapes.experiments.city import BUDGETS, Budget, is_city
 from examples.gta5_to_cityscapes.experiments.experiment import carry_out, plan_paper_experiment
 from examples.gta5_to_cityscapes.input_files import InputFiles
-from examples.gta5_to_cityscapes.preflight import Finding, Findings, Measured, check_memory, check_plan
-from examples.gta5_to_cityscapes.recipes import ABLATION, PAPER_EXPERIMENTS, RecipeError
+from examples.gta5_to_cityscapes.preflight import (
+    Finding,
+    Findings,
+    Measured,
+    check_memory,
+    check_plan,
+    check_style_transfer,
+)
+from examples.gta5_to_cityscapes.recipes import ABLATION, PAPER_EXPERIMENTS, RecipeError, compose_recipe
 from examples.gta5_to_cityscapes.report import write_paper_page
+from examples.gta5_to_cityscapes.report.page import facts
 from examples.gta5_to_cityscapes.report.pages import command
+from examples.gta5_to_cityscapes.report.results import read_run
 from examples.gta5_to_cityscapes.run_dir import Event, ExperimentRecord, RunFolderError, read_record
 from examples.gta5_to_cityscapes.training.timed_steps import TimedSteps, time_steps
 
@@ -385,6 +394,20 @@ def test_a_step_that_fails_is_reported_before_the_run(
     }
 
 
+@pytest.mark.parametrize("group", ["style_transfer", "target_style_transfer"])
+def test_the_folders_of_transferred_images_of_both_domains_are_checked(streets: Folders, group: str) -> None:
+    recipe = compose_recipe("it" if group == "style_transfer" else "tt", "smoke", overrides=[f"{group}.method=nowhere"])
+    findings = Findings()
+    check_style_transfer(findings, [recipe], streets)
+    (said,) = [finding.text for finding in findings if finding.kind == "missing"]
+    assert "which is not a folder" in said
+
+
+def test_steps_that_need_counts_of_classes_are_timed(streets: Folders, quiet: list[str]) -> None:
+    timed = time_steps(compose_recipe("rcs+cw", "smoke", overrides=quiet), streets, CPU, 1)
+    assert timed.seconds_per_step > 0
+
+
 def test_real_steps_take_time_and_memory(streets: Folders, quiet: list[str], elsewhere: Path) -> None:
     (job, *_) = plan_paper_experiment(record_of("table4", "smoke", *quiet), elsewhere / "exp")
     before = torch.are_deterministic_algorithms_enabled()
@@ -397,6 +420,8 @@ def test_real_steps_take_time_and_memory(streets: Folders, quiet: list[str], els
     assert timed.memory_bytes == timed.process_bytes > 2**27
     result = carry_out(job, streets, CPU)
     assert result.peak_memory_bytes > 2**27
+    (shown, *_) = facts([read_run(job.run.path, recipe=job.recipe.name, seed=0)])
+    assert dict(shown["facts"])["labeled images"] == "6"
     assert job.run.checkpoint.stat().st_size == pytest.approx(timed.checkpoint_bytes, rel=0.5)
     shutil.rmtree(elsewhere / "exp")
     assert list(elsewhere.iterdir()) == []

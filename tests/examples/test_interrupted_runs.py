@@ -328,7 +328,6 @@ def test_killed_at_twenty_moments_a_run_ends_with_the_same_bytes(
         "sim",
         "teacher",
         "class_pixels",
-        "weighted_class_pixels",
         "discriminator",
         "optimizers",
         "scaler",

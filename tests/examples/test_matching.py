@@ -64,5 +64,5 @@ def test_where_the_teacher_ignores_a_pixel_the_prediction_stays(quiet: list[str]
 
 
 def test_a_confidence_without_a_teacher_is_an_error() -> None:
-    with pytest.raises(RecipeError, match="confidence is that of a teacher's labels; set labels=teacher"):
+    with pytest.raises(RecipeError, match=r"matching\.confidence is that .* labels; set matching\.labels=teacher"):
         compose_recipe("sim", "smoke", overrides=["matching.confidence=0.5"])

@@ -13,10 +13,12 @@ from examples.gta5_to_cityscapes.checkpoint import load_checkpoint
 from examples.gta5_to_cityscapes.data.training_data import Folders, open_training_data
 from examples.gta5_to_cityscapes.methods import StepContext
 from examples.gta5_to_cityscapes.methods.mean_teacher import RunningMedians, TargetTeacher, TeacherLabels
-from examples.gta5_to_cityscapes.recipes import compose_recipe
+from examples.gta5_to_cityscapes.recipes import RecipeError, compose_recipe
 from examples.gta5_to_cityscapes.run_dir import RunFolder
 from examples.gta5_to_cityscapes.signals import Stopped
 from examples.gta5_to_cityscapes.training.loop import train
+from examples.gta5_to_cityscapes.training.recipe_network import start_network
+from examples.gta5_to_cityscapes.training.step import TrainingStep
 
 from .made_steps import made_step
 from .test_checkpoints import assert_same
@@ -100,6 +102,20 @@ def test_labels_above_their_medians_count_fully(quiet: list[str]) -> None:
     assert (plain.weights < 1).all()
 
 
+def test_rows_that_would_all_be_ignored_are_an_error() -> None:
+    with pytest.raises(RecipeError, match=r"teacher\.ignore_top \+ teacher\.ignore_bottom must be below 1"):
+        compose_recipe("mix", "smoke", overrides=["teacher.ignore_top=0.7", "teacher.ignore_bottom=0.3"])
+
+
+def test_statistics_that_the_network_keeps_are_the_teachers_too(quiet: list[str]) -> None:
+    recipe = compose_recipe("mix", "smoke", overrides=[*quiet, "teacher.batch_norm=batch"])
+    network = start_network(recipe, CPU).train()
+    frozen, *others = (module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d))
+    frozen.eval()
+    (teacher,) = (each for each in TrainingStep(recipe, network, CPU).methods if isinstance(each, TargetTeacher))
+    assert len(teacher.by_batch) == len(others) > 0
+
+
 def test_mirrored_labels_do_not_depend_on_the_side(quiet: list[str]) -> None:
     teacher, context = teacher_and_step(quiet, "teacher.mirror=true")
     images = context.unlabeled.images
@@ -130,7 +146,7 @@ def test_medians_and_mirror_survive_a_stop(streets: Folders, tmp_path: Path, qui
     assert (saved[0]["thresholds"] > 0).any()
 
 
-@pytest.mark.parametrize(("top", "bottom"), [(0.25, 0), (0, 0.1), (0.029, 0.234), (1, 1)])
+@pytest.mark.parametrize(("top", "bottom"), [(0.25, 0), (0, 0.1), (0.029, 0.234), (0.5, 0.4)])
 def test_labels_of_the_outer_rows_are_ignored(top: float, bottom: float, quiet: list[str]) -> None:
     teacher, context = teacher_and_step(quiet, f"teacher.ignore_top={top}", f"teacher.ignore_bottom={bottom}")
     found, whole = (labels_of(each, context) for each in (teacher, teacher_and_step(quiet)[0]))

@@ -49,6 +49,15 @@ def banked(quiet: list[str]) -> tuple[TrainingStep, StepContext]:
     return step, context
 
 
+def test_a_part_that_begins_later_needs_no_gradient_before(quiet: list[str]) -> None:
+    options = [*quiet, "precision=float16", "distribution_contrast.start_step=3"]
+    step, context = made_step(compose_recipe("dcon", "smoke", overrides=options))
+    for _ in range(8):  # past the first scales, which overflow
+        record = step([fresh(context)])
+    assert step.skipped == 0
+    assert record.keys() == {"segmentation"}
+
+
 def overflowing(step: TrainingStep) -> set[str]:
     """The optimizers whose gradients are not finite."""
     return {
@@ -120,7 +129,7 @@ def test_overflow_without_end_ends_the_run(
     options = [*quiet, "precision=float16", "schedule.log_every=100", "schedule.evaluate_every=12"]
     recipe = compose_recipe("source", "smoke", overrides=options)
 
-    def overflow(logits: Tensor, labels: Tensor, ignored: int) -> Tensor:
+    def overflow(logits: Tensor, *rest: object) -> Tensor:
         ended = logits.float().sum() * float("inf")
         return ended - ended.detach() + value if value == float("inf") else _Finite.apply(logits)
 

@@ -45,7 +45,7 @@ def test_regions_of_which_the_teacher_is_unsure_do_not_count(quiet: list[str]) -
     ("given", "words"),
     [
         (["min_confidence=0.5"], "min_confidence is that of a teacher's labels"),
-        (["positives=all", "distance=l2"], "positives=all needs distance=cosine"),
+        (["positives=all", "distance=l2"], "positives=all needs region_contrast.distance=cosine"),
     ],
 )
 def test_settings_that_do_not_go_together_are_named(given: list[str], words: str) -> None:

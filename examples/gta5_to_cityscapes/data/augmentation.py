@@ -53,7 +53,7 @@ class TrainingAugmentation:
     ) -> tuple[Tensor, Tensor]:
         """Cut images and labels, and again where the class is missed; each attempt is a read of the device."""
         cut, moved = _changed(change, images, labels)
-        if classes is None or not any(isinstance(step, K.RandomResizedCrop) for step in change):
+        if classes is None or not any(isinstance(step, K.RandomCrop | K.RandomResizedCrop) for step in change):
             return cut, moved
         for _ in range(self.crops - 1):
             missed = (moved == classes[:, None, None]).float().mean((1, 2)) <= self.least
@@ -72,7 +72,10 @@ def geometry(settings: AugmentationConfig, size: tuple[int, int]) -> K.Augmentat
     """Geometric augmentations of images and labels; labels are sampled nearest and nothing is padded."""
     steps: list[Any] = []
     crop = settings.crop or size
-    if crop != size or settings.scale != (1.0, 1.0):
+    if settings.scale == (1.0, 1.0) and settings.ratio_jitter == 1.0:
+        if crop != size:
+            steps.append(K.RandomCrop(crop, cropping_mode="slice"))  # of the image as it is
+    elif crop != size or settings.scale != (1.0, 1.0):
         ratio = crop[1] / crop[0]
         steps.append(
             K.RandomResizedCrop(

@@ -173,7 +173,7 @@ def _paired(
 ) -> list[ImageFiles]:
     missing = [name for name in sorted(images) if name not in label_maps]
     if missing:
-        between = places.below.removeprefix("<split>/").removeprefix("[<split>/]")
+        between = places.below.removeprefix("<split>/").removeprefix("[<split>/]").replace("**/", "")
         raise DatasetError(
             f"{images[missing[0]]}: expected its label map at {folder}/{between}{missing[0]}{places.label_ending}.png, "
             f"found none ({len(missing)} of {len(images)} images have none{_alike(missing[0], label_maps)}). Add the "

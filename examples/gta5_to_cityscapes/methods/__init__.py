@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..models import SegmentationNetwork
-from .class_weights import ClassWeighting
+from .class_pixels import ClassPixels
 from .method import Domain, Loss, Method, MethodConfig, Part, Setup, StepContext, registered_methods
 from .segmentation import LabeledSegmentation
 
@@ -38,12 +38,11 @@ def compose_methods(recipe: Recipe, network: SegmentationNetwork, device: torch.
 
     ``network`` is as training starts with it.
     """
-    setup = Setup(recipe, network, device)
+    setup = Setup(recipe, network, device, ClassPixels(recipe.label_space, device))
     kinds = sorted(registered_methods().values(), key=lambda kind: kind.step_rank)
     chosen = [kind(recipe.methods[kind.group], setup) for kind in kinds if kind.group in recipe.methods]
     temperature = max((method.labeled_temperature for method in chosen), default=1.0)
-    weighting = next((method for method in chosen if isinstance(method, ClassWeighting)), None)
-    return [LabeledSegmentation(recipe.label_space.ignore_index, temperature, weighting), *chosen]
+    return [LabeledSegmentation(setup, temperature), *chosen]
 
 
 def loss_titles() -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,9 @@ import stuffinstance as si
 from ..config import Count, Decay, Share
 from ..distributed import all_reduce_sum
 from .method import Domain, Method, MethodConfig, Setup, StepContext
+
+if TYPE_CHECKING:
+    from ..recipes import Recipe
 
 TEACHER = "teacher"
 BINS = 4096  # of the counts that medians are taken from: 0.6 MB for 19 classes, medians to 0.0003
@@ -41,7 +44,8 @@ class TeacherConfig(MethodConfig):
     ``mirror``: labels from the mean of the probabilities of an image and its mirror image.
     ``ignore_top``, ``ignore_bottom``: parts in which labels are ignored, as fractions of the height of what the network
     sees, after ``augmentation`` has cropped it. DAFormer ignores 15 and 120 rows of 512: 0.029 and 0.234.
-    ``batch_norm``: normalization by the network's running statistics, or by those of the batch as in DAFormer's code.
+    ``batch_norm``: normalization by the network's running statistics, or by those of the batch as in DAFormer's code;
+    layers whose statistics the network keeps frozen stay so.
     """
 
     alpha: Decay = 0.999
@@ -53,6 +57,13 @@ class TeacherConfig(MethodConfig):
     ignore_top: Share = 0.0
     ignore_bottom: Share = 0.0
     batch_norm: Literal["running", "batch"] = "running"
+
+    def check(self, recipe: Recipe) -> None:
+        if self.ignore_top + self.ignore_bottom >= 1:
+            raise ValueError(
+                f"teacher.ignore_top + teacher.ignore_bottom must be below 1, which would leave no labels, got "
+                f"{self.ignore_top} + {self.ignore_bottom}"
+            )
 
 
 class RunningMedians(nn.Module):
@@ -108,7 +119,9 @@ class TargetTeacher(Method):
         self.student = setup.network
         self.ignore_index = setup.space.ignore_index
         self.teacher = si.MeanTeacher(setup.network, alpha=config.alpha, ramp=config.ramp)
-        normalizing = [module for module in self.teacher.modules() if isinstance(module, _BatchNorm)]
+        # The network is in training mode here; layers that it keeps frozen are not.
+        pairs = zip(self.teacher.network.modules(), setup.network.modules(), strict=True)
+        normalizing = [module for module, own in pairs if isinstance(module, _BatchNorm) and own.training]
         self.by_batch = normalizing if config.batch_norm == "batch" else []
         for module in self.by_batch:
             module.momentum = 0.0  # its running statistics stay those of the network

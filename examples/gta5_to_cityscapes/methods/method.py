@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from ..data.loader import LabeledSamples
     from ..recipes import Recipe
+    from .class_pixels import ClassPixels
 
 IMAGES = "images"
 Kind = Literal["training", "stage", "labeling", "fusion"]
@@ -155,11 +156,15 @@ class StepContext:
 
 
 class Setup(NamedTuple):
-    """What a method is built from besides its config; the network is as training starts with it."""
+    """What a method is built from besides its config; the network is as training starts with it.
+
+    ``class_pixels`` is shared by all methods of a recipe, and counted where one of them does in ``prepare``.
+    """
 
     recipe: Recipe
     network: SegmentationNetwork
     device: torch.device
+    class_pixels: ClassPixels
 
     @property
     def space(self) -> si.LabelSpace:

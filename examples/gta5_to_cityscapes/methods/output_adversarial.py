@@ -96,14 +96,14 @@ class OutputAlignment(Method):
 
     def __init__(self, config: OutputAdversarialConfig, setup: Setup) -> None:
         self.settings = config
-        self.ignore_index = setup.space.ignore_index
+        self.ignore_index, self.pixels = setup.space.ignore_index, setup.class_pixels
         self.levels = [_Level(config, setup, auxiliary=auxiliary) for auxiliary in (False, True)[: config.levels]]
 
     def on_labeled(self, context: StepContext) -> list[Loss]:
         if self.settings.levels == 1:
             return []
         domain = context.labeled
-        loss = cross_entropy(domain.auxiliary_logits(), domain.labels, self.ignore_index)
+        loss = cross_entropy(domain.auxiliary_logits(), domain.labels, self.ignore_index, self.pixels.weights)
         return [Loss("auxiliary_segmentation", loss, self.settings.auxiliary_segmentation, LABELED_PIXELS)]
 
     def on_target(self, context: StepContext) -> list[Loss]:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch import nn
 
 import stuffinstance as si
 
 from ..config import Count, Rate, Step
-from ..distributed import all_gather_object, rank, world_size
 from .method import Method, MethodConfig, Part, Setup
 
 if TYPE_CHECKING:
@@ -51,7 +48,7 @@ class RareClassSampling(Method):
 
     def __init__(self, config: RareClassConfig, setup: Setup) -> None:
         height, width = setup.recipe.data.source_size
-        self.pixels = ClassPixels(setup.space)
+        self.pixels = setup.class_pixels
         self.settings, self.seed = config, setup.recipe.seed
         self.min_pixels = config.min_pixels * height * width // GTA5_PIXELS
 
@@ -67,46 +64,3 @@ class RareClassSampling(Method):
 
     def modules(self) -> dict[str, nn.Module]:
         return {"class_pixels": self.pixels}
-
-
-class ClassPixels(nn.Module):
-    """Pixels of each class in each labeled image, (N, K), as a checkpoint keeps them; None before they are counted."""
-
-    counts: Tensor | None = None
-
-    def __init__(self, space: si.LabelSpace) -> None:
-        super().__init__()
-        self.space = space
-
-    def count(self, labeled: LabeledSamples) -> None:
-        """Count the label maps, each rank its share of them."""
-        own = si.count_class_pixels(
-            _LabelMaps(labeled, range(rank(), len(labeled), world_size())),
-            self.space.num_classes,
-            label_key=None,
-            ignore_index=self.space.ignore_index,
-        )
-        self.counts = torch.zeros(len(labeled), self.space.num_classes, dtype=torch.int64)
-        for first, part in enumerate(all_gather_object(own)):
-            self.counts[first :: world_size()] = part
-
-    def get_extra_state(self) -> Tensor | None:
-        """The counts: how many images there are is only known once they are counted."""
-        return self.counts
-
-    def set_extra_state(self, state: Tensor | None) -> None:
-        """Take up what :meth:`get_extra_state` gave."""
-        self.counts = state
-
-
-class _LabelMaps(Dataset[Tensor]):
-    """The label maps of some images, without the images."""
-
-    def __init__(self, labeled: LabeledSamples, places: range) -> None:
-        self.labeled, self.places = labeled, places
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    def __getitem__(self, index: int) -> Tensor:
-        return self.labeled.label_map(self.places[index])

@@ -36,7 +36,10 @@ class RegionContrastConfig(SourceBanksConfig):
     def check(self, recipe: Recipe) -> None:
         super().check(recipe)
         if self.positives == "all" and self.distance != "cosine":
-            raise ValueError("positives=all needs distance=cosine; set region_contrast.positives=top_k")
+            raise ValueError(
+                "region_contrast.positives=all needs region_contrast.distance=cosine; set "
+                "region_contrast.positives=top_k"
+            )
 
 
 class RegionContrast(SourceBanks):

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .class_weights import ClassWeighting
-from .method import Loss, Method, StepContext
+from .method import Loss, Method, Setup, StepContext
 
 LABELED_PIXELS = "labeled pixels"
 
@@ -15,24 +14,18 @@ LABELED_PIXELS = "labeled pixels"
 def cross_entropy(logits: Tensor, labels: Tensor, ignore_index: int, weights: Tensor | None = None) -> Tensor:
     """Mean over all labeled pixels of the batch, as torch's own; exactly 0, and still on the graph, without labels.
 
-    The matching losses are means over images instead: there each image counts alike, here each labeled pixel.
+    With class weights (K,) the weighted mean. The matching losses are means over images instead: there each image
+    counts alike, here each labeled pixel.
     """
     total = F.cross_entropy(logits.float(), labels, weights, ignore_index=ignore_index, reduction="sum")
-    if weights is None:
-        return total / labeled_pixels(labels, ignore_index).clamp(min=1)
-    share = total_weight(labels, weights, ignore_index)
-    return total / torch.where(share > 0, share, 1)
+    pixels = labeled_pixels(labels, ignore_index, weights)
+    return total / torch.where(pixels > 0, pixels, 1)
 
 
-def total_weight(labels: Tensor, weights: Tensor, ignore_index: int) -> Tensor:
-    """Sum of the class weights (K,) over all labeled pixels; a scalar on their device."""
+def labeled_pixels(labels: Tensor, ignore_index: int, weights: Tensor | None = None) -> Tensor:
+    """How many pixels have a label, or the sum of their classes' weights (K,); a scalar on their device."""
     known = labels != ignore_index
-    return (weights[torch.where(known, labels, 0)] * known).sum()
-
-
-def labeled_pixels(labels: Tensor, ignore_index: int) -> Tensor:
-    """How many pixels have a label; a scalar on their device."""
-    return (labels != ignore_index).sum()
+    return known.sum() if weights is None else (weights[torch.where(known, labels, 0)] * known).sum()
 
 
 class LabeledSegmentation(Method):
@@ -43,20 +36,16 @@ class LabeledSegmentation(Method):
 
     losses = {"segmentation": "Segmentation: cross-entropy"}
 
-    def __init__(self, ignore_index: int, temperature: float = 1.0, weighting: ClassWeighting | None = None) -> None:
-        self.ignore_index = ignore_index
+    def __init__(self, setup: Setup, temperature: float = 1.0) -> None:
+        self.ignore_index = setup.space.ignore_index
+        self.pixels = setup.class_pixels
         self.temperature = temperature
-        self.weighting = weighting
 
     def counts(self, context: StepContext) -> dict[str, Tensor]:
-        labels = context.labeled.labels
-        if self.weighting is None:
-            return {LABELED_PIXELS: labeled_pixels(labels, self.ignore_index)}
-        return {LABELED_PIXELS: total_weight(labels, self.weighting.weights, self.ignore_index)}
+        return {LABELED_PIXELS: labeled_pixels(context.labeled.labels, self.ignore_index, self.pixels.weights)}
 
     def on_labeled(self, context: StepContext) -> list[Loss]:
         domain = context.labeled
         logits = domain.logits() if self.temperature == 1 else domain.logits() / self.temperature
-        weights = None if self.weighting is None else self.weighting.weights
-        value = cross_entropy(logits, domain.labels, self.ignore_index, weights)
+        value = cross_entropy(logits, domain.labels, self.ignore_index, self.pixels.weights)
         return [Loss("segmentation", value, per=LABELED_PIXELS)]

@@ -36,7 +36,8 @@ class SourceBanksConfig(MethodConfig):
     def check(self, recipe: Recipe) -> None:
         for name in ("confidence", "min_confidence"):
             if getattr(self, name, 0) and self.labels != "teacher":
-                raise ValueError(f"{name} is that of a teacher's labels; set labels=teacher in the same group")
+                group = next(group for group, settings in recipe.methods.items() if settings is self)
+                raise ValueError(f"{group}.{name} is that of a teacher's labels; set {group}.labels=teacher")
 
 
 class SourceBanks(Method):

@@ -57,7 +57,7 @@ def facts(runs: Sequence[Run]) -> list[Block]:
     for run in runs:
         values = [(name, run.setting(*place)) for name, place in FACTS.items()]
         values.append(("start weights", "given" if run.setting("network", "weights") else "random"))
-        values += [(f"{name} images", each.get("images")) for name, each in run.data.items() if isinstance(each, dict)]
+        values += [(f"{name} images", each.get("count")) for name, each in run.data.items() if isinstance(each, dict)]
         for name, value in values:
             if value:
                 text = " × ".join(map(str, value)) if isinstance(value, list) else value

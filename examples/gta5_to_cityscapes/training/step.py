@@ -136,7 +136,8 @@ class TrainingStep:
                 buffer.copy_(kept)
             return
         for optimizer in self.optimizers.values():
-            self.scaler.step(optimizer)
+            if any(parameter.grad is not None for group in optimizer.param_groups for parameter in group["params"]):
+                self.scaler.step(optimizer)  # in fp16 it wants a gradient: a part that begins later has none yet
         self.scaler.update()
         self.skipped = 0
         average_running_statistics(self.network)

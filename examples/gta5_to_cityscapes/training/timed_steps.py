@@ -11,9 +11,10 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from ..data import Sample
-from ..data.loader import Samples
+from ..data.loader import LabeledSamples
 from ..data.training_data import Folders, StepImages, open_training_data
 from ..metrics_log import StepClock, peak_memory_bytes, reset_peak_memory
 from ..recipes import Recipe
@@ -68,6 +69,7 @@ def time_steps(recipe: Recipe, folders: Folders, device: torch.device, steps: in
         data = open_training_data(recipe, folders)
         network = start_network(recipe, device).train()
         take_step = TrainingStep(recipe, network, device)
+        take_step.prepare(_Few(data.labeled, recipe.data.batch))  # counting all label maps may take minutes
         images = StepImages(recipe, data, device, {"labeled": 0, "target": 0})
         for step in range(steps + 1):
             with clock.step(recipe.data.batch):
@@ -89,7 +91,7 @@ def time_steps(recipe: Recipe, folders: Folders, device: torch.device, steps: in
 class _Few:
     """The first images of a data set."""
 
-    def __init__(self, dataset: Samples, count: int) -> None:
+    def __init__(self, dataset: LabeledSamples, count: int) -> None:
         self.dataset = dataset
         self.names = dataset.names[:count]
 
@@ -98,3 +100,7 @@ class _Few:
 
     def __getitem__(self, index: int) -> Sample:
         return self.dataset[index]
+
+    def label_map(self, index: int) -> Tensor:
+        """The labels alone."""
+        return self.dataset.label_map(index)
