@@ -10,6 +10,7 @@ import torch
 from examples.gta5_to_cityscapes.checkpoint import load_checkpoint
 from examples.gta5_to_cityscapes.data.training_data import Folders, open_training_data
 from examples.gta5_to_cityscapes.methods import Setup
+from examples.gta5_to_cityscapes.methods.class_pixels import ClassPixels
 from examples.gta5_to_cityscapes.methods.feature_distance import start_weights
 from examples.gta5_to_cityscapes.recipes import compose_recipe
 from examples.gta5_to_cityscapes.run_dir import RunFolder
@@ -54,7 +55,7 @@ def test_the_start_weights_are_those_of_the_recipe_and_no_other_draw_changes(qui
     expected = {name: value.clone() for name, value in trained.state_dict().items()}
     torch.nn.init.zeros_(next(trained.parameters()))
     before = torch.get_rng_state()
-    frozen = start_weights(Setup(recipe, trained, CPU)).network
+    frozen = start_weights(Setup(recipe, trained, CPU, ClassPixels(recipe.label_space, CPU))).network
     assert torch.equal(torch.get_rng_state(), before)
     assert {name: torch.equal(value, expected[name]) for name, value in frozen.state_dict().items()} == dict.fromkeys(
         expected, True
