@@ -30,14 +30,14 @@ $(DOCS_READY): $(READY)
 	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --group docs
 	@touch $@
 
-demo: $(READY) ## generate the city, train the six recipes, write the table and the report (10 minutes on 2 cores)
+demo: $(READY) ## generate the city, train the six recipes, write the table and the report (15 minutes on 2 cores)
 	$(BIN)/python -m examples.gta5_to_cityscapes demo --out $(DEMO)
 
 smoke: DEMO := runs/smoke
 smoke: $(READY) ## the same in a minute, on images too few and small to learn from
 	$(BIN)/python -m examples.gta5_to_cityscapes demo --budget smoke --out $(DEMO)
 
-test: $(READY) ## run all tests (4 minutes on 2 cores)
+test: $(READY) ## run all tests (13 minutes on 2 cores)
 	$(BIN)/python -m pytest -n 2
 
 lint: $(READY) ## check formatting, lint, types, words
