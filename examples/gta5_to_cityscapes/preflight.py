@@ -195,24 +195,19 @@ def _and_more(found: Sequence[object], named: int) -> str:
 
 
 def check_style_transfer(findings: Findings, recipes: Sequence[Recipe], folders: Folders) -> None:
-    """The folder of transferred source images, where recipes take one."""
-    what, users = "style-transferred images", [each for each in recipes if each.config(StyleTransferConfig)]
-    transfer = users[0].config(StyleTransferConfig) if users else None
+    """The folders of transferred images, where recipes take some."""
+    transfer = next(filter(None, (each.config(StyleTransferConfig) for each in recipes)), None)
     if transfer is not None and transfer.in_step:
         text = f"{transfer.method}, within a step; the paper's were translated by a CycleGAN (--style-transfer FOLDER)"
-        findings.add("note", what, text)
-    elif transfer is not None:
+        findings.add("note", "style-transferred images", text)
+    for what, kind, opens in (
+        ("style-transferred images", StyleTransferConfig, (open_labeled,)),
+        ("style-transferred target", TargetStyleTransferConfig, (open_target, open_validation)),
+    ):
+        user = next((each for each in recipes if each.config(kind)), None)
         with findings.attempt(what):
-            if (folder := transferred_folder(transfer)) is not None:
-                images = TransferredImages(open_labeled(users[0], folders), folder)
-                findings.add("ok", what, f"one for each of {len(images):,}")
-    what, users = "style-transferred target", [each for each in recipes if each.config(TargetStyleTransferConfig)]
-    transfer = users[0].config(TargetStyleTransferConfig) if users else None
-    if transfer is not None and not transfer.in_step:
-        with findings.attempt(what):
-            if (folder := transferred_folder(transfer)) is not None:
-                sets = [opened(users[0], folders) for opened in (open_target, open_validation)]
-                total = sum(len(TransferredImages(each, folder)) for each in sets)
+            if user is not None and (folder := transferred_folder(user.config(kind))) is not None:
+                total = sum(len(TransferredImages(opened(user, folders), folder)) for opened in opens)
                 findings.add("ok", what, f"one for each of {total:,}")
 
 

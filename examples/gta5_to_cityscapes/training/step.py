@@ -136,8 +136,8 @@ class TrainingStep:
                 buffer.copy_(kept)
             return
         for optimizer in self.optimizers.values():
-            if any(parameter.grad is not None for group in optimizer.param_groups for parameter in group["params"]):
-                self.scaler.step(optimizer)  # in fp16 it wants a gradient: a part that begins later has none yet
+            if gradients_of(optimizer):  # in fp16 the scaler wants one: a part that begins later has none yet
+                self.scaler.step(optimizer)
         self.scaler.update()
         self.skipped = 0
         average_running_statistics(self.network)
@@ -148,9 +148,8 @@ class TrainingStep:
         """Whether any gradient is not finite, once all are unscaled; the one read of a step in fp16."""
         for optimizer in self.optimizers.values():
             self.scaler.unscale_(optimizer)
-        groups = (group for optimizer in self.optimizers.values() for group in optimizer.param_groups)
-        gradients = (parameter.grad for group in groups for parameter in group["params"])
-        finite = [gradient.isfinite().all() for gradient in gradients if gradient is not None]
+        gradients = chain.from_iterable(map(gradients_of, self.optimizers.values()))
+        finite = [gradient.isfinite().all() for gradient in gradients]
         return not bool(torch.stack(finite).all())
 
     def _buffers(self) -> list[tuple[Tensor, Tensor]]:
@@ -183,6 +182,12 @@ class TrainingStep:
             optimizer.load_state_dict(saved["optimizers"][name])
         self.scaler.load_state_dict(saved["scaler"])
         self.skipped = saved["skipped"]
+
+
+def gradients_of(optimizer: Optimizer) -> list[Tensor]:
+    """The gradients that an optimizer's parameters have."""
+    parameters = chain.from_iterable(group["params"] for group in optimizer.param_groups)
+    return [parameter.grad for parameter in parameters if parameter.grad is not None]
 
 
 def network_optimizer(settings: OptimizerConfig, network: SegmentationNetwork) -> Optimizer:

@@ -82,8 +82,8 @@ class MatchingLoss(nn.Module):
 
         Returns:
             A scalar, or (B,) for ``reduction="none"``. Exactly 0, still attached to ``features``, where nothing can be
-            matched. A region with a non-finite feature makes it non-finite, so that a gradient scaler
-            or an anomaly check sees it.
+            matched. A region with a non-finite feature makes it non-finite, so that a gradient scaler or an anomaly
+            check sees it.
 
         Raises:
             ValueError: If ranks, dtypes, sizes or devices do not fit.
@@ -171,7 +171,7 @@ def _loss(
     distance: Distance,
     full: bool,
     classifier: Classifier | None,
-    reduction: Reduction = "mean",
+    reduction: Reduction,
 ) -> Tensor:
     """SIM's Eq. 6 and 8: the loss of regions that exist (B, C, Z), whose mean features are (B, C * Z, D).
 
