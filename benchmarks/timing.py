@@ -63,8 +63,8 @@ def peak_memory(call: Callable[[], object], device: torch.device) -> float:
     """MiB that ``call`` holds at its peak beyond what was held before it.
 
     On a GPU what torch's allocator gave out. On a CPU the resident set, so numpy, OpenCV and torch count alike: its
-    high-water mark is reset first, and freed memory is handed back so that the call cannot reuse it unseen. NaN
-    where the system does not let the mark be reset (it needs Linux).
+    high-water mark is reset first, and garbage and freed memory are handed back: the call can then neither reuse them
+    unseen nor free them while it is measured. NaN where the system does not let the mark be reset (it needs Linux).
     """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -74,7 +74,7 @@ def peak_memory(call: Callable[[], object], device: torch.device) -> float:
         torch.cuda.synchronize(device)
         return (torch.cuda.max_memory_allocated(device) - before) / 2**20
     try:
-        ctypes.CDLL(None).malloc_trim(0)
+        _hand_back_freed_memory()
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
         held = _resident_mib("VmRSS")
         call()
@@ -83,12 +83,17 @@ def peak_memory(call: Callable[[], object], device: torch.device) -> float:
         return math.nan
 
 
+def _hand_back_freed_memory() -> None:
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+
+
 def held_memory(device: torch.device) -> float:
     """MiB held now: by torch's allocator on a GPU, else the resident set of this process (NaN if unknown)."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device) / 2**20
     try:
-        ctypes.CDLL(None).malloc_trim(0)
+        _hand_back_freed_memory()
         return _resident_mib("VmRSS")
     except (OSError, AttributeError):
         return math.nan
