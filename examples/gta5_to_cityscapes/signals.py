@@ -13,7 +13,7 @@ from typing import Any
 PATIENCE_SECONDS = 2.0
 STOPPING = (
     "stopping: this step is ended and saved first. "
-    f"Ctrl-C again after {PATIENCE_SECONDS:.0f} seconds ends without saving."
+    f"Another Ctrl-C or SIGTERM after {PATIENCE_SECONDS:.0f} seconds ends without saving."
 )
 
 
