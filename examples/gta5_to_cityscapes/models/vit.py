@@ -8,13 +8,16 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+import stuffinstance as si
 
 from .all_mlp import AllMlpFusion, FusedNetwork
 from .network import DilatedHead, SegmentationNetwork, Style, check_whole
@@ -36,7 +39,8 @@ class VitBackbone(nn.Module):
     """The transformer's maps of some layers, and what makes features of them.
 
     Images are padded to whole patches at the right and the bottom, and the maps are cropped back: a map covers the
-    image and nothing beside it. A frozen transformer is never in training mode and computes without gradient.
+    image and nothing beside it. A frozen transformer is never in training mode and computes without gradient. The mask
+    token is never trained: it is the pretrained one, or 0 as random weights begin with.
     """
 
     def __init__(self, encoder: Any, fusion: AllMlpFusion | None, upsample: int, freeze: bool) -> None:
@@ -47,7 +51,7 @@ class VitBackbone(nn.Module):
         self.upsample = upsample
         self.freeze = freeze
         for name, parameter in encoder.named_parameters():
-            parameter.requires_grad_(not freeze and not name.endswith("mask_token"))  # no token is masked here
+            parameter.requires_grad_(not freeze and not name.endswith("mask_token"))
 
     def train(self, mode: bool = True) -> VitBackbone:
         super().train(mode)
@@ -61,6 +65,25 @@ class VitBackbone(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze):
             maps: Sequence[Tensor] = self.encoder(whole).feature_maps
         return [cropped(each, x.shape[2:], whole.shape[2:]) for each in maps]
+
+    @contextmanager
+    def masked_tokens(self, ratio: float) -> Iterator[None]:
+        """Within the block random patches are the mask token, which the transformer itself puts in as in pretraining.
+
+        ``ratio`` is the probability of a patch to be masked, by the default generator of the images' device.
+        """
+
+        def mask(embeddings: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+            images: Tensor = args[0]  # of whole patches
+            patches = images.new_zeros(len(images), images.shape[2] * images.shape[3] // self.patch**2, 1)
+            masked = si.random_token_mask(patches, patches.new_ones(1), ratio)
+            return args, {**kwargs, "bool_masked_pos": masked[..., 0].bool()}
+
+        handle = cast(nn.Module, _masking(self.encoder)).register_forward_pre_hook(mask, with_kwargs=True)
+        try:
+            yield
+        finally:
+            handle.remove()
 
     def fused(self, stages: Sequence[Tensor]) -> Tensor:
         """The features (B, D, h, w)."""
@@ -212,6 +235,21 @@ def _encoder(content: Any, layers: int) -> Any:
     if not plain:
         raise ValueError(f"{_WANTED}; the maps of {kind!r} are of several sizes.")
     return encoder
+
+
+def has_mask_token(config: Mapping[str, Any]) -> bool:
+    """Whether the transformer of a configuration has a mask token.
+
+    Raises:
+        ValueError: If it is not the configuration of a plain vision transformer.
+    """
+    with torch.device("meta"):
+        return _masking(_encoder(config, 1)) is not None
+
+
+def _masking(encoder: nn.Module) -> nn.Module | None:
+    """The embeddings that put a mask token in; None without one."""
+    return next((each for each in encoder.modules() if isinstance(getattr(each, "mask_token", None), Tensor)), None)
 
 
 def as_vit_weights(found: FoundWeights, network: SegmentationNetwork) -> FoundWeights:
