@@ -66,6 +66,7 @@ PLAIN = [  # no random draws, and no statistics over a batch: what is left depen
     "adversarial.weight=0.1",
     "anchors.distance_weight=0",
     "masked_consistency.ratio=0",
+    "prototype_contrast.labels=sinkhorn",
     "teacher.filter=median",
     "style_transfer.probability=1",
     "data.batch=5",

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -26,7 +30,7 @@ class ContrastConfig(MethodConfig):
 
 
 class ClassContrast(Method):
-    """Source pixels with ground truth, target pixels with pseudo-labels where they have one, else the teacher's.
+    """Source pixels with ground truth, target pixels with pseudo-labels where they have one, else :meth:`predicted`.
 
     The statistics are those of the network's own source features, projected, without gradient: those of SePiCo are the
     teacher's, which takes one more pass of the source and a second projection. A step is compared with the statistics
@@ -75,8 +79,14 @@ class ClassContrast(Method):
 
     def on_target(self, context: StepContext) -> list[Loss]:
         domain = context.unlabeled
-        labels = si.merge_pseudo_labels(context.found[TEACHER].labels, domain.labels, self.ignore_index)
-        return self._losses("target", context.step, self.projection(domain.seen.features), labels)
+        features = self.projection(domain.seen.features)
+        labels = si.merge_pseudo_labels(self.predicted(context, features), domain.labels, self.ignore_index)
+        return self._losses("target", context.step, features, labels)
+
+    def predicted(self, context: StepContext, features: Tensor) -> Tensor:
+        """The teacher's labels, for the target where it has no pseudo-labels; at the size of images or of features."""
+        labels: Tensor = context.found[TEACHER].labels
+        return labels
 
     def _losses(self, domain: str, step: int, features: Tensor, labels: Tensor) -> list[Loss]:
         if step < self.settings.start_step:
@@ -124,15 +134,25 @@ class DistributionContrast(ClassContrast):
 
 
 class PrototypeContrastConfig(ContrastConfig):
-    """CONFETI's temperature (ProCA: 50), and anchors of which a new image weighs 1 / (``max_count`` + 1)."""
+    """CONFETI's temperature (ProCA: 50), and anchors of which a new image weighs 1 / (``max_count`` + 1).
+
+    ``labels="sinkhorn"``: those of the target by optimal transport (CPSL), in place of the teacher's.
+    """
 
     temperature: Rate = 0.1
+    labels: Literal["teacher", "sinkhorn"] = "teacher"
     min_pixels: Count = 10
     max_count: Count = 99
 
 
 class PrototypeContrast(ClassContrast):
-    """Contrast with the anchors of all classes (ProCA, CONFETI)."""
+    """Contrast with the anchors of all classes (ProCA, CONFETI), of target pixels with labels by transport (CPSL).
+
+    Each image has a transport plan of its own, so that it does not matter what a step is cut into. Its classes have the
+    fractions that they have among the teacher's labels of the image; those without an anchor have none. A label is the
+    class of the largest part of the plan. CPSL's plans are soft, of some pixels of an image and a queue of earlier
+    ones, with the fractions of the whole data set.
+    """
 
     group, config, rank = "prototype_contrast", PrototypeContrastConfig, 86
     step_rank = 34
@@ -145,6 +165,8 @@ class PrototypeContrast(ClassContrast):
         "prototype_contrast_source": "Prototype contrast: source",
         "prototype_contrast_target": "Prototype contrast: target",
     }
+    used: si.CategoryAnchors
+    sinkhorn = si.SinkhornLabels(sync="off")
 
     def statistics(self, space: si.LabelSpace, channels: int) -> si.CategoryAnchors:
         settings = self.settings
@@ -158,3 +180,21 @@ class PrototypeContrast(ClassContrast):
 
     def contrast(self, statistics: si.CategoryAnchors) -> nn.Module:
         return si.PrototypeContrastLoss(statistics, self.settings.temperature)
+
+    def predicted(self, context: StepContext, features: Tensor) -> Tensor:
+        labels = super().predicted(context, features)
+        if self.settings.labels == "teacher":
+            return labels
+        return torch.stack([self._transported(*each) for each in zip(features.detach(), labels, strict=True)])
+
+    @torch.no_grad()
+    def _transported(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Labels (h, w) of features (D, h, w) by transport, in the fractions of ``labels``; ignored without any."""
+        classes = torch.arange(len(self.used.filled), device=labels.device)
+        counts = (labels.flatten() == classes[:, None]).sum(1) * self.used.filled
+        known = counts.any()
+        with torch.autocast(features.device.type, enabled=False):
+            pixels, anchors = F.normalize(features.float(), dim=0), F.normalize(self.used.anchors)
+            cosines = torch.einsum("kd,dhw->khw", anchors, pixels)[None]
+            plan = self.sinkhorn(cosines, torch.where(known, counts, 1).float())[0]
+        return torch.where(known & plan.any(0), plan.argmax(0), self.ignore_index)
