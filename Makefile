@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+DEV_READY := $(VENV)/.dev-ready
 DOCS_READY := $(VENV)/.docs-ready
 DEMO ?= runs/demo
 CONSTRAINTS ?= constraints.txt
@@ -23,10 +24,14 @@ $(READY): pyproject.toml $(CONSTRAINTS)
 	@echo "Making an environment in $(VENV): some minutes, 1 to 5 GB."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) pip
-	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[examples]' --group dev
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[examples]'
 	@touch $@
 
-$(DOCS_READY): $(READY)
+$(DEV_READY): $(READY)
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --group dev
+	@touch $@
+
+$(DOCS_READY): $(DEV_READY)
 	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --group docs
 	@touch $@
 
@@ -37,10 +42,10 @@ smoke: DEMO := runs/smoke
 smoke: $(READY) ## the same in a minute, on images too few and small to learn from
 	$(BIN)/python -m examples.gta5_to_cityscapes demo --budget smoke --out $(DEMO)
 
-test: $(READY) ## run all tests (13 minutes on 2 cores)
+test: $(DEV_READY) ## run all tests (13 minutes on 2 cores)
 	$(BIN)/python -m pytest -n 2
 
-lint: $(READY) ## check formatting, lint, types, words
+lint: $(DEV_READY) ## check formatting, lint, types, words
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -76,15 +81,15 @@ test-trainers: ## run the how-to pages with the real trainers, and encoders of t
 gpu-check: ## run all that needs a GPU, part by part, in at most 8 minutes; again until all parts have ended
 	PYTHONPATH=src $(PYTHON) -m benchmarks.gpu_check --out $(GPU_CHECK)
 
-build: $(READY) ## build sdist and wheel in dist and check their metadata
+build: $(DEV_READY) ## build sdist and wheel in dist and check their metadata
 	rm -rf dist
 	$(BIN)/python -m build
 	$(BIN)/python -m twine check --strict dist/*
 
-check-install: $(READY) ## build both from committed files and use them in an empty environment
+check-install: $(DEV_READY) ## build both from committed files and use them in an empty environment
 	$(BIN)/python .ci/check_install.py
 
-signatures: $(READY) ## write the lists of public names, arguments and error messages anew
+signatures: $(DEV_READY) ## write the lists of public names, arguments and error messages anew
 	$(BIN)/python -m tests.contracts.public_signatures
 	$(BIN)/python -m tests.contracts.error_messages
 
