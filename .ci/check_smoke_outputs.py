@@ -1,4 +1,4 @@
-"""Check what the smoke run of the main job left behind: six results, a table that holds them, an offline page."""
+"""Check what the smoke run of the main job left behind: seven results, a table that holds them, an offline page."""
 
 import json
 import math
@@ -6,7 +6,7 @@ import re
 import sys
 from pathlib import Path
 
-RECIPES = ("source", "aa", "aa+it", "aa+it+sim", "aa+it+sim+ssl", "target-only")
+RECIPES = ("source", "aa", "aa+it", "aa+it+sim", "aa+it+sim+ssl", "target-only", "wmix")
 
 
 def main(out: Path) -> None:

@@ -200,7 +200,7 @@ def test_ablation_writes_a_report(streets: Folders, quiet: list[str], tmp_path: 
 
 @pytest.mark.usefixtures("in_process")
 def test_demo_draws_runs_and_reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(commands, "ABLATION", ("source",))
+    monkeypatch.setattr(commands, "DEMO", ("source",))
     monkeypatch.setitem(BUDGETS, "smoke", Budget("smoke", 2, 1, 1, (96, 48)))
     invoke("demo", "--budget", "smoke", "--out", tmp_path, "--jobs", "1")
     assert (tmp_path / "source" / "seed0" / "result.json").is_file()

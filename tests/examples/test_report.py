@@ -29,7 +29,7 @@ from examples.gta5_to_cityscapes.report.pages import headline_numbers
 from examples.gta5_to_cityscapes.report.results import in_order, read_banks, read_experiment, read_run, title
 from examples.gta5_to_cityscapes.report.tables import (
     ablation,
-    adapted_recipe,
+    adapted_recipes,
     class_scores,
     cost_text,
     loss_curve,
@@ -182,29 +182,29 @@ def test_gains_use_only_the_seeds_that_both_rows_have(ladder: Path) -> None:
         (  # over the nearest row above that has a result
             {"source": 20.0, "aa+it": 19.0},
             dict.fromkeys(ABLATION, "–") | {"aa+it": "−1.0 (over source only)"},
-            "aa+it",
+            ["aa+it"],
         ),
         (  # beside the whole ladder, and compared with source only
             {"source": 20.0, "aa": 25.0, "it": 23.0, "aa+sim": 28.0},
             {"source": "–", "aa": "+5.0", "it": "+3.0 (over source only)", "aa+sim": "+8.0 (over source only)"},
-            "aa",
+            ["aa", "aa+sim"],
         ),
         (  # rungs that were not run have no row beside other recipes
             {"source": 18.0, "fada": 21.0, "fada+distill": 21.0},
             {"source": "–", "fada": "+3.0", "fada+distill": "+3.0 (over source only)"},
-            "fada+distill",
+            ["fada+distill"],
         ),
     ],
 )
 def test_gains_name_the_row_that_they_are_over(
-    tmp_path: Path, scores: dict[str, float], gains: dict[str, str], adapted: str
+    tmp_path: Path, scores: dict[str, float], gains: dict[str, str], adapted: list[str]
 ) -> None:
     for recipe, miou in scores.items():
         make_system_run(tmp_path, recipe, miou=miou)
     experiment = read_experiment(tmp_path)
     table = ablation(experiment)
     assert dict(zip(table.titles, table.frame(name_compared=True)["gain"], strict=True)) == gains
-    assert adapted_recipe(experiment) == adapted
+    assert adapted_recipes(experiment) == adapted
 
 
 def test_synthia_is_shown_beside_the_papers_synthia_column(tmp_path: Path) -> None:
@@ -250,7 +250,7 @@ def test_the_share_of_the_gap_is_printed_where_it_means_something(
 ) -> None:
     for recipe, miou in zip(("source", "aa", "target-only"), scores, strict=True):
         make_run(tmp_path, recipe, 0, miou)
-    numbers = headline_numbers(ablation(read_experiment(tmp_path)), "aa")
+    numbers = headline_numbers(ablation(read_experiment(tmp_path)), ["aa"])
     assert [text for _, text in numbers[:3]] == [f"{miou:.1f}" for miou in scores]
     assert [text for _, text in numbers[3:]] == ([share] if share else [])
 

@@ -26,14 +26,20 @@ class Budget(NamedTuple):
 
 
 BUDGETS = {
-    # As in the paper no recipe changes colors or sharpness at random: what each method adds is then seen.
+    # As in the paper no recipe changes colors or sharpness at random: what each method adds is then seen. A larger rate
+    # and smaller crops than the preset's, chosen by scores on the city of seed 0: they learn more in a few minutes.
     "small": Budget(
         "small",
-        400,
-        300,
-        100,
+        240,
+        180,
+        80,
         (480, 240),
-        tuple(f"augmentation.{change}=0" for change in ("color_jitter", "grayscale", "blur", "noise")),
+        (
+            *(f"augmentation.{change}=0" for change in ("color_jitter", "grayscale", "blur", "noise")),
+            "augmentation.crop=[80,160]",
+            "optimizer.lr=1e-3",
+            "schedule.evaluate_every=200",
+        ),
     ),
     "smoke": Budget("smoke", 8, 8, 4, (192, 96)),
 }

@@ -22,7 +22,7 @@ from stuffinstance.plotting.axes import class_colors
 from ..data.image_files import MAX_PIXELS
 from .charts import Chart, add_legend, draw, legend_shape
 from .results import SOURCE, Experiment, Run, title
-from .tables import adapted_recipe
+from .tables import adapted_recipes
 
 REGION_IMAGES = 3  # those with the most things
 
@@ -62,14 +62,16 @@ def _bytes_of(arrays: zipfile.ZipFile, name: str) -> NDArray[np.uint8]:
 
 
 def preview_runs(experiment: Experiment) -> tuple[Run, ...]:
-    """Source only beside the furthest adapted recipe, of the same seed; else the first run with previews."""
-    adapted = _drawable(experiment, adapted_recipe(experiment))
-    source = _drawable(experiment, SOURCE, seed=adapted.seed if adapted else None)
-    runs = [run for run in (source, adapted) if run]
+    """Source only beside the adapted recipes, of the same seed; else the first run with previews."""
+    runs: list[Run] = []
+    for name in (*adapted_recipes(experiment), SOURCE):
+        if run := _drawable(experiment, name, seed=runs[0].seed if runs else None):
+            runs.append(run)
+    runs.sort(key=lambda run: run.recipe != SOURCE)
     return tuple(runs or [run for name in experiment.recipes if (run := _drawable(experiment, name))][:1])
 
 
-def _drawable(experiment: Experiment, recipe: str | None, *, seed: int | None = None) -> Run | None:
+def _drawable(experiment: Experiment, recipe: str, *, seed: int | None = None) -> Run | None:
     """A run of a recipe with previews: of the given seed, else the lowest, and a finished one if there is one."""
     runs = [run for run in experiment.of(recipe) if read_previews(run)]
     return min(runs, key=lambda run: (run.seed != seed, not run.finished, run.seed), default=None)

@@ -80,7 +80,7 @@ def report_page(experiment: Experiment) -> Page:
         heading="From one domain to another: what each part adds",
         lead=f"{runs} of {recipes} over {seeds} in “{experiment.folder.name}”. The last checkpoint is the result; no "
         f"checkpoint was chosen by its score.{one_seed}",
-        numbers=headline_numbers(table, tables.adapted_recipe(experiment)),
+        numbers=headline_numbers(table, tables.adapted_recipes(experiment)),
         incomplete=[*table_blocks(unfinished), *({"note": text} for text in problems)],
         sections={
             "Ablation": _ablation(experiment, table),
@@ -94,17 +94,19 @@ def report_page(experiment: Experiment) -> Page:
     )
 
 
-def headline_numbers(table: ScoreTable, adapted: str | None) -> list[tuple[str, str]]:
-    """Source only, adapted and target only, and the share of the gap that adaptation closes.
+def headline_numbers(table: ScoreTable, adapted: Sequence[str]) -> list[tuple[str, str]]:
+    """Source only, adapted and target only, and the shares of the gap that adaptation closes.
 
     A share of a gap within seed variance, or of one that adaptation widened, would not mean anything.
     """
-    keys = [key for key in (SOURCE, adapted, TARGET_ONLY) if key in table.titles and table.scores[key].count()]
-    numbers = [(f"{table.titles[key]}, mIoU", spread(table.scores[key])) for key in keys]
-    if len(keys) == 3:
-        low, middle, high = table.scores[keys].mean()
-        if high - low >= SMALLEST_GAP and middle >= low:
-            numbers.append(("of the gap to target only closed", f"{100 * (middle - low) / (high - low):.0f} %"))
+    means = {key: table.scores[key].mean() for key in (SOURCE, *adapted, TARGET_ONLY) if key in table.titles}
+    means = {key: mean for key, mean in means.items() if table.scores[key].count()}
+    numbers = [(f"{table.titles[key]}, mIoU", spread(table.scores[key])) for key in means]
+    low, high = means.get(SOURCE, math.nan), means.get(TARGET_ONLY, math.nan)
+    for key in adapted:
+        if high - low >= SMALLEST_GAP and means.get(key, math.nan) >= low:
+            share = 100 * (means[key] - low) / (high - low)
+            numbers.append((f"of the gap to target only closed by “{table.titles[key]}”", f"{share:.0f} %"))
     return numbers
 
 

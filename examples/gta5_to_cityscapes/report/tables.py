@@ -190,10 +190,11 @@ def published_source(experiment: Experiment) -> str:
     return "SYNTHIA-13" if any("synthia" in str(run.settings.get("layouts")) for run in experiment.runs) else "GTA5"
 
 
-def adapted_recipe(experiment: Experiment) -> str | None:
-    """The furthest finished rung that adapts; chosen by its place, never by its score."""
+def adapted_recipes(experiment: Experiment) -> list[str]:
+    """The furthest finished rung that adapts and the furthest recipe beside the ladder; by place, never by score."""
     finished = [name for name in experiment.finished_recipes if name not in (SOURCE, TARGET_ONLY)]
-    return ([None, *finished, *(name for name in finished if name in LADDER)])[-1]
+    rungs = [name for name in finished if name in LADDER]
+    return [*rungs[-1:], *[name for name in finished if name not in LADDER][-1:]]
 
 
 def class_scores(experiment: Experiment) -> dict[str, pd.DataFrame]:
