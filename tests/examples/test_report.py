@@ -24,7 +24,7 @@ from examples.gta5_to_cityscapes.methods import loss_titles
 from examples.gta5_to_cityscapes.recipes import ABLATION, depends_on, parts
 from examples.gta5_to_cityscapes.report import write_report
 from examples.gta5_to_cityscapes.report.charts import draw_banks, legend_shape, recipe_lines
-from examples.gta5_to_cityscapes.report.images import plot_regions
+from examples.gta5_to_cityscapes.report.images import plot_regions, preview_runs
 from examples.gta5_to_cityscapes.report.pages import headline_numbers
 from examples.gta5_to_cityscapes.report.results import in_order, read_banks, read_experiment, read_run, title
 from examples.gta5_to_cityscapes.report.tables import (
@@ -470,6 +470,13 @@ def test_the_page_fetches_nothing_and_describes_every_image(report: Path) -> Non
         if address.startswith("data:image/"):
             Image.open(io.BytesIO(base64.b64decode(address.split(",", 1)[1]))).verify()
     assert "38 %" in text  # of the gap: (35 - 20) / (60 - 20)
+
+
+def test_previews_are_of_source_only_and_the_adapted_recipes_of_one_seed(tmp_path: Path) -> None:
+    for recipe, seed in (("source", 0), ("source", 1), ("aa", 1), ("wmix", 0), ("wmix", 1), ("target-only", 1)):
+        add_previews(make_system_run(tmp_path, recipe, seed))
+    shown = preview_runs(read_experiment(tmp_path))
+    assert [(run.recipe, run.seed) for run in shown] == [("source", 1), ("aa", 1), ("wmix", 1)]
 
 
 def test_every_figure_is_written_and_shows_something(report: Path) -> None:
