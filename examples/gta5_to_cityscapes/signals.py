@@ -6,7 +6,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -67,3 +68,24 @@ class StopRequest:
             self.asked, self._first = True, now
             if self._notify is not None:
                 threading.Thread(target=self._notify, daemon=True).start()
+
+
+@contextmanager
+def interrupted_by_sigterm() -> Iterator[None]:
+    """Context in which SIGTERM raises KeyboardInterrupt as Ctrl-C does; in processes forked in it, it is as ever."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    process = os.getpid()
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        if os.getpid() == process:
+            raise KeyboardInterrupt
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

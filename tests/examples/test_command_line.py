@@ -271,10 +271,11 @@ def test_signals_to_all_processes_of_a_run_save_and_are_answered_once(
     assert (tmp_path / "aa/seed0/checkpoints/last.pt").is_file()
 
 
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.skipif(os.name == "nt", reason="a process group is sent a signal")
-def test_ctrl_c_while_the_city_is_drawn_says_that_it_goes_on(tmp_path: Path) -> None:
+def test_a_signal_while_the_city_is_drawn_says_that_it_goes_on(tmp_path: Path, kind: signal.Signals) -> None:
     drawing = in_its_own_group("demo", "--out", str(tmp_path))
-    said = after(lambda: any(tmp_path.rglob("*.png")), drawing, signal.SIGINT)
+    said = after(lambda: any(tmp_path.rglob("*.png")), drawing, kind)
     assert "Interrupted. What has been written is kept; the same command goes on from there." in said
 
 

@@ -18,7 +18,7 @@ from ..experiments.runner import RunsFailed
 from ..models import WeightsError
 from ..recipes import RecipeError
 from ..run_dir import RunFolderError
-from ..signals import Stopped
+from ..signals import Stopped, interrupted_by_sigterm
 from .checkpoint_commands import check, evaluate, pseudo_label
 from .commands import ablation, demo, experiment, parts, report, train
 
@@ -50,12 +50,13 @@ RANK_ZERO_REPORTS = (
 
 
 def interruptible(command: Callable[..., None]) -> Callable[..., None]:
-    """``command``, with a message for Ctrl-C where nothing has to be saved."""
+    """``command``, with a message for Ctrl-C and SIGTERM where nothing has to be saved."""
 
     @wraps(command)
     def run(*given: Any, **named: Any) -> None:
         try:
-            command(*given, **named)
+            with interrupted_by_sigterm():
+                command(*given, **named)
         except KeyboardInterrupt:
             text = "Interrupted. What has been written is kept; the same command goes on from there."
             raise Stopped(text) from None
