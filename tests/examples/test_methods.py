@@ -29,6 +29,8 @@ from examples.gta5_to_cityscapes.report.results import read_experiment, title
 from examples.gta5_to_cityscapes.run_dir import RunFolder
 from examples.gta5_to_cityscapes.training.loop import train
 
+from .made_steps import made_step
+
 
 class ToyConfig(MethodConfig):
     """Weight of the toy loss."""
@@ -92,3 +94,9 @@ def test_defining_a_method_is_all_that_training_and_report_need(
 @pytest.mark.usefixtures("toy")
 def test_recipes_of_other_methods_do_not_depend_on_a_new_one() -> None:
     assert "toy" not in compose_recipe("aa+it+sim").methods
+
+
+def test_losses_that_begin_after_the_last_step_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    for first in (11, 12):
+        made_step(compose_recipe("pcon", "smoke", overrides=[f"prototype_contrast.start_step={first}"]))
+    assert caplog.messages == ["prototype_contrast.start_step=12: its losses never begin in a run of 12 steps."]

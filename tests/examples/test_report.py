@@ -227,6 +227,22 @@ def test_markdown_holds_the_numbers_and_the_classes(ladder: Path) -> None:
     assert "sky" not in text
 
 
+def test_means_over_different_classes_are_said_to_be(tmp_path: Path) -> None:
+    """A class without a pixel in the labels counts where a run predicts it."""
+    for recipe in ("source", "aa"):
+        make_run(tmp_path, recipe, 0, 20.0)
+    change_json(tmp_path / "aa/seed0/result.json", iou={"road": 0.3, "building": 0.1, "car": 0.0})
+    text = write_report(tmp_path).with_name("table.md").read_text()
+    assert "In the runs it is over 2 to 3 classes" in text
+
+
+def test_a_row_beside_the_ladder_says_what_it_does(tmp_path: Path) -> None:
+    for recipe in ("source", "wmix"):
+        make_system_run(tmp_path, recipe)
+    text = write_report(tmp_path).read_text(encoding="utf-8")
+    assert "class mixing from the weights of the recipe without it; depends on source" in text
+
+
 def test_numbers_print_without_a_sign_of_zero_or_a_deviation_of_one() -> None:
     assert [spread([x], signed=True) for x in (-0.04, 0.04, -0.06, 0.06)] == ["0.0", "0.0", "−0.1", "+0.1"]
     assert spread([1.0, math.nan, 3.0]) == "2.0 ± 1.4"

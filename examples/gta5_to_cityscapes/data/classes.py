@@ -82,7 +82,7 @@ class Classes(BaseModel):
         _ = self.space
         for domain, table in (("source", self.source), ("target", self.target)):
             if unknown := sorted(table.keys() - {*self.names, IGNORE}):
-                raise ValueError(f"{domain} must have a row for classes of names or {IGNORE}, got {unknown}")
+                raise ValueError(f"{domain} must have rows of classes in names and of {IGNORE} alone, got {unknown}")
             counts = Counter(each for ids in table.values() for each in ids)
             if twice := sorted(each for each, count in counts.items() if count > 1):
                 raise ValueError(f"{domain} must give each id one class, got {twice} more than once")

@@ -102,7 +102,8 @@ def open_dataset(
     if not images:
         raise DatasetError(
             f"{root / places.images / below}: expected images named <name>{places.image_ending}.png (or jpg, tif, "
-            "webp), found none. Unpack the image archive of the data set here."
+            f"webp), as the layout {layout} has them, found none. Put the data set's images here, or give the layout "
+            "that it has: --source-layout or --target-layout, folder for any."
         )
     if listed is not None:
         chosen = listed_names(Path(listed), root, images)

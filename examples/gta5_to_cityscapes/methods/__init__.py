@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import pkgutil
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,8 @@ __all__ = [
     "registered_methods",
 ]
 
+logger = logging.getLogger(__name__)
+
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
 
@@ -38,6 +41,14 @@ def compose_methods(recipe: Recipe, network: SegmentationNetwork, device: torch.
 
     ``network`` is as training starts with it.
     """
+    for group, settings in recipe.methods.items():
+        if (start := getattr(settings, "start_step", 0)) >= recipe.schedule.max_steps:
+            logger.warning(
+                "%s.start_step=%d: its losses never begin in a run of %d steps.",
+                group,
+                start,
+                recipe.schedule.max_steps,
+            )
     setup = Setup(recipe, network, device, ClassPixels(recipe.label_space, device))
     kinds = sorted(registered_methods().values(), key=lambda kind: kind.step_rank)
     chosen = [kind(recipe.methods[kind.group], setup) for kind in kinds if kind.group in recipe.methods]

@@ -46,7 +46,7 @@ class ClassMixing(Method):
     step_rank = 90
     parts = (
         Part("mix", "ClassMix", "class mixing with a mean teacher's labels (DACS)"),
-        Part("wmix", "warm ClassMix", "mix from the weights of the recipe without it", kind="stage"),
+        Part("wmix", "warm ClassMix", "class mixing from the weights of the recipe without it", kind="stage"),
     )
     losses = {"mixed": "ClassMix: cross-entropy"}
     requires = ("teacher",)

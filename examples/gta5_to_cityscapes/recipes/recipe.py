@@ -260,7 +260,7 @@ def _reasons(error: ValidationError, prefix: str = "") -> str:
     reasons = []
     for each in error.errors():
         where = prefix + ".".join(map(str, each["loc"])) if each["loc"] not in ((), ("methods",)) else ""
-        reason = each["msg"].removeprefix("Value error, ")
+        reason = each["msg"].removeprefix("Value error, ").removesuffix(".")
         reasons.append(f"{where}: {reason}" if where else reason)
     return "; ".join(reasons)
 

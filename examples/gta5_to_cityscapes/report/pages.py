@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..methods import loss_titles
-from ..recipes import Variant
+from ..recipes import Variant, parts
 from ..run_dir import ExperimentRecord
 from . import tables
 from .charts import (
@@ -115,6 +115,12 @@ def _ablation(experiment: Experiment, table: ScoreTable) -> list[Block]:
     scope = f"Scored: {len(classes)} classes ({', '.join(classes)})." if classes else "Classes are not recorded."
     if absent := [name for name in classes if scores and all(each[name].isna().all() for each in scores)]:
         scope += f" The mean is over the {len(classes) - len(absent)} that occur; these never do: {', '.join(absent)}."
+    counted = sorted({int(count) for each in scores for count in each.notna().sum(axis=1)})
+    if len(counted) > 1:
+        scope += (
+            f" In the runs it is over {counted[0]} to {counted[-1]} classes: one without a pixel in the labels "
+            "counts, as 0, where a run predicts it."
+        )
     frame = table.frame(name_compared=True)
     for name in IN_ALL:
         frame[name] = [tables.cost_text(name, costs[name]) for costs in table.costs.values()]
@@ -148,7 +154,10 @@ def _paper_note(source: str) -> str:
 
 def _meaning(recipe: str, runs: Sequence[Run]) -> str:
     needed = dict.fromkeys(name for run in runs for name in run.depends_on)
-    return MEANINGS.get(recipe) or (f"depends on {' and '.join(needed)}" if needed else "")
+    if recipe in MEANINGS:
+        return MEANINGS[recipe]
+    known = parts()[recipe][1].meaning if recipe in parts() else ""
+    return "; ".join(each for each in (known, f"depends on {' and '.join(needed)}" if needed else "") if each)
 
 
 def _classes(experiment: Experiment, table: ScoreTable) -> list[Block]:

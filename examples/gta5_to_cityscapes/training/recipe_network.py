@@ -53,8 +53,10 @@ def _try_network(
     except ImportError:
         raise
     except Exception as error:  # builders and torch raise many kinds for one thing: these options make no network
+        # A transformer's configuration has dozens of settings, of its file.
+        shorter = json.dumps({key: value for key, value in json.loads(options).items() if key != "config"})
         raise RecipeError(
-            f"network.options {options} do not make a network {name}: {_first_line(error)} Correct or omit what "
+            f"network.options {shorter} do not make a network {name}: {_first_line(error)} Correct or omit what "
             "--set network.options... says."
         ) from error
     for settings, shape, training in shown:
