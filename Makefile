@@ -42,9 +42,8 @@ smoke: DEMO := runs/smoke
 smoke: $(READY) ## the same in a minute, on images too few and small to learn from
 	$(BIN)/python -m examples.gta5_to_cityscapes demo --budget smoke --out $(DEMO)
 
-# Each process gets neighboring tests, so that what the tests of a file share is mostly made once.
 test: $(DEV_READY) ## run all tests (13 minutes on 2 cores)
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 2
 
 lint: $(DEV_READY) ## check formatting, lint, types, words
 	$(BIN)/ruff check .
@@ -66,7 +65,7 @@ docs-check: docs ## build the site and check its links, also in a browser
 test-oldest: ## run the library's tests with the lower bounds of pyproject.toml (some GB)
 	$(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/python -m pip install --quiet --requirement requirements-oldest.txt --editable .
-	$(OLDEST)/bin/python -m pytest -n 2 --dist worksteal -W 'ignore:`torch.cuda.amp:FutureWarning' \
+	$(OLDEST)/bin/python -m pytest -n 2 -W 'ignore:`torch.cuda.amp:FutureWarning' \
 		-W 'ignore:You are using `torch.load`:FutureWarning' tests/plotting \
 		$(filter-out tests/test_benchmark%,$(wildcard tests/test_*.py)) \
 		--deselect tests/test_compile.py::test_region_mean_through_the_whole_compiler \

@@ -66,7 +66,10 @@ class ModelConfig(Config):
         if not isinstance(config, str):
             return values
         folder = Path(config).parent if Path(config).is_file() else Path(config)
-        return {**values, "options": {**values["options"], "config": read_config(folder)}}
+        try:
+            return {**values, "options": {**values["options"], "config": read_config(folder)}}
+        except ValueError as error:
+            raise ValueError(f"of network.weights or network.options.config: {error}") from error
 
     @model_validator(mode="after")
     def _options_are_those_of_the_network(self) -> ModelConfig:

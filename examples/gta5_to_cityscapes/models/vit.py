@@ -30,7 +30,7 @@ Head = Literal["linear", "projection", "all_mlp"]
 
 _WANTED = (
     "config must be the configuration of a plain vision transformer (DINOv2, DINOv3, BEiT) as transformers writes it "
-    "in config.json: its folder, which in a recipe network.weights or network.options.config names, or its content"
+    "in config.json: its folder, or its content by name"
 )
 _FUSED_LAYERS = 4
 
