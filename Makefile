@@ -42,7 +42,7 @@ smoke: DEMO := runs/smoke
 smoke: $(READY) ## the same in a minute, on images too few and small to learn from
 	$(BIN)/python -m examples.gta5_to_cityscapes demo --budget smoke --out $(DEMO)
 
-test: $(DEV_READY) ## run all tests (13 minutes on 2 cores)
+test: $(DEV_READY) ## run all tests (13 to 18 minutes on 2 cores)
 	$(BIN)/python -m pytest -n 2
 
 lint: $(DEV_READY) ## check formatting, lint, types, words

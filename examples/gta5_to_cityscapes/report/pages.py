@@ -99,9 +99,9 @@ def headline_numbers(table: ScoreTable, adapted: Sequence[str]) -> list[tuple[st
 
     A share of a gap within seed variance, or of one that adaptation widened, would not mean anything.
     """
-    means = {key: table.scores[key].mean() for key in (SOURCE, *adapted, TARGET_ONLY) if key in table.titles}
-    means = {key: mean for key, mean in means.items() if table.scores[key].count()}
-    numbers = [(f"{table.titles[key]}, mIoU", spread(table.scores[key])) for key in means]
+    keys = [key for key in (SOURCE, *adapted, TARGET_ONLY) if key in table.titles and table.scores[key].count()]
+    numbers = [(f"{table.titles[key]}, mIoU", spread(table.scores[key])) for key in keys]
+    means = table.scores[keys].mean()
     low, high = means.get(SOURCE, math.nan), means.get(TARGET_ONLY, math.nan)
     for key in adapted:
         if high - low >= SMALLEST_GAP and means.get(key, math.nan) >= low:

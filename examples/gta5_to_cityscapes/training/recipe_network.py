@@ -53,7 +53,7 @@ def _try_network(
     except ImportError:
         raise
     except Exception as error:  # builders and torch raise many kinds for one thing: these options make no network
-        # A transformer's configuration has dozens of settings, of its file.
+        # The configuration of a transformer is read from its file and has dozens of settings: they are not shown.
         shorter = json.dumps({key: value for key, value in json.loads(options).items() if key != "config"})
         raise RecipeError(
             f"network.options {shorter} do not make a network {name}: {_first_line(error)} Correct or omit what "
