@@ -113,7 +113,7 @@ def _painted(runs: _Runs, labels: Tensor) -> Tensor:
     """What stands in the place of parents, on every pixel of the runs, (B, H, W) int32."""
     out = np.empty(labels.numel(), dtype=np.int32)
     over_threads(_paint, runs.stop.size, _threads(labels), runs.start, runs.parent, runs.first, runs.stop, out)
-    return torch.from_numpy(out).view(labels.shape)
+    return torch.from_numpy(out.reshape(labels.shape))
 
 
 @compiled
