@@ -51,6 +51,7 @@ OPTIONS = {
     "head_dilations": (*SEVERAL, "[0]", "[1000]", "[-1]"),
     "norm": (*WORDS, '"group"', '"batch"'),
     "auxiliary": SWITCHES,
+    "resolutions": (*WHOLE, "2"),
     "unknown": ("1",),
 }
 

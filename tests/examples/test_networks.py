@@ -29,7 +29,7 @@ def _seeded() -> None:
 @pytest.mark.parametrize(("height", "width"), [(64, 128), (65, 127), (50, 33)])
 def test_shapes_at_any_size(name: str, height: int, width: int) -> None:
     network = tiny(name, num_classes=13)
-    features, logits, auxiliary, encoded = network(torch.rand(2, 3, height, width))
+    features, logits, auxiliary, encoded, *_ = network(torch.rand(2, 3, height, width))
     assert (encoded is None) == (not hasattr(network.backbone, "encoder"))
     assert auxiliary is None
     assert features.shape[:2] == (2, network.feature_dim)
@@ -41,7 +41,7 @@ def test_shapes_at_any_size(name: str, height: int, width: int) -> None:
 @pytest.mark.parametrize("name", ["deeplabv2_resnet101", "small", "efficientnet_lite"])
 def test_an_auxiliary_head_is_trained_like_the_other(name: str) -> None:
     network = tiny(name, num_classes=7, auxiliary=True)
-    _, logits, auxiliary, _ = network(torch.rand(2, 3, 64, 96))
+    _, logits, auxiliary, *_ = network(torch.rand(2, 3, 64, 96))
     assert auxiliary is not None
     assert auxiliary.shape == logits.shape
     auxiliary.square().sum().backward()

@@ -10,7 +10,7 @@ import stuffinstance as si
 
 from ..config import AppearanceConfig, Weight
 from ..data.augmentation import appearance
-from .mean_teacher import TEACHER
+from .mean_teacher import TEACHER, note_taught
 from .method import Loss, Method, MethodConfig, Part, Setup, StepContext
 
 if TYPE_CHECKING:
@@ -64,6 +64,8 @@ class ClassMixing(Method):
         mixed = si.class_mix(pasted, source.labels, background, teacher.labels, ignore_index=self.ignore_index)
         weights = torch.where(mixed.mask, 1.0, teacher.weights[:, None, None])
         images = mixed.images if self.appearance is None else self.appearance(mixed.images).clamp(0, 1)
-        logits = target.at_scale(self.network(images).logits)
+        output = self.network(images)
+        note_taught(context, output, mixed.labels, weights)
+        logits = target.at_scale(output.logits)
         value = si.weighted_cross_entropy(logits, mixed.labels, weights, self.ignore_index)
         return [Loss("mixed", value, self.weight)]

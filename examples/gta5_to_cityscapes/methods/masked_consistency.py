@@ -11,7 +11,7 @@ import stuffinstance as si
 from ..config import Count, Weight
 from ..models.network import IMAGENET_MEAN_RGB
 from ..models.vit import VitBackbone, has_mask_token
-from .mean_teacher import TEACHER
+from .mean_teacher import TEACHER, note_taught
 from .method import Loss, Method, MethodConfig, Part, Setup, StepContext
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ class MaskedConsistency(Method):
                 domain.images, block=settings.block, ratio=settings.ratio, fill=IMAGENET_MEAN_RGB
             )
             output = self.network(masked)
+        note_taught(context, output, teacher.labels, teacher.weights)
         logits = domain.at_scale(output.logits)
         value = si.weighted_cross_entropy(logits, teacher.labels, teacher.weights, self.ignore_index)
         return [Loss("masked", value, settings.weight)]

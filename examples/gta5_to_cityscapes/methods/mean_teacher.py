@@ -13,12 +13,13 @@ import stuffinstance as si
 
 from ..config import Count, Decay, Share
 from ..distributed import all_reduce_sum
+from ..models import NetworkOutput
 from .method import Domain, Method, MethodConfig, Setup, StepContext
 
 if TYPE_CHECKING:
     from ..recipes import Recipe
 
-TEACHER = "teacher"
+TEACHER, TAUGHT = "teacher", "taught"
 BINS = 4096  # of the counts that medians are taken from: 0.6 MB for 19 classes, medians to 0.0003
 
 
@@ -31,6 +32,12 @@ class TeacherLabels(NamedTuple):
     labels: Tensor
     weights: Tensor
     confidences: Tensor
+
+
+def note_taught(context: StepContext, output: NetworkOutput, labels: Tensor, weights: Tensor) -> None:
+    """Note an output and the labels that train it; of a network that sees two resolutions they train details too."""
+    if output.details is not None:
+        context.found.setdefault(TAUGHT, []).append((output, labels, weights))
 
 
 class TeacherConfig(MethodConfig):

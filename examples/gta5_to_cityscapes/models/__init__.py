@@ -52,9 +52,9 @@ IMAGENET = "imagenet"  # in place of a file: the weights that come as a package
 
 
 def network_options(name: NetworkName) -> tuple[str, ...]:
-    """The options that :func:`build_network` passes on to that network."""
+    """The options of :func:`build_network` for that network."""
     parameters = inspect.signature(_BUILDERS[name]).parameters.values()
-    return tuple(each.name for each in parameters if each.kind is inspect.Parameter.KEYWORD_ONLY)
+    return (*(each.name for each in parameters if each.kind is inspect.Parameter.KEYWORD_ONLY), "resolutions")
 
 
 def weights_file(weights: str | Path, name: str, options: Mapping[str, Any]) -> Path:
@@ -79,7 +79,7 @@ def weights_file(weights: str | Path, name: str, options: Mapping[str, Any]) -> 
 
 
 def build_network(
-    name: NetworkName, num_classes: int, *, weights: str | Path | None = None, **options: Any
+    name: NetworkName, num_classes: int, *, weights: str | Path | None = None, resolutions: int = 1, **options: Any
 ) -> SegmentationNetwork:
     """Build a network and load its weights.
 
@@ -91,6 +91,7 @@ def build_network(
             ``"timm"`` a file that timm wrote; for
             ``"efficientnet_lite"`` also the word ``"imagenet"``. Nothing is ever downloaded. The report is kept as
             ``network.weights_report``.
+        resolutions: 1, or 2 for a network that sees images at half their size and parts of them in full (HRDA).
         **options: Passed to the builder. ``style`` of the full-size networks follows from ``weights`` unless
             given; give it for Caffe-trained VGG16 weights, whose names are those of torchvision.
 
@@ -101,10 +102,14 @@ def build_network(
         raise ValueError(f"name must be one of {sorted(_BUILDERS)}, got {name!r}.")
     if num_classes < 1:
         raise ValueError(f"num_classes must be at least 1, got {num_classes}.")
+    if type(resolutions) is not int or resolutions not in (1, 2):
+        raise ValueError(f"resolutions must be 1 or 2, got {resolutions!r}.")
     found = None if weights is None else read_weights(weights_file(weights, name, options))
     if found is not None and name in ("deeplabv2_resnet101", "deeplabv2_vgg16"):
         options.setdefault("style", found.style)
     network = _BUILDERS[name](num_classes, **options)
+    if resolutions == 2:
+        network.see_two_resolutions()
     if found is not None and name in _RENAMING:
         found = _RENAMING[name](found, network)
     if found is not None:

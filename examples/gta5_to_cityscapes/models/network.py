@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, get_args
 import torch
 from torch import Tensor, nn
 
+from .two_resolutions import two_resolutions
+
 if TYPE_CHECKING:
     from .weights import WeightsReport
 
@@ -26,12 +28,16 @@ class NetworkOutput(NamedTuple):
         logits: ``(B, K, h, w)``, the head on those features, not upsampled.
         auxiliary: ``(B, K, h, w)``, a second head on the stage before; None for a network without one.
         encoded: ``(B, C, h', w')``, the encoder's last stage; None where the features are that, without a decoder.
+        details: ``(B, K, h', w')``, logits of a crop at full size, of a network that sees two resolutions in training.
+        corner: Top and left of that crop, in pixels of the logits.
     """
 
     features: Tensor
     logits: Tensor
     auxiliary: Tensor | None = None
     encoded: Tensor | None = None
+    details: Tensor | None = None
+    corner: tuple[int, int] = (0, 0)
 
     @property
     def last_stage(self) -> Tensor:
@@ -40,7 +46,7 @@ class NetworkOutput(NamedTuple):
 
     def detached(self) -> NetworkOutput:
         """The same values without gradient."""
-        return NetworkOutput(*(None if each is None else each.detach() for each in self))
+        return NetworkOutput(*(each.detach() if isinstance(each, Tensor) else each for each in self))
 
 
 class PixelNormalization(nn.Module):
@@ -154,6 +160,7 @@ class SegmentationNetwork(nn.Module):
     """Segmentation network: a backbone and its head.
 
     Attributes:
+        attention_head: Of a network that sees two resolutions, what says which of them counts, or None.
         auxiliary_head: A head on the stage before the last one, which AdaptSegNet aligns too, or None.
         feature_dim: Channels D of the features.
         num_classes: Channels K of the logits.
@@ -184,6 +191,7 @@ class SegmentationNetwork(nn.Module):
         self.stride = stride
         self.style: Style = style
         self.weights_report: WeightsReport | None = None
+        self.attention_head: DilatedHead | None = None
         # Built last: with or without it, the rest starts from the same random weights.
         self.auxiliary_head: DilatedHead | None = None
         if auxiliary:
@@ -199,10 +207,20 @@ class SegmentationNetwork(nn.Module):
                 f"images must be floating point RGB in [0, 1], (B, 3, H, W), got {images.dtype} "
                 f"{tuple(images.shape)}. For uint8 pass images.float() / 255."
             )
-        return self.output_of(self.normalization(images))
+        pixels = self.normalization(images)
+        if self.attention_head is None:
+            return self.output_of(pixels)
+        return two_resolutions(self, pixels, self.attention_head)
+
+    def see_two_resolutions(self) -> None:
+        """From now on see images at half their size and parts of them in full, fused by an attention (HRDA).
+
+        The attention's layers are those of the head. It is 0.5 everywhere at first, to the small random weights.
+        """
+        self.attention_head = DilatedHead(self.feature_dim, self.num_classes, self.head.dilations)
 
     def output_of(self, pixels: Tensor) -> NetworkOutput:
-        """What the network computes from normalized images."""
+        """What the network computes from normalized images, at one resolution."""
         if self.auxiliary_head is None:
             features = self.backbone(pixels)
             return NetworkOutput(features, self.head(features))
@@ -217,7 +235,7 @@ class SegmentationNetwork(nn.Module):
 
     def parameter_groups(self, lr: float, head_lr_mult: float = 10.0) -> list[dict[str, Any]]:
         """Backbone at ``lr``, heads at ``head_lr_mult`` times that; parameters without gradient are excluded."""
-        heads = [self.head, *([self.auxiliary_head] if self.auxiliary_head is not None else [])]
+        heads = [head for head in (self.head, self.auxiliary_head, self.attention_head) if head is not None]
         return [
             {"params": [p for p in self.backbone.parameters() if p.requires_grad], "lr": lr},
             {"params": [p for head in heads for p in head.parameters() if p.requires_grad], "lr": head_lr_mult * lr},

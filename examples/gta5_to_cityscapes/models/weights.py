@@ -150,7 +150,7 @@ def load_weights(network: SegmentationNetwork, found: FoundWeights) -> WeightsRe
 
 
 def _optional(name: str) -> bool:
-    heads = ("head.", "auxiliary_head.", "normalization.")
+    heads = ("head.", "auxiliary_head.", "attention_head.", "normalization.")
     layers = ("backbone.fc6.", "backbone.fc7.", "backbone.fusion.")
     return name.startswith((*heads, *layers)) or name.endswith("num_batches_tracked")
 
