@@ -1,8 +1,8 @@
 """Evidence: what each recipe gains on four pairs of street data sets, from the runs to the tables of a page.
 
 ``run`` trains the recipes of one track with the pipeline's ``ablation`` command and resumes where it was stopped;
-``second-stage`` trains second stages that differ in matching alone, on the labels of one network; ``collect`` writes
-the scores of all finished runs to one JSON file; ``tables`` prints that file as the Markdown tables of
+``second-stage`` trains stages that differ in one part, on the labels or from the weights of one network; ``collect``
+writes the scores of all finished runs to one JSON file; ``tables`` prints that file as the Markdown tables of
 ``docs/evidence.md``: means over seeds, and differences that are paired by seed, with Student's 95 % interval.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import product
@@ -29,14 +30,8 @@ SCORES = Path(__file__).parents[1] / "docs" / "evidence.json"
 LADDER = ("source", "it", "aa+it", "aa+it+sim", "aa+it+sim+ssl", "target-only")
 OTHERS = ("sim", "it+sim", "fada", "mix", "sim+mix")
 FORMS = ("ssl", "sim+ssl", "bcon+ssl", "dcon+ssl", "rcon+ssl")
-# What matching adds: the recipe with it, and the same recipe without.
-PAIRS = (
-    ("sim", "source"),
-    ("it+sim", "it"),
-    ("aa+it+sim", "aa+it"),
-    ("sim+mix", "mix"),
-    *((form, "ssl") for form in FORMS[1:]),
-)
+MIXING = ("wmix", "sim+wmix", "rcon+wmix")
+MATCHING = ("sim", "bcon", "dcon", "rcon")  # the words of recipes that match
 SETTINGS = (
     "data.source_size=[144,192]",
     "data.target_size=[144,192]",
@@ -48,7 +43,7 @@ SETTINGS = (
     "evaluation.previews=0",
     "runtime.tensorboard=false",
 )
-ONE_BY_ONE, SECOND_STAGES = ",".join((*LADDER, *OTHERS)), ",".join(FORMS)
+ONE_BY_ONE, SECOND_STAGES = ",".join((*LADDER, *OTHERS)), ",".join((*FORMS, *MIXING))
 
 
 @dataclass(frozen=True)
@@ -101,12 +96,12 @@ def second_stage(
     seeds: Seeds = "0,1,2",
     jobs: Jobs = 2,
 ) -> None:
-    """Train second stages on the labels of the track's source-only runs, which exist already."""
+    """Train stages on the labels, or from the weights, of the track's source-only runs, which exist already."""
 
     def train(run: tuple[str, str]) -> int:
         recipe, seed = run
-        labeling = runs / track / "source" / f"seed{seed}"
-        return _pipeline("train", track, data, runs, {"seed": seed, "threads": 1, "from": labeling}, recipe)
+        first = runs / track / "source" / f"seed{seed}"
+        return _pipeline("train", track, data, runs, {"seed": seed, "threads": 1, "from": first}, recipe)
 
     with ThreadPoolExecutor(jobs) as pool:  # the status of a run that a signal ended is negative
         raise typer.Exit(int(any(pool.map(train, product(recipes.split(","), seeds.split(","))))))
@@ -162,11 +157,22 @@ def tables(scores: ScoresFile = SCORES) -> None:
             typer.echo(f"{markdown_table(pairs)}\n")
 
 
+def in_order(recipes: Iterable[str]) -> list[str]:
+    """Recipes in the order of the tables: the ladder, other first stages, second stages, and all others."""
+    places = {name: place for place, name in enumerate((*LADDER, *OTHERS, *FORMS, *MIXING))}
+    return sorted(recipes, key=lambda name: (places.get(name, len(places)), name))
+
+
+def without_matching(recipe: str) -> str:
+    """The same recipe without matching."""
+    return "+".join(word for word in recipe.split("+") if word not in MATCHING) or "source"
+
+
 def means(by_seed: pd.DataFrame) -> pd.DataFrame:
     """The recipes' mIoU (one row a seed, one column a recipe) as a table: mean, gain over source, share of the gap."""
     rows = []
     gap = by_seed["target-only"].mean() - by_seed["source"].mean() if "target-only" in by_seed else float("nan")
-    for recipe in (name for name in (*LADDER, *OTHERS, *FORMS) if name in by_seed):
+    for recipe in in_order(by_seed.columns):
         gain = (by_seed[recipe] - by_seed["source"]).dropna()
         adapts = recipe not in ("source", "target-only")
         rows.append(
@@ -183,7 +189,8 @@ def means(by_seed: pd.DataFrame) -> pd.DataFrame:
 
 def gains_of_matching(by_seed: pd.DataFrame) -> pd.DataFrame:
     """What matching adds to a recipe, paired by seed."""
-    known = [(with_it, without) for with_it, without in PAIRS if {with_it, without} <= set(by_seed.columns)]
+    pairs = [(recipe, without_matching(recipe)) for recipe in in_order(by_seed.columns)]
+    known = [(recipe, other) for recipe, other in pairs if other != recipe and other in by_seed]
     differences = {pair: (by_seed[pair[0]] - by_seed[pair[1]]).dropna() for pair in known}
     return pd.DataFrame(
         [
