@@ -43,7 +43,6 @@ class TwoResolutions(Method):
         "details": "Two resolutions: cross-entropy of the details",
         "taught_details": "Two resolutions: cross-entropy of the details by the teacher's labels",
     }
-    cost = 0.3
 
     def __init__(self, config: TwoResolutionsConfig, setup: Setup) -> None:
         self.weight = config.weight
