@@ -164,8 +164,11 @@ def in_order(recipes: Iterable[str]) -> list[str]:
 
 
 def without_matching(recipe: str) -> str:
-    """The same recipe without matching."""
-    return "+".join(word for word in recipe.split("+") if word not in MATCHING) or "source"
+    """The same recipe without matching; itself where that would start elsewhere, as the ladder's last rung."""
+    words = recipe.split("+")
+    if {"ssl", "wmix"} & {*words} and recipe not in (*FORMS, *MIXING):
+        return recipe
+    return "+".join(word for word in words if word not in MATCHING) or "source"
 
 
 def means(by_seed: pd.DataFrame) -> pd.DataFrame:

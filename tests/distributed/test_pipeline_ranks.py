@@ -26,6 +26,7 @@ from examples.gta5_to_cityscapes.data.training_data import (
 from examples.gta5_to_cityscapes.distributed import RankLostError, all_gather_object, all_reduce_sum
 from examples.gta5_to_cityscapes.experiments.experiment import carry_out, label_target, plan
 from examples.gta5_to_cityscapes.methods.pseudo_labels import PseudoLabelConfig
+from examples.gta5_to_cityscapes.models import two_resolutions
 from examples.gta5_to_cityscapes.recipes import Recipe, compose_recipe
 from examples.gta5_to_cityscapes.run_dir import Result, RunFolder
 from examples.gta5_to_cityscapes.signals import Stopped
@@ -88,6 +89,7 @@ def begun(streets: Folders, tmp_path_factory: pytest.TempPathFactory) -> dict[st
         "group": named("source"),
         "batch": named("source", "network.options.norm=batch"),
         "auxiliary": named("asn"),
+        "resolutions": named("hrda"),
     }
     for kind, recipe in starts.items():
         schedule = recipe.schedule.model_copy(update={"max_steps": 30, "decay_steps": 30})
@@ -109,9 +111,11 @@ def sparse_labels(folders: Folders, out: Path) -> Path:
 def steps_of(rank: int, recipe: Recipe, folders: Folders, start: dict[str, Path]) -> dict[str, Any]:
     """Losses of each step, then everything that training has moved; every rank must hold the same bits."""
     torch.set_num_threads(1)
+    two_resolutions._drawn = lambda most: 0  # each rank and part draws its own crop
     data = open_training_data(recipe, folders, start["labels"] if "pseudo_labels" in recipe.methods else None)
     options = recipe.network.options
-    network = start_network(recipe, CPU, start["auxiliary" if "auxiliary" in options else options["norm"]])
+    kind = next((each for each in ("auxiliary", "resolutions") if each in options), options["norm"])
+    network = start_network(recipe, CPU, start[kind])
     take_step = TrainingStep(recipe, network, CPU)
     take_step.network.train()
     take_step.prepare(data.labeled)
@@ -177,6 +181,7 @@ RECIPES = (
     "rcon",
     "fd",
     "ffd",
+    "hrda+mask",
 )
 STEPS = 3
 

@@ -11,7 +11,7 @@ from scipy import stats
 from typer.testing import CliRunner
 
 from examples.evidence import SCORES as SCORES_FILE
-from examples.evidence import TRACKS, app, gains_of_matching, interval, means
+from examples.evidence import TRACKS, app, gains_of_matching, in_order, interval, means, without_matching
 from examples.gta5_to_cityscapes.data import read_classes
 
 SCORES = {
@@ -33,6 +33,21 @@ def test_gains_are_paired_by_seed_with_students_interval() -> None:
     ]
     by_seed.loc[2, "it"] = float("nan")  # not finished: the seed counts in neither
     assert gains_of_matching(by_seed).loc[0, "seeds"] == 2
+
+
+@pytest.mark.parametrize(
+    ("recipe", "without"),
+    [
+        ("sim", "source"), ("it+sim", "it"), ("rcon+ssl", "ssl"), ("sim+wmix", "wmix"), ("aa+it", "aa+it"),
+        ("aa+it+sim+ssl", "aa+it+sim+ssl"),
+    ],
+)  # fmt: skip
+def test_a_recipe_is_paired_with_the_same_from_the_same_start(recipe: str, without: str) -> None:
+    assert without_matching(recipe) == without
+
+
+def test_recipes_without_a_place_come_last() -> None:
+    assert in_order(["rcs", "sim", "hrda", "ssl", "source"]) == ["source", "sim", "ssl", "hrda", "rcs"]
 
 
 def test_means_say_how_much_of_the_gap_is_closed() -> None:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 import stuffinstance as si
 from examples.gta5_to_cityscapes.data.training_data import Folders, open_training_data
-from examples.gta5_to_cityscapes.models import SegmentationNetwork
+from examples.gta5_to_cityscapes.methods.feature_distance import FeatureDistance
+from examples.gta5_to_cityscapes.models import NetworkOutput, SegmentationNetwork, two_resolutions
 from examples.gta5_to_cityscapes.recipes import RecipeError, compose_recipe
 from examples.gta5_to_cityscapes.run_dir import RunFolder
 from examples.gta5_to_cityscapes.signals import Stopped
@@ -100,6 +101,11 @@ def test_the_attention_trains_as_fast_as_the_head(case: str) -> None:
         assert [group["lr"] for group in groups if any(parameter is each for each in group["params"])] == [1.0]
 
 
+def test_the_attention_begins_at_a_half() -> None:
+    network = tiny("deeplabv2_resnet101", num_classes=5, resolutions=2)
+    assert not network.attention_head(torch.randn(1, network.feature_dim, 4, 6)).any()
+
+
 def test_without_it_a_network_starts_from_the_same_weights() -> None:
     torch.manual_seed(0)
     one = tiny("small").state_dict()
@@ -115,10 +121,12 @@ def test_details_are_trained_by_ground_truth() -> None:
     taken = step([context])
     assert set(taken) == {"segmentation", "details"}
     seen, labels = context.labeled.output, context.labeled.labels
-    top, left = (step.network.stride * at for at in seen.corner)
-    labels = labels[:, top : top + 24, left : left + 48]
-    logits = F.interpolate(seen.details, labels.shape[1:], mode="bilinear", align_corners=False)
-    torch.testing.assert_close(taken["details"], F.cross_entropy(logits, labels))
+    (top, left), (height, width) = seen.corner, seen.details.shape[2:]
+    around = (left, seen.logits.shape[3] - left - width, top, seen.logits.shape[2] - top - height)
+    everywhere = context.labeled.at_scale(F.pad(seen.details, around, mode="replicate"))
+    stride = step.network.stride
+    crop = (..., slice(stride * top, stride * top + 24), slice(stride * left, stride * left + 48))
+    torch.testing.assert_close(taken["details"], F.cross_entropy(everywhere[crop], labels[crop]))
 
 
 def test_details_are_trained_by_the_teacher_s_labels_where_a_method_has_them() -> None:
@@ -128,6 +136,53 @@ def test_details_are_trained_by_the_teacher_s_labels_where_a_method_has_them() -
         assert all(value.isfinite() for value in taken.values())
         assert ("taught_details" in taken) == there
         assert not context.found.get("taught")
+
+
+def test_a_feature_distance_looks_at_the_half_size_image_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    step, context = made_step(compose_recipe("hrda+fd", "smoke"))
+    (method,) = (each for each in step.methods if isinstance(each, FeatureDistance))
+    sizes = []
+    seen = SegmentationNetwork.output_of
+    monkeypatch.setattr(
+        SegmentationNetwork,
+        "output_of",
+        lambda self, pixels: sizes.append(tuple(pixels.shape[2:])) or seen(self, pixels),
+    )
+    assert step([context])["feature_distance"].isfinite()
+    assert sizes == [(24, 48)] * 3  # the network's context and details, the start weights' context
+    assert method.start(context.labeled.images).details is None
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(("height", "width"), [(64, 96), (50, 99), (81, 123)])
+def test_both_resolutions_lie_where_the_image_does(height: int, width: int, training: bool) -> None:
+    """A network that predicts the column of each cell predicts it at any resolution, wherever the image ends."""
+    network = tiny("small", num_classes=5, resolutions=2).train(training)  # with an attention of 0.5
+    stride = network.stride
+
+    def column(pixels: Tensor) -> NetworkOutput:
+        cells = F.avg_pool2d(pixels[:, :1], stride)
+        return NetworkOutput(cells.expand(-1, network.feature_dim, -1, -1), cells.expand(-1, 5, -1, -1))
+
+    network.output_of, network.normalization = column, torch.nn.Identity()
+    ramp = torch.arange(width).float().expand(1, 3, height, width).contiguous()
+    logits = network(ramp).logits[0, 0]
+    cells = logits.shape[1]
+    centers = (torch.arange(cells) + 0.5) * (width / cells) - 0.5
+    rows, columns = (2 * (side // (2 * stride)) - 2 for side in (height, width))  # beyond them padding shows
+    found = logits[:rows, 1:columns]
+    torch.testing.assert_close(found, centers[1:columns].expand_as(found), atol=0.5, rtol=0)
+
+
+def test_a_method_without_weight_trains_no_details(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(two_resolutions, "_drawn", lambda most: 0)
+    settings = ["two_resolutions.weight=1", "class_mixing.weight=0"]
+    mixing, images = made_step(compose_recipe("hrda+mix", "smoke", overrides=settings), same_size=True)
+    plain, same = made_step(compose_recipe("hrda", "smoke", overrides=settings), same_size=True)
+    assert mixing([images])["taught_details"] > 0
+    plain([same])
+    for name, parameter in plain.network.named_parameters():
+        torch.testing.assert_close(mixing.network.get_parameter(name), parameter)
 
 
 def test_the_weight_counts_for_the_network_only() -> None:

@@ -65,7 +65,7 @@ class ClassMixing(Method):
         weights = torch.where(mixed.mask, 1.0, teacher.weights[:, None, None])
         images = mixed.images if self.appearance is None else self.appearance(mixed.images).clamp(0, 1)
         output = self.network(images)
-        note_taught(context, output, mixed.labels, weights)
+        note_taught(context, output, mixed.labels, weights, self.weight)
         logits = target.at_scale(output.logits)
         value = si.weighted_cross_entropy(logits, mixed.labels, weights, self.ignore_index)
         return [Loss("mixed", value, self.weight)]

@@ -58,4 +58,5 @@ def start_weights(setup: Setup) -> si.FrozenNetwork:
         network = build_network(
             recipe.network.name, setup.space.num_classes, weights=recipe.network.weights, **recipe.network.options
         )
+    network.context_only = True  # of two resolutions; the features that are compared are those of the half-size image
     return si.FrozenNetwork(network).to(setup.device)

@@ -73,7 +73,7 @@ class MaskedConsistency(Method):
                 domain.images, block=settings.block, ratio=settings.ratio, fill=IMAGENET_MEAN_RGB
             )
             output = self.network(masked)
-        note_taught(context, output, teacher.labels, teacher.weights)
+        note_taught(context, output, teacher.labels, teacher.weights, settings.weight)
         logits = domain.at_scale(output.logits)
         value = si.weighted_cross_entropy(logits, teacher.labels, teacher.weights, self.ignore_index)
         return [Loss("masked", value, settings.weight)]

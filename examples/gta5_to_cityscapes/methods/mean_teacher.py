@@ -34,10 +34,10 @@ class TeacherLabels(NamedTuple):
     confidences: Tensor
 
 
-def note_taught(context: StepContext, output: NetworkOutput, labels: Tensor, weights: Tensor) -> None:
-    """Note an output and the labels that train it; of a network that sees two resolutions they train details too."""
-    if output.details is not None:
-        context.found.setdefault(TAUGHT, []).append((output, labels, weights))
+def note_taught(context: StepContext, output: NetworkOutput, labels: Tensor, weights: Tensor, weight: float) -> None:
+    """Note an output, the labels that train it and the loss's weight, for a method that trains its details too."""
+    if TAUGHT in context.found:
+        context.found[TAUGHT].append((output, labels, weights, weight))
 
 
 class TeacherConfig(MethodConfig):

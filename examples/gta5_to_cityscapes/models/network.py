@@ -25,10 +25,11 @@ class NetworkOutput(NamedTuple):
 
     Attributes:
         features: ``(B, D, h, w)``, the last stage of the backbone.
-        logits: ``(B, K, h, w)``, the head on those features, not upsampled.
+        logits: ``(B, K, h, w)``, the head on those features, not upsampled; of a network that sees two resolutions they
+            are fused, and all else is that of the half-size image.
         auxiliary: ``(B, K, h, w)``, a second head on the stage before; None for a network without one.
         encoded: ``(B, C, h', w')``, the encoder's last stage; None where the features are that, without a decoder.
-        details: ``(B, K, h', w')``, logits of a crop at full size, of a network that sees two resolutions in training.
+        details: ``(B, K, h', w')``, logits of a crop at full size, where a network sees two resolutions in training.
         corner: Top and left of that crop, in pixels of the logits.
     """
 
@@ -162,6 +163,7 @@ class SegmentationNetwork(nn.Module):
     Attributes:
         attention_head: Of a network that sees two resolutions, what says which of them counts, or None.
         auxiliary_head: A head on the stage before the last one, which AdaptSegNet aligns too, or None.
+        context_only: Whether the output of a network that sees two resolutions is that of the half-size image.
         feature_dim: Channels D of the features.
         num_classes: Channels K of the logits.
         stride: Image pixels per feature pixel.
@@ -192,6 +194,7 @@ class SegmentationNetwork(nn.Module):
         self.style: Style = style
         self.weights_report: WeightsReport | None = None
         self.attention_head: DilatedHead | None = None
+        self.context_only = False
         # Built last: with or without it, the rest starts from the same random weights.
         self.auxiliary_head: DilatedHead | None = None
         if auxiliary:
@@ -215,9 +218,11 @@ class SegmentationNetwork(nn.Module):
     def see_two_resolutions(self) -> None:
         """From now on see images at half their size and parts of them in full, fused by an attention (HRDA).
 
-        The attention's layers are those of the head. It is 0.5 everywhere at first, to the small random weights.
+        The attention's layers are those of the head (this pipeline's choice). At first it is 0.5 everywhere.
         """
         self.attention_head = DilatedHead(self.feature_dim, self.num_classes, self.head.dilations)
+        for parameter in self.attention_head.parameters():
+            nn.init.zeros_(parameter)
 
     def output_of(self, pixels: Tensor) -> NetworkOutput:
         """What the network computes from normalized images, at one resolution."""

@@ -7,52 +7,78 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 import stuffinstance as si
+
+from .padding import cropped, padded
 
 if TYPE_CHECKING:
     from .network import NetworkOutput, SegmentationNetwork
 
-Cells = tuple[int, int]  # height and width, or top and left, in pixels of the result
+Cells = tuple[int, int]  # height and width, or top and left, in pixels of the logits
 
 
-def two_resolutions(network: SegmentationNetwork, pixels: Tensor, attention: torch.nn.Module) -> NetworkOutput:
+def two_resolutions(network: SegmentationNetwork, pixels: Tensor, attention: nn.Module) -> NetworkOutput:
     """Output of a network that sees normalized images (B, 3, H, W) at two resolutions (https://arxiv.org/abs/2204.13132).
 
     In training the details are a random crop of half the height and width, the same for all images of the batch; else
-    they are the mean of windows of that size, each half a window from the next. Both lie on whole cells of the result:
-    where the image ends within a cell, that row or column has the context alone. ``attention`` maps the context's
-    features to one logit for each class and place.
+    they are the mean of windows of that size, each half a window from the next. The published crops and windows have a
+    fixed size, which is half of the published training images. ``attention`` maps the context's features to one logit
+    for each class and place.
 
     Returns:
         Logits fused by :func:`stuffinstance.fuse_resolutions`, (B, K, h, w) of one cell for every ``network.stride``
-        pixels, features of the context at their size, and in training the details of the crop.
+        pixels; features of the context at their size; the context's ``encoded`` and ``auxiliary``; and in training the
+        details of the crop.
     """
-    height, width = pixels.shape[2:]
-    size = (-(-height // network.stride), -(-width // network.stride))
-    whole = (max(1, height // network.stride), max(1, width // network.stride))
-    crop = (-(-whole[0] // 2), -(-whole[1] // 2))
-    half = (-(-height // 2), -(-width // 2))
-    context = network.output_of(F.interpolate(pixels, half, mode="bilinear", align_corners=False))
+    stride, shown = network.stride, pixels.shape[2:]
+    whole = (max(1, shown[0] // stride), max(1, shown[1] // stride))  # cells without padding
+    pixels = padded(pixels, 2 * stride)
+    context = network.output_of(
+        F.interpolate(pixels, scale_factor=0.5, mode="bilinear", align_corners=False, recompute_scale_factor=True)
+    )
+    if network.context_only:
+        return context
+    size = (pixels.shape[2] // stride, pixels.shape[3] // stride)
     if network.training:
+        crop = (-(-whole[0] // 2), -(-whole[1] // 2))
         corner = (_drawn(whole[0] - crop[0]), _drawn(whole[1] - crop[1]))
         details = _details(network, pixels, corner, crop)
     else:
         corner = (0, 0)
-        details = _windows(network, pixels, whole, crop)
+        details = _windows(network, pixels, size)
     logits = si.fuse_resolutions(context.logits, details, attention(context.features), size, corner)
     features = F.interpolate(context.features, size, mode="bilinear", align_corners=False)
+    logits, features = (cropped(each, shown, pixels.shape[2:]) for each in (logits, features))
     seen = {"details": details, "corner": corner} if network.training else {}
-    return context._replace(features=features, logits=logits, **seen)
+    return context._replace(features=features, logits=logits, encoded=context.last_stage, **seen)
+
+
+def upsampled_details(output: NetworkOutput, size: Cells, stride: int) -> tuple[Tensor, tuple[slice, slice]]:
+    """Details (B, K, h, w) in float32 at the size of images (H, W), as the fused logits are upsampled, and their place.
+
+    That is bilinear, with the centers of the corner cells of all logits at the corner pixels of the image.
+    """
+    assert output.details is not None
+    maps, places = output.details.float(), []
+    for dim, first, side, cells in zip((2, 3), output.corner, size, output.logits.shape[2:], strict=True):
+        count = maps.shape[dim]
+        places.append(slice(first * stride, min(side, (first + count) * stride)))
+        pixels = torch.arange(places[-1].start, places[-1].stop, device=maps.device, dtype=torch.float32)
+        place = (pixels * ((cells - 1) / max(1, side - 1)) - first).clamp(0, count - 1)
+        weights = (1 - (place[:, None] - torch.arange(count, device=maps.device)).abs()).clamp(min=0)
+        maps = (maps.movedim(dim, -1) @ weights.T).movedim(-1, dim)
+    return maps, (places[0], places[1])
 
 
 def _drawn(most: int) -> int:
     return int(torch.randint(most + 1, (), device="cpu"))
 
 
-def _windows(network: SegmentationNetwork, pixels: Tensor, size: Cells, crop: Cells) -> Tensor:
+def _windows(network: SegmentationNetwork, pixels: Tensor, size: Cells) -> Tensor:
     """Mean of the logits of overlapping windows that cover the image, (B, K, h, w)."""
+    crop = (size[0] // 2, size[1] // 2)
     starts = ([*dict.fromkeys((0, (side - cut) // 2, side - cut))] for side, cut in zip(size, crop, strict=True))
     total = pixels.new_zeros(len(pixels), network.num_classes, *size)
     counted = pixels.new_zeros(size)
@@ -64,13 +90,9 @@ def _windows(network: SegmentationNetwork, pixels: Tensor, size: Cells, crop: Ce
 
 
 def _details(network: SegmentationNetwork, pixels: Tensor, corner: Cells, crop: Cells) -> Tensor:
-    logits = network.output_of(pixels[crop_of(corner, crop, network.stride)]).logits.float()
+    """Logits (B, K, h, w) of a crop; those of a network that gives more cells are resized."""
+    rows, columns = (slice(network.stride * a, network.stride * (a + n)) for a, n in zip(corner, crop, strict=True))
+    logits = network.output_of(pixels[..., rows, columns]).logits.float()
     if logits.shape[2:] == crop:
         return logits
     return F.interpolate(logits, crop, mode="bilinear", align_corners=False)
-
-
-def crop_of(corner: Cells, crop: Cells, stride: int) -> tuple[object, slice, slice]:
-    """Index of the pixels of an image (..., H, W) that a crop covers."""
-    rows, columns = (slice(first * stride, (first + cut) * stride) for first, cut in zip(corner, crop, strict=True))
-    return ..., rows, columns
