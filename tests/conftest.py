@@ -6,6 +6,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+# Tests share the machine: one thread each, and each process that they start. Read when torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import numpy as np
 import pytest
 import torch
@@ -24,14 +27,11 @@ def reproducible(request: pytest.FixtureRequest) -> Iterator[None]:
     if HERE / "examples" in request.node.path.parents:
         yield
         return
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)  # with it torch.empty is NaN, integers their maximum
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(False)
-        torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
@@ -26,7 +25,6 @@ PRELOADED = [__name__, "pytest", "skimage.measure", "torch._dynamo", "examples.g
 
 
 def _enter(rank: int, function: Callable[..., Any], folder: str, world: int, arguments: tuple[Any, ...]) -> None:
-    torch.set_num_threads(1)
     warnings.simplefilter("error")
     store = dist.FileStore(str(Path(folder) / "store"), world)  # no port to be taken by someone else
     limit = datetime.timedelta(seconds=SECONDS)

@@ -110,7 +110,6 @@ def sparse_labels(folders: Folders, out: Path) -> Path:
 
 def steps_of(rank: int, recipe: Recipe, folders: Folders, start: dict[str, Path]) -> dict[str, Any]:
     """Losses of each step, then everything that training has moved; every rank must hold the same bits."""
-    torch.set_num_threads(1)
     two_resolutions._drawn = lambda most: 0  # each rank and part draws its own crop
     data = open_training_data(recipe, folders, start["labels"] if "pseudo_labels" in recipe.methods else None)
     options = recipe.network.options
@@ -292,7 +291,6 @@ def test_shared_statistics_are_those_of_the_whole_step(
 
 def whole_runs(rank: int, folders: Folders, out: Path, names: tuple[str, ...]) -> list[Result]:
     """Jobs to the end, first steps and labels included."""
-    torch.set_num_threads(1)
     done = []
     for name in names:
         for job in plan([name], [0], "smoke", out, overrides=RUNS):
@@ -324,7 +322,6 @@ def test_whole_runs_leave_the_same_folder(streets: Folders, tmp_path: Path) -> N
 
 
 def labeled(rank: int, folders: Folders, checkpoint: Path, out: Path, rule: str) -> None:
-    torch.set_num_threads(1)
     recipe, network, _ = trained_network(checkpoint, CPU)
     for _ in range(2):  # the second time it only looks
         label_target(

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from examples.gta5_to_cityscapes.cli.app import main
 from examples.gta5_to_cityscapes.data.training_data import Folders
@@ -33,15 +32,6 @@ def own(streets: Folders, tmp_path: Path) -> Folders:
     """A copy of the streets that a test may change."""
     root = shutil.copytree(streets.source.parent, tmp_path / "data")
     return Folders(root / "gta5", root / "cityscapes")
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Tests share the machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -27,7 +27,6 @@ PRELOADED = [
 
 def train_here(recipe: Recipe, folders: Folders, out: Path, events: Connection, death: Sequence[Any] = ()) -> None:
     """Train, telling of every event; with ``death`` = (name of a function below, further arguments) until then."""
-    torch.set_num_threads(1)
     if death:
         {each.__name__: each for each in (while_saving, while_renaming, while_beginning)}[death[0]](*death[1:])
     data = open_training_data(recipe, folders)

@@ -11,8 +11,6 @@ from examples.gta5_to_cityscapes.recipes import compose_recipe
 
 from .made_steps import made_step
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.mark.parametrize("labels", ["prediction", "teacher"])
 def test_the_target_is_contrasted_with_the_rows_of_the_step(labels: str, quiet: list[str]) -> None:

@@ -27,7 +27,6 @@ from .made_steps import made_step
 
 CPU = torch.device("cpu")
 GROUPS = {"dcon": "distribution_contrast", "pcon": "prototype_contrast"}
-pytestmark = pytest.mark.usefixtures("one_thread")
 SINKHORN = "prototype_contrast.labels=sinkhorn"
 both = pytest.mark.parametrize("name", GROUPS)
 

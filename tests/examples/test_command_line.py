@@ -32,7 +32,6 @@ from examples.gta5_to_cityscapes.signals import Stopped
 from .commands import data, in_its_own_group, invoke, settings
 
 CPU = torch.device("cpu")
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

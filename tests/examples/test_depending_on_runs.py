@@ -20,7 +20,6 @@ from examples.gta5_to_cityscapes.run_dir import RunFolderError
 from .commands import data, in_one_line, invoke, settings
 
 CPU = torch.device("cpu")
-pytestmark = pytest.mark.usefixtures("one_thread")
 Call = Callable[..., str]
 
 

@@ -40,7 +40,6 @@ from .commands import data, in_one_line, invoke, settings
 from .test_report import make_run
 
 CPU = torch.device("cpu")
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 # As printed in the paper (CVPR 2020), tables 2, 3, 4 and 6.
 TABLE2 = (36.6, 41.4, 44.9, 46.2, 49.2, 65.1)

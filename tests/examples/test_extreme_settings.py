@@ -22,7 +22,6 @@ from examples.gta5_to_cityscapes.recipes import RecipeError, preset_named
 from examples.gta5_to_cityscapes.recipes.recipe import Preset
 
 CPU = torch.device("cpu")
-pytestmark = pytest.mark.usefixtures("one_thread")
 RECIPES = {
     "style_transfer": "it",
     "target_style_transfer": "tt",

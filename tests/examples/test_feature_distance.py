@@ -21,7 +21,6 @@ from examples.gta5_to_cityscapes.training.recipe_network import start_network
 from .made_steps import made_step
 
 CPU = torch.device("cpu")
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_it_is_zero_at_the_start_and_grows_as_things_are_learned_anew(quiet: list[str]) -> None:

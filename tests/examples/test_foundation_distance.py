@@ -19,7 +19,6 @@ from examples.gta5_to_cityscapes.training.step import TrainingStep
 from .made_steps import made_step
 from .tiny_networks import save_transformer
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 LOSSES = {"foundation_distance_source", "foundation_distance_target"}
 
 

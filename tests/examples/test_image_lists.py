@@ -173,6 +173,7 @@ def test_lists_change_the_training_images_and_their_fingerprints_alone(
         assert identity["target"] != of_all["target"]
 
 
+@pytest.mark.usefixtures("in_process")
 def test_commands_take_lists(streets: Folders, quiet: list[str], tmp_path: Path) -> None:
     source, target = written(tmp_path / "s.txt", "00001", "00005"), written(tmp_path / "t.txt", TARGET(1))
     folders = ["--source", str(streets.source), "--target", str(streets.target)]

@@ -30,7 +30,6 @@ from examples.gta5_to_cityscapes.training.loop import train
 from .killed_runs import PRELOADED, train_here
 from .test_checkpoints import assert_same
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 OFTEN = ["schedule.save_every=2", "schedule.log_every=1", "runtime.cache=false"]
 
 
@@ -121,7 +120,6 @@ def short(quiet: list[str]) -> Recipe:
 @pytest.fixture(scope="module")
 def whole(short: Recipe, streets: Folders, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """Its folder, as it is where nothing happens."""
-    torch.set_num_threads(1)
     run = RunFolder(tmp_path_factory.mktemp("whole"))
     trained(short, streets, run.path)
     return run

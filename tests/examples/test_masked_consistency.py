@@ -26,7 +26,6 @@ from .tiny_networks import TINY, save_transformer
 transformers = pytest.importorskip("transformers")
 CPU = torch.device("cpu")
 TOKENS = "masked_consistency.unit=tokens"
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def on_tokens(quiet: list[str], folder: Path, *overrides: str) -> list[str]:

@@ -13,7 +13,6 @@ from examples.gta5_to_cityscapes.recipes import RecipeError, compose_recipe
 
 from .made_steps import made_step
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 TEACHER = ["matching.labels=teacher", "matching.preset=paper", "matching.agreement=false"]
 
 

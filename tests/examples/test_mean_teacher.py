@@ -26,7 +26,6 @@ from .test_checkpoints import assert_same
 CPU = torch.device("cpu")
 IGNORE = 255
 SPACE = si.LabelSpace(names=("road", "sky", "car"), stuff=(0, 1), things=(2,))
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def teacher_and_step(quiet: list[str], *settings: str) -> tuple[TargetTeacher, StepContext]:

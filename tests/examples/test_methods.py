@@ -65,7 +65,7 @@ def test_a_method_is_gone_with_its_registry() -> None:
         compose_recipe("toy")
 
 
-@pytest.mark.usefixtures("toy", "one_thread")
+@pytest.mark.usefixtures("toy")
 def test_defining_a_method_is_all_that_training_and_report_need(
     streets: Folders, quiet: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

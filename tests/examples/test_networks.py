@@ -240,7 +240,6 @@ def test_group_norm_treats_an_image_the_same_in_any_batch() -> None:
 # --- training ---
 
 
-@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize(
     ("name", "recipe", "settings"),
     [

@@ -169,7 +169,7 @@ def commands(page: Path) -> list[list[str]]:
     return [shlex.split(line.removeprefix(start)) for line in lines if line.startswith(start)]
 
 
-@pytest.mark.usefixtures("one_thread")
+@pytest.mark.usefixtures("in_process")
 def test_the_commands_of_the_page_run(elsewhere: Path) -> None:
     (yaml_block,) = code_blocks(PAGE, "yaml")
     written(elsewhere / "classes.yaml", yaml_block)

@@ -29,7 +29,6 @@ from examples.gta5_to_cityscapes.signals import Stopped
 from .commands import data, in_its_own_group, settings
 
 CPU = torch.device("cpu")
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 # What a process does in place of training; RESULT is where a run's result belongs.
 A_RESULT = {"recipe": "r", "seed": 0, "step": 1, "miou": 0.5, "iou": {}, "seconds_total": 1.0, "peak_memory_bytes": 1}

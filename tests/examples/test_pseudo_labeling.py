@@ -38,7 +38,6 @@ from examples.gta5_to_cityscapes.training.recipe_network import start_network
 from stuffinstance import CITYSCAPES, LabelSpace
 
 CPU = torch.device("cpu")
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def opinionated_network(quiet: list[str]) -> SegmentationNetwork:

@@ -24,7 +24,6 @@ from examples.gta5_to_cityscapes.training.loop import train
 from .made_steps import made_step
 
 CPU = torch.device("cpu")
-pytestmark = pytest.mark.usefixtures("one_thread")
 POLE = si.CITYSCAPES.ids(["pole"])[0]
 
 

@@ -9,8 +9,6 @@ from examples.gta5_to_cityscapes.recipes import RecipeError, compose_recipe
 
 from .made_steps import made_step
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def losses_of(name: str, quiet: list[str], *overrides: str) -> dict[str, Tensor]:
     step, context = made_step(compose_recipe(name, "smoke", overrides=[*quiet, *overrides]))

@@ -17,7 +17,6 @@ from examples.gta5_to_cityscapes.recipes import RecipeError, compose_recipe
 transformers = pytest.importorskip("transformers")
 CPU = torch.device("cpu")
 TINY = {"depths": (1, 1, 1, 1), "hidden_sizes": (8, 16, 24, 32), "heads": (1, 2, 3, 4), "fused_dim": 16}
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def tiny(num_classes: int = 19, **options: object) -> SegmentationNetwork:

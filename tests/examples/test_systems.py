@@ -25,7 +25,6 @@ from examples.gta5_to_cityscapes.training.loop import train
 from .made_steps import made_step
 
 CPU = torch.device("cpu")
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 LOSSES = {
     "asn": {

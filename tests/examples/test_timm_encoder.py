@@ -17,10 +17,7 @@ from .made_steps import made_step
 from .tiny_networks import tiny
 
 KINDS = ["test_convnext", "test_resnet", "test_efficientnet"]
-pytestmark = [
-    pytest.mark.usefixtures("one_thread"),
-    pytest.mark.filterwarnings("ignore::UserWarning:timm", "ignore::FutureWarning:timm"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:timm", "ignore::FutureWarning:timm")
 
 
 def timm() -> Any:

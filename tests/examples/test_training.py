@@ -30,7 +30,6 @@ from examples.gta5_to_cityscapes.training.step import TrainingStep, network_opti
 from .made_steps import made_step
 
 CPU = torch.device("cpu")
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_a_step_keeps_the_published_order(quiet: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,7 +36,6 @@ from .test_checkpoints import assert_same
 
 CPU = torch.device("cpu")
 TINY = Settings(steps=6, size=(32, 48), crop=(24, 40), width=4, blocks=1, lr=2e-3)
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def opened(streets: Folders, size: tuple[int, int] = TINY.size) -> tuple[SegmentationDataset, SegmentationDataset]:
@@ -46,13 +45,8 @@ def opened(streets: Folders, size: tuple[int, int] = TINY.size) -> tuple[Segment
 
 @pytest.fixture(scope="module")
 def checkpoint(streets: Folders, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A translation of six steps, on one thread as in the tests: another number of threads adds up in another order."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return train(TINY, *opened(streets), tmp_path_factory.mktemp("translation"), device=CPU)
-    finally:
-        torch.set_num_threads(threads)
+    """A translation of six steps."""
+    return train(TINY, *opened(streets), tmp_path_factory.mktemp("translation"), device=CPU)
 
 
 def moved(generator: torch.nn.Module) -> Generator:

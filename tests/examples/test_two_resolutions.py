@@ -23,7 +23,6 @@ from .made_steps import made_step
 from .tiny_networks import CASES, tiny
 
 CPU = torch.device("cpu")
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def at_two(case: str, **options: object) -> SegmentationNetwork:

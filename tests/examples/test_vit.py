@@ -24,7 +24,6 @@ transformers = pytest.importorskip("transformers")
 CPU = torch.device("cpu")
 KINDS = ["dinov2", "dinov2_with_registers", "dinov3_vit", "beit"]
 CONFIG: dict[str, Any] = TINY["vit"]["config"]  # type: ignore[assignment]
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def built(kind: str, folder: Path, **options: Any) -> SegmentationNetwork:

@@ -16,7 +16,6 @@ from tests.howto.trainer_page import banks, run, weights
 from tests.howto.two_cities import given
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
     with ending_the_group():
         for name, epochs in zip(sys.argv[1::2], sys.argv[2::2], strict=True):
             file = Path(name)
