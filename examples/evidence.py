@@ -172,9 +172,12 @@ def without_matching(recipe: str) -> str:
 
 
 def means(by_seed: pd.DataFrame) -> pd.DataFrame:
-    """The recipes' mIoU (one row a seed, one column a recipe) as a table: mean, gain over source, share of the gap."""
+    """The recipes' mIoU (one row a seed, one column a recipe) as a table: mean, gain over source, share of the gap.
+
+    Gains and the gap are means over the seeds that both have.
+    """
     rows = []
-    gap = by_seed["target-only"].mean() - by_seed["source"].mean() if "target-only" in by_seed else float("nan")
+    gap = (by_seed["target-only"] - by_seed["source"]).mean() if "target-only" in by_seed else float("nan")
     for recipe in in_order(by_seed.columns):
         gain = (by_seed[recipe] - by_seed["source"]).dropna()
         adapts = recipe not in ("source", "target-only")
