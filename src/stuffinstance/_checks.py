@@ -299,7 +299,7 @@ def checked_classes(name: str, classes: Sequence[int] | Collection[int]) -> tupl
         hint = " Pass space.things or space.stuff." if _is_label_space(classes) else ""
         raise TypeError(f"{name} must be a sequence of integer class ids, got {_came(classes)}.{hint}")
     whole = tuple(number for number in ids if number is not None)
-    for number in (min(whole, default=0), max(whole, default=0)):
+    for number in (min(0, 0, *whole), max(0, 0, *whole)):  # a compiler cannot trace their default
         checked_whole(name, number)
     if len(set(whole)) != len(whole):
         raise ValueError(f"{name} must be distinct class ids, got {whole}.")

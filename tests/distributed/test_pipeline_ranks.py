@@ -110,7 +110,6 @@ def sparse_labels(folders: Folders, out: Path) -> Path:
 
 def steps_of(rank: int, recipe: Recipe, folders: Folders, start: dict[str, Path]) -> dict[str, Any]:
     """Losses of each step, then everything that training has moved; every rank must hold the same bits."""
-    two_resolutions._drawn = lambda most: 0  # each rank and part draws its own crop
     data = open_training_data(recipe, folders, start["labels"] if "pseudo_labels" in recipe.methods else None)
     options = recipe.network.options
     kind = next((each for each in ("auxiliary", "resolutions") if each in options), options["norm"])
@@ -121,9 +120,11 @@ def steps_of(rank: int, recipe: Recipe, folders: Folders, start: dict[str, Path]
     draw_apart(recipe.seed)
     images = StepImages(recipe, data, CPU, {"labeled": 0, "target": 0}, take_step.sampler())
     history = []
-    for step in range(STEPS):
-        losses = take_step(images.draw(step))
-        history.append(dict(zip(losses, all_reduce_sum(torch.stack([*losses.values()])).tolist(), strict=True)))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(two_resolutions, "_drawn", lambda most: 0)  # each rank and part draws its own crop
+        for step in range(STEPS):
+            losses = take_step(images.draw(step))
+            history.append(dict(zip(losses, all_reduce_sum(torch.stack([*losses.values()])).tolist(), strict=True)))
     state = flat({name: value for name, value in take_step.state().items() if name != "optimizers"})
     for other in all_gather_object(state):
         assert other.keys() == state.keys()
