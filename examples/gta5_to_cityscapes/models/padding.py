@@ -24,8 +24,13 @@ def cropped(maps: Tensor, size: tuple[int, int], padded_size: tuple[int, int]) -
             continue
         cells = maps.shape[dim]
         kept = -(-side * cells // whole)
-        old, new = (torch.arange(count, device=maps.device, dtype=torch.float32) for count in (cells, kept))
-        place = ((new + 0.5) * (side * cells / (whole * kept)) - 0.5).clamp(min=0)
-        weights = (1 - (place[:, None] - old).abs()).clamp(min=0)  # (new, old)
-        maps = (maps.movedim(dim, -1) @ weights.to(maps.dtype).T).movedim(-1, dim)
+        new = torch.arange(kept, device=maps.device, dtype=torch.float32)
+        maps = interpolated(maps, dim, ((new + 0.5) * (side * cells / (whole * kept)) - 0.5).clamp(min=0))
     return maps
+
+
+def interpolated(maps: Tensor, dim: int, places: Tensor) -> Tensor:
+    """Maps (B, C, h, w) at these places of a dimension, (N,) in cells from the center of the first, linearly."""
+    cells = torch.arange(maps.shape[dim], device=maps.device, dtype=torch.float32)
+    weights = (1 - (places[:, None] - cells).abs()).clamp(min=0)
+    return (maps.movedim(dim, -1) @ weights.to(maps.dtype).T).movedim(-1, dim)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import stuffinstance as si
 
-from .padding import cropped, padded
+from .padding import cropped, interpolated, padded
 
 if TYPE_CHECKING:
     from .network import NetworkOutput, SegmentationNetwork
@@ -35,9 +35,8 @@ def two_resolutions(network: SegmentationNetwork, pixels: Tensor, attention: nn.
     stride, shown = network.stride, pixels.shape[2:]
     whole = (max(1, shown[0] // stride), max(1, shown[1] // stride))  # cells without padding
     pixels = padded(pixels, 2 * stride)
-    context = network.output_of(
-        F.interpolate(pixels, scale_factor=0.5, mode="bilinear", align_corners=False, recompute_scale_factor=True)
-    )
+    half = (pixels.shape[2] // 2, pixels.shape[3] // 2)
+    context = network.output_of(F.interpolate(pixels, half, mode="bilinear", align_corners=False))
     if network.context_only:
         return context
     size = (pixels.shape[2] // stride, pixels.shape[3] // stride)
@@ -51,8 +50,8 @@ def two_resolutions(network: SegmentationNetwork, pixels: Tensor, attention: nn.
     logits = si.fuse_resolutions(context.logits, details, attention(context.features), size, corner)
     features = F.interpolate(context.features, size, mode="bilinear", align_corners=False)
     logits, features = (cropped(each, shown, pixels.shape[2:]) for each in (logits, features))
-    seen = {"details": details, "corner": corner} if network.training else {}
-    return context._replace(features=features, logits=logits, encoded=context.last_stage, **seen)
+    seen = details if network.training else None
+    return context._replace(features=features, logits=logits, encoded=context.last_stage, details=seen, corner=corner)
 
 
 def upsampled_details(output: NetworkOutput, size: Cells, stride: int) -> tuple[Tensor, tuple[slice, slice]]:
@@ -66,9 +65,7 @@ def upsampled_details(output: NetworkOutput, size: Cells, stride: int) -> tuple[
         count = maps.shape[dim]
         places.append(slice(first * stride, min(side, (first + count) * stride)))
         pixels = torch.arange(places[-1].start, places[-1].stop, device=maps.device, dtype=torch.float32)
-        place = (pixels * ((cells - 1) / max(1, side - 1)) - first).clamp(0, count - 1)
-        weights = (1 - (place[:, None] - torch.arange(count, device=maps.device)).abs()).clamp(min=0)
-        maps = (maps.movedim(dim, -1) @ weights.T).movedim(-1, dim)
+        maps = interpolated(maps, dim, (pixels * ((cells - 1) / max(1, side - 1)) - first).clamp(0, count - 1))
     return maps, (places[0], places[1])
 
 

@@ -104,7 +104,7 @@ def _positions(labels: Tensor, classes: list[int]) -> Tensor:
     if labels.device.type != "cpu" or labels.numel() == 0:
         return searched_positions(labels, classes)
     runs = find_runs(labels.numpy().reshape(1, -1))
-    return torch.from_numpy(positions_of(runs.value, classes).repeat(runs.length)).view(labels.shape)
+    return torch.from_numpy(positions_of(runs.value, classes).repeat(runs.length).reshape(labels.shape))
 
 
 def searched_positions(labels: Tensor, classes: Sequence[int]) -> Tensor:
