@@ -35,7 +35,7 @@ $(DOCS_READY): $(DEV_READY)
 	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --group docs
 	@touch $@
 
-demo: $(READY) ## generate the city, train seven recipes, write the table and the report (12 minutes on 2 cores)
+demo: $(READY) ## generate the city, train seven recipes, write the table and the report (14 minutes on 2 cores)
 	$(BIN)/python -m examples.gta5_to_cityscapes demo --out $(DEMO)
 
 smoke: DEMO := runs/smoke

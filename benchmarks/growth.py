@@ -18,7 +18,7 @@ from benchmarks.measurement import Floor, Measurement, Settings
 from benchmarks.step import StepInputs, matching_step, warm_matching
 from benchmarks.timing import time_in_turn
 from stuffinstance.losses.distances import nearest_distance
-from stuffinstance.regions import join_regions
+from stuffinstance.regions.region_table import _stuff_and_instance_regions
 
 STEP = "whole step"
 _DIM, _HEIGHT, _WIDTH, _CAPACITY = 256, 64, 128, 50
@@ -132,8 +132,8 @@ def _ways(case: Case, feature_dim: int, device: torch.device) -> dict[str, Calla
         region_map = si.connected_components(labels)
         rows = int(region_map.max())
     else:
-        stuff, found = si.stuff_regions(labels, case.space.stuff), thing_regions()
-        region_map, rows = join_regions(stuff, found), stuff.num_rows + found.num_rows
+        region_map, stuff, found = _stuff_and_instance_regions(labels, case.space.stuff, things, 10, 8)
+        rows = stuff[0].numel() + found[0].numel()
     bank, per_class = sim.instance_bank, 10 * batch
     descriptors = torch.rand(len(things), per_class, feature_dim, device=device, generator=generator)
 

@@ -21,7 +21,7 @@ from benchmarks.measurement import Floor, Measurement, Settings, WrongResult
 from benchmarks.reference_implementation import masked_mean
 from benchmarks.timing import peak_memory, time_in_turn
 from stuffinstance.losses.distances import nearest_distance, resolve_distance
-from stuffinstance.regions import join_regions
+from stuffinstance.regions.region_table import _stuff_and_instance_regions
 
 OURS = "stuffinstance"
 
@@ -120,13 +120,12 @@ class PoolingCase:
 def city_case(height: int, width: int, feature_dim: int, device: torch.device) -> PoolingCase:
     """Stuff and thing regions of a drawn street, and non-negative random features as after ReLU."""
     labels = city_labels(1, height, width).to(device)
-    stuff = si.stuff_regions(labels, si.CITYSCAPES.stuff)
-    things = si.instance_regions(labels, si.CITYSCAPES.things)
-    count = stuff.num_rows + things.num_rows
+    region_map, stuff, things = _stuff_and_instance_regions(labels, si.CITYSCAPES.stuff, si.CITYSCAPES.things, 10, 8)
+    count = stuff[0].numel() + things[0].numel()
     generator = torch.Generator(device).manual_seed(0)
     features = torch.randn(1, feature_dim, height, width, device=device, generator=generator).relu_()
     slopes = torch.randn(1, count, feature_dim, device=device, generator=generator)
-    return PoolingCase(features.requires_grad_(), join_regions(stuff, things), count, slopes)
+    return PoolingCase(features.requires_grad_(), region_map, count, slopes)
 
 
 def check_pooling(case: PoolingCase, ways: Mapping[str, Pool]) -> dict[str, dict[str, float | int | str]]:

@@ -181,14 +181,14 @@ TARGETS: Mapping[str, Target] = {
 # Why a target is missed, found by measuring and written here by whoever measured; shown only where it is missed.
 MISSED_BECAUSE: Mapping[tuple[str, DeviceType], str] = {
     ("components, large, libraries", "cpu"): (
-        "our way also ranks the largest regions and writes their map; numbering alone takes 4.4 ms, where "
-        "connected-components-3d takes 10.4 without areas"
+        "our way also ranks the largest regions and writes their map; numbering alone takes 4.3 ms, where "
+        "connected-components-3d takes 10.3 without areas"
     ),
     ("components, smallest, libraries", "cpu"): (
-        "the fixed cost of a call: numbering takes 0.21 ms, and 0.26 ms for nearly twice the pixels"
+        "the fixed cost of a call: numbering takes 0.21 ms, and 0.25 ms for nearly twice the pixels"
     ),
     ("components, small, released", "cpu"): (
-        "the fixed cost of a call: numbering takes 0.26 ms, and 0.21 ms for nearly half the pixels"
+        "the fixed cost of a call: numbering takes 0.25 ms, and 0.21 ms for nearly half the pixels"
     ),
     ("step, floor", "cpu"): (
         "the floor is memory traffic alone; matching of things, whose additions are not in it, takes as long again"

@@ -15,6 +15,7 @@ import stuffinstance as si
 from stuffinstance.banks.class_distributions import merged_moments
 from tests import oracles
 from tests.label_maps import IGNORE, blocks
+from tests.test_matching import LargestTensor
 
 K, D = 4, 3
 Array = NDArray[Any]
@@ -220,3 +221,17 @@ def test_a_temperature_with_which_scores_overflow_is_an_error() -> None:
     si.DistributionContrastLoss(held, 1e-14)
     with pytest.raises(ValueError, match=r"ratio / \(2 \* temperature\^2\) must be at most 1e\+30"):
         si.DistributionContrastLoss(held, 1e-16)
+
+
+def test_no_tensor_of_pixels_by_classes_by_channels_is_built() -> None:
+    pixels, classes, dim = 16 * 16, 12, 16
+    held, anchors = si.ClassDistributions(classes, dim), si.CategoryAnchors(classes, dim, min_pixels=1)
+    features, labels = torch.randn(1, dim, 16, 16), torch.randint(0, classes, (1, 16, 16))
+    with LargestTensor() as largest:
+        held.update(features, labels)
+        anchors.update(features, labels)
+        for loss in (si.DistributionContrastLoss(held), si.PrototypeContrastLoss(anchors)):
+            loss(features.requires_grad_(), labels).backward()
+    assert features.grad is not None
+    assert features.grad.any()
+    assert largest.numbers <= 2 * pixels * dim

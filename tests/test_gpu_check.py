@@ -93,6 +93,12 @@ def test_a_part_that_takes_too_long_is_ended_and_run_again(monkeypatch: pytest.M
     assert ran == ["pooling"]
 
 
+@without_a_card
+def test_a_part_ends_in_a_process_of_its_own(tmp_path: Path) -> None:
+    gpu_check.run_in_a_process("thresholds", tmp_path, 200)
+    assert gpu_check.ended_on(tmp_path / "thresholds.json", CPU)
+
+
 def test_nothing_is_begun_that_cannot_end(tmp_path: Path) -> None:
     assert set(run_all(list(PARTS), CPU, tmp_path, minutes=0.2).values()) == {"no time left"}
 

@@ -170,7 +170,7 @@ def test_blocks_of_channels_and_of_pixels(
     features = features.to(dtype).contiguous(memory_format=layout)
     expected = oracle_rows(features, regions, 6)
     for values in (1, 117 * 3 * 2, 117 * 3 * 5, 2**19):
-        monkeypatch.setattr(backend, "_BLOCK", values)
+        monkeypatch.setattr(backend, "BLOCK_VALUES", values)
         sums = backend.region_sums(features, regions.flatten(1), 6)
         means = sums / torch.nn.functional.one_hot(regions.flatten(1), 7).sum(1)[:, None, 1:].clamp(min=1)
         torch.testing.assert_close(means.transpose(1, 2).double(), expected, atol=1e-6, rtol=1e-5)
@@ -187,7 +187,7 @@ def test_beside_the_result_no_more_memory_than_the_features(
     with PeakMemory() as memory:
         sums = torch_sums.added_sums(features, number, count)
     beside = memory.peak - sums.untyped_storage().nbytes()
-    blocks = 5 * 4 * torch_sums._BLOCK  # what is converted, added up and handed over at a time
+    blocks = 5 * 4 * torch_sums.BLOCK_VALUES  # what is converted, added up and handed over at a time
     assert 0 < beside <= blocks + (4 * features.numel() if layout == torch.channels_last else 0)
     if count == 8192:
         assert torch.equal(sums, features.flatten(2).float())

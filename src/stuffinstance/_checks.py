@@ -13,6 +13,8 @@ from torch._guards import TracingContext, detect_fake_mode
 
 def whole_number(value: Any) -> int | None:
     """The value as an int, or None."""
+    if type(value) is int:  # of all the kinds the usual one, in a tenth of the time
+        return value
     symbolic = isinstance(value, (int, torch.SymInt))
     if symbolic:  # before anything that a compiler cannot trace
         return None if isinstance(value, bool) else value

@@ -19,9 +19,9 @@ def as_float(tensor: Tensor) -> Tensor:
     return tensor.to(float_dtype(tensor))
 
 
-def cleared(logits: Tensor, mask: Tensor) -> Tensor:
-    """Logits (B, K, H, W) as floats, 0 where the mask (B, H, W) is False: a NaN there then spoils no gradient."""
-    return torch.where(mask[:, None], as_float(logits), 0)
+def cleared(maps: Tensor, mask: Tensor) -> Tensor:
+    """Maps (B, C, H, W) as floats, 0 where the mask (B, H, W) is False: a NaN there then spoils no gradient."""
+    return torch.where(mask[:, None], as_float(maps), 0)
 
 
 def unit_length(vectors: Tensor, dim: int) -> Tensor:

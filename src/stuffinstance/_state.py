@@ -197,7 +197,7 @@ class StatefulModule(nn.Module):
         Raises:
             RuntimeError: If it is the state of a module with other settings. Nothing is then changed.
         """
-        faults = self.faults({_EXTRA: state}, "")
+        faults = self._faults({_EXTRA: state}, "")
         if faults:
             raise RuntimeError(" ".join(faults))
         header, payload = _unpacked(state)
@@ -245,11 +245,11 @@ class StatefulModule(nn.Module):
         """Buffers of a state that fits, in this module's order."""
         return entries
 
-    def lacks(self, state_dict: dict[str, Any], prefix: str) -> bool:
+    def _lacks(self, state_dict: dict[str, Any], prefix: str) -> bool:
         """Whether a state holds less than this module's own."""
         return any(prefix + name not in state_dict for name in (*self._names("buffer"), _EXTRA))
 
-    def faults(self, state_dict: dict[str, Any], prefix: str) -> list[str]:
+    def _faults(self, state_dict: dict[str, Any], prefix: str) -> list[str]:
         """Why what a state holds for this module cannot be loaded; empty where it can."""
         if prefix + _EXTRA in state_dict:
             try:
@@ -271,7 +271,7 @@ class StatefulModule(nn.Module):
                 )
         return faults
 
-    def keep_as_it_is(self, state_dict: dict[str, Any], prefix: str) -> None:
+    def _keep_as_it_is(self, state_dict: dict[str, Any], prefix: str) -> None:
         """Put own values into the place of those to load: whoever loads them changes nothing."""
         for name in (*self._names("buffer"), _EXTRA):
             if prefix + name in state_dict:
@@ -287,11 +287,11 @@ class StatefulModule(nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        faults = self.faults(state_dict, prefix)
+        faults = self._faults(state_dict, prefix)
         error_msgs += faults
         state_dict = dict(state_dict)
-        if faults or (strict and self.lacks(state_dict, prefix)):
-            self.keep_as_it_is(state_dict, prefix)  # torch still finds the missing and the unexpected keys
+        if faults or (strict and self._lacks(state_dict, prefix)):
+            self._keep_as_it_is(state_dict, prefix)  # torch still finds the missing and the unexpected keys
         elif prefix + _EXTRA in state_dict:
             settings = _unpacked(state_dict[prefix + _EXTRA])[0]["settings"]
             if settings != self._settings():

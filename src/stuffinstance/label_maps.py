@@ -66,8 +66,8 @@ def majority_labels(
     A pixel in row *r* of *H* and column *s* of *W* is in cell ``(r * h // H, s * w // W)``: every pixel is in one cell,
     at any size. The fraction is of all pixels of the cell, ignored ones among them: a cell that is half ignored has no
     majority of 0.75. Of equal counts the first class is taken. Along a side that is longer than the labels' own, labels
-    are resized nearest first. As in DAFormer (https://arxiv.org/abs/2111.14887, for its feature
-    distance) and SePiCo (https://arxiv.org/abs/2204.08808), with their 0.75.
+    are resized nearest first. As in DAFormer (https://arxiv.org/abs/2111.14887, for its feature distance) and SePiCo
+    (https://arxiv.org/abs/2204.08808), with their 0.75.
 
     One pass, whatever the number of classes; memory is 40 bytes per pixel and 4 (K + 1) bytes per cell.
 
@@ -113,9 +113,8 @@ def _majority_labels(
     images = torch.arange(batch, device=labels.device)[:, None, None]
     cells = (images * to_height + rows[:, None]) * to_width + columns
     known = (labels >= 0) & (labels < num_classes)
-    places = cells * (num_classes + 1) + torch.where(
-        known, labels, num_classes
-    )  # the last is of pixels without a class
+    # The last place of a cell is of pixels without a class.
+    places = cells * (num_classes + 1) + torch.where(known, labels, num_classes)
     counts = torch.zeros(batch * to_height * to_width * (num_classes + 1), dtype=torch.int32, device=labels.device)
     counts = counts.scatter_add(0, places.flatten(), counts.new_ones(1).expand(places.numel()))
     counts = counts.view(batch, to_height, to_width, num_classes + 1)

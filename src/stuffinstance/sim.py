@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 
+_CALLS_BEFORE_WARNING = 100
+
+
 class MatchingLosses(NamedTuple):
     """Stuff and instance matching loss, two scalars before any weight.
 
@@ -57,7 +60,6 @@ class Preset:
     require_full_bank: bool
 
 
-_CALLS_UNTIL_DOUBT = 100
 PRESETS = {
     "code": Preset(distance="l1_mean", require_full_bank=True),
     "paper": Preset(distance="l1_squared", require_full_bank=False),
@@ -196,12 +198,12 @@ class StuffInstanceMatching(nn.Module):
     ) -> None:
         """Where the state of one bank cannot be loaded, keep both as they are."""
         banks = {f"{prefix}stuff_bank.": self.stuff_bank, f"{prefix}instance_bank.": self.instance_bank}
-        faults = [fault for name, bank in banks.items() for fault in bank.faults(state_dict, name)]
-        if faults or (strict and any(bank.lacks(state_dict, name) for name, bank in banks.items())):
+        faults = [fault for name, bank in banks.items() for fault in bank._faults(state_dict, name)]
+        if faults or (strict and any(bank._lacks(state_dict, name) for name, bank in banks.items())):
             *_, error_msgs = found
             error_msgs += faults
             for name, bank in banks.items():
-                bank.keep_as_it_is(state_dict, name)
+                bank._keep_as_it_is(state_dict, name)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, *found)
 
     @torch.no_grad()
@@ -274,7 +276,7 @@ class StuffInstanceMatching(nn.Module):
         if torch.compiler.is_compiling():
             return
         self._calls += 1
-        if self._calls == _CALLS_UNTIL_DOUBT and may_read(self.stuff_bank.written, self.validate_args):
+        if self._calls == _CALLS_BEFORE_WARNING and may_read(self.stuff_bank.written, self.validate_args):
             if bool(self.stuff_bank.written.any()) or bool(self.instance_bank.written.any()):
                 return
             warnings.warn(

@@ -19,7 +19,7 @@ GUIDES = ("CONTRIBUTING.md", "SECURITY.md")
 
 def test_the_workflow_runs_what_the_makefile_has() -> None:
     commands = [re.sub(r"\$\{\{.*?\}\}", "VALUE", step["run"]).split() for step in STEPS if "run" in step]
-    assert {"lint", "smoke", "test", "check-install", "docs-check", "test-oldest"} == {
+    assert {"lint", "smoke", "test", "check-install", "docs-check", "test-oldest", "test-trainers"} == {
         target for _, target, *_ in commands
     }
     for make, target, *settings in commands:

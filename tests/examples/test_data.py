@@ -216,6 +216,10 @@ def test_missing_label_names_both_files(tmp_path: Path) -> None:
     save_image(tmp_path / "images" / "00002.png")
     with pytest.raises(DatasetError, match=r"00002\.png: expected its label map at .*labels/00002\.png.*1 of 2"):
         open_dataset("gta5", tmp_path)
+    for number in range(3, 8):
+        save_image(tmp_path / "images" / f"0000{number}.png")
+    with pytest.raises(DatasetError, match=r"6 of 7 images have none: also 00003, 00004, 00005, 00006, \.\.\.\)"):
+        open_dataset("gta5", tmp_path)
 
 
 @pytest.mark.parametrize("file", ["images/00001.png", "labels/00001.png", "RGB/a.jpg", "GT/LABELS/a.png"])

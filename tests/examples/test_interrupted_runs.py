@@ -64,8 +64,11 @@ def assert_same_runs(first: RunFolder, second: RunFolder) -> None:
     assert not [*first.path.rglob("*.part"), *second.path.rglob("*.part")]
 
 
-def test_resuming_equals_never_having_stopped(streets: Folders, tmp_path: Path, quiet: list[str]) -> None:
-    recipe = compose_recipe("aa+it+sim", "smoke", overrides=[*quiet, *OFTEN, "runtime.num_workers=1"])
+@pytest.mark.parametrize(("name", "kept"), [("aa+it+sim", "sim"), ("bcon+rcon+ffd", "region_contrast")])
+def test_resuming_equals_never_having_stopped(
+    name: str, kept: str, streets: Folders, tmp_path: Path, quiet: list[str]
+) -> None:
+    recipe = compose_recipe(name, "smoke", overrides=[*quiet, *OFTEN, "runtime.num_workers=1"])
     whole, parts = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "parts")
     trained(recipe, streets, whole.path)
     for step in (3, 8):
@@ -78,7 +81,7 @@ def test_resuming_equals_never_having_stopped(streets: Folders, tmp_path: Path, 
             file.write(f'{{"step": {step + 1}, "kind": "train", "loss/segmentation": 1.0}}\n{{"step": 7, "ki')
     trained(recipe, streets, parts.path)
     assert_same_runs(whole, parts)
-    assert load_checkpoint(parts.checkpoint)["sim"]["stuff_bank.written"].sum() > 0
+    assert load_checkpoint(parts.checkpoint)[kept]["stuff_bank.written"].sum() > 0
 
 
 @pytest.mark.parametrize(

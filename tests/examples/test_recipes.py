@@ -18,6 +18,8 @@ from examples.gta5_to_cityscapes.recipes import (
 from examples.gta5_to_cityscapes.run_dir import differences
 from examples.gta5_to_cityscapes.training.step import learning_rate_factor
 
+from .made_steps import made_step
+
 
 @pytest.mark.parametrize("size", ["full", "full-vgg16", "full-vit", "small", "tiny", "smoke"])
 @pytest.mark.parametrize("name", [*ABLATION, "it", "sim", "ssl", "aa+sim"])
@@ -161,6 +163,10 @@ def test_learning_rate_is_polynomial_after_a_linear_start() -> None:
     assert learning_rate_factor(schedule, 200) == 0
 
 
-def test_the_recipe_of_today_is_a_sum_of_parts() -> None:
+def test_the_recipe_of_today_is_a_sum_of_parts(quiet: list[str]) -> None:
     assert canonical("vfm") == canonical("sim+mix+mask+rcs")
     assert depends_on("vfm+ssl").labeled_by == (canonical("vfm"),)
+    step, context = made_step(compose_recipe("vfm+ffd", "smoke", overrides=quiet), same_size=True)
+    logged = step([context])
+    assert {"segmentation", "stuff", "instance", "mixed", "masked", "foundation_distance_target"} <= logged.keys()
+    assert all(value.isfinite() for value in logged.values())

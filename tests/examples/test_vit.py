@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 
 from examples.gta5_to_cityscapes.checkpoint import FORMAT
+from examples.gta5_to_cityscapes.data.training_data import Folders
 from examples.gta5_to_cityscapes.models import SegmentationNetwork, WeightsError, build_network
 from examples.gta5_to_cityscapes.models.padding import cropped, padded
 from examples.gta5_to_cityscapes.recipes import RecipeError, compose_recipe
 from examples.gta5_to_cityscapes.training.recipe_network import check_network, start_network, trained_network
 
+from .commands import data, invoke, settings
 from .made_steps import made_step
 from .tiny_networks import TINY, save_transformer, tiny
 
@@ -237,3 +239,15 @@ def test_a_recipe_without_a_configuration_is_rejected_before_it_begins() -> None
         check_network(compose_recipe("source", "smoke", overrides=["network.name=vit"]))
     content = f"network.options.config={json.dumps(CONFIG)}"
     check_network(compose_recipe("source", "smoke", overrides=["network.name=vit", content]))
+
+
+@pytest.mark.usefixtures("in_process")
+def test_the_recipe_of_today_can_be_checked_with_the_preset_of_transformers(streets: Folders, tmp_path: Path) -> None:
+    """The command of docs/systems/todays_trainers.md, on small images and a tiny DINOv2."""
+    weights = save_transformer("dinov2", tmp_path / "dinov2")
+    small = ["data.source_size=[48,96]", "data.target_size=[48,96]", "augmentation.crop=[42,84]"]
+    words = ["--recipes", "vfm", "--preset", "full-vit", "--seeds", "0", *data(streets), "--out", tmp_path / "exp"]
+    words += settings([f"network.weights={weights}", "network.options.fused_dim=16", "precision=float32", *small])
+    said = invoke("ablation", *words, "--device", "cpu", "--check", "--check-steps", "2")
+    assert "1: 0 finished, 0 begun" in said
+    assert "time a step" in said

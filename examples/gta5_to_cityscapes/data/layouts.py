@@ -174,11 +174,12 @@ def _paired(
 ) -> list[ImageFiles]:
     missing = [name for name in sorted(images) if name not in label_maps]
     if missing:
+        others = f": also {', '.join(missing[1:5])}{', ...' if len(missing) > 5 else ''}" if missing[1:] else ""
         between = places.below.removeprefix("<split>/").removeprefix("[<split>/]").replace("**/", "")
         raise DatasetError(
             f"{images[missing[0]]}: expected its label map at {folder}/{between}{missing[0]}{places.label_ending}.png, "
-            f"found none ({len(missing)} of {len(images)} images have none{_alike(missing[0], label_maps)}). Add the "
-            "labels, or take the images out of the folder."
+            f"found none ({len(missing)} of {len(images)} images have none{others}{_alike(missing[0], label_maps)}). "
+            "Add the labels, or take the images out of the folder."
         )
     return [ImageFiles(name, path, label_maps[name]) for name, path in sorted(images.items())]
 

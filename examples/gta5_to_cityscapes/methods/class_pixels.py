@@ -15,7 +15,7 @@ from ..distributed import all_gather_object, rank, world_size
 if TYPE_CHECKING:
     from ..data.loader import LabeledSamples
 
-Scheme = Literal["enet", "inverse"]
+Scheme = Literal["enet", "inverse", "effective"]
 
 
 class ClassPixels(nn.Module):
@@ -54,7 +54,9 @@ class ClassPixels(nn.Module):
         if self.scheme is not None and self._weights is None:
             if self.counts is None:
                 raise RuntimeError("the pixels of the classes have not been counted yet")
-            self._weights = si.class_weights(self.counts, self.scheme).to(self.device)
+            # The effective number of samples is one of images: of pixels all classes have about as many.
+            counts = (self.counts > 0).sum(0) if self.scheme == "effective" else self.counts
+            self._weights = si.class_weights(counts, self.scheme).to(self.device)
         return self._weights
 
     def get_extra_state(self) -> Tensor | None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class ClassWeightsConfig(MethodConfig):
-    """How rare classes weigh more: ENet's logarithms, or the inverse frequency."""
+    """How rare classes weigh more: ENet's logarithms, the inverse frequency, or the effective number of images."""
 
     scheme: Scheme = "enet"
 

@@ -108,7 +108,7 @@ class CategoryAnchors(StatefulModule):
 
     Raises:
         TypeError: If ``ignore_index`` is not a whole number.
-        ValueError: If a size is below 1, ``ignore_index`` is a class, or ``sync`` is neither way.
+        ValueError: If a size is below 1, ``ignore_index`` is a class, or ``sync`` is not 'auto' or 'off'.
 
     Example:
         >>> anchors = CategoryAnchors(num_classes=2, feature_dim=1, min_pixels=1)

@@ -108,7 +108,7 @@ class ClassDistributions(StatefulModule):
     Raises:
         TypeError: If ``ignore_index`` is not a whole number.
         ValueError: If a size is below 1, ``min_fraction`` is outside 0 .. 1, ``ignore_index`` is a class, or ``sync``
-            is neither way.
+            is not 'auto' or 'off'.
 
     Example:
         >>> distributions = ClassDistributions(num_classes=2, feature_dim=2)

@@ -20,7 +20,8 @@ from stuffinstance._checks import (
 )
 from stuffinstance._numerics import as_float, autocast_device
 from stuffinstance._warnings import warn_without_gradient
-from stuffinstance.losses.entropy_minimization import Reduction, checked_reduction, entropy_map
+from stuffinstance.losses.entropy_minimization import entropy_map
+from stuffinstance.losses.reduction import Reduction, checked_reduction
 
 SOURCE, TARGET = 0.0, 1.0
 

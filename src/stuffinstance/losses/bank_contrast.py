@@ -13,7 +13,7 @@ from stuffinstance._numerics import autocast_device, cleared, unit_length
 from stuffinstance._warnings import TRAIN_FEATURES, warn_without_gradient
 from stuffinstance.banks import MemoryBank
 from stuffinstance.label_maps import _resize_labels
-from stuffinstance.losses.entropy_minimization import Reduction, checked_reduction, mean_over_pixels
+from stuffinstance.losses.reduction import Reduction, checked_reduction, mean_over_pixels
 from stuffinstance.regions.class_lookup import class_positions
 
 # Similarities of pixels to the rows of all classes are made for a few slots at a time: of a pixel only those to its own

@@ -10,7 +10,7 @@ from stuffinstance._numerics import autocast_device, cleared, unit_length
 from stuffinstance._warnings import TRAIN_FEATURES, warn_without_gradient
 from stuffinstance.banks.class_anchors import CategoryAnchors
 from stuffinstance.banks.class_distributions import ClassDistributions
-from stuffinstance.losses.entropy_minimization import Reduction, checked_reduction, mean_over_pixels
+from stuffinstance.losses.reduction import Reduction, checked_reduction, mean_over_pixels
 
 _LARGEST_FACTOR = 1e30  # of the variances, which are at most 1
 

@@ -20,7 +20,7 @@ from stuffinstance._checks import (
     optional_ignore_index,
 )
 from stuffinstance._numerics import as_float, autocast_device, cleared
-from stuffinstance.losses.entropy_minimization import Reduction, checked_reduction
+from stuffinstance.losses.reduction import Reduction, checked_reduction
 
 
 def weighted_cross_entropy(

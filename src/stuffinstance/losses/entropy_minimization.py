@@ -1,13 +1,12 @@
 """Entropy minimization losses on unlabeled logits."""
 
 import math
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from stuffinstance._checks import (
-    check_choice,
     check_has_pixels,
     check_maps,
     check_mask,
@@ -18,14 +17,7 @@ from stuffinstance._checks import (
 )
 from stuffinstance._numerics import as_float, autocast_device, best_class, cleared
 from stuffinstance.label_maps import _resize_labels
-
-Reduction = Literal["mean", "none"]
-
-
-def checked_reduction(reduction: Reduction) -> Reduction:
-    """``"mean"`` over the images or ``"none"``, one value per image."""
-    check_choice("reduction", reduction, get_args(Reduction))
-    return reduction
+from stuffinstance.losses.reduction import Reduction, checked_reduction, mean_over_pixels
 
 
 def masked_logits(logits: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -55,26 +47,6 @@ def masked_logits(logits: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     check_same_batch("mask", mask, "logits", logits)
     mask = _resize_labels(mask, logits.shape[2], logits.shape[3])
     return cleared(logits, mask), mask
-
-
-def mean_over_pixels(values: Tensor, mask: Tensor, reduction: Reduction = "mean") -> Tensor:
-    """Mean over images of the mean over each image's counted pixels; an image without any adds 0.
-
-    Args:
-        values: (B, H, W).
-        mask: Pixels that count, (B, H, W) bool.
-        reduction: ``"mean"`` over the images, or ``"none"``.
-
-    Returns:
-        A scalar, or (B,) for ``"none"``; exactly 0, still attached to ``values``, where no pixel counts.
-
-    Example:
-        >>> values = torch.tensor([[[1.0, 3.0]], [[5.0, 7.0]]])
-        >>> mean_over_pixels(values, torch.tensor([[[True, True]], [[True, False]]]))
-        tensor(3.5000)
-    """
-    means = torch.where(mask, values, 0).sum((1, 2)) / mask.sum((1, 2)).clamp(min=1)
-    return means if reduction == "none" else means.sum() / max(1, values.shape[0])
 
 
 def entropy_map(probabilities: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from stuffinstance._warnings import TRAIN_FEATURES, warn_without_gradient
 from stuffinstance.label_maps import _majority_labels
 from stuffinstance.losses.adversarial import check_weights_take
 from stuffinstance.losses.distances import DISTANCES
-from stuffinstance.losses.entropy_minimization import Reduction, checked_reduction, mean_over_pixels
+from stuffinstance.losses.reduction import Reduction, checked_reduction, mean_over_pixels
 from stuffinstance.regions.class_lookup import class_positions
 
 

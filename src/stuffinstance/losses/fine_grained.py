@@ -18,7 +18,7 @@ from stuffinstance._checks import (
 from stuffinstance._numerics import as_float, autocast_device
 from stuffinstance._warnings import TRAIN_FEATURES, warn_without_gradient
 from stuffinstance.losses.adversarial import SOURCE, TARGET, AdversarialLoss, check_weights_take, domain_channels
-from stuffinstance.losses.entropy_minimization import Reduction
+from stuffinstance.losses.reduction import Reduction
 
 Encoding = Literal["soft", "hard"]
 

@@ -9,7 +9,7 @@ from stuffinstance._checks import check_callable, check_kind, checked_flag
 from stuffinstance._warnings import TRAIN_FEATURES, warn_without_gradient
 from stuffinstance.banks import Classifier, InstanceBank, MemoryBank, StuffBank
 from stuffinstance.losses.distances import Between, Distance, DistanceName, nearest_distance, resolve_distance
-from stuffinstance.losses.entropy_minimization import Reduction, checked_reduction
+from stuffinstance.losses.reduction import Reduction, checked_reduction
 from stuffinstance.regions import Regions
 
 

@@ -27,8 +27,8 @@ from stuffinstance.losses.distances import (
     nearest_distance,
     nearest_distances,
 )
-from stuffinstance.losses.entropy_minimization import Reduction, checked_reduction
 from stuffinstance.losses.matching import _by_class, _choices, _mean_over_regions, _nearest, _used
+from stuffinstance.losses.reduction import Reduction, checked_reduction
 from stuffinstance.pooling.region_mean import _region_mean
 from stuffinstance.regions import Regions, count_rows
 

@@ -105,7 +105,7 @@ class ClassCenterDistance(Metric):
 
     Raises:
         TypeError: If a size or ``ignore_index`` is not a whole number.
-        ValueError: If a size is below 1, ``ignore_index`` is a class, or ``sync`` is neither way.
+        ValueError: If a size is below 1, ``ignore_index`` is a class, or ``sync`` is not 'auto' or 'off'.
 
     Example:
         >>> distance = ClassCenterDistance(num_classes=2, feature_dim=1)

@@ -30,10 +30,10 @@ def region_mean(
 
     A CPU reads the features once; ``"numba"`` at the speed of memory, ``"torch"`` 4 MiB at a time, and holds a few such
     blocks beside the result (with channels last also partial sums, never more numbers than the features). On an
-    accelerator ``"torch"`` reads them twice and
-    multiplies a copy without non-finite values with the regions' masks, following torch's float32 matmul precision;
-    ``"triton"`` reads them once for up to 128 regions, without a copy of NCHW or channels_last features. The gradient
-    is written once, in the features' dtype, and channels last where they were.
+    accelerator ``"torch"`` reads them twice and multiplies a copy without non-finite values with the regions' masks,
+    following torch's float32 matmul precision; ``"triton"`` reads them once for up to 128 regions, without a copy of
+    NCHW or channels_last features. The gradient is written once, in the features' dtype, and channels last where they
+    were.
 
     Args:
         features: (B, D, h, w), floating; any memory format, contiguous or not.

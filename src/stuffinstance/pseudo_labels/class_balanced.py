@@ -116,10 +116,9 @@ class ClassBalancedThreshold(HistogramRule):
     (https://arxiv.org/abs/2003.08040) keeps :math:`S > y_k`, the reference implementation :math:`S \\ge y_k`, as here.
 
     The state is K * bins integers however much streams through: 10 MB for 19 classes, where sorting Cityscapes'
-    training set takes 25 to 34 GB. **Error bound:** each
-    threshold lies at most ``1 / bins`` (1.5e-5) below the exact one and never above it, so no pixel is lost that the
-    exact rule keeps. Thresholds are float32, rounded down where they are not one (the cap, and edges of bins whose
-    number is not a power of two: 6e-8).
+    training set takes 25 to 34 GB. **Error bound:** each threshold lies at most ``1 / bins`` (1.5e-5) below the exact
+    one and never above it, so no pixel is lost that the exact rule keeps. Thresholds are float32, rounded down where
+    they are not one (the cap, and edges of bins whose number is not a power of two: 6e-8).
 
     Args:
         num_classes: K.

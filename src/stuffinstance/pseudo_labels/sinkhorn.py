@@ -51,7 +51,7 @@ class SinkhornLabels(nn.Module):
 
     Raises:
         TypeError: If ``rounds`` is not a whole number, or ``epsilon`` is not a number.
-        ValueError: If ``epsilon`` is not above 0, ``rounds`` is below 1, or ``sync`` is neither way.
+        ValueError: If ``epsilon`` is not above 0, ``rounds`` is below 1, or ``sync`` is not 'auto' or 'off'.
 
     Example:
         >>> scores = torch.tensor([[[[0.9, 0.8, 0.7, 0.6]], [[0.1, 0.2, 0.3, 0.4]]]])     # class 0 everywhere

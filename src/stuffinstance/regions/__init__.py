@@ -5,7 +5,6 @@ from stuffinstance.regions.region_table import (
     Regions,
     count_rows,
     instance_regions,
-    join_regions,
     most_regions,
     stuff_regions,
 )
@@ -15,7 +14,6 @@ __all__ = [
     "connected_components",
     "count_rows",
     "instance_regions",
-    "join_regions",
     "most_regions",
     "stuff_regions",
 ]

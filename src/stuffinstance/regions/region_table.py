@@ -142,10 +142,11 @@ def _instance_regions(
 def _stuff_and_instance_regions(
     labels: Tensor, stuff: Sequence[int], things: Sequence[int], max_regions: int, connectivity: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """:func:`join_regions` of both kinds of regions, which share no class, and where there are any.
+    """One map of both kinds of regions, which share no class, so that features are read once; and where there are any.
 
     Returns:
-        The map (B, H, W) int32, and whether there is such a region: (B, C, 1) and (B, C', Z) bool.
+        The map (B, H, W) int32, in which the rows of things follow those of stuff, and whether there is such a region:
+        (B, C, 1) and (B, C', Z) bool.
     """
     region_map, stuff_area, area = torch.ops.stuffinstance.stuff_and_instance_regions(
         labels, list(stuff), list(things), max_regions, connectivity
@@ -160,14 +161,6 @@ def most_regions(region_map: Tensor) -> int:
     which terabytes would be asked for.
     """
     return max(region_map.shape[1] * region_map.shape[2], _ROOM)
-
-
-def join_regions(first: Regions, second: Regions) -> Tensor:
-    """One map (B, H, W) int32 of two sets of regions that share no pixel: the second's rows follow the first's.
-
-    With it :func:`region_mean` pools stuff and things while it reads the features once.
-    """
-    return torch.where(second.region_map > 0, second.region_map + count_rows(first), first.region_map)
 
 
 def _check_rows(classes: int, max_regions: int) -> None:

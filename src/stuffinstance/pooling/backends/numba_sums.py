@@ -18,12 +18,10 @@ from torch import Tensor
 
 from stuffinstance._compiled import compiled, over_threads, threads_for
 from stuffinstance._numerics import float_dtype
-from stuffinstance.pooling.backends.torch_sums import added_sums, lies_in_rows
+from stuffinstance.pooling.backends.torch_sums import BLOCK_VALUES, MOST_TERMS, added_sums, lies_in_rows
 
-_TERMS = 256  # most pixels of a run
-_ADDED = 8  # channels that are added up together
-_WRITTEN = 4  # and that are written together: more would want the same lines of a cache
-_BLOCK = 2**20  # values converted at a time: 4 MiB, which stay in the caches
+_ADDED = 8  # channels accumulated per pass
+_WRITTEN = 4  # channels written per pass; more would conflict in the cache
 _THREADED_VALUES = 2**18
 _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -64,7 +62,7 @@ def region_sums(features: Tensor, number: Tensor, num_regions: int) -> Tensor:
         over_threads(_add_rows, channels, _threads(features), rows, *runs, out)
         return sums
     as_it_is = features.is_contiguous() and features.dtype == exact
-    step = channels if as_it_is else max(_ADDED, _BLOCK // number.numel())
+    step = channels if as_it_is else max(_ADDED, BLOCK_VALUES // number.numel())
     for start in range(0, channels, step):
         block = features[:, start : start + step].flatten(2).to(exact).contiguous().numpy()
         groups = batch * -(-block.shape[1] // _ADDED)
@@ -113,7 +111,7 @@ def _find_runs(number, num_regions, first, slot, region, counts):
             first[image, runs] = pixel
             slot[image, runs] = slots[value]
             runs += 1
-            end = min(pixel + _TERMS, numbers.size)
+            end = min(pixel + MOST_TERMS, numbers.size)
             pixel += 1
             while pixel < end and numbers[pixel] == value:
                 pixel += 1

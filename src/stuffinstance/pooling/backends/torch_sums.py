@@ -11,8 +11,8 @@ from torch import Tensor
 
 from stuffinstance._numerics import autocast_device, float_dtype
 
-_TERMS = 256  # most terms of one running sum
-_BLOCK = 2**20  # values added up at a time on a CPU: 4 MiB, which stay in its caches
+MOST_TERMS = 256  # most terms of one running sum
+BLOCK_VALUES = 2**20  # values added up at a time on a CPU: 4 MiB, which stay in its caches
 
 
 def region_sums(features: Tensor, number: Tensor, num_regions: int) -> Tensor:
@@ -42,7 +42,7 @@ def added_sums(features: Tensor, number: Tensor, num_regions: int) -> Tensor:
     held = used[used > 0]
     if sums.numel() == 0 or held.numel() == 0:
         return sums
-    lanes = max(1, min(-(-pixels // _TERMS), pixels // used.numel()))
+    lanes = max(1, min(-(-pixels // MOST_TERMS), pixels // used.numel()))
     first_lane = ((present.cumsum(0) - 1) * lanes).index_select(0, number.flatten()).view_as(number)  # (B, P)
     add = _added_rows if lies_in_rows(features) else _added_channels
     for some, found in add(features, first_lane, lanes, used.numel(), sums.dtype):  # found (B, some of D, used)
@@ -60,7 +60,7 @@ def _added_channels(
     batch, channels, pixels = features.shape[0], features.shape[1], first_lane.shape[1]
     lane = torch.arange(lanes).repeat(-(-pixels // lanes))[:pixels]
     index = (first_lane + lane)[:, None]  # (B, 1, P)
-    step = min(channels, max(1, _BLOCK // (batch * max(pixels, count * lanes))))
+    step = min(channels, max(1, BLOCK_VALUES // (batch * max(pixels, count * lanes))))
     partial_sums = features.new_empty(batch, step, count * lanes, dtype=dtype)
     for start in range(0, channels, step):
         some = slice(start, start + step)
@@ -83,11 +83,11 @@ def _added_rows(
     index = (image + first_lane + lane).flatten()  # (B * P,)
     rows = features.permute(0, 2, 3, 1).reshape(batch * pixels, channels)
     partial_sums = features.new_zeros(batch * count * lanes, channels, dtype=dtype)
-    step = max(1, _BLOCK // channels)
+    step = max(1, BLOCK_VALUES // channels)
     for start in range(0, batch * pixels, step):
         block = slice(start, start + step)
         partial_sums.index_add_(0, index[block], rows[block].to(dtype))
-    step = max(1, _BLOCK // (batch * count * lanes))
+    step = max(1, BLOCK_VALUES // (batch * count * lanes))
     for start in range(0, channels, step):
         some = slice(start, start + step)
         yield some, partial_sums[:, some].view(batch, count, lanes, -1).sum(2).transpose(1, 2)
@@ -111,7 +111,7 @@ def multiplied_sums(features: Tensor, number: Tensor, num_regions: int) -> Tenso
         broken = ~(lowest.isfinite() & highest.isfinite())  # (B, 1, P)
         whole = flat.masked_fill(broken, 0).to(exact)
         ids = torch.arange(1, num_regions + 1, device=number.device)
-        columns = max(flat.shape[1], _TERMS)
+        columns = max(flat.shape[1], MOST_TERMS)
         for start in range(0, num_regions, columns):
             some = slice(start, start + columns)
             sums[:, :, some] = _product(whole, broken, number[:, :, None] == ids[some])

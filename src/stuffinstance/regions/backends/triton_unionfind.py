@@ -1,6 +1,7 @@
 """Connected components on a GPU by run-based union-find: six launches whose sizes depend on B, H and W alone.
 
-1. ``_runs``: every pixel points at the first pixel of its run of equal class within 32 pixels; and gets a byte as key.
+1. ``_runs``: every pixel points at the first pixel of its run of equal class within 32 pixels, and gets its class's
+   position as a uint8 key (at most 255 classes).
 2. ``_unions``: runs that touch the row above, or go on from the 32 pixels before, are joined by hooking the larger root
    under the smaller one.
 3. ``_flatten``: every pixel points straight at its root; roots are counted per block.
