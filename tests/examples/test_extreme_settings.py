@@ -114,7 +114,7 @@ def test_several_at_a_time_are_taken_or_rejected() -> None:
     taken = {name: [each for each in values if rejection(name, each) is None] for name, values in settings.items()}
     names = [name for name, values in taken.items() if values]
     recipes = ("source", "target-only", "aa+it+sim+ssl", "asn", "fada", "mix", "mask+tt", "cag", "it+sym")
-    for _ in range(120):
+    for _ in range(80):
         overrides = [f"{name}={rng.choice(taken[name])}" for name in rng.sample(names, 12)]
         try:
             planned(rng.choice(recipes), *overrides)
