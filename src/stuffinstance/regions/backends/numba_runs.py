@@ -3,7 +3,7 @@
 1. ``_find``: the runs of every row, each its own region; runs that touch one of their class in the row above are joined
    by hooking the region that begins later under the one that begins earlier.
 2. ``_number`` or ``_rank``: a region's first run is the one that hangs under itself, so numbering these in order
-   numbers regions in raster order of their first pixel. Areas are summed run by run, and ranked.
+   numbers regions in raster order of their first pixel. ``_rank`` sums areas on the way, and ranks them.
 3. ``_paint``: each run's number or row is written to its pixels.
 
 Where a run begins and under which it hangs is kept in tables of all images together. Large images are cut into strips
@@ -222,21 +222,24 @@ def _number(first_image, last_image, parent, first, stop):
 
 @compiled
 def _rank(first_image, last_image, start, parent, position, first, stop, stuff_area, ids, areas):
-    """Put the row of its region in the place of every run's parent, and fill the tables."""
+    """Number as above, fill the tables, and put the row of its region in the place of every run's parent."""
     stuff, things, most = stuff_area.shape[1], ids.shape[1], ids.shape[2]
-    _number(first_image, last_image, parent, first, stop)
     for image in range(first_image, last_image):
+        runs = 0
+        for part in range(stop.shape[1]):
+            runs += stop[image, part] - first[image, part]
+        area, slot = np.empty(runs + 1, dtype=np.int64), np.empty(runs + 1, dtype=np.int32)
         regions = 0
         for part in range(stop.shape[1]):
             for run in range(first[image, part], stop[image, part]):
-                regions = max(regions, parent[run])
-        area, slot = np.zeros(regions + 1, dtype=np.int64), np.zeros(regions + 1, dtype=np.int32)
-        for part in range(stop.shape[1]):
-            for run in range(first[image, part], stop[image, part]):
                 length = start[run + 1] - start[run]
-                if parent[run] > 0:
+                if parent[run] == run:
+                    regions += 1
+                    parent[run] = regions
+                    area[regions], slot[regions] = length, position[run] - stuff
+                elif parent[run] >= 0:
+                    parent[run] = parent[parent[run]]
                     area[parent[run]] += length
-                    slot[parent[run]] = position[run] - stuff
                 elif parent[run] < -1:
                     stuff_area[image, -2 - parent[run]] += length
         held = np.zeros(things, dtype=np.int64)
