@@ -72,6 +72,8 @@ Seeds = Annotated[str, typer.Option(help="Numbers, separated by commas.")]
 Jobs = Annotated[int, typer.Option(help="Runs at a time, one thread each where there are as many cores.")]
 RunsFolder = Annotated[Path, typer.Argument(help="Folder of the runs, TRACK/RECIPE/seedK/.", metavar="RUNS")]
 ScoresFile = Annotated[Path, typer.Option(help="The JSON file of the scores.")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", help="A setting of the pipeline, GROUP.NAME=VALUE.")]
+Note = Annotated[str, typer.Option(help="Put behind the names of the recipes: the setting that these runs share.")]
 
 
 @app.command()
@@ -95,13 +97,16 @@ def second_stage(
     recipes: RecipeNames = SECOND_STAGES,
     seeds: Seeds = "0,1,2",
     jobs: Jobs = 2,
+    first: Annotated[Path | None, typer.Option(help="RUNS of the source-only runs, where they are elsewhere.")] = None,
+    overrides: Overrides = None,
 ) -> None:
     """Train stages on the labels, or from the weights, of the track's source-only runs, which exist already."""
+    changed = [word for setting in overrides or () for word in ("--set", setting)]
 
     def train(run: tuple[str, str]) -> int:
         recipe, seed = run
-        first = runs / track / "source" / f"seed{seed}"
-        return _pipeline("train", track, data, runs, {"seed": seed, "threads": 1, "from": first}, recipe)
+        before = (first or runs) / track / "source" / f"seed{seed}"
+        return _pipeline("train", track, data, runs, {"seed": seed, "threads": 1, "from": before}, recipe, *changed)
 
     with ThreadPoolExecutor(jobs) as pool:  # the status of a run that a signal ended is negative
         raise typer.Exit(int(any(pool.map(train, product(recipes.split(","), seeds.split(","))))))
@@ -120,21 +125,21 @@ def _pipeline(command: str, track: str, data: Path, runs: Path, options: dict[st
         "out": runs / track,
         **options,
     }
-    said = [*words, *(f"--{name}={value}" for name, value in options.items())]
+    said = [f"--{name}={value}" for name, value in options.items()]
     said += [word for setting in SETTINGS for word in ("--set", setting)]
-    line = [sys.executable, "-m", "examples.gta5_to_cityscapes", command, *said]
+    line = [sys.executable, "-m", "examples.gta5_to_cityscapes", command, *said, *words]
     return subprocess.run(line, check=False, cwd=Path(__file__).parents[1]).returncode
 
 
 @app.command()
-def collect(runs: RunsFolder, scores: ScoresFile = SCORES) -> None:
+def collect(runs: RunsFolder, scores: ScoresFile = SCORES, note: Note = "") -> None:
     """Write the scores of all finished runs below RUNS, beside those of other runs that the file has."""
     rows = {_identity(row): row for row in read_rows(scores)} if scores.exists() else {}
     for result in sorted(runs.glob("*/*/seed*/result.json")):
         found = read_json(result)
         row = {
             "track": result.parts[-4],
-            "recipe": found["recipe"],
+            "recipe": f"{found['recipe']} {note}".rstrip(),
             "seed": found["seed"],
             "miou": round(100 * found["miou"], 2),
             "iou": {name: None if iou is None else round(100 * iou, 1) for name, iou in found["iou"].items()},
@@ -160,15 +165,20 @@ def tables(scores: ScoresFile = SCORES) -> None:
 def in_order(recipes: Iterable[str]) -> list[str]:
     """Recipes in the order of the tables: the ladder, other first stages, second stages, and all others."""
     places = {name: place for place, name in enumerate((*LADDER, *OTHERS, *FORMS, *MIXING))}
-    return sorted(recipes, key=lambda name: (places.get(name, len(places)), name))
+    return sorted(recipes, key=lambda name: (places.get(_without_note(name), len(places)), name))
 
 
 def without_matching(recipe: str) -> str:
     """The same recipe without matching; itself where that would start elsewhere, as the ladder's last rung."""
-    words = recipe.split("+")
-    if {"ssl", "wmix"} & {*words} and recipe not in (*FORMS, *MIXING):
+    name = _without_note(recipe)
+    words = name.split("+")
+    if {"ssl", "wmix"} & {*words} and name not in (*FORMS, *MIXING):
         return recipe
     return "+".join(word for word in words if word not in MATCHING) or "source"
+
+
+def _without_note(recipe: str) -> str:
+    return recipe.partition(" ")[0]
 
 
 def means(by_seed: pd.DataFrame) -> pd.DataFrame:

@@ -39,7 +39,8 @@ def test_gains_are_paired_by_seed_with_students_interval() -> None:
     ("recipe", "without"),
     [
         ("sim", "source"), ("it+sim", "it"), ("rcon+ssl", "ssl"), ("sim+wmix", "wmix"), ("aa+it", "aa+it"),
-        ("aa+it+sim+ssl", "aa+it+sim+ssl"),
+        ("aa+it+sim+ssl", "aa+it+sim+ssl"), ("rcs+wmix+ssl", "rcs+wmix+ssl"),
+        ("sim+wmix matching.labels=teacher", "wmix"),
     ],
 )  # fmt: skip
 def test_a_recipe_is_paired_with_the_same_from_the_same_start(recipe: str, without: str) -> None:
@@ -47,7 +48,8 @@ def test_a_recipe_is_paired_with_the_same_from_the_same_start(recipe: str, witho
 
 
 def test_recipes_without_a_place_come_last() -> None:
-    assert in_order(["rcs", "sim", "hrda", "ssl", "source"]) == ["source", "sim", "ssl", "hrda", "rcs"]
+    noted = "sim matching.weight=1"
+    assert in_order(["rcs", "sim", "hrda", "ssl", noted, "source"]) == ["source", "sim", noted, "ssl", "hrda", "rcs"]
 
 
 def test_means_say_how_much_of_the_gap_is_closed() -> None:
@@ -66,6 +68,8 @@ def test_results_are_collected_beside_those_there_are(tmp_path: Path) -> None:
         words = ["collect", str(tmp_path / f"runs{seed}"), "--scores", str(scores)]
         assert CliRunner().invoke(app, words, catch_exceptions=False).exit_code == 0
     assert [(row["seed"], row["miou"]) for row in json.loads(scores.read_text())] == [(0, 25.0), (1, 50.0)]
+    assert CliRunner().invoke(app, [*words, "--note", "a.b=1"], catch_exceptions=False).exit_code == 0
+    assert {row["recipe"] for row in json.loads(scores.read_text())} == {"source", "source a.b=1"}
     shown = CliRunner().invoke(app, ["tables", "--scores", str(scores)], catch_exceptions=False).output
     assert "| source | 37.5 | 25.0, 50.0 |" in shown
 
