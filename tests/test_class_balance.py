@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, StackDataset
 
@@ -80,11 +81,22 @@ def test_nothing_is_ignored_without_an_ignored_id() -> None:
 
 
 @pytest.mark.parametrize(
-    "sample", [7, torch.ones(2, 2), torch.ones(1, 2, 2, dtype=torch.long), np.ones(3, int), np.array([["a"]]), None]
+    ("sample", "advice"),
+    [
+        (7, "For a data set of label maps alone"),
+        (None, "For a data set of label maps alone"),
+        (np.ones(3, int), "For a data set of label maps alone"),
+        (np.array([["a"]]), "For a data set of label maps alone"),
+        (torch.ones(2, 2), "give labels.long()"),
+        (torch.ones(1, 2, 2, dtype=torch.long), "give labels[0]"),
+        ((torch.ones(3, 2, 2), torch.ones(2, 2)), "label_key=1"),
+        (Image.new("L", (2, 2)), "give np.array(labels)"),
+    ],
 )
-def test_a_sample_without_a_label_map_is_an_error(sample: Any) -> None:
-    with pytest.raises(ValueError, match=r"dataset\[0\] must hold an integer label map \(H, W\)"):
+def test_a_sample_without_a_label_map_is_an_error(sample: Any, advice: str) -> None:
+    with pytest.raises(ValueError, match=r"dataset\[0\] must hold an integer label map \(H, W\)") as error:
         si.count_class_pixels([sample], K, label_key=None)
+    assert advice in str(error.value)
 
 
 def test_a_file_of_counts_is_read_instead_of_the_data(tmp_path: Path) -> None:

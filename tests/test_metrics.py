@@ -53,6 +53,18 @@ def test_logits_are_reduced_to_ids() -> None:
     assert torch.equal(by_logits.confusion, by_ids.confusion)
 
 
+def test_what_is_no_class_is_named_with_what_to_do() -> None:
+    score, labels = si.MeanIoU(5), torch.zeros(1, 2, 2, dtype=torch.long)
+    for strange in (-1, 255):
+        with pytest.raises(ValueError, match=rf"preds must hold .* got also \[{strange}\]\. A prediction"):
+            score.update(torch.full_like(labels, strange), labels)
+    with pytest.raises(ValueError, match="Where 254 marks pixels without a class, pass it as ignore_index"):
+        score.update(labels, torch.full_like(labels, 254))
+    with pytest.raises(TypeError, match=r"got dict with 'out': torch\.float32 \(1, 5, 2, 2\) on cpu"):
+        score.update({"out": torch.zeros(1, 5, 2, 2)}, labels)  # type: ignore[arg-type]
+    assert not score.confusion.any()
+
+
 def test_mistakes_outside_the_subset_still_count() -> None:
     score = si.MeanIoU(3)
     score.update(torch.tensor([[[0, 2]]]), torch.tensor([[[0, 0]]]))

@@ -104,6 +104,7 @@ def check_equal(features: Tensor, labels: Tensor, mine: torch.nn.Module, sims: t
     return float(values[1].detach())
 
 
+@pytest.mark.filterwarnings("ignore:.* have other proportions")  # the recorded labels are stretched
 @pytest.mark.parametrize("distance", ["l1_mean", "l1_squared", "l2", "cosine"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_without_repelling_it_is_sims_loss(kind: str, distance: Any) -> None:
@@ -164,6 +165,9 @@ def test_values_by_hand() -> None:
     assert value(sure, min_confidence=0.65) == pytest.approx(first)
     assert value(min_confidence=0.65) == pytest.approx((first + second) / 2)
     assert value(torch.tensor([[[0.5, 0.9]]]), min_confidence=0.65) == pytest.approx(second)  # resized nearest
+    for wrong in (4.0, -1.0, float("nan")):  # logits, say
+        with pytest.raises(ValueError, match=r"confidence must be within 0\.\.1, .* pass logits\.softmax"):
+            value(torch.full((1, 1, 5), wrong))
     stuff = si.StuffBank((0,), 1, 2)
     stuff.update(torch.tensor([[[[7.0]]]]), torch.tensor([[[0]]]))
     pushed = math.log1p(math.exp(1 - 2) + math.exp(1 - 5)), math.log1p(math.exp(2 - 3) + math.exp(2 - 0))

@@ -6,6 +6,7 @@ import copy
 import pickle
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -245,6 +246,30 @@ def test_features_that_are_not_finite_lose_only_their_own_row_or_raise(value: fl
         with pytest.raises(ValueError, match=f"{name} must be finite"):
             call()
     assert unchanged(careful, before)
+
+
+def test_logits_that_are_not_numbers_are_of_no_class() -> None:
+    sim, maps = matching(), Maps()
+    before, nothing = state(sim), torch.full_like(maps.logits, torch.nan)
+    sim.update(maps.features, maps.labels, nothing)
+    assert unchanged(sim, before)
+    assert sum(sim(maps.features, maps.logits)) > 0
+    assert sum(sim(maps.features, nothing)) == 0
+
+
+@pytest.mark.parametrize(("size", "warned"), [((128, 64), True), ((64, 128), False), ((60, 130), False)])
+def test_labels_whose_height_and_width_are_swapped_are_warned_about(size: tuple[int, int], warned: bool) -> None:
+    sim, features, labels = make(), torch.randn(1, 6, 8, 16), torch.zeros(1, *size, dtype=torch.long)
+    logits = torch.randn(1, 5, 8, 16)
+    calls: dict[str, Callable[[], object]] = {
+        "source_labels": lambda: sim.update(features, labels, logits),
+        "pseudo_labels": lambda: sim(features.requires_grad_(), logits, labels),
+        "labels": lambda: sim.stuff_bank.update(features, labels),
+    }
+    for name, call in calls.items():
+        said = pytest.warns(UserWarning, match=rf"^{name} .* have other proportions than .*swapped")
+        with said if warned else nullcontext():
+            call()
 
 
 def test_nothing_right_changes_nothing() -> None:

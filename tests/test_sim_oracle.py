@@ -15,6 +15,7 @@ from tests.label_maps import GALLERY
 from tests.random_cases import IGNORE, KINDS, Case, Step, random_case
 
 Preset = Literal["code", "paper"]
+pytestmark = pytest.mark.filterwarnings("ignore:.* have other proportions")  # the recorded labels are stretched
 
 
 def head_of(case: Case) -> torch.nn.Linear:

@@ -171,7 +171,8 @@ def _check_set(
         sampled = summary.sampled if labeled else 0
         cannot_be_read(f"{what}, of {summary.sampled + len(summary.unreadable)} decoded", summary.unreadable)
     if sampled:
-        text += f" ({', '.join(f'{width}x{height}' for height, width in summary.sizes)}), {sampled} of them read"
+        sizes = ", ".join(f"{height}x{width}" for height, width in summary.sizes)
+        text += f" ({sizes}, height x width), {sampled} of them read"
     count = PUBLISHED_IMAGES.get(published, total)
     findings.add(*("note", what, f"{text}; {count:,} were published") if count != total else ("ok", what, text))
     if not sampled:

@@ -148,7 +148,7 @@ class RunFolder:
         if self.recipe_file.is_file():
             settings = differences(read_json(self.recipe_file), recipe.model_dump(mode="json"))
         data: list[str] = []
-        if inputs is not None and (kept := self._kept_identity()) is not None:
+        if inputs is not None and (kept := self._kept_identity()) is not None and self._is_trained():
             data = self._changed(kept, inputs)
             settings = [each for each in settings if not _only_moved(each.partition(":")[0], kept, inputs.identity())]
         if settings or data:
@@ -160,12 +160,16 @@ class RunFolder:
                 "--out, ask for the same settings, or delete that folder."
             )
 
+    def _is_trained(self) -> bool:
+        """Whether there is something that other files would spoil."""
+        return self.result() is not None or self.checkpoint.is_file() or bool(self.checkpoints.earlier)
+
     def _kept_identity(self) -> dict[str, Any] | None:
         """The content of ``data.json``; None where it is absent and nothing depends on it."""
         file = self.path / "data.json"
         if file.is_file():
             return read_json(file)
-        if self.result() is not None or self.checkpoint.is_file() or self.checkpoints.earlier:
+        if self._is_trained():
             raise RunFolderError(
                 f"{file}: expected digests of the files that the run reads, it is gone: whether images, labels or "
                 "weights have changed since it began is not known. Choose another --out, or delete that folder to "

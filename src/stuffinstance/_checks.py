@@ -2,7 +2,7 @@
 
 import operator
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -70,6 +70,10 @@ def _came(value: object) -> str:
         return type(value).__name__
     if _is_array(value):
         return f"{type(value).__name__} {value.dtype} {tuple(value.shape)}"  # type: ignore[attr-defined]
+    if isinstance(value, Mapping) and any(isinstance(each, Tensor) for each in value.values()):
+        return f"{type(value).__name__} with {', '.join(f'{key!r}: {_came(each)}' for key, each in value.items())}"
+    if isinstance(value, (tuple, list)) and any(isinstance(each, Tensor) for each in value):
+        return f"{type(value).__name__} of {', '.join(map(_came, value))}"
     return f"{type(value).__name__} {value!r}"
 
 
@@ -219,8 +223,16 @@ def check_same_batch(name: str, tensor: Tensor, other_name: str, other: Tensor) 
         )
 
 
+_MAP_IDS = "Map the data set's own ids to train ids first; ignore_index is the id of pixels without a class."
+
+
 def check_class_ids(
-    name: str, labels: Tensor, num_classes: int, ignore_index: int | None, validate_args: bool = False
+    name: str,
+    labels: Tensor,
+    num_classes: int,
+    ignore_index: int | None,
+    validate_args: bool = False,
+    advice: str = _MAP_IDS,
 ) -> None:
     """Require every id to be 0 .. K-1 or ``ignore_index``, if any; looks only where reading is allowed."""
     if labels.numel() == 0 or not may_read(labels, validate_args):
@@ -238,10 +250,9 @@ def check_class_ids(
     if not bool(allowed.all()):
         strange = torch.unique(ids[~allowed])[:5].tolist()
         ignored = "" if ignore_index is None else f" or the ignored id {ignore_index}"
-        raise ValueError(
-            f"{name} must hold class ids 0..{num_classes - 1}{ignored}, got also {strange}. "
-            "Map the data set's own ids to train ids first; ignore_index is the id of pixels without a class."
-        )
+        if ignore_index is not None and len(strange) == 1:
+            advice = f"Where {strange[0]} marks pixels without a class, pass it as ignore_index. {advice}"
+        raise ValueError(f"{name} must hold class ids 0..{num_classes - 1}{ignored}, got also {strange}. {advice}")
 
 
 def check_finite(name: str, tensor: Tensor) -> None:

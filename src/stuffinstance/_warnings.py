@@ -1,4 +1,4 @@
-"""The warning of a loss whose input has no gradient, so that it trains nothing."""
+"""Warnings of input that is possible and most likely a mistake."""
 
 import warnings
 
@@ -10,6 +10,7 @@ TRAIN_FEATURES = (
     "and pass its output here and to the segmentation head."
 )
 _MARK = "_warned_without_gradient"
+_LEAST_SIDE, _MOST_STRETCHED = 8, 1.5
 
 
 def warn_without_gradient(
@@ -42,3 +43,20 @@ def warn_without_gradient(
         f"{'' if module is None else ' or .eval()'}.",
         stacklevel=stacklevel,
     )
+
+
+def warn_of_other_proportions(name: str, labels: Tensor, features_name: str, features: Tensor) -> None:
+    """Warn that labels (B, H, W) would be stretched to features (B, D, h, w), as where H and W are swapped.
+
+    Padding and strides that do not divide an image change the proportions by less, except on the smallest maps, about
+    which nothing is said. Compiled code cannot warn.
+    """
+    if torch.compiler.is_compiling() or min(features.shape[2:]) < _LEAST_SIDE:
+        return
+    stretched = labels.shape[1] * features.shape[3] / (labels.shape[2] * features.shape[2])
+    if not 1 / _MOST_STRETCHED <= stretched <= _MOST_STRETCHED:
+        warnings.warn(
+            f"{name} (H, W) = {tuple(labels.shape[1:])} have other proportions than {features_name} (h, w) = "
+            f"{tuple(features.shape[2:])}, to which they are resized: are H and W swapped, or is one of them a crop?",
+            stacklevel=5,
+        )

@@ -134,7 +134,7 @@ def correct_labels(labels: Tensor, logits: Tensor, ignore_index: int = 255) -> T
         ignore_index: What a disagreeing pixel becomes; not one of the K classes.
 
     Returns:
-        Class ids, (B, h, w) int64.
+        Class ids, (B, h, w) int64; a pixel with a NaN among its logits is ignored.
 
     Raises:
         TypeError: If an argument is not a tensor, or ``ignore_index`` is not a whole number.
@@ -156,8 +156,9 @@ def correct_labels(labels: Tensor, logits: Tensor, ignore_index: int = 255) -> T
 
 def _correct_labels(labels: Tensor, logits: Tensor, ignore_index: int) -> Tensor:
     ground_truth = _resize_labels(labels, logits.shape[2], logits.shape[3]).to(torch.int64)
-    predicted = best_class(logits.detach())[1]
-    return torch.where(ground_truth == predicted, ground_truth, ignore_index)
+    values, predicted = best_class(logits.detach())
+    # The largest of logits is NaN where one of them is, and the class beside it a made-up one.
+    return torch.where((ground_truth == predicted) & ~values.isnan(), ground_truth, ignore_index)
 
 
 def merge_pseudo_labels(predicted: Tensor, pseudo: Tensor, ignore_index: int = 255) -> Tensor:

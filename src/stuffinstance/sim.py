@@ -25,7 +25,7 @@ from stuffinstance._checks import (
     may_read,
 )
 from stuffinstance._numerics import best_class
-from stuffinstance._warnings import TRAIN_FEATURES, warn_without_gradient
+from stuffinstance._warnings import TRAIN_FEATURES, warn_of_other_proportions, warn_without_gradient
 from stuffinstance.banks import Classifier, InstanceBank, StuffBank
 from stuffinstance.distributed import Sync
 from stuffinstance.label_maps import _correct_labels, _merge_pseudo_labels
@@ -259,7 +259,8 @@ class StuffInstanceMatching(nn.Module):
             check_label_map("pseudo_labels", pseudo_labels)
         self._check("target", target_features, target_logits, pseudo_labels, "pseudo_labels")
         warn_without_gradient("matching loss", "target_features", target_features, TRAIN_FEATURES, self, stacklevel=5)
-        labels = best_class(target_logits.detach())[1]
+        values, labels = best_class(target_logits.detach())
+        labels = torch.where(values.isnan(), self.space.ignore_index, labels)  # NaN makes the class beside it up
         if pseudo_labels is not None:
             labels = _merge_pseudo_labels(labels, pseudo_labels, self.space.ignore_index)
         stuff, instance = self._pool(target_features, labels)
@@ -306,6 +307,7 @@ class StuffInstanceMatching(nn.Module):
         if labels is not None:
             check_has_pixels(labels_name, labels)
             check_same_batch(labels_name, labels, features_name, features)
+            warn_of_other_proportions(labels_name, labels, features_name, features)
             check_class_ids(labels_name, labels, classes, self.space.ignore_index, self.validate_args)
         check_on_device(features_name, features, "banks", self.stuff_bank.features)
         if self.validate_args:

@@ -104,11 +104,15 @@ def color_renderings(source: Path, target: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "faults", "said"),
     [
-        (lambda source, target: None, [], ["source: 6 images (96x48), 6 of them read", "not seen: wall, "]),
+        (
+            lambda source, target: None,
+            [],
+            ["source: 6 images (48x96, height x width), 6 of them read", "not seen: wall, "],
+        ),
         (
             lambda source, target: Image.new("L", (95, 48)).save(source / "labels" / "00002.png"),
             ["image and label map differ in size: 00002; "],
-            ["source: 6 images (96x48), 5 of them read"],
+            ["source: 6 images (48x96, height x width), 5 of them read"],
         ),
         (
             torn_labels,
@@ -121,7 +125,7 @@ def color_renderings(source: Path, target: Path) -> None:
                 " and 3 more\n",
                 "source, of 6 decoded: 1 cannot be read; ",
                 "labels/00003.png: expected a complete image",
-                "source: 18 images (96x48), 5 of them read",
+                "source: 18 images (48x96, height x width), 5 of them read",
             ],
         ),
         (
@@ -145,7 +149,11 @@ def test_check_names_all_faults_and_counts_the_rest(
     shown, errors = failure(*words) if faults else (invoke(*words), "")
     for text in faults:
         assert text in errors
-    for text in (*said, "target, training: 4 images", "target, validation: 3 images (96x48), 3 of them read"):
+    for text in (
+        *said,
+        "target, training: 4 images",
+        "target, validation: 3 images (48x96, height x width), 3 of them read",
+    ):
         assert text in shown
     assert "0 of them read" not in shown
 

@@ -229,7 +229,7 @@ def test_nothing_is_missing_where_all_is_there(streets: Folders, tmp_path: Path)
     findings = checked(streets, tmp_path / "exp", record_of("table2"))
     assert missing(findings) == {}
     notes = {finding.what: finding.text for finding in findings if finding.kind == "note"}
-    assert notes["source"] == "6 images (96x48), 6 of them read; 24,966 were published"
+    assert notes["source"] == "6 images (48x96, height x width), 6 of them read; 24,966 were published"
     assert notes["target, training"] == "4 images; 2,975 were published"
     assert re.match(r"8 of 19 classes, of the labeled pixels road .*%; not seen: wall,", notes["source, labels"])
     assert notes["start weights"].startswith("random")
@@ -469,6 +469,8 @@ def test_a_rejected_command_leaves_the_record_as_it_was(streets: Folders, quiet:
     record = record_of("table3", "smoke", *quiet)
     (job, *_) = plan_paper_experiment(record, tmp_path)
     job.run.claim(job.recipe, InputFiles({}))  # of other images
+    job.run.checkpoint.parent.mkdir()
+    job.run.checkpoint.touch()
     record.claim(tmp_path)
     words = ["experiment", "table3", *data(streets), "--preset", "smoke", "--out", tmp_path, *settings(quiet)]
     with pytest.raises(RunFolderError, match=r"data\.labeled: null"):

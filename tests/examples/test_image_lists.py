@@ -186,8 +186,8 @@ def test_commands_take_lists(streets: Folders, quiet: list[str], tmp_path: Path)
 
     shown = call("check", *folders, *lists)
     assert "target, training: 1 images" in shown
-    assert "source: 2 images (96x48), 2 of them read" in shown
-    assert "target, validation: 3 images (96x48), 3 of them read" in shown
+    assert "source: 2 images (48x96, height x width), 2 of them read" in shown
+    assert "target, validation: 3 images (48x96, height x width), 3 of them read" in shown
     few = [word for each in (*quiet, "schedule.max_steps=2") for word in ("--set", each)]
     out = ["--preset", "smoke", "--out", str(tmp_path / "runs"), *few]
     call("ablation", "--recipes", "aa+tt", *folders, *lists, *out)

@@ -189,7 +189,7 @@ def test_the_commands_of_the_page_run(elsewhere: Path) -> None:
         assert result.exit_code == 0, result.output
         shown[words[0]] = result.output
     assert shown.keys() == {"check", "ablation", "pseudo-label", "evaluate"}
-    assert "source: 3 images (96x48), 3 of them read" in shown["check"]
+    assert "source: 3 images (48x96, height x width), 3 of them read" in shown["check"]
     assert "ids without a row in the class file, ignored (id: pixels): {7: 768}" in shown["check"]
     assert "not seen: person" in shown["check"]
     runs = elsewhere / "runs/field"

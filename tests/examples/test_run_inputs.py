@@ -254,6 +254,23 @@ def test_a_file_that_was_damaged_from_the_start_may_be_replaced(own: Folders, tm
         trained(recipe, own, run)
 
 
+def test_a_run_that_has_trained_nothing_takes_other_files(own: Folders, tmp_path: Path, quiet: list[str]) -> None:
+    """As ``check`` advises: replace what cannot be read, or move it away."""
+    for file, kinds in (("00004.png", ()), ("00005.png", ("images", "labels"))):
+        (own.source / "images" / file).write_bytes(b"no image")
+        recipe = compose_recipe("source", "smoke", overrides=[*quiet, "runtime.cache=false", "schedule.max_steps=6"])
+        run = RunFolder(tmp_path / file)
+        with pytest.raises(DatasetError, match="No checkpoint was written"):
+            trained(recipe, own, run)
+        if kinds:
+            for kind in kinds:
+                (own.source / kind / file).unlink()
+        else:
+            shutil.copy(own.source / "images" / "00001.png", own.source / "images" / file)
+            shutil.copy(own.source / "labels" / "00001.png", own.source / "labels" / file)
+        assert trained(recipe, own, run).step == 6
+
+
 @pytest.mark.parametrize("ended", [False, True])
 @pytest.mark.parametrize(
     ("file", "content", "error", "said"),

@@ -24,6 +24,7 @@ from stuffinstance._checks import (
     whole_number,
 )
 from stuffinstance._state import StatefulModule
+from stuffinstance._warnings import warn_of_other_proportions
 from stuffinstance.banks.classifier import Classifier, agrees
 from stuffinstance.distributed import Sync, gather_rows
 from stuffinstance.label_maps import _resize_labels
@@ -217,6 +218,7 @@ class MemoryBank(StatefulModule, ABC):
         check_label_map("labels", labels)
         check_has_pixels("labels", labels)
         check_same_batch("labels", labels, "features", features)
+        warn_of_other_proportions("labels", labels, "features", features)
         check_on_device("features", features, "bank", self.features)
         if self.validate_args:
             check_finite("features", features)

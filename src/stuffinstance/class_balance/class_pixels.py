@@ -128,9 +128,20 @@ class _CountedImages(Dataset[Tensor]):
         if not isinstance(ids, Tensor) or ids.dtype not in INTEGER_DTYPES or ids.ndim != 2:
             raise ValueError(
                 f"{name} must hold an integer label map (H, W) under label_key = {self.label_key!r}, got "
-                f"{describe(labels)}. For a data set of label maps alone pass label_key=None."
+                f"{describe(labels)}. {self._advice(labels)}"
             )
         return ids
+
+    def _advice(self, labels: Any) -> str:
+        if isinstance(labels, tuple | list | Mapping):
+            return "Pass the index or the key of the label map as label_key, such as label_key=1."
+        if isinstance(labels, Tensor) and labels.ndim == 3 and labels.shape[0] == 1:
+            return "Let the data set give labels[0]."
+        if isinstance(labels, Tensor) and labels.is_floating_point():
+            return "Let the data set give labels.long(), or pass the label_key of its label maps."
+        if hasattr(labels, "getpixel"):  # of PIL
+            return "Let the data set give np.array(labels)."
+        return "For a data set of label maps alone pass label_key=None."
 
     def read(self, workers: int) -> Tensor:
         """(N, K): all of them."""

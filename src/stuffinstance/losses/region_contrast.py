@@ -15,6 +15,7 @@ from stuffinstance._checks import (
     checked_divisor,
     checked_fraction,
     checked_positive,
+    may_read,
 )
 from stuffinstance._numerics import as_float, autocast_device
 from stuffinstance._warnings import TRAIN_FEATURES, warn_without_gradient
@@ -148,8 +149,9 @@ class RegionContrastLoss(nn.Module):
             features: Target features, (B, D, h, w).
             labels: Target labels (B, H, W), any integer dtype: pseudo-labels, or the argmax of the logits; resized
                 nearest to (h, w). Ids that are not the bank's are ignored.
-            confidence: Of each pixel's label, (B, H', W'), such as a mean teacher's ``probabilities.amax(1)``; resized
-                nearest. Regions whose mean is below ``min_confidence`` do not count. None: all regions do.
+            confidence: Of each pixel's label, (B, H', W') within 0 .. 1, such as a mean teacher's
+                ``probabilities.amax(1)``; resized nearest. Regions whose mean is below ``min_confidence`` do not count.
+                None: all regions do, whatever ``min_confidence``.
 
         Returns:
             A scalar, or (B,) for ``reduction="none"``; float32 (float64 for float64 features). Exactly 0, still
@@ -158,7 +160,8 @@ class RegionContrastLoss(nn.Module):
 
         Raises:
             TypeError: If an argument is not a tensor.
-            ValueError: If ranks, dtypes, sizes or devices do not fit.
+            ValueError: If ranks, dtypes, sizes or devices do not fit, or a confidence is outside 0 .. 1 (checked on a
+                CPU only).
 
         Warns:
             UserWarning: Once, if ``features`` carry no gradient while gradient mode is on and the loss is in training
@@ -171,6 +174,7 @@ class RegionContrastLoss(nn.Module):
             check_scores("confidence", confidence)
             check_has_pixels("confidence", confidence)
             check_same_batch("confidence", confidence, "features", features)
+            _check_range(confidence)
         warn_without_gradient("region contrast loss", "features", features, TRAIN_FEATURES, self, stacklevel=5)
         rows, regions = self.bank._pool(features, labels)
         exists = self._counted(regions, confidence)
@@ -237,4 +241,16 @@ class RegionContrastLoss(nn.Module):
             f"temperature={self.temperature}, distance={self.distance_name!r}, positives={self.positives!r}{count}, "
             f"repel={self.repel}, min_area={self.min_area}, min_confidence={self.min_confidence}, "
             f"require_full_bank={self.require_full_bank}, reduction={self.reduction!r}"
+        )
+
+
+def _check_range(confidence: Tensor) -> None:
+    """Require 0 .. 1; looks only where reading is free. Half precision may carry a probability a little beyond 1."""
+    if not (may_read(confidence) and confidence.numel()):
+        return
+    lowest, highest = (float(bound) for bound in torch.aminmax(confidence.detach()))
+    if not (lowest >= 0 and highest <= 1 + 1e-2):
+        raise ValueError(
+            f"confidence must be within 0..1, got values from {lowest:.4g} to {highest:.4g}. "
+            "For logits pass logits.softmax(1).amax(1)."
         )

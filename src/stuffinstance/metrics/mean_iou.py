@@ -132,7 +132,8 @@ class MeanIoU(Metric):
         guess = preds.to(torch.int64).reshape(-1)
         counted = (ground_truth >= 0) & (ground_truth < self.num_classes)
         # What was predicted where nothing is counted does not matter.
-        check_class_ids("preds", torch.where(counted, guess, 0), self.num_classes, -1, self.validate_args)
+        advice = "A prediction is a class everywhere: pseudo-labels, which lack one on some pixels, have no score."
+        check_class_ids("preds", torch.where(counted, guess, 0), self.num_classes, None, self.validate_args, advice)
         columns = self.num_classes + 1  # the last one for what is not a class
         guess = torch.where((guess >= 0) & (guess < self.num_classes), guess, self.num_classes)
         cell = torch.where(counted, ground_truth * columns + guess, self.num_classes * columns)
