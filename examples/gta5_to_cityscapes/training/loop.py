@@ -170,8 +170,7 @@ class _Training:
             self.run.note_unreadable(self.data.inputs, str(error))
             # The same error object: it carries which rank reports it.
             error.args = (
-                f"{self.recipe.title}, after step {self.step}: {error} {self._kept()}; once that is put right, the "
-                "same command goes on.",
+                f"after step {self.step}: {error} {self._kept()}; once that is put right, the same command goes on.",
             )
             raise
         finally:
