@@ -75,6 +75,8 @@ def test_classes_by_name() -> None:
     metric = si.MeanIoU(3, names=("road", "sky", "car"))
     metric.update(torch.tensor([[[0, 2, 1, 2]]]), torch.tensor([[[0, 0, 1, 2]]]))
     assert metric.compute(["car", "sky"]).mean == metric.compute((2, 1)).mean == pytest.approx(0.75)
+    with pytest.raises(TypeError, match=r"without names, got \['car'\]\. Pass names=space\.names to MeanIoU"):
+        si.MeanIoU(3).compute(["car"])
 
 
 def test_absent_and_ignored_classes() -> None:

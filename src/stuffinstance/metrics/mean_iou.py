@@ -177,6 +177,7 @@ class MeanIoU(Metric):
             which is NaN only if all are.
 
         Raises:
+            TypeError: If ``classes`` are names and the metric has none.
             ValueError: If ``classes`` are not one or more distinct ids of 0 .. K-1.
         """
         table = torch.cat([self.confusion, self.unclassed[:, None]], dim=1)
@@ -194,6 +195,11 @@ class MeanIoU(Metric):
     def _ids(self, classes: Sequence[int | str]) -> tuple[int, ...]:
         if self.names is not None:
             ids = resolved_ids("classes", classes, self.names)
+        elif isinstance(classes, Sequence) and any(isinstance(each, str) for each in classes):
+            raise TypeError(
+                f"classes must be ids where the metric was made without names, got {classes!r}. Pass "
+                "names=space.names to MeanIoU, or space.ids(classes) here."
+            )
         else:
             ids = checked_classes("classes", classes)  # type: ignore[arg-type]  # the check rejects names
         if not ids or min(ids) < 0 or max(ids) >= self.num_classes:
