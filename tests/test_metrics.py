@@ -53,7 +53,7 @@ def test_logits_are_reduced_to_ids() -> None:
     assert torch.equal(by_logits.confusion, by_ids.confusion)
 
 
-def test_what_is_no_class_is_named_with_what_to_do() -> None:
+def test_ids_outside_the_classes_are_named_with_what_to_do() -> None:
     score, labels = si.MeanIoU(5), torch.zeros(1, 2, 2, dtype=torch.long)
     for strange in (-1, 255):
         with pytest.raises(ValueError, match=rf"preds must hold .* got also \[{strange}\]\. A prediction"):
