@@ -248,6 +248,7 @@ def test_the_recipe_of_today_can_be_checked_with_the_preset_of_transformers(stre
     small = ["data.source_size=[48,96]", "data.target_size=[48,96]", "augmentation.crop=[42,84]"]
     words = ["--recipes", "vfm", "--preset", "full-vit", "--seeds", "0", *data(streets), "--out", tmp_path / "exp"]
     words += settings([f"network.weights={weights}", "network.options.fused_dim=16", "precision=float32", *small])
+    words += settings(["runtime.num_workers=0"])
     said = invoke("ablation", *words, "--device", "cpu", "--check", "--check-steps", "2")
     assert "1: 0 finished, 0 begun" in said
     assert "time a step" in said

@@ -119,6 +119,8 @@ def test_a_damaged_file_of_a_run_is_reported_without_a_traceback(
     folder.mkdir(parents=True)
     if file == "data.json" and content == "{}":
         content = '{"validation": 3}'
+        (folder / "checkpoints").mkdir()
+        (folder / "checkpoints" / "last.pt").touch()
     (folder / file).write_text(content)
     shown = failure("train", "source", *data(streets), "--out", "runs", "--preset", "smoke")[1]
     for text in (str(Path("source", "seed0")), said, "elete"):
