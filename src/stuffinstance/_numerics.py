@@ -120,6 +120,15 @@ def best_class(maps: Tensor) -> tuple[Tensor, Tensor]:
     return best.values, best.indices
 
 
+def predicted_classes(logits: Tensor, ignore_index: int) -> Tensor:
+    """The class of the largest of logits (B, K, h, w), (B, h, w) int64, without gradient; ignored where one is NaN.
+
+    The largest is NaN there, too, and the class beside it a made-up one.
+    """
+    values, classes = best_class(logits.detach())
+    return torch.where(values.isnan(), ignore_index, classes)
+
+
 def uniform(size: tuple[int, ...], device: torch.device, generator: torch.Generator | None) -> Tensor:
     """Numbers in [0, 1), float32, on ``device``; drawn where ``generator`` lives, and copied from there."""
     if generator is None:  # not passed as None, with which torch cannot compile dynamic sizes

@@ -14,7 +14,7 @@ from stuffinstance._checks import (
     checked_num_classes,
     checked_size,
 )
-from stuffinstance._numerics import best_class
+from stuffinstance._numerics import predicted_classes
 
 # Of the same bytes: not every release of torch can index unsigned integers of more than one byte.
 _SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
@@ -156,9 +156,7 @@ def correct_labels(labels: Tensor, logits: Tensor, ignore_index: int = 255) -> T
 
 def _correct_labels(labels: Tensor, logits: Tensor, ignore_index: int) -> Tensor:
     ground_truth = _resize_labels(labels, logits.shape[2], logits.shape[3]).to(torch.int64)
-    values, predicted = best_class(logits.detach())
-    # The largest of logits is NaN where one of them is, and the class beside it a made-up one.
-    return torch.where((ground_truth == predicted) & ~values.isnan(), ground_truth, ignore_index)
+    return torch.where(ground_truth == predicted_classes(logits, ignore_index), ground_truth, ignore_index)
 
 
 def merge_pseudo_labels(predicted: Tensor, pseudo: Tensor, ignore_index: int = 255) -> Tensor:

@@ -24,7 +24,7 @@ from stuffinstance._checks import (
     describe,
     may_read,
 )
-from stuffinstance._numerics import best_class
+from stuffinstance._numerics import predicted_classes
 from stuffinstance._warnings import TRAIN_FEATURES, warn_of_other_proportions, warn_without_gradient
 from stuffinstance.banks import Classifier, InstanceBank, StuffBank
 from stuffinstance.distributed import Sync
@@ -259,8 +259,7 @@ class StuffInstanceMatching(nn.Module):
             check_label_map("pseudo_labels", pseudo_labels)
         self._check("target", target_features, target_logits, pseudo_labels, "pseudo_labels")
         warn_without_gradient("matching loss", "target_features", target_features, TRAIN_FEATURES, self, stacklevel=5)
-        values, labels = best_class(target_logits.detach())
-        labels = torch.where(values.isnan(), self.space.ignore_index, labels)  # NaN makes the class beside it up
+        labels = predicted_classes(target_logits, self.space.ignore_index)
         if pseudo_labels is not None:
             labels = _merge_pseudo_labels(labels, pseudo_labels, self.space.ignore_index)
         stuff, instance = self._pool(target_features, labels)
