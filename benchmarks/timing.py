@@ -63,8 +63,9 @@ def peak_memory(call: Callable[[], object], device: torch.device) -> float:
     """MiB that ``call`` holds at its peak beyond what was held before it.
 
     On a GPU what torch's allocator gave out. On a CPU the resident set, so numpy, OpenCV and torch count alike: its
-    high-water mark is reset first, and garbage and freed memory are handed back: the call can then neither reuse them
-    unseen nor free them while it is measured. NaN where the system does not let the mark be reset (it needs Linux).
+    high-water mark is reset first, and freed memory is handed back, so that the call cannot reuse it unseen. What else
+    is held by then stays held until the call has ended, garbage included. NaN where the system does not let the mark be
+    reset (it needs Linux).
     """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -75,17 +76,19 @@ def peak_memory(call: Callable[[], object], device: torch.device) -> float:
         return (torch.cuda.max_memory_allocated(device) - before) / 2**20
     try:
         _hand_back_freed_memory()
+        gc.freeze()  # what a finalizer lets go is garbage of a later search
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
         held = _resident_mib("VmRSS")
         call()
         return max(0.0, _resident_mib("VmHWM") - held)
     except (OSError, AttributeError):
         return math.nan
+    finally:
+        gc.unfreeze()
 
 
 def _hand_back_freed_memory() -> None:
-    for _ in range(2):  # what a finalizer lets go is garbage of the next search
-        gc.collect()
+    gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
 
 
