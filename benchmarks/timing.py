@@ -1,5 +1,6 @@
 """Time and memory of calls, taken so that a slow minute of the machine hits every compared way alike."""
 
+import atexit
 import ctypes
 import gc
 import math
@@ -16,6 +17,8 @@ __all__ = ["Timing", "captured_in_graph", "held_memory", "peak_memory", "time_in
 
 _LEAST_REPEATS = 3
 _SHORT_SECONDS = 0.02
+
+atexit.register(gc.unfreeze)  # some libraries complain of what is left when the process ends
 
 
 def time_in_turn(ways: Mapping[str, Callable[[], object]], settings: Settings) -> dict[str, Timing]:
@@ -63,9 +66,9 @@ def peak_memory(call: Callable[[], object], device: torch.device) -> float:
     """MiB that ``call`` holds at its peak beyond what was held before it.
 
     On a GPU what torch's allocator gave out. On a CPU the resident set, so numpy, OpenCV and torch count alike: its
-    high-water mark is reset first, and freed memory is handed back, so that the call cannot reuse it unseen. What else
-    is held by then stays held until the call has ended, garbage included. NaN where the system does not let the mark be
-    reset (it needs Linux).
+    high-water mark is reset first, and freed memory is handed back, so that the call cannot reuse it unseen. Cycles of
+    objects that are held by then stay held, garbage or not: no later search sees them, in this process. NaN where the
+    system does not let the mark be reset (it needs Linux).
     """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -76,15 +79,13 @@ def peak_memory(call: Callable[[], object], device: torch.device) -> float:
         return (torch.cuda.max_memory_allocated(device) - before) / 2**20
     try:
         _hand_back_freed_memory()
-        gc.freeze()  # what a finalizer lets go is garbage of a later search
+        gc.freeze()  # what a finalizer let go is garbage of the next search; which is also faster by all these objects
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
         held = _resident_mib("VmRSS")
         call()
         return max(0.0, _resident_mib("VmHWM") - held)
     except (OSError, AttributeError):
         return math.nan
-    finally:
-        gc.unfreeze()
 
 
 def _hand_back_freed_memory() -> None:
