@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,17 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 HERE = Path(__file__).parent
+
+
+def pytest_collection_finish() -> None:
+    """Leave the million objects that were imported and collected out of later searches for garbage."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    """Let them go: some libraries complain of what is left when the process ends."""
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -131,7 +132,15 @@ def read_classes(file: str | Path) -> Classes:
     Raises:
         DatasetError: If the file is not there, or its content is not what a class file has.
     """
-    path = CLASS_FILES / f"{file}.yaml" if str(file) in class_file_names() else Path(file)
+    return _own(str(file)) if str(file) in class_file_names() else _read(Path(file), file)
+
+
+@cache  # a recipe reads one, and parsing takes longer than all else of a recipe
+def _own(name: str) -> Classes:
+    return _read(CLASS_FILES / f"{name}.yaml", name)
+
+
+def _read(path: Path, file: str | Path) -> Classes:
     try:
         content: Any = _UniqueKeys(path.read_text(encoding="utf-8")).get_single_data()
     except FileNotFoundError as error:
