@@ -20,11 +20,14 @@ if not torch.cuda.is_available():
 
 HERE = Path(__file__).parent
 
+gc.disable()  # until tests are collected
+
 
 def pytest_collection_finish() -> None:
-    """Leave the million objects that were imported and collected out of later searches for garbage."""
+    """Leave the million objects that were imported and collected out of all searches for garbage."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 def pytest_sessionfinish() -> None:
