@@ -11,7 +11,15 @@ from itertools import pairwise
 from typing import Any
 
 import numba
+import numpy as np
 import torch
+
+unsigned = np.uintp
+"""For indices that are never negative, in the inner loops of compiled functions.
+
+A signed index counts from the end where it is negative, and the test for that keeps the compiler from vector
+instructions. Convert last: the sum of an unsigned and a signed number is a float.
+"""
 
 
 def compiled(function: Callable[..., Any] | None = None, *, reorder: bool = False) -> Callable[..., Any]:

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stuffinstance._compiled import compiled, over_threads, threads_for
+from stuffinstance._compiled import compiled, over_threads, threads_for, unsigned
 from stuffinstance._numerics import float_dtype
 from stuffinstance.pooling.backends.torch_sums import BLOCK_VALUES, MOST_TERMS, added_sums, lies_in_rows
 
@@ -137,7 +137,7 @@ def _add_channels(first_group, last_group, block, offset, first, slot, region, c
             if slot[image, run] == 0:
                 continue
             s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = zero
-            for pixel in range(first[image, run], first[image, run + 1]):
+            for pixel in range(unsigned(first[image, run]), unsigned(first[image, run + 1])):
                 s0 += f0[pixel]
                 s1 += f1[pixel]
                 s2 += f2[pixel]
@@ -177,7 +177,7 @@ def _write_channels(first_group, last_group, gradient, out, first, slot, region,
         for run in range(counts[image, 0]):
             values = table[slot[image, run]]
             v0, v1, v2, v3 = values[0], values[1], values[2], values[3]
-            for pixel in range(first[image, run], first[image, run + 1]):
+            for pixel in range(unsigned(first[image, run]), unsigned(first[image, run + 1])):
                 g0[pixel] = v0
                 g1[pixel] = v1
                 g2[pixel] = v2
@@ -194,7 +194,7 @@ def _add_rows(first_channel, last_channel, rows, first, slot, region, counts, ou
             if slot[image, run] == 0:
                 continue
             sums[:] = 0
-            for pixel in range(first[image, run], first[image, run + 1]):
+            for pixel in range(unsigned(first[image, run]), unsigned(first[image, run + 1])):
                 sums += rows[image, pixel, first_channel:last_channel]
             total[slot[image, run]] += sums
         for channel in range(first_channel, last_channel):

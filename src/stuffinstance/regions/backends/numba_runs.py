@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stuffinstance._compiled import compiled, over_threads, threads_for
+from stuffinstance._compiled import compiled, over_threads, threads_for, unsigned
 from stuffinstance.regions.class_lookup import class_positions, place_after
 
 _THREADED_PIXELS = 2**16
@@ -126,15 +126,13 @@ def _find(
         pixel = above = run = first[image, part]
         while pixel < first[image, part + 1]:
             here = run
-            row_end = pixel + width
-            while pixel < row_end:
-                place = _place(labels[pixel], places, ignores, ignored)
-                start[run] = pixel
-                position[run] = place
-                parent[run] = run if place >= stuff else -2 - place
-                run += 1
-                pixel = _run_end(labels, pixel, row_end)
-            start[run] = row_end
+            run = _runs_of_row(labels, pixel, pixel + width, start, here)
+            pixel += width
+            start[run] = pixel
+            for new in range(here, run):
+                place = _place(labels[unsigned(start[unsigned(new)])], places, ignores, ignored)
+                position[unsigned(new)] = place
+                parent[unsigned(new)] = new if place >= stuff else -2 - place
             _join_rows(labels, width, reach, start, parent, above, here, here, run)
             above = here
         stop[image, part] = run
@@ -148,47 +146,61 @@ def _place(value, places, ignores, ignored):
         return -1
     if places.size == 0:
         return 0
-    return places[number + 1] if 0 <= number < places.size - 1 else -1  # number + 1 of the largest one is negative
+    if 0 <= number < places.size - 1:  # number + 1 of the largest one is negative
+        return places[unsigned(number + 1)]
+    return -1
 
 
 @compiled
-def _run_end(labels, pixel, row_end):
-    value = labels[pixel]
+def _runs_of_row(labels, pixel, row_end, start, run):
+    """Write where the runs of a row begin, from place ``run`` on; returns the place behind the last.
+
+    Among pixels that are not all equal each writes itself to the next place, which only a new label moves on: there is
+    no branch that the processor could guess wrong.
+    """
+    start[unsigned(run)] = pixel
+    run += 1
     pixel += 1
     while pixel + _STEP <= row_end:
+        value = labels[unsigned(pixel - 1)]
         different = value ^ value
         for step in range(_STEP):
-            different |= labels[pixel + step] ^ value
+            different |= labels[unsigned(pixel + step)] ^ value
         if different != 0:
-            break
+            for step in range(_STEP):
+                start[unsigned(run)] = pixel + step
+                run += labels[unsigned(pixel + step)] != labels[unsigned(pixel + step - 1)]
         pixel += _STEP
-    while pixel < row_end and labels[pixel] == value:
+    while pixel < row_end:
+        start[unsigned(run)] = pixel
+        run += labels[unsigned(pixel)] != labels[unsigned(pixel - 1)]
         pixel += 1
-    return pixel
+    return run
 
 
 @compiled
 def _join_rows(labels, width, reach, start, parent, above, above_stop, here, stop):
     """Join runs ``here .. stop - 1`` of a row to those of their class that they touch in the row above."""
     for run in range(here, stop):
-        left, right = start[run] - width - reach, start[run + 1] - width + reach
-        while above < above_stop and start[above + 1] <= left:
+        left, right = start[unsigned(run)] - width - reach, start[unsigned(run + 1)] - width + reach
+        while above < above_stop and start[unsigned(above + 1)] <= left:
             above += 1
-        if parent[run] < 0:
+        if parent[unsigned(run)] < 0:
             continue
-        near = above
-        while near < above_stop and start[near] < right:
-            if parent[near] >= 0 and labels[start[near]] == labels[start[run]]:
+        value, near = labels[unsigned(start[unsigned(run)])], above
+        while near < above_stop and start[unsigned(near)] < right:
+            if parent[unsigned(near)] >= 0 and labels[unsigned(start[unsigned(near)])] == value:
                 one, other = _root(parent, near), _root(parent, run)
-                parent[max(one, other)] = min(one, other)
+                parent[unsigned(max(one, other))] = min(one, other)
             near += 1
 
 
 @compiled
 def _root(parent, run):
-    while parent[run] != run:
-        parent[run] = parent[parent[run]]
-        run = parent[run]
+    above = parent[unsigned(run)]
+    while above != run:
+        parent[unsigned(run)] = run = parent[unsigned(above)]
+        above = parent[unsigned(run)]
     return run
 
 
@@ -313,5 +325,5 @@ def _paint(first_strip, last_strip, start, parent, first, stop, out):
     for strip in range(first_strip, last_strip):
         for run in range(first[strip // strips, strip % strips], stop[strip // strips, strip % strips]):
             value = parent[run] if parent[run] >= 0 else -1 - parent[run]
-            for pixel in range(start[run], start[run + 1]):
+            for pixel in range(unsigned(start[run]), unsigned(start[run + 1])):
                 out[pixel] = value
