@@ -188,7 +188,7 @@ MISSED_BECAUSE: Mapping[tuple[str, DeviceType], str] = {
         "the fixed cost of a call: numbering takes 0.21 ms, and 0.24 ms for nearly twice the pixels"
     ),
     ("step, floor", "cpu"): (
-        "the floor is memory traffic alone; the banks' update takes 25 ms more, and matching of things, whose additions "
+        "the floor is memory traffic alone; updating the banks takes 25 ms more, and matching things, whose additions "
         "are not in it, 18 ms"
     ),
 }
