@@ -111,15 +111,11 @@ def test_several_at_a_time_are_taken_or_rejected() -> None:
     rng, outcomes = random.Random(0), {"taken": 0, "rejected": 0}
     depend = ("data.", "augmentation.", "adversarial.", "evaluation.", "network.options.", "runtime.")  # on each other
     settings = {name: values for name, values in SETTINGS.items() if name.startswith(depend)}
-
-    def drawn(name: str) -> str | None:
-        """A setting with one of the values that are taken alone."""
-        values = rng.sample(settings[name], len(settings[name]))
-        return next((f"{name}={each}" for each in values if rejection(name, each) is None), None)
-
+    taken = {name: [each for each in values if rejection(name, each) is None] for name, values in settings.items()}
+    names = [name for name, values in taken.items() if values]
     recipes = ("source", "target-only", "aa+it+sim+ssl", "asn", "fada", "mix", "mask+tt", "cag", "it+sym")
-    for _ in range(40):
-        overrides = list(filter(None, map(drawn, rng.sample(sorted(settings), 12))))
+    for _ in range(80):
+        overrides = [f"{name}={rng.choice(taken[name])}" for name in rng.sample(names, 12)]
         try:
             planned(rng.choice(recipes), *overrides)
             outcomes["taken"] += 1
